@@ -1,0 +1,153 @@
+"""The plug-in interface of a task: one file, one class, named in the config.
+
+A task turns a data file into samples, a sample into an episode (a conversation with the model, of one round or many), and
+a finished episode into a verdict. The evaluator does everything else: engines, batching, workers, time-outs, transcripts,
+scores. Worked example, complete:
+
+    class Echo(Task):
+        method_version = 1
+
+        def load(self, data: Path) -> list[Sample]:
+            return [Sample(id=str(i), record={"word": w}) for i, w in enumerate(data.read_text().split())]
+
+        def start(self, sample: Sample) -> Episode:
+            return SingleTurn(sample, [{"role": "user", "content": f"Repeat: {sample.record['word']}"}])
+
+        def verdict(self, episode: Episode) -> Verdict:
+            passed = episode.replies[-1].strip() == episode.sample.record["word"]
+            return Verdict(Outcome.PASSED if passed else Outcome.WRONG, "compared the reply with the word")
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from enum import StrEnum
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Literal, Self, TypedDict
+
+
+class Message(TypedDict):
+    """One turn of a conversation, in the form chat templates take."""
+
+    role: Literal["system", "user", "assistant"]
+    content: str
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One item of a task.
+
+    `id` is unique within the task and stable across runs: splits, subsets and seeds are derived from it. `group` names a
+    category whose own score is logged beside the task's (AgentBench's SELECT, INSERT, UPDATE), empty for none.
+    """
+
+    id: str
+    record: Mapping[str, Any]
+    group: str = ""
+
+
+class Outcome(StrEnum):
+    """How an episode ended. Only PASSED counts towards the score."""
+
+    PASSED = "passed"
+    WRONG = "wrong"
+    ERROR = "error"  # the model's code, command or statement failed, or the context overflowed
+    TIMEOUT = "time-out"
+    FORMAT = "format"  # no answer in the required form
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """The judgement of one episode. `reason` is one line, free of anything that differs between two identical runs.
+
+    `detail` holds further facts worth keeping per sample (for MBPP+, whether the base tests passed), JSON-serialisable.
+    """
+
+    outcome: Outcome
+    reason: str
+    detail: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def passed(self) -> bool:
+        return self.outcome is Outcome.PASSED
+
+
+class Episode(ABC):
+    """A conversation in progress.
+
+    `messages` is the conversation as the model saw it, growing; `replies` the model's raw texts so far. The evaluator
+    asks the engine with `messages`, passes the text to `next`, and repeats until `next` returns None.
+    """
+
+    def __init__(self, sample: Sample, messages: Sequence[Message]) -> None:
+        self.sample = sample
+        self.messages: list[Message] = list(messages)
+        self.replies: list[str] = []
+
+    @abstractmethod
+    def next(self, reply: str) -> list[Message] | None:
+        """Take the model's reply; return the whole conversation for the next round, or None when the episode is over."""
+
+    def close(self) -> None:
+        """Release what the episode holds (a shell, a database). Called exactly once, after the verdict, whatever happened."""
+
+
+class SingleTurn(Episode):
+    """An episode of one question and one reply."""
+
+    def next(self, reply: str) -> None:
+        self.replies.append(reply)
+        self.messages.append({"role": "assistant", "content": reply})
+
+
+@dataclass(frozen=True)
+class Workspace:
+    """What the evaluator lends to a task: a private scratch folder (removed afterwards) and the number of worker threads."""
+
+    scratch: Path
+    workers: int = 1
+
+
+class Task(ABC):
+    """A benchmark. Construct with the task's `settings` from the config; use as a context manager.
+
+    `start`, `Episode.next` and `verdict` of different episodes are called from `workspace.workers` threads at once; calls
+    for one episode never overlap. Raise `cycleqd.errors.CycleQDError` for a broken set-up; that stops the stage and is
+    never a score. Anything the model did wrong is a Verdict.
+    """
+
+    method_version: int = 1
+    """Raise by hand when verdicts may change for the same replies: recorded scores of the old version no longer match."""
+
+    def __init__(self, settings: Mapping[str, Any], workspace: Workspace) -> None:
+        self.settings = settings
+        self.workspace = workspace
+
+    def preflight(self) -> list[str]:
+        """Everything missing on this machine (programs, users, name spaces), one sentence each with the way to get it.
+
+        Called before a model is loaded. Empty when the task can run.
+        """
+        return []
+
+    def __enter__(self) -> Self:
+        """Start what all episodes share (a database server). Pairs with `__exit__`."""
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None) -> None:
+        """Stop and remove what `__enter__` started, also after a failure."""
+
+    @abstractmethod
+    def load(self, data: Path) -> Sequence[Sample]:
+        """Read the task's data (a file or folder, as staged from the config's `data`). The order is part of the task."""
+
+    @abstractmethod
+    def start(self, sample: Sample) -> Episode:
+        """Open an episode; its `messages` is the first prompt."""
+
+    @abstractmethod
+    def verdict(self, episode: Episode) -> Verdict:
+        """Judge a finished episode (`episode.replies` holds at least one reply)."""

@@ -1,0 +1,53 @@
+"""Where checkpoints come from and go to: the two small interfaces that the streaming code knows.
+
+Local folders implement them in `cycleqd.weights.local`, S3 in `components.shared.store`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Protocol
+
+
+class Source(Protocol):
+    """A readable checkpoint folder (config.json, tokenizer files, *.safetensors, an index). Thread-safe."""
+
+    @property
+    def location(self) -> str:
+        """Where it is, for messages: a path or an s3:// URL."""
+
+    def files(self) -> Mapping[str, int]:
+        """File name (relative, no sub-folders) → size in bytes."""
+
+    def digests(self) -> Mapping[str, str]:
+        """File name → recorded sha256 (hex), for the files whose digest is known; empty when none was ever recorded.
+
+        Readers verify what they read against it and raise `cycleqd.errors.IntegrityError` on a difference.
+        """
+
+    def read_range(self, name: str, start: int, stop: int) -> bytes | bytearray | memoryview:
+        """Bytes [start, stop) of a file. Exactly stop - start bytes, or an error that names the file."""
+
+
+class Writer(Protocol):
+    """One file being written from front to back."""
+
+    def write(self, data: bytes | bytearray | memoryview) -> None:
+        """Append."""
+
+    def close(self) -> str:
+        """Complete the file and return its sha256 (hex), computed while writing. The file appears only now."""
+
+    def abort(self) -> None:
+        """Give the file up and leave nothing behind. Safe to call at any time, also after a failed close."""
+
+
+class Sink(Protocol):
+    """A checkpoint folder being written. Several writers may be open at once."""
+
+    @property
+    def location(self) -> str:
+        """Where it is, for messages."""
+
+    def create(self, name: str, size: int) -> Writer:
+        """Start a file of `size` bytes (known in advance: safetensors headers fix it)."""
