@@ -1,0 +1,297 @@
+"""One evolution as one validated tree. Unknown keys are errors; the method is separate from the place it runs in.
+
+`name`, `seed`, `models`, `tasks`, `evaluation` and `method` decide the results: they are frozen at seeding.
+`place` decides where and how the work is done, and may change between runs of the same evolution.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+
+from cycleqd.errors import InvalidInputError
+
+Name = Annotated[str, Field(pattern=r"^[a-z0-9]([a-z0-9._-]{0,62}[a-z0-9])?$")]
+Fraction = Annotated[float, Field(ge=0, le=1)]
+
+
+class Section(BaseModel):
+    """A strict, immutable part of the configuration."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Expert(Section):
+    """An expert: its checkpoint (a folder or s3:// prefix) and the task it was fine-tuned for."""
+
+    path: str
+    task: Name
+
+
+class Models(Section):
+    """The base, the K or more experts fine-tuned from it, and the shard size of the checkpoints that are written."""
+
+    base: str
+    experts: dict[Name, Expert] = Field(min_length=1)
+    shard_size: Annotated[str, Field(pattern=r"^[0-9]+(\.[0-9]+)?(KB|MB|GB)$")] = "5GB"
+
+
+class Split(Section):
+    """Which samples the search sees and which are held out. By seed and share, or by explicit ids.
+
+    `search_samples` and `test_samples` subsample the two (the same subset for every model); None takes all.
+    """
+
+    share: Fraction = 0.5
+    seed: int = 0
+    search_ids: tuple[str, ...] | None = None
+    test_ids: tuple[str, ...] | None = None
+    search_samples: int | None = Field(default=None, ge=1)
+    test_samples: int | None = Field(default=None, ge=1)
+
+    @model_validator(mode="after")
+    def _disjoint(self) -> Split:
+        if (self.search_ids is None) != (self.test_ids is None):
+            raise ValueError("give both search_ids and test_ids, or neither")
+        shared = set(self.search_ids or ()) & set(self.test_ids or ())
+        if shared:
+            raise ValueError(
+                f"search_ids and test_ids share {sorted(shared)[:3]}: a held-out sample must not be searched on"
+            )
+        return self
+
+
+class Generation(Section):
+    """How replies are generated for a task. Temperature 0 is greedy."""
+
+    max_tokens: int = Field(default=512, ge=1)
+    temperature: float = Field(default=0.0, ge=0)
+    top_p: float = Field(default=1.0, gt=0, le=1)
+    stop: tuple[str, ...] = ()
+    seed: int = 0
+
+
+class Task(Section):
+    """A task: plug-in class, data, settings. `report_only` tasks are scored but never enter an archive."""
+
+    class_: str = Field(alias="class")
+    data: str
+    settings: dict[str, Any] = {}
+    split: Split = Split()
+    generation: Generation = Generation()
+    report_only: bool = False
+
+
+class Evaluation(Section):
+    """How scores are measured: engine, arithmetic and batches are part of what a score means."""
+
+    engine: Literal["auto", "transformers", "vllm"] = "auto"
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
+    batch_tokens: int = Field(default=16384, ge=1)
+    threads: int = Field(default=2, ge=1)
+    max_context: int | None = Field(default=None, ge=16)
+    allow_flat_tasks: bool = False
+
+
+class Grid(Section):
+    """The archives' grids: bins per axis and how their bounds are set (at seeding, once)."""
+
+    bins: int | dict[Name, int] = 15
+    bounds: Literal["experts", "own_expert"] | dict[Name, tuple[Fraction, Fraction]] = "experts"
+
+    @field_validator("bins")
+    @classmethod
+    def _positive(cls, bins: int | dict[str, int]) -> int | dict[str, int]:
+        for count in [bins] if isinstance(bins, int) else bins.values():
+            if count < 1:
+                raise ValueError(f"bins must be at least 1, not {count}")
+        return bins
+
+
+class Parents(Section):
+    """Parent selection. elite: P_j by the paper's γ; random: uniform.
+
+    `neighbours` > 0 takes the second parent from the first one's Moore neighbourhood of that radius.
+    """
+
+    kind: Literal["elite", "random"] = "elite"
+    alpha_low: float = Field(default=0.5, ge=0)
+    alpha_high: float = Field(default=0.8, gt=0)
+    neighbours: int = Field(default=0, ge=0)
+
+
+class Copies(Section):
+    """What happens to copies of an elite: allow; forbid equal digests in an archive; share γ among same-kind elites."""
+
+    kind: Literal["allow", "forbid", "share"] = "allow"
+    epsilon: float = Field(default=0.0, ge=0)
+
+
+class Crossover(Section):
+    """Task-vector crossover: ω ~ N(mu, sigma²) per parent; a draw with |Σω| < min_total·mu is redrawn."""
+
+    mu: float = 1.0
+    sigma: float = Field(default=0.01, ge=0)
+    min_total: float = Field(default=0.1, ge=0)
+
+
+class MutationMethod(Section):
+    """Mutation of the child's task vector: svd (rescale or additive), gaussian, or none."""
+
+    kind: Literal["svd", "gaussian", "none"] = "svd"
+    mode: Literal["rescale", "additive"] = "rescale"
+    w_max: float = Field(default=2.0, ge=0)
+    sigma: float = Field(default=0.0003, ge=0)
+    embeddings: bool = True
+
+
+class Final(Section):
+    """The final model: softmax-weighted sum of the archives' best elites, or the single elite with the best average."""
+
+    kind: Literal["softmax", "best"] = "softmax"
+    temperature: float = Field(default=1.0, gt=0)
+
+
+class Stop(Section):
+    """Stop early: after so many child evaluations, or so many generations without a better best average."""
+
+    evaluations: int | None = Field(default=None, ge=1)
+    patience: int | None = Field(default=None, ge=1)
+
+
+class Method(Section):
+    """What is computed. `algorithm` cycleqd covers all archive-based variants; nsga2 and lexicase keep a population."""
+
+    algorithm: Literal["cycleqd", "nsga2", "lexicase"] = "cycleqd"
+    generations: int = Field(default=1200, ge=0)
+    children: int = Field(default=1, ge=1)
+    focus: Literal["cyclic", "all"] | dict[Literal["fixed"], Name] = "cyclic"
+    grid: Grid = Grid()
+    parents: Parents = Parents()
+    copies: Copies = Copies()
+    crossover: Crossover = Crossover()
+    mutation: MutationMethod = MutationMethod()
+    population: int = Field(default=16, ge=2)
+    lexicase_cases: Literal["scores", "samples"] = "scores"
+    lexicase_epsilon: float = Field(default=0.0, ge=0)
+    final: Final = Final()
+    stop: Stop = Stop()
+
+
+class Resources(Section):
+    """What one task pod asks for on a cluster (Kubernetes quantities)."""
+
+    cpu: str = "2"
+    memory: str = "8G"
+    gpu: int = Field(default=0, ge=0)
+    gpu_type: str = "nvidia.com/gpu"
+
+
+class Place(Section):
+    """Where and how the work runs; changes no result.
+
+    group: what one evaluate task does: "task" one child on one benchmark, "child" all benchmarks of a child,
+    "generation" all children. fused: merge and mutate in one task. embedded services: a SeaweedFS and an MLflow server started in
+    `folder` by the command; otherwise AWS_ENDPOINT_URL, MLFLOW_TRACKING_URI and the usual AWS variables name them.
+    """
+
+    runner: Literal["local", "docker", "kubeflow"] = "local"
+    services: Literal["embedded", "external"] = "external"
+    bucket: str = "cycleqd"
+    folder: str = ".cycleqd"
+    group: Literal["task", "child", "generation"] = "task"
+    fused: bool = True
+    generations_per_run: int = Field(default=1, ge=1)
+    parallelism: int = Field(default=2, ge=1)
+    workers: int = Field(default=4, ge=1)
+    threads: int = Field(default=2, ge=1)
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    cache_size: str = "50GB"
+    timeout: int = Field(default=6 * 3600, ge=60)
+    retries: int = Field(default=1, ge=0)
+    pins: tuple[str, ...] = ()
+    image: str = "cycleqd/{stage}:0.1.0"
+    namespace: str = "kubeflow"
+    secret: str = "cycleqd-credentials"
+    weights: Resources = Resources()
+    evaluate: Resources = Resources()
+
+
+class Config(Section):
+    """One evolution."""
+
+    name: Name
+    seed: int = Field(default=0, ge=0)
+    models: Models
+    tasks: dict[Name, Task] = Field(min_length=2)
+    evaluation: Evaluation = Evaluation()
+    method: Method = Method()
+    place: Place = Place()
+
+    @property
+    def search_tasks(self) -> tuple[str, ...]:
+        """The K tasks of the archives, in the order of the file."""
+        return tuple(name for name, task in self.tasks.items() if not task.report_only)
+
+    def frozen(self) -> dict[str, Any]:
+        """All that decides results, as JSON. Paths become the keys at which seeding stores what they name.
+
+        So moving a folder changes nothing; what the files hold is identified by the digests in the seed's result.
+        """
+        tree = self.model_dump(mode="json", by_alias=True, exclude={"place"})
+        tree["models"]["base"] = "models/base/checkpoint"
+        for name, expert in tree["models"]["experts"].items():
+            expert["path"] = f"models/expert-{name}/checkpoint"
+        for name, task in tree["tasks"].items():
+            task["data"] = f"tasks/{name}/data/{task['data'].rstrip('/').rsplit('/', 1)[-1]}"
+            module, _, cls = task["class"].rpartition(":")
+            if module.endswith(".py"):
+                task["class"] = f"tasks/{name}/plugin.py:{cls}"
+        return tree
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Config:
+        search = self.search_tasks
+        if len(search) < 2:
+            raise ValueError(f"at least two tasks must take part in the search, found {list(search)}")
+        for name, expert in self.models.experts.items():
+            if expert.task not in search:
+                raise ValueError(f"expert '{name}' names task '{expert.task}', but the search tasks are {list(search)}")
+        for task in search:
+            if not any(expert.task == task for expert in self.models.experts.values()):
+                raise ValueError(f"task '{task}' has no expert: give one, or mark the task report_only")
+        grid, focus = self.method.grid, self.method.focus
+        for label, per_task in (("bins", grid.bins), ("bounds", grid.bounds)):
+            if isinstance(per_task, dict) and set(per_task) != set(search):
+                raise ValueError(
+                    f"method.grid.{label} must name exactly the search tasks {list(search)}, not {sorted(per_task)}"
+                )
+        if isinstance(focus, dict) and focus["fixed"] not in search:
+            raise ValueError(f"method.focus.fixed is '{focus['fixed']}', but the search tasks are {list(search)}")
+        return self
+
+
+def load(path: Path) -> Config:
+    """Read a YAML (or JSON) configuration. Relative paths in it are taken from its own folder.
+
+    Raises InvalidInputError with one sentence a problem.
+    """
+    try:
+        tree = yaml.safe_load(path.read_text())
+    except OSError as error:
+        raise InvalidInputError(f"{path}: cannot be read ({error.strerror}); give the path of a config file") from error
+    except yaml.YAMLError as error:
+        raise InvalidInputError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from error
+    return parse(tree, str(path))
+
+
+def parse(tree: Any, where: str) -> Config:
+    """Validate a tree. Raises InvalidInputError naming every problem and its place in the tree."""
+    try:
+        return Config.model_validate(tree)
+    except ValidationError as error:
+        lines = [f"{where}: {'.'.join(map(str, e['loc'])) or 'config'}: {e['msg']}" for e in error.errors()]
+        raise InvalidInputError("\n".join(lines)) from error
