@@ -1,0 +1,25 @@
+"""What travels between the tasks of a generation: loop items.
+
+KFP turns integers inside lists into floats and cannot loop over text, so a loop item is a JSON text and a generation's
+children are a list of them: '{"child":"g000012-c00","generation":12}'.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+
+
+def for_loop(selected: str) -> list[str]:
+    """The JSON list that select_parents returns, as loop items."""
+    return [json.dumps(item, sort_keys=True, separators=(",", ":")) for item in json.loads(selected)]
+
+
+def models(items: Sequence[str]) -> str:
+    """The JSON list of model ids that loop items name; plain ids ("base", "expert-code") stand for themselves."""
+    return json.dumps([json.loads(item)["child"] if item.startswith("{") else item for item in items])
+
+
+def generation(items: Sequence[str]) -> int:
+    """The generation that loop items belong to; -1, which is seeding, when there are none."""
+    return int(json.loads(items[0])["generation"]) if items else -1

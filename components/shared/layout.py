@@ -1,0 +1,109 @@
+"""Where everything is under s3://BUCKET/EVOLUTION/. Keys are relative to the evolution; a folder has no trailing slash.
+
+    config.json                              the frozen configuration
+    seed/{result,run,mlflow}.json            digests and manifests of base, experts, task data and plug-ins
+    seed/update/{result,run}.json            the making of snapshot 0
+    tasks/NAME/{data/…,plugin.py}
+    models/ID/…                              homes of base, expert-NAME, final and naive
+    generations/NNNNNN/{plan,mlflow}.json    the plan is the claim
+    generations/NNNNNN/select/{result,run}.json
+    generations/NNNNNN/children/ID/…         homes of children
+    generations/NNNNNN/update/{result,run}.json
+    archives/NNNNNN.json                     snapshot n: the state after n generations
+    HEAD.json                                {snapshot, sha256}
+    final/{plan,mlflow}.json                 what finalising reads: kept from cleaning
+    report/models.json                       ids of the models that a report names: kept from cleaning
+
+A home holds checkpoint/…, merged/… (an intermediate), merge/, mutate/ and evaluations/TASK/SPLIT/, each with a
+result.json and a run.json.
+"""
+
+from __future__ import annotations
+
+import re
+
+from cycleqd.errors import InvalidInputError
+
+CONFIG = "config.json"
+HEAD = "HEAD.json"
+SEED = "seed"
+SEED_MLFLOW = "seed/mlflow.json"
+FINAL_PLAN = "final/plan.json"
+FINAL_MLFLOW = "final/mlflow.json"
+REPORT_MODELS = "report/models.json"
+
+_CHILD = re.compile(r"^g(\d{6})-c(\d{2,})$")
+_MODEL = re.compile(r"^(base|final|naive|expert-[a-z0-9._-]+)$")
+
+
+def child_generation(model: str) -> int | None:
+    """The generation of a child's id ("g000012-c00" → 12); None for any other model."""
+    match = _CHILD.match(model)
+    return int(match[1]) if match else None
+
+
+def home(model: str) -> str:
+    """The folder of a model. Raises InvalidInputError for what is not a model id."""
+    number = child_generation(model)
+    if number is not None:
+        return f"{generation(number)}/children/{model}"
+    if not _MODEL.match(model):
+        raise InvalidInputError(
+            f"'{model}' is not a model id; they look like base, expert-NAME, g000012-c00, final or naive"
+        )
+    return f"models/{model}"
+
+
+def checkpoint(model: str) -> str:
+    return f"{home(model)}/checkpoint"
+
+
+def merged(model: str) -> str:
+    """The unmutated intermediate of separate merge and mutate stages."""
+    return f"{home(model)}/merged"
+
+
+def stage(model: str, name: str) -> str:
+    """The folder of a model's merge or mutate record."""
+    return f"{home(model)}/{name}"
+
+
+def evaluation(model: str, task: str, split: str) -> str:
+    return f"{home(model)}/evaluations/{task}/{split}"
+
+
+def task(name: str) -> str:
+    return f"tasks/{name}"
+
+
+def generation(number: int) -> str:
+    return f"generations/{number:06d}"
+
+
+def plan(number: int) -> str:
+    return f"{generation(number)}/plan.json"
+
+
+def mlflow(number: int) -> str:
+    return f"{generation(number)}/mlflow.json"
+
+
+def select(number: int) -> str:
+    return f"{generation(number)}/select"
+
+
+def update(number: int) -> str:
+    """The folder of the record of the update after generation `number`; -1 is seeding's."""
+    return f"{SEED}/update" if number < 0 else f"{generation(number)}/update"
+
+
+def snapshot(number: int) -> str:
+    return f"archives/{number:06d}.json"
+
+
+def result(folder: str) -> str:
+    return f"{folder}/result.json"
+
+
+def run(folder: str) -> str:
+    return f"{folder}/run.json"

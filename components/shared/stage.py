@@ -1,0 +1,126 @@
+"""The two objects that a stage leaves in its folder, and the rule that makes every stage repeatable.
+
+`result.json` is {"body": {stage, method_version, inputs, outputs}, "sha256": digest(body)}: all that later stages read,
+written last, byte-identical whenever the stage is deterministic. `run.json` tells when, where and with what it was
+computed; it is never compared, and never rewritten once the result exists.
+"""
+
+from __future__ import annotations
+
+import os
+import platform
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from importlib import metadata
+from pathlib import Path
+
+from components.shared import layout
+from components.shared.store.objects import Store
+from cycleqd import __version__
+from cycleqd.errors import IntegrityError
+from cycleqd.records import JSON, canonical, digest
+
+_LIBRARIES = ("torch", "numpy", "safetensors", "transformers", "vllm", "boto3", "mlflow-skinny")
+_INSTRUCTION_SETS = ("avx2", "avx512f", "avx512_bf16", "amx_bf16", "asimd", "sve")
+
+
+class Clock:
+    """Wall seconds by part of a stage, and the moment it started (milliseconds since the epoch, for MLflow)."""
+
+    def __init__(self) -> None:
+        self.started = time.time_ns() // 1_000_000
+        self.seconds: dict[str, float] = {}
+        self.facts: dict[str, JSON] = {}
+
+    @contextmanager
+    def part(self, name: str) -> Iterator[None]:
+        begin = time.monotonic()
+        try:
+            yield
+        finally:
+            self.seconds[name] = round(self.seconds.get(name, 0.0) + time.monotonic() - begin, 4)
+
+
+def read_result(store: Store, folder: str) -> JSON | None:
+    """The body of a folder's sealed result, None when there is none. Raises IntegrityError for a broken seal."""
+    found = store.find_json(layout.result(folder))
+    if found is None:
+        return None
+    if not isinstance(found, dict) or set(found) != {"body", "sha256"} or digest(found["body"]) != found["sha256"]:
+        raise IntegrityError(
+            f"{store.url(layout.result(folder))} does not have the sha256 it is sealed with; it was altered:"
+            " delete it to compute it again"
+        )
+    return found["body"]
+
+
+def need_result(store: Store, folder: str) -> JSON:
+    """The body of a result that must exist. Raises IntegrityError when it does not."""
+    body = read_result(store, folder)
+    if body is None:
+        raise IntegrityError(f"{store.url(layout.result(folder))} is missing: run the stage that writes it first")
+    return body
+
+
+def find_result(store: Store, folder: str, name: str, version: int, inputs: JSON) -> JSON | None:
+    """The outputs of a result that matches stage, method version and inputs; None when it has to be computed."""
+    body = read_result(store, folder)
+    wanted = {"stage": name, "method_version": version, "inputs": inputs}
+    if body is None or canonical({key: body.get(key) for key in wanted}) != canonical(wanted):
+        return None
+    return body["outputs"]
+
+
+def write_result(store: Store, folder: str, name: str, version: int, inputs: JSON, outputs: JSON, clock: Clock) -> None:
+    """Write run.json, then the sealed result. The data must be in place already."""
+    store.put_json(layout.run(folder), describe_run(clock))
+    body = {"stage": name, "method_version": version, "inputs": inputs, "outputs": outputs}
+    store.put_json(layout.result(folder), {"body": body, "sha256": digest(body)})
+
+
+def once(store: Store, folder: str, name: str, version: int, inputs: JSON, compute: Callable[[Clock], JSON]) -> JSON:
+    """The outputs of a stage: read when a matching result exists, else computed and recorded."""
+    found = find_result(store, folder, name, version, inputs)
+    if found is None:
+        clock = Clock()
+        found = compute(clock)
+        write_result(store, folder, name, version, inputs, found, clock)
+    return found
+
+
+def describe_run(clock: Clock) -> JSON:
+    """When, how long, where and with what: the content of run.json. Times in milliseconds since the epoch."""
+    return {
+        "started": clock.started,
+        "finished": time.time_ns() // 1_000_000,
+        "seconds": clock.seconds,
+        "code_version": os.environ.get("CYCLEQD_CODE_VERSION") or __version__,
+        "image": os.environ.get("CYCLEQD_IMAGE", ""),
+        "host": platform.node(),
+        "kfp_run": os.environ.get("KFP_RUN_ID", ""),
+        **machine(),
+        **clock.facts,
+    }
+
+
+def machine() -> dict[str, JSON]:
+    """What computed bytes may depend on besides the inputs: the CPU, its instruction sets, the libraries."""
+    return {"cpu": platform.machine(), "instruction_sets": _flags(), "libraries": _versions()}
+
+
+def _flags() -> list[str]:
+    info = Path("/proc/cpuinfo")
+    lines = info.read_text().splitlines() if info.exists() else []
+    flags = next((line.split(":", 1)[1].split() for line in lines if line.startswith(("flags", "Features"))), [])
+    return [name for name in _INSTRUCTION_SETS if name in flags]
+
+
+def _versions() -> dict[str, str]:
+    found = {}
+    for name in _LIBRARIES:
+        try:
+            found[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            continue
+    return found
