@@ -1,0 +1,199 @@
+"""Starting a boxed process, talking to it, and ending it with everything it started."""
+
+from __future__ import annotations
+
+import os
+import selectors
+import subprocess
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from types import TracebackType
+from typing import Self
+
+from components.evaluate.sandbox import command, seccomp
+from components.evaluate.sandbox.limits import Finished, Limits, Reason
+from components.evaluate.sandbox.watch import WATCHER, Watched, kill_tree
+from cycleqd.errors import UnavailableError
+
+# bwrap's --die-with-parent looks at the *thread* that started it. One thread that lives as long as the program starts all.
+_STARTER = ThreadPoolExecutor(max_workers=1, thread_name_prefix="sandbox-starter")
+
+
+def launch(argv: Sequence[str], descriptors: Sequence[int] = ()) -> subprocess.Popen[bytes]:
+    """Start `argv` with three pipes and no environment but PATH, from the thread whose end is the program's end."""
+    return _STARTER.submit(
+        subprocess.Popen[bytes],
+        list(argv),
+        bufsize=0,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        pass_fds=descriptors,
+        env={"PATH": command.ENVIRONMENT["PATH"]},
+        cwd="/",
+    ).result()
+
+
+class Supervised:
+    """A started process whose tree is watched. Wraps any command that keeps its tree below one pid name space.
+
+    Use as a context manager: leaving it kills and reaps the tree. `reason` tells which limit ended it, if one did.
+    """
+
+    def __init__(self, process: subprocess.Popen[bytes], limits: Limits) -> None:
+        self.process = process
+        self.limits = limits
+        self.watched = Watched(process.pid, limits)
+        self._ended = False
+        WATCHER.add(self.watched)
+
+    @property
+    def reason(self) -> Reason:
+        return self.watched.reason
+
+    def wait(self) -> int:
+        """Wait for the end (the watcher bounds it) and reap; returns the exit status as subprocess does."""
+        if not self._ended:
+            os.waitid(os.P_PID, self.process.pid, os.WEXITED | os.WNOWAIT)  # while unreaped, the number stays ours
+            WATCHER.remove(self.watched)
+            self._ended = True
+        return self.process.wait()
+
+    def close(self) -> None:
+        """Kill the tree, wait until the last of it is gone, close the pipes. Calling it again does nothing."""
+        while not self._ended:
+            kill_tree(self.process.pid)
+            with suppress(subprocess.TimeoutExpired):
+                self._wait_briefly()
+        for pipe in (self.process.stdin, self.process.stdout, self.process.stderr):
+            if pipe is not None:
+                with suppress(BrokenPipeError):
+                    pipe.close()
+
+    def _wait_briefly(self) -> None:
+        """A kill can fall between bwrap's start and its child's; then the next round finds the child."""
+        descriptor = os.pidfd_open(self.process.pid)
+        try:
+            with selectors.DefaultSelector() as selector:
+                selector.register(descriptor, selectors.EVENT_READ)
+                if selector.select(timeout=0.1):
+                    self.wait()
+        finally:
+            os.close(descriptor)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def communicate(self, stdin: bytes = b"") -> Finished:
+        """Send all of `stdin`, collect stdout and stderr up to `limits.output` each, wait for the end."""
+        process, kept = self.process, {"stdout": bytearray(), "stderr": bytearray()}
+        assert process.stdin and process.stdout and process.stderr
+        rest = memoryview(stdin)
+        with selectors.DefaultSelector() as selector:
+            selector.register(process.stdout, selectors.EVENT_READ, "stdout")
+            selector.register(process.stderr, selectors.EVENT_READ, "stderr")
+            os.set_blocking(process.stdin.fileno(), False)
+            selector.register(process.stdin, selectors.EVENT_WRITE)
+            while selector.get_map():
+                for key, _ in selector.select():
+                    if key.data is None:
+                        rest = _feed(selector, process, rest)
+                    elif chunk := os.read(key.fd, 1 << 16):
+                        self._keep(kept[key.data], chunk)
+                    else:
+                        selector.unregister(key.fileobj)
+        code = self.wait()
+        self.close()
+        return Finished(code, bytes(kept["stdout"]), bytes(kept["stderr"]), self.reason)
+
+    def _keep(self, kept: bytearray, chunk: bytes) -> None:
+        kept += chunk[: self.limits.output - len(kept)]
+        if len(chunk) > self.limits.output - len(kept) and len(kept) == self.limits.output and not self.reason:
+            self.watched.stop("output")
+
+
+def _feed(selector: selectors.BaseSelector, process: subprocess.Popen[bytes], rest: memoryview) -> memoryview:
+    assert process.stdin
+    try:
+        written = os.write(process.stdin.fileno(), rest[: 1 << 16]) if rest else 0
+    except BrokenPipeError:
+        written = len(rest)
+    if written == len(rest):
+        selector.unregister(process.stdin)
+        process.stdin.close()
+    return rest[written:]
+
+
+def start(
+    argv: Sequence[str], *, limits: Limits | None = None, setup: command.Setup | None = None, filtered: bool = True
+) -> Supervised:
+    """Start `argv` (a path in the box and its arguments, never a shell string) in a fresh box.
+
+    `filtered`: install the system call filter. Raises UnavailableError where no box can be made.
+    """
+    way, limits, setup = command.entry(), limits or Limits(), setup or command.Setup()
+    if way is None:
+        raise UnavailableError(" ".join(preflight()) or "The sandbox cannot be entered.")
+    uid, gid = command.account(way)
+    files = {
+        "/etc/passwd": f"root:x:0:0::/:/bin/sh\nbox:x:{uid}:{gid}::/tmp:/bin/sh\n".encode(),
+        "/etc/group": f"root:x:0:\nbox:x:{gid}:\n".encode(),
+        **setup.files,
+    }
+    descriptors: dict[str, int] = {}
+    try:
+        for path, content in files.items():
+            descriptors[path] = memory_file(content)
+        if filtered and seccomp.supported():
+            descriptors["seccomp"] = memory_file(seccomp.program())
+        contents = {path: number for path, number in descriptors.items() if path != "seccomp"}
+        line = command.box_command(
+            argv, entry=way, limits=limits, setup=setup, descriptors=contents, seccomp=descriptors.get("seccomp")
+        )
+        return Supervised(launch(line, tuple(descriptors.values())), limits)
+    finally:
+        for descriptor in descriptors.values():
+            os.close(descriptor)
+
+
+def run(
+    argv: Sequence[str],
+    *,
+    limits: Limits | None = None,
+    setup: command.Setup | None = None,
+    stdin: bytes = b"",
+) -> Finished:
+    """Run `argv` in a fresh box to its end."""
+    with start(argv, limits=limits, setup=setup) as box:
+        return box.communicate(stdin)
+
+
+def memory_file(content: bytes) -> int:
+    """An open file descriptor at the start of a nameless file that holds `content`. The caller closes it."""
+    descriptor = os.memfd_create("sandbox")
+    with os.fdopen(os.dup(descriptor), "wb") as file:
+        file.write(content)
+    os.lseek(descriptor, 0, os.SEEK_SET)
+    return descriptor
+
+
+def preflight() -> list[str]:
+    """Why no box can be made on this machine and how to change that, one sentence each; empty when it can."""
+    missing = command.missing_programs()
+    if missing:
+        packages = {"bwrap": "bubblewrap"}
+        install = " ".join(sorted({packages.get(name, "util-linux") for name in missing}))
+        return [f"The sandbox needs {', '.join(missing)}, not found on PATH: run `apt-get install {install}`."]
+    if command.entry() is None:
+        return [
+            "bubblewrap is installed but cannot make name spaces here: allow unprivileged user name spaces "
+            "(sysctl user.max_user_namespaces=10000, and kernel.unprivileged_userns_clone=1 or "
+            "kernel.apparmor_restrict_unprivileged_userns=0 where they exist), or run as root with CAP_SYS_ADMIN."
+        ]
+    return []

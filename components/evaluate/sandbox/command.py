@@ -1,0 +1,183 @@
+"""The bubblewrap command line: what a boxed process sees, and as whom it runs.
+
+Three ways in, the first that works on this machine is used for every box:
+
+- root: bubblewrap makes the name spaces as root, and the command runs as a user id that nothing else on the machine has
+  (limits on processes are counted a user, and do not bind root).
+- dropped: root without the right to make name spaces (a plain container) becomes that user first, then as below.
+- user: an ordinary user gets a user name space, and is user 1000 there.
+"""
+
+from __future__ import annotations
+
+import functools
+import itertools
+import math
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from enum import StrEnum
+from pathlib import Path
+
+from components.evaluate.sandbox.limits import Limits
+
+ENVIRONMENT = {"PATH": "/usr/local/bin:/usr/bin:/bin", "HOME": "/tmp", "LANG": "C.UTF-8"}
+_SYSTEM = ("lib", "lib32", "lib64", "libx32", "bin", "sbin")
+_ETC = ("/etc/ld.so.cache", "/etc/alternatives")
+_PYTHON = "/python"  # where an interpreter that lives outside /usr appears
+_counter = itertools.count()
+
+
+class Entry(StrEnum):
+    """How this process can enter a box."""
+
+    ROOT = "root"
+    DROPPED = "dropped"
+    USER = "user"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Setup:
+    """What a box shows beside the system's programs and its own empty /tmp and /dev/shm.
+
+    `binds`: path in the box → path on the host, read-only. `files`: path in the box → content, read-only.
+    `proc`: mount a /proc of the box's own processes (see `entry.proc_mounts`; no program here needs one).
+    """
+
+    binds: Mapping[str, Path] = field(default_factory=dict)
+    files: Mapping[str, bytes] = field(default_factory=dict)
+    environment: Mapping[str, str] = field(default_factory=dict)
+    directory: str = "/tmp"
+    proc: bool = False
+
+
+def unused_uid() -> int:
+    """A user id of this machine that no other box has now, from the top of the range that this process may use."""
+    start, _, length = map(int, Path("/proc/self/uid_map").read_text().splitlines()[-1].split())
+    span = min(length // 2, 1 << 30)
+    return start + length - 2 - (os.getpid() * 256 + next(_counter) % 256) % span
+
+
+@functools.cache
+def interpreter() -> tuple[str, dict[str, Path]]:
+    """This Python as (path in a box, binds that put it there): the base installation, without any site-packages."""
+    prefix, program = Path(sys.base_prefix).resolve(), f"python{sys.version_info[0]}.{sys.version_info[1]}"
+    if prefix.is_relative_to("/usr"):
+        return f"{prefix}/bin/{program}", {}
+    return f"{_PYTHON}/bin/{program}", {_PYTHON: prefix}
+
+
+def box_command(
+    argv: Sequence[str],
+    *,
+    entry: Entry,
+    limits: Limits,
+    setup: Setup,
+    descriptors: Mapping[str, int],
+    seccomp: int | None,
+) -> list[str]:
+    """The whole command. `descriptors`: path in the box → open file descriptor with its content; `seccomp`: the filter's."""
+    uid = unused_uid()
+    outer = ["setpriv", f"--reuid={uid}", f"--regid={uid}", "--clear-groups"] if entry is Entry.DROPPED else []
+    inner = _inner(entry, limits, uid)
+    command = [*outer, "bwrap", *_namespaces(entry), *_root(limits, setup, descriptors)]
+    command += ["--clearenv"]
+    for name, value in {**ENVIRONMENT, **setup.environment}.items():
+        command += ["--setenv", name, value]
+    if seccomp is not None:
+        command += ["--seccomp", str(seccomp)]
+    return [*command, "--chdir", setup.directory, "--die-with-parent", "--new-session", "--", *inner, *argv]
+
+
+def account(entry: Entry) -> tuple[int, int]:
+    """(uid, gid) as the box's own files show them to the process in it. Root's boxes have no fixed one: nobody."""
+    return (65534, 65534) if entry is Entry.ROOT else (1000, 1000)
+
+
+def _namespaces(entry: Entry) -> list[str]:
+    spaces = [
+        "--unshare-ipc",
+        "--unshare-pid",
+        "--unshare-net",
+        "--unshare-uts",
+        "--unshare-cgroup-try",
+        "--hostname",
+        "box",
+    ]
+    if entry is Entry.ROOT:
+        return [*spaces, "--cap-drop", "ALL", "--cap-add", "CAP_SETUID", "--cap-add", "CAP_SETGID"]
+    return ["--unshare-user", "--uid", "1000", "--gid", "1000", *spaces, "--cap-drop", "ALL"]
+
+
+def _inner(entry: Entry, limits: Limits, uid: int) -> list[str]:
+    """Limits and identity are taken on inside the name spaces, where the count of processes starts from nothing."""
+    command = [
+        "/usr/bin/prlimit",
+        f"--as={limits.address_space}",
+        f"--cpu={math.ceil(limits.cpu)}",
+        "--core=0",
+        "--memlock=0",
+    ]
+    command += [f"--nproc={limits.processes}", f"--fsize={limits.file_size}", f"--nofile={limits.open_files}", "--"]
+    if entry is Entry.ROOT:
+        command += ["/usr/bin/setpriv", f"--reuid={uid}", f"--regid={uid}", "--clear-groups", "--inh-caps=-all"]
+        command += ["--bounding-set=-all", "--no-new-privs", "--"]
+    return command
+
+
+def _root(limits: Limits, setup: Setup, descriptors: Mapping[str, int]) -> list[str]:
+    """The file system: read-only system, private devices, two bounded scratch folders, nothing else."""
+    command = ["--ro-bind", "/usr", "/usr"]
+    for name in _SYSTEM:
+        path = Path("/", name)
+        if path.is_symlink():
+            command += ["--symlink", str(path.readlink()), str(path)]
+        elif path.is_dir():
+            command += ["--ro-bind", str(path), str(path)]
+    parents = {str(parent) for path in (*_ETC, *setup.binds, *descriptors) for parent in Path(path).parents}
+    for folder in sorted(parents - {"/", "/usr"}):
+        command += ["--perms", "0755", "--dir", folder]  # bwrap's own choice shuts others than the maker out
+    for path in _ETC:
+        command += ["--ro-bind-try", path, path]
+    for inside, outside in setup.binds.items():
+        command += ["--ro-bind", str(outside), inside]
+    for inside, descriptor in descriptors.items():
+        command += ["--perms", "0444", "--ro-bind-data", str(descriptor), inside]
+    command += ["--dev", "/dev"]
+    for scratch in ("/dev/shm", "/tmp"):
+        command += ["--size", str(limits.scratch), "--perms", "1777", "--tmpfs", scratch]
+    if setup.proc:
+        command += ["--proc", "/proc"]
+    return [*command, "--remount-ro", "/dev", "--remount-ro", "/"]
+
+
+def missing_programs() -> list[str]:
+    """The programs of this page that are not on this machine, as names."""
+    return [name for name in ("bwrap", "prlimit", "setpriv") if shutil.which(name) is None]
+
+
+@functools.cache
+def entry() -> Entry | None:
+    """The way into a box that works here, found by trying once a process; None when none does."""
+    candidates = [Entry.ROOT, Entry.DROPPED] if os.geteuid() == 0 else [Entry.USER]
+    return next((candidate for candidate in candidates if works(candidate, Setup())), None)
+
+
+@functools.cache
+def proc_mounts() -> bool:
+    """Whether a box may have its own /proc here. Most pods refuse it."""
+    way = entry()
+    return way is not None and works(way, Setup(proc=True))
+
+
+def works(candidate: Entry, setup: Setup) -> bool:
+    """Try a box that does nothing."""
+    if missing_programs():
+        return False
+    command = box_command(
+        ["/usr/bin/true"], entry=candidate, limits=Limits(), setup=setup, descriptors={}, seccomp=None
+    )
+    return subprocess.run(command, capture_output=True, timeout=30, check=False).returncode == 0

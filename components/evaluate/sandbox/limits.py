@@ -1,0 +1,58 @@
+"""What a box may use, and how a process in a box ended."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+MIB = 1 << 20
+
+Reason = Literal["", "wall", "cpu", "memory", "processes", "output", "closed"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Limits:
+    """Bounds of one box. Each is enforced by the kernel, by the watcher (`watch.py`), or by both.
+
+    A box uses at most `memory` of RAM for its processes and, beside it, `scratch` twice for the files in /tmp and /dev/shm.
+    """
+
+    wall: float = 10.0
+    """Seconds from start to end, by the clock: watcher."""
+    cpu: float = 10.0
+    """Seconds of processor time, all processes together (watcher) and each of them (kernel, whole seconds)."""
+    memory: int = 1024 * MIB
+    """Bytes of resident memory, all processes together: watcher, 40 times a second."""
+    address_space: int = 4096 * MIB
+    """Bytes of address space of one process: kernel."""
+    processes: int = 32
+    """Processes and threads: kernel, and processes again by the watcher."""
+    file_size: int = 64 * MIB
+    """Bytes of one file: kernel."""
+    scratch: int = 64 * MIB
+    """Bytes of all files in /tmp, and of all in /dev/shm: kernel (size of the tmpfs)."""
+    open_files: int = 128
+    """File descriptors of one process: kernel."""
+    output: int = 1 * MIB
+    """Bytes kept of stdout, and of stderr; one more and the box is killed: `Box.communicate`."""
+
+
+@dataclass(frozen=True)
+class Finished:
+    """The end of a box. `returncode` is the process's own, 128 + N or -N when signal N ended it.
+
+    `reason` names the limit for which the box was killed, and is empty when it ended by itself.
+    """
+
+    returncode: int
+    stdout: bytes
+    stderr: bytes
+    reason: Reason = ""
+
+    @property
+    def timed_out(self) -> bool:
+        return self.reason in ("wall", "cpu")
+
+    @property
+    def ok(self) -> bool:
+        return self.returncode == 0 and not self.reason

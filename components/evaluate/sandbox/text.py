@@ -1,0 +1,21 @@
+"""Model output made safe to show."""
+
+from __future__ import annotations
+
+import unicodedata
+
+_KEEP = frozenset("\n\t")
+_HIDDEN = frozenset({"Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp"})  # controls, format (bidi) and surrogate characters
+
+
+def printable(text: str) -> str:
+    """Return `text` with every character that could move a cursor, change a terminal or reorder a line written as \\x1b.
+
+    Newline and tab stay. What a program prints that way is text again when copied, and shows the attempt.
+    """
+    return "".join(_escape(c) if c not in _KEEP and unicodedata.category(c) in _HIDDEN else c for c in text)
+
+
+def _escape(character: str) -> str:
+    code = ord(character)
+    return f"\\x{code:02x}" if code < 0x100 else f"\\u{code:04x}" if code < 0x10000 else f"\\U{code:08x}"
