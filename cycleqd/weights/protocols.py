@@ -8,6 +8,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Protocol
 
+Buffer = bytes | bytearray | memoryview
+
 
 class Source(Protocol):
     """A readable checkpoint folder (config.json, tokenizer files, *.safetensors, an index). Thread-safe."""
@@ -25,21 +27,21 @@ class Source(Protocol):
         Readers verify what they read against it and raise `cycleqd.errors.IntegrityError` on a difference.
         """
 
-    def read_range(self, name: str, start: int, stop: int) -> bytes | bytearray | memoryview:
+    def read_range(self, name: str, start: int, stop: int) -> Buffer:
         """Bytes [start, stop) of a file. Exactly stop - start bytes, or an error that names the file."""
 
 
 class Writer(Protocol):
     """One file being written from front to back."""
 
-    def write(self, data: bytes | bytearray | memoryview) -> None:
+    def write(self, data: Buffer) -> None:
         """Append."""
 
     def close(self) -> str:
         """Complete the file and return its sha256 (hex), computed while writing. The file appears only now."""
 
     def abort(self) -> None:
-        """Give the file up and leave nothing behind. Safe to call at any time, also after a failed close."""
+        """Give the file up and leave nothing behind. Safe to call at any time; after close it removes the file again."""
 
 
 class Sink(Protocol):

@@ -1,0 +1,91 @@
+"""The safetensors format: 8 bytes little-endian header length, a JSON header, the tensors' bytes."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from cycleqd.errors import InvalidInputError
+
+ITEM_SIZE = {
+    "F64": 8, "I64": 8, "U64": 8, "C64": 8, "F32": 4, "I32": 4, "U32": 4, "F16": 2, "BF16": 2, "I16": 2, "U16": 2,
+    "I8": 1, "U8": 1, "BOOL": 1, "F8_E4M3": 1, "F8_E5M2": 1, "F8_E8M0": 1,
+}  # fmt: skip
+"""Bytes an element, by the format's dtype names."""
+
+_HEADER_LIMIT = 100_000_000  # the format's own limit
+
+
+@dataclass(frozen=True)
+class TensorInfo:
+    """One stored tensor: bytes [start, stop) of `file`, row-major, little-endian."""
+
+    name: str
+    dtype: str
+    shape: tuple[int, ...]
+    file: str
+    start: int
+    stop: int
+
+    @property
+    def nbytes(self) -> int:
+        """Size in bytes."""
+        return self.stop - self.start
+
+    @property
+    def item_size(self) -> int:
+        """Bytes an element."""
+        return ITEM_SIZE[self.dtype]
+
+
+def header_length(first_bytes: bytes, file: str, size: int) -> int:
+    """The length of the JSON header from a file's first 8 bytes; refuses what cannot be a safetensors file."""
+    length = int.from_bytes(first_bytes, "little")
+    if size < 8 or length > min(size - 8, _HEADER_LIMIT):
+        raise InvalidInputError(f"{file} is truncated or not a safetensors file: {size:,} bytes; fetch it again.")
+    return length
+
+
+def parse_header(text: bytes, file: str, size: int, name: str) -> list[TensorInfo]:
+    """The tensors of one file, by offset. `file` is for messages, `name` the file's name, `size` its bytes.
+
+    Raises InvalidInputError for a broken header, gaps or overlaps, sizes that do not fit the shapes, and truncation.
+    """
+    try:
+        entries = json.loads(text)
+        entries.pop("__metadata__", None)
+        tensors = [_tensor(key, entry, name, 8 + len(text)) for key, entry in entries.items()]
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise InvalidInputError(f"{file} has a broken safetensors header ({error}); fetch it again.") from error
+    tensors.sort(key=lambda t: (t.start, t.stop))
+    position = 8 + len(text)
+    for tensor in tensors:
+        if tensor.start != position or tensor.nbytes != math.prod(tensor.shape) * tensor.item_size:
+            raise InvalidInputError(f"{file} has a broken safetensors header at {tensor.name}: offsets and shape disagree.")
+        position = tensor.stop
+    if position != size:
+        raise InvalidInputError(f"{file} is truncated: {size:,} bytes, its header describes {position:,}; fetch it again.")
+    return tensors
+
+
+def _tensor(key: str, entry: dict[str, Any], file: str, data_start: int) -> TensorInfo:
+    start, stop = entry["data_offsets"]
+    if entry["dtype"] not in ITEM_SIZE:
+        raise ValueError(f"unknown dtype {entry['dtype']} of {key}")
+    return TensorInfo(key, entry["dtype"], tuple(map(int, entry["shape"])), file, data_start + start, data_start + stop)
+
+
+def build_header(tensors: Sequence[TensorInfo]) -> bytes:
+    """Length and JSON header for tensors written in this order; `start` and `stop` count from the first tensor's byte.
+
+    Padded with spaces to a multiple of 8, as the reference implementation does.
+    """
+    entries: dict[str, Any] = {"__metadata__": {"format": "pt"}}
+    for t in tensors:
+        entries[t.name] = {"dtype": t.dtype, "shape": list(t.shape), "data_offsets": [t.start, t.stop]}
+    text = json.dumps(entries, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)
+    return len(text).to_bytes(8, "little") + text

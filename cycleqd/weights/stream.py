@@ -1,0 +1,210 @@
+"""The streaming engine: reading, computing and writing overlap, in memory that does not grow with the model.
+
+A result is cut into units: pieces of a few megabytes of a tensor, or whole matrices where the arithmetic needs them. Units are
+read ahead, computed by a pool (one thread a unit, so that thread counts change no byte) and written in order.
+"""
+
+from __future__ import annotations
+
+import os
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import ExitStack
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+
+from cycleqd.errors import InvalidInputError
+from cycleqd.weights.checkpoint import Checkpoint
+from cycleqd.weights.headers import TensorInfo
+from cycleqd.weights.layout import INDEX, Shard, index_json, plan_shards
+from cycleqd.weights.manifest import FileEntry, Manifest
+from cycleqd.weights.protocols import Buffer, Sink, Writer
+from cycleqd.weights.tensors import NotFiniteError, finite, from_bytes, to_bytes
+from cycleqd.weights.verified import VerifiedReader
+
+CHUNK = 1 << 22
+"""Elements of a unit that is not a whole tensor: 8 MiB of bf16."""
+
+_READERS = 4
+_FP32_COPIES = 4  # what a whole-matrix unit needs beside its inputs and output
+
+Progress = Callable[[int], None]
+"""Called with the number of bytes written since the last call."""
+
+
+@dataclass(frozen=True)
+class Unit:
+    """Elements [start, stop) of one tensor of the result."""
+
+    tensor: TensorInfo
+    start: int
+    stop: int
+
+    @property
+    def whole(self) -> bool:
+        """Whether the unit is its whole tensor."""
+        return (self.stop - self.start) * self.tensor.item_size == self.tensor.nbytes
+
+
+class Recipe(Protocol):
+    """What to compute from what. Stateless: called from several threads."""
+
+    def computes(self, tensor: TensorInfo) -> bool:
+        """Whether there is arithmetic to do; otherwise the one input is copied."""
+
+    def inputs(self, tensor: TensorInfo) -> Sequence[Checkpoint]:
+        """The checkpoints whose copy of this tensor is read."""
+
+    def whole(self, tensor: TensorInfo) -> bool:
+        """Whether the tensor must be computed in one piece."""
+
+    def compute(self, unit: Unit, arrays: Sequence[torch.Tensor]) -> torch.Tensor:
+        """The result in the storage dtype, flat, from the inputs' flat arrays. Raises NotFiniteError."""
+
+
+def default_threads() -> int:
+    """The processors that this process may use."""
+    return len(os.sched_getaffinity(0))
+
+
+def write_checkpoint(
+    base: Checkpoint, recipe: Recipe, sink: Sink, *, shard_size: int, threads: int | None, progress: Progress | None
+) -> Manifest:
+    """Stream every tensor of `base`'s table through `recipe` into `sink`, with the base's other files beside them.
+
+    Nothing appears in the sink until every byte is computed, written and verified; on any failure everything is removed again.
+    Raises InvalidInputError (NaN, Inf), IntegrityError (digests), UnavailableError (disk full).
+    """
+    shards = plan_shards(list(base.tensors.values()), shard_size)
+    run = _Run(recipe, threads or default_threads())
+    with ExitStack() as stack:
+        writers: dict[str, tuple[int, Writer]] = {}
+
+        def create(name: str, size: int) -> Writer:
+            writer = sink.create(name, size)
+            stack.callback(writer.abort)
+            writers[name] = (size, writer)
+            return writer
+
+        outputs = {shard.name: create(shard.name, shard.size) for shard in shards}
+        for name, content in _companions(base, run, shards).items():
+            create(name, len(content)).write(content)
+        for shard in shards:
+            outputs[shard.name].write(shard.header)
+        for unit, data in run.results(shards):
+            outputs[unit.tensor.file].write(data)
+            if progress:
+                progress(len(data))
+        run.finish()
+        manifest = Manifest({name: FileEntry(size, w.close()) for name, (size, w) in sorted(writers.items())})
+        stack.pop_all()
+    return manifest
+
+
+_COPIED = (".json", ".jinja", ".model", ".txt", ".tiktoken", ".py")
+_COPIED_STARTS = ("LICENSE", "NOTICE", "USE_POLICY")
+
+
+def _companions(base: Checkpoint, run: _Run, shards: Sequence[Shard]) -> dict[str, bytes]:
+    """The base's config, tokenizer, templates, custom code and licence, and the result's own index."""
+    files = {}
+    for name, size in base.sizes.items():
+        training = name.endswith(".index.json") or name in ("trainer_state.json", "adapter_config.json")
+        if (name.endswith(_COPIED) or name.startswith(_COPIED_STARTS)) and not training:
+            files[name] = bytes(run.reader(base).read(name, 0, size))
+    if len(shards) > 1:
+        files[INDEX] = index_json(shards)
+    return files
+
+
+class _Run:
+    """One pass over all units, with its readers and thread pools."""
+
+    def __init__(self, recipe: Recipe, threads: int) -> None:
+        self._recipe = recipe
+        self._threads = threads
+        self._readers: dict[int, VerifiedReader] = {}
+
+    def reader(self, checkpoint: Checkpoint) -> VerifiedReader:
+        """The one reader of a checkpoint's source."""
+        key = id(checkpoint.source)
+        if key not in self._readers:
+            self._readers[key] = VerifiedReader(checkpoint.source)
+        return self._readers[key]
+
+    def finish(self) -> None:
+        """Verify the digests of everything read."""
+        for reader in self._readers.values():
+            reader.finish()
+
+    def results(self, shards: Sequence[Shard]) -> Iterator[tuple[Unit, Buffer]]:
+        """Every unit's bytes, in order. At most a few units are in memory: as many as the largest one would take four times."""
+        units = [unit for shard in shards for tensor in shard.tensors for unit in self._cut(tensor)]
+        limit = max(4 * max(map(self._cost, units), default=0), 24 * CHUNK)
+        most = 2 * self._threads + 2
+        pending: deque[tuple[Unit, Future[Buffer]]] = deque()
+        used = 0
+        previous = torch.get_num_threads()
+        with (
+            ThreadPoolExecutor(_READERS) as readers,
+            ThreadPoolExecutor(self._threads, initializer=torch.set_num_threads, initargs=(1,)) as workers,
+        ):
+            try:
+                for unit in units:
+                    while pending and (len(pending) >= most or used + self._cost(unit) > limit):
+                        done, future = pending.popleft()
+                        yield done, future.result()
+                        used -= self._cost(done)
+                    pending.append((unit, self._submit(unit, readers, workers)))
+                    used += self._cost(unit)
+                while pending:
+                    done, future = pending.popleft()
+                    yield done, future.result()
+            finally:
+                workers.shutdown(cancel_futures=True)
+                readers.shutdown(cancel_futures=True)
+                torch.set_num_threads(previous)
+
+    def _cut(self, tensor: TensorInfo) -> Iterator[Unit]:
+        count = tensor.nbytes // tensor.item_size
+        step = count if self._recipe.whole(tensor) else CHUNK
+        for start in range(0, count, max(step, 1)):
+            yield Unit(tensor, start, min(start + step, count))
+
+    def _cost(self, unit: Unit) -> int:
+        elements = unit.stop - unit.start
+        copies = _FP32_COPIES * 4 if self._recipe.whole(unit.tensor) else 0
+        return elements * (unit.tensor.item_size * (len(self._recipe.inputs(unit.tensor)) + 1) + copies)
+
+    def _submit(self, unit: Unit, readers: ThreadPoolExecutor, workers: ThreadPoolExecutor) -> Future[Buffer]:
+        reads = [readers.submit(self._read, c, unit) for c in self._recipe.inputs(unit.tensor)]
+        return workers.submit(self._compute, unit, reads)
+
+    def _read(self, checkpoint: Checkpoint, unit: Unit) -> Buffer:
+        stored = checkpoint.tensors[unit.tensor.name]
+        first = stored.start + unit.start * stored.item_size
+        return self.reader(checkpoint).read(stored.file, first, first + (unit.stop - unit.start) * stored.item_size)
+
+    def _compute(self, unit: Unit, reads: Sequence[Future[Buffer]]) -> Buffer:
+        data = [read.result() for read in reads]
+        if not self._recipe.computes(unit.tensor):
+            return data[0]
+        stored = [c.tensors[unit.tensor.name] for c in self._recipe.inputs(unit.tensor)]
+        arrays = [from_bytes(piece, s.dtype) for piece, s in zip(data, stored, strict=True)]
+        try:
+            return to_bytes(self._recipe.compute(unit, arrays))
+        except NotFiniteError as error:
+            raise InvalidInputError(self._culprit(unit, arrays)) from error
+
+    def _culprit(self, unit: Unit, arrays: Sequence[torch.Tensor]) -> str:
+        name = unit.tensor.name
+        for checkpoint, array in zip(self._recipe.inputs(unit.tensor), arrays, strict=True):
+            try:
+                finite(array)
+            except NotFiniteError:
+                file = f"{checkpoint.location}/{checkpoint.tensors[name].file}"
+                return f"{name} in {file} holds NaN or Inf; the model is broken and cannot be merged."
+        return f"The result's {name} does not fit {unit.tensor.dtype}; use smaller coefficients or a smaller w_max."

@@ -1,0 +1,59 @@
+"""Bytes and torch tensors, and the arithmetic that merging is made of."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import torch
+
+from cycleqd.weights.protocols import Buffer
+
+DTYPES = {"F32": torch.float32, "BF16": torch.bfloat16, "F16": torch.float16}
+"""Storage dtypes of weights, by safetensors' names."""
+
+BLOCK = 1 << 16
+"""Elements worked on at a time: the fp32 scratch (256 KiB an array) stays in a core's second-level cache."""
+
+
+class NotFiniteError(ArithmeticError):
+    """A tensor holds NaN or Inf, or a result is too large for its storage dtype."""
+
+
+def from_bytes(data: Buffer, dtype: str) -> torch.Tensor:
+    """A flat tensor over the bytes, without copying; `dtype` by safetensors' name."""
+    return torch.frombuffer(data, dtype=DTYPES[dtype])
+
+
+def to_bytes(tensor: torch.Tensor) -> memoryview:
+    """The tensor's bytes, row-major, without copying (CPU, contiguous)."""
+    return memoryview(tensor.reshape(-1).view(torch.uint8).numpy())
+
+
+def combine_blocks(arrays: Sequence[torch.Tensor], weights: Sequence[float], dtype: torch.dtype) -> torch.Tensor:
+    """Σ w_i x_i for weights that sum to 1, in fp32, rounded once to `dtype`; flat CPU arrays of one length.
+
+    Computed as x_0 + Σ_{i>0} w_i (x_i - x_0): where the inputs are equal the result is that value exactly, and a single array
+    of the same dtype is returned bit for bit. Raises NotFiniteError for NaN, Inf or overflow.
+    """
+    if len(arrays) == 1 and arrays[0].dtype == dtype:
+        return finite(arrays[0])
+    out = torch.empty(len(arrays[0]), dtype=dtype)
+    total, difference = torch.empty(BLOCK), torch.empty(BLOCK)
+    for start in range(0, len(out), BLOCK):
+        first, *others = (array[start : start + BLOCK] for array in arrays)
+        acc, diff = total[: len(first)], difference[: len(first)]
+        acc.copy_(first)
+        for other, weight in zip(others, weights[1:], strict=True):
+            diff.copy_(other)
+            diff.sub_(first)
+            acc.add_(diff, alpha=weight)
+        out[start : start + BLOCK].copy_(acc)
+    return finite(out)
+
+
+def finite(array: torch.Tensor) -> torch.Tensor:
+    """The array itself; raises NotFiniteError when it holds NaN or Inf (one pass, at memory speed)."""
+    if array.numel() and not all(math.isfinite(bound) for bound in map(float, torch.aminmax(array))):
+        raise NotFiniteError
+    return array
