@@ -16,7 +16,7 @@ from components.evaluate.sandbox.limits import Finished, Limits, Reason
 from components.evaluate.sandbox.watch import WATCHER, Watched, kill_tree
 from cycleqd.errors import UnavailableError
 
-# bwrap's --die-with-parent looks at the *thread* that started it. One thread that lives as long as the program starts all.
+# bwrap's --die-with-parent looks at the *thread* that started it. One that lives as long as the program starts all.
 _STARTER = ThreadPoolExecutor(max_workers=1, thread_name_prefix="sandbox-starter")
 
 
@@ -140,25 +140,18 @@ def start(
     way, limits, setup = command.entry(), limits or Limits(), setup or command.Setup()
     if way is None:
         raise UnavailableError(" ".join(preflight()) or "The sandbox cannot be entered.")
-    uid, gid = command.account(way)
-    files = {
-        "/etc/passwd": f"root:x:0:0::/:/bin/sh\nbox:x:{uid}:{gid}::/tmp:/bin/sh\n".encode(),
-        "/etc/group": f"root:x:0:\nbox:x:{gid}:\n".encode(),
-        **setup.files,
-    }
-    descriptors: dict[str, int] = {}
+    uid = command.unused_uid()
+    files = {**command.accounts(uid if way is command.Entry.ROOT else command.BOX_UID), **setup.files}
+    descriptors = {path: memory_file(content) for path, content in files.items()}
+    seccomp_filter = memory_file(seccomp.program()) if filtered and seccomp.supported() else None
+    opened = [*descriptors.values(), *([] if seccomp_filter is None else [seccomp_filter])]
     try:
-        for path, content in files.items():
-            descriptors[path] = memory_file(content)
-        if filtered and seccomp.supported():
-            descriptors["seccomp"] = memory_file(seccomp.program())
-        contents = {path: number for path, number in descriptors.items() if path != "seccomp"}
         line = command.box_command(
-            argv, entry=way, limits=limits, setup=setup, descriptors=contents, seccomp=descriptors.get("seccomp")
+            argv, entry=way, limits=limits, setup=setup, descriptors=descriptors, seccomp=seccomp_filter, uid=uid
         )
-        return Supervised(launch(line, tuple(descriptors.values())), limits)
+        return Supervised(launch(line, opened), limits)
     finally:
-        for descriptor in descriptors.values():
+        for descriptor in opened:
             os.close(descriptor)
 
 

@@ -27,6 +27,7 @@ from components.evaluate.sandbox.limits import Limits
 ENVIRONMENT = {"PATH": "/usr/local/bin:/usr/bin:/bin", "HOME": "/tmp", "LANG": "C.UTF-8"}
 _SYSTEM = ("lib", "lib32", "lib64", "libx32", "bin", "sbin")
 _ETC = ("/etc/ld.so.cache", "/etc/alternatives")
+BOX_UID = 1000  # inside a user name space
 _PYTHON = "/python"  # where an interpreter that lives outside /usr appears
 _counter = itertools.count()
 
@@ -78,9 +79,12 @@ def box_command(
     setup: Setup,
     descriptors: Mapping[str, int],
     seccomp: int | None,
+    uid: int,
 ) -> list[str]:
-    """The whole command. `descriptors`: path in the box → open file descriptor with its content; `seccomp`: the filter's."""
-    uid = unused_uid()
+    """The whole command: `argv` in a box, as `uid` (root and dropped entries).
+
+    `descriptors`: path in the box → open file descriptor with its content; `seccomp`: that of the filter.
+    """
     outer = ["setpriv", f"--reuid={uid}", f"--regid={uid}", "--clear-groups"] if entry is Entry.DROPPED else []
     inner = _inner(entry, limits, uid)
     command = [*outer, "bwrap", *_namespaces(entry), *_root(limits, setup, descriptors)]
@@ -92,9 +96,12 @@ def box_command(
     return [*command, "--chdir", setup.directory, "--die-with-parent", "--new-session", "--", *inner, *argv]
 
 
-def account(entry: Entry) -> tuple[int, int]:
-    """(uid, gid) as the box's own files show them to the process in it. Root's boxes have no fixed one: nobody."""
-    return (65534, 65534) if entry is Entry.ROOT else (1000, 1000)
+def accounts(uid: int) -> dict[str, bytes]:
+    """The account files of a box in which the command is `uid`: it and root, no name of the host's."""
+    return {
+        "/etc/passwd": f"root:x:0:0::/:/bin/sh\nbox:x:{uid}:{uid}::/tmp:/bin/sh\n".encode(),
+        "/etc/group": f"root:x:0:\nbox:x:{uid}:\n".encode(),
+    }
 
 
 def _namespaces(entry: Entry) -> list[str]:
@@ -109,7 +116,7 @@ def _namespaces(entry: Entry) -> list[str]:
     ]
     if entry is Entry.ROOT:
         return [*spaces, "--cap-drop", "ALL", "--cap-add", "CAP_SETUID", "--cap-add", "CAP_SETGID"]
-    return ["--unshare-user", "--uid", "1000", "--gid", "1000", *spaces, "--cap-drop", "ALL"]
+    return ["--unshare-user", "--uid", str(BOX_UID), "--gid", str(BOX_UID), *spaces, "--cap-drop", "ALL"]
 
 
 def _inner(entry: Entry, limits: Limits, uid: int) -> list[str]:
@@ -140,8 +147,8 @@ def _root(limits: Limits, setup: Setup, descriptors: Mapping[str, int]) -> list[
     parents = {str(parent) for path in (*_ETC, *setup.binds, *descriptors) for parent in Path(path).parents}
     for folder in sorted(parents - {"/", "/usr"}):
         command += ["--perms", "0755", "--dir", folder]  # bwrap's own choice shuts others than the maker out
-    for path in _ETC:
-        command += ["--ro-bind-try", path, path]
+    for shared in _ETC:
+        command += ["--ro-bind-try", shared, shared]
     for inside, outside in setup.binds.items():
         command += ["--ro-bind", str(outside), inside]
     for inside, descriptor in descriptors.items():
@@ -177,7 +184,8 @@ def works(candidate: Entry, setup: Setup) -> bool:
     """Try a box that does nothing."""
     if missing_programs():
         return False
+    nothing = ["/usr/bin/true"]
     command = box_command(
-        ["/usr/bin/true"], entry=candidate, limits=Limits(), setup=setup, descriptors={}, seccomp=None
+        nothing, entry=candidate, limits=Limits(), setup=setup, descriptors={}, seccomp=None, uid=unused_uid()
     )
     return subprocess.run(command, capture_output=True, timeout=30, check=False).returncode == 0

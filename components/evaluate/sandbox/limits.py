@@ -14,7 +14,7 @@ Reason = Literal["", "wall", "cpu", "memory", "processes", "output", "closed"]
 class Limits:
     """Bounds of one box. Each is enforced by the kernel, by the watcher (`watch.py`), or by both.
 
-    A box uses at most `memory` of RAM for its processes and, beside it, `scratch` twice for the files in /tmp and /dev/shm.
+    A box uses at most `memory` of RAM for its processes and `scratch` twice for the files in /tmp and /dev/shm.
     """
 
     wall: float = 10.0

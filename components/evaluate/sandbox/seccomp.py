@@ -1,6 +1,6 @@
 """A system call filter: what no benchmark program needs and an attack on the kernel or past a limit would.
 
-Classic BPF, as `bwrap --seccomp` and prctl(PR_SET_SECCOMP) take it: eight bytes an instruction, (code, jt, jf, k). Refused
+Classic BPF, as `bwrap --seccomp` and prctl(PR_SET_SECCOMP) take it: an instruction is (code, jt, jf, k). Refused
 calls fail with EPERM, so that an ordinary program carries on. Beyond the usual hardening the filter closes three gaps:
 memory that no limit counts (memfd_create, System V shared memory), name spaces inside the box (a user name space gives
 back capabilities), and sockets that a network name space does not hold (vsock reaches the hypervisor).

@@ -9,7 +9,7 @@ _HIDDEN = frozenset({"Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp"})  # controls, for
 
 
 def printable(text: str) -> str:
-    """Return `text` with every character that could move a cursor, change a terminal or reorder a line written as \\x1b.
+    """Return `text` with every character that could steer a terminal or reorder a line written as \\x1b.
 
     Newline and tab stay. What a program prints that way is text again when copied, and shows the attempt.
     """

@@ -41,7 +41,7 @@ def children(pid: int) -> list[int]:
 
 
 def descendants(pid: int) -> Iterator[int]:
-    """Every process below `pid`. Inside a pid name space nothing escapes: orphans become children of its first process."""
+    """Every process below `pid`. Nothing escapes a pid name space: orphans fall to its first process."""
     waiting = children(pid)
     while waiting:
         current = waiting.pop()
