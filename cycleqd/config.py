@@ -6,16 +6,43 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
 
 from cycleqd.errors import InvalidInputError
 
 Name = Annotated[str, Field(pattern=r"^[a-z0-9]([a-z0-9._-]{0,62}[a-z0-9])?$")]
 Fraction = Annotated[float, Field(ge=0, le=1)]
+
+
+def _absolute(path: str, info: ValidationInfo) -> str:
+    """Take a relative path from the config file's own folder (the validation context); s3:// stays as it is."""
+    if info.context is None or path.startswith("s3://"):
+        return path
+    return os.path.normpath(Path(info.context["folder"]) / Path(path).expanduser())
+
+
+def _absolute_plugin(plugin: str, info: ValidationInfo) -> str:
+    """The same for a plug-in class in a file, "path/to/file.py:Class"."""
+    module, _, name = plugin.rpartition(":")
+    return f"{_absolute(module, info)}:{name}" if module.endswith(".py") else plugin
+
+
+Location = Annotated[str, Field(min_length=1), AfterValidator(_absolute)]
+Plugin = Annotated[str, Field(pattern=r"^.+:[A-Za-z_][A-Za-z0-9_]*$"), AfterValidator(_absolute_plugin)]
 
 
 class Section(BaseModel):
@@ -27,14 +54,14 @@ class Section(BaseModel):
 class Expert(Section):
     """An expert: its checkpoint (a folder or s3:// prefix) and the task it was fine-tuned for."""
 
-    path: str
+    path: Location
     task: Name
 
 
 class Models(Section):
     """The base, the K or more experts fine-tuned from it, and the shard size of the checkpoints that are written."""
 
-    base: str
+    base: Location
     experts: dict[Name, Expert] = Field(min_length=1)
     shard_size: Annotated[str, Field(pattern=r"^[0-9]+(\.[0-9]+)?(KB|MB|GB)$")] = "5GB"
 
@@ -77,8 +104,8 @@ class Generation(Section):
 class Task(Section):
     """A task: plug-in class, data, settings. `report_only` tasks are scored but never enter an archive."""
 
-    class_: str = Field(alias="class")
-    data: str
+    class_: Plugin = Field(alias="class")
+    data: Location
     settings: dict[str, Any] = {}
     split: Split = Split()
     generation: Generation = Generation()
@@ -110,6 +137,13 @@ class Grid(Section):
                 raise ValueError(f"bins must be at least 1, not {count}")
         return bins
 
+    @model_validator(mode="after")
+    def _ordered(self) -> Grid:
+        for task, (low, high) in self.bounds.items() if isinstance(self.bounds, dict) else ():
+            if low > high:
+                raise ValueError(f"bounds of task '{task}' are [{low}, {high}]: the first must not exceed the second")
+        return self
+
 
 class Parents(Section):
     """Parent selection. elite: P_j by the paper's γ; random: uniform.
@@ -122,6 +156,12 @@ class Parents(Section):
     alpha_high: float = Field(default=0.8, gt=0)
     neighbours: int = Field(default=0, ge=0)
 
+    @model_validator(mode="after")
+    def _ordered(self) -> Parents:
+        if self.alpha_low > self.alpha_high:
+            raise ValueError(f"alpha_low {self.alpha_low} exceeds alpha_high {self.alpha_high}: swap them")
+        return self
+
 
 class Copies(Section):
     """What happens to copies of an elite: allow; forbid equal digests in an archive; share γ among same-kind elites."""
@@ -133,9 +173,9 @@ class Copies(Section):
 class Crossover(Section):
     """Task-vector crossover: ω ~ N(mu, sigma²) per parent; a draw with |Σω| < min_total·mu is redrawn."""
 
-    mu: float = 1.0
+    mu: float = Field(default=1.0, gt=0)
     sigma: float = Field(default=0.01, ge=0)
-    min_total: float = Field(default=0.1, ge=0)
+    min_total: float = Field(default=0.1, ge=0, lt=2)
 
 
 class MutationMethod(Section):
@@ -163,12 +203,16 @@ class Stop(Section):
 
 
 class Method(Section):
-    """What is computed. `algorithm` cycleqd covers all archive-based variants; nsga2 and lexicase keep a population."""
+    """What is computed. `algorithm` cycleqd covers all archive-based variants; nsga2 and lexicase keep a population.
+
+    focus: the archive t mod K at generation t, all archives at once, or a fixed one: `fixed` is the first task's,
+    `{fixed: TASK}` names it. `children` are made for each archive in focus.
+    """
 
     algorithm: Literal["cycleqd", "nsga2", "lexicase"] = "cycleqd"
     generations: int = Field(default=1200, ge=0)
     children: int = Field(default=1, ge=1)
-    focus: Literal["cyclic", "all"] | dict[Literal["fixed"], Name] = "cyclic"
+    focus: Literal["cyclic", "all", "fixed"] | Annotated[dict[Literal["fixed"], Name], Field(min_length=1)] = "cyclic"
     grid: Grid = Grid()
     parents: Parents = Parents()
     copies: Copies = Copies()
@@ -182,26 +226,29 @@ class Method(Section):
 
 
 class Resources(Section):
-    """What one task pod asks for on a cluster (Kubernetes quantities)."""
+    """What one task pod asks for on a cluster (Kubernetes quantities), and the nodes it may run on."""
 
     cpu: str = "2"
     memory: str = "8G"
     gpu: int = Field(default=0, ge=0)
     gpu_type: str = "nvidia.com/gpu"
+    node_selector: dict[str, str] = {}
+    tolerations: tuple[dict[str, str], ...] = ()
 
 
 class Place(Section):
     """Where and how the work runs; changes no result.
 
     group: what one evaluate task does: "task" one child on one benchmark, "child" all benchmarks of a child,
-    "generation" all children. fused: merge and mutate in one task. embedded services: a SeaweedFS and an MLflow server started in
-    `folder` by the command; otherwise AWS_ENDPOINT_URL, MLFLOW_TRACKING_URI and the usual AWS variables name them.
+    "generation" all children. fused: merge and mutate in one task. embedded services: a SeaweedFS and an MLflow
+    server started in `folder` by the command; otherwise AWS_ENDPOINT_URL, MLFLOW_TRACKING_URI and the usual AWS
+    variables name them.
     """
 
     runner: Literal["local", "docker", "kubeflow"] = "local"
     services: Literal["embedded", "external"] = "external"
     bucket: str = "cycleqd"
-    folder: str = ".cycleqd"
+    folder: Annotated[Location, Field(validate_default=True)] = ".cycleqd"
     group: Literal["task", "child", "generation"] = "task"
     fused: bool = True
     generations_per_run: int = Field(default=1, ge=1)
@@ -285,13 +332,16 @@ def load(path: Path) -> Config:
         raise InvalidInputError(f"{path}: cannot be read ({error.strerror}); give the path of a config file") from error
     except yaml.YAMLError as error:
         raise InvalidInputError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from error
-    return parse(tree, str(path))
+    return parse(tree, str(path), path.absolute().parent)
 
 
-def parse(tree: Any, where: str) -> Config:
-    """Validate a tree. Raises InvalidInputError naming every problem and its place in the tree."""
+def parse(tree: Any, where: str, folder: Path | None = None) -> Config:
+    """Validate a tree; with `folder`, relative paths in it are taken from there.
+
+    Raises InvalidInputError naming every problem and its place in the tree.
+    """
     try:
-        return Config.model_validate(tree)
+        return Config.model_validate(tree, context=None if folder is None else {"folder": folder})
     except ValidationError as error:
         lines = [f"{where}: {'.'.join(map(str, e['loc'])) or 'config'}: {e['msg']}" for e in error.errors()]
         raise InvalidInputError("\n".join(lines)) from error
