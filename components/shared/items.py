@@ -10,6 +10,11 @@ import json
 from collections.abc import Sequence
 
 
+def absolute(generation: int, offset: int) -> int:
+    """The generation that is `offset` after a run's first; -1, which is the next after HEAD, stays so."""
+    return generation + offset if generation >= 0 else -1
+
+
 def for_loop(selected: str) -> list[str]:
     """The JSON list that select_parents returns, as loop items."""
     return [json.dumps(item, sort_keys=True, separators=(",", ":")) for item in json.loads(selected)]

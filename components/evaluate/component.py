@@ -1,0 +1,22 @@
+"""evaluate as Kubeflow Pipelines components: of one child inside a loop, and of a list of models."""
+
+from kfp import dsl
+
+from cycleqd.config import Place
+
+
+@dsl.component(base_image=Place().image.format(stage="evaluate"), install_kfp_package=False)
+def evaluate_child(evolution: str, item: str, tasks: str, split: str, place: str) -> str:
+    from components.evaluate.stage import run
+    from components.shared import items
+
+    run(evolution, items.models([item]), tasks, split, place)
+    return item
+
+
+@dsl.component(base_image=Place().image.format(stage="evaluate"), install_kfp_package=False)
+def evaluate_models(evolution: str, models: list, tasks: str, split: str, place: str) -> None:
+    from components.evaluate.stage import run
+    from components.shared import items
+
+    run(evolution, items.models(models), tasks, split, place)

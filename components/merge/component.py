@@ -1,0 +1,13 @@
+"""merge as a Kubeflow Pipelines component."""
+
+from kfp import dsl
+
+from cycleqd.config import Place
+
+
+@dsl.component(base_image=Place().image.format(stage="merge"), install_kfp_package=False)
+def merge(evolution: str, item: str, place: str) -> str:
+    from components.merge.stage import run
+
+    run(evolution, item, place)
+    return item

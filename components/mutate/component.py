@@ -1,0 +1,13 @@
+"""mutate as a Kubeflow Pipelines component."""
+
+from kfp import dsl
+
+from cycleqd.config import Place
+
+
+@dsl.component(base_image=Place().image.format(stage="mutate"), install_kfp_package=False)
+def mutate(evolution: str, item: str, place: str) -> str:
+    from components.mutate.stage import run
+
+    run(evolution, item, place)
+    return item

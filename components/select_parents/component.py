@@ -1,0 +1,13 @@
+"""select_parents as a Kubeflow Pipelines component."""
+
+from kfp import dsl
+
+from cycleqd.config import Place
+
+
+@dsl.component(base_image=Place().image.format(stage="select_parents"), install_kfp_package=False)
+def select_parents(evolution: str, generation: int, offset: int, place: str) -> list:
+    from components.select_parents.stage import run
+    from components.shared import items
+
+    return items.for_loop(run(evolution, items.absolute(generation, offset), place))

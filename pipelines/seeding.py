@@ -1,0 +1,44 @@
+"""seeding: copy everything to S3, score base and experts, fix the grids, fill the archives. Makes snapshot 0."""
+
+import json
+
+from kfp import dsl
+from kfp.dsl.base_component import BaseComponent
+
+from components.evaluate.component import evaluate_models
+from components.seed.component import seed
+from components.update_archives.component import update_archives
+from cycleqd.config import Config
+from pipelines.placement import assign
+
+
+def seeded_models(config: Config) -> list[str]:
+    """Ids of the models that seeding scores: the base and every expert."""
+    return ["base", *(f"expert-{name}" for name in config.models.experts)]
+
+
+def task_groups(config: Config) -> list[str]:
+    """The search tasks as evaluate tasks do them: one each, or all together. JSON lists of names."""
+    names = list(config.search_tasks)
+    return [json.dumps([name]) for name in names] if config.place.group == "task" else [json.dumps(names)]
+
+
+def seeding(config: Config) -> BaseComponent:
+    """The seeding pipeline of a configuration. Parameters: evolution, config (JSON), place (JSON)."""
+    where = config.place
+    models = seeded_models(config)
+    batches = [models] if where.group == "generation" else [[model] for model in models]
+    groups = task_groups(config)
+
+    @dsl.pipeline(name="cycleqd-seeding", description="Stage the inputs, score base and experts, fill the archives")
+    def pipeline(evolution: str, config: str, place: str) -> None:
+        first = assign(seed(config=config, place=place), "seed", where)
+        scores = []
+        for batch in batches:
+            for tasks in groups:
+                score = evaluate_models(evolution=evolution, models=batch, tasks=tasks, split="search", place=place)
+                scores.append(assign(score, "evaluate", where).after(first))
+        last = update_archives(evolution=evolution, children=[], place=place)
+        assign(last, "update_archives", where).after(*scores)
+
+    return pipeline
