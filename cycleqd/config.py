@@ -224,6 +224,11 @@ class Method(Section):
     final: Final = Final()
     stop: Stop = Stop()
 
+    @property
+    def needs_verdicts(self) -> bool:
+        """Whether selection needs every sample's verdict with the scores."""
+        return self.algorithm == "lexicase" and self.lexicase_cases == "samples"
+
 
 class Resources(Section):
     """What one task pod asks for on a cluster (Kubernetes quantities), and the nodes it may run on."""

@@ -7,25 +7,16 @@ from typing import Literal
 
 import numpy as np
 
-from cycleqd.errors import InvalidInputError
 from cycleqd.nsga2 import score_matrix
 from cycleqd.pareto import Points
 from cycleqd.records import Scored
 
 
 def case_matrix(population: Sequence[Scored], tasks: Sequence[str], cases: Literal["scores", "samples"]) -> Points:
-    """Values to be maximised, [n, cases]: the K scores, or 1.0 and 0.0 for every sample of every task.
-
-    Raises InvalidInputError when verdicts are asked for and a model has none.
-    """
+    """Values to be maximised, [n, cases]: the K scores, or 1.0 and 0.0 for every sample of every task."""
     if cases == "scores":
         return score_matrix(population, tasks)
-    rows = []
-    for model in population:
-        if model.verdicts is None:
-            raise InvalidInputError(f"model '{model.model.id}' has no verdicts; lexicase_cases: samples needs them")
-        rows.append([float(bit) for task in tasks for bit in model.verdicts[task]])
-    return np.array(rows)
+    return np.array([[float(b) for task in tasks for b in (m.verdicts or {})[task]] for m in population])
 
 
 def pick(cases: Points, rng: np.random.Generator, epsilon: float = 0.0) -> int:

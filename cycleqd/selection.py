@@ -23,11 +23,6 @@ Weights = NDArray[np.float64]
 Pair = tuple[Scored, Scored]
 
 
-def needs_verdicts(config: Config) -> bool:
-    """Whether `state.seeded` and `state.updated` need per-sample verdicts with the scores."""
-    return config.method.algorithm == "lexicase" and config.method.lexicase_cases == "samples"
-
-
 def plan(config: Config, state: State) -> Plan:
     """The children of the next generation, a function of the config and the snapshot alone.
 

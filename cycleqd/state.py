@@ -103,28 +103,34 @@ class State:
 def seeded(config: Config, base: Scored, experts: Sequence[Scored]) -> State:
     """Snapshot 0: bounds fixed from the experts, every expert offered to every archive, in the given order.
 
-    Raises InvalidInputError for a score that is missing, NaN or outside [0, 1], and for a task on which every expert
-    scores 0 (unless evaluation.allow_flat_tasks): such a task cannot guide the search.
+    Raises InvalidInputError for a score that is missing, NaN or outside [0, 1], for missing verdicts, and for a task on
+    which every expert scores 0 (unless evaluation.allow_flat_tasks): such a task cannot guide the search.
     """
     tasks = config.search_tasks
-    base, *checked = (_checked(model, tasks) for model in (base, *experts))
+    base = _checked(replace(base, verdicts=None), tasks)
+    checked = _with_verdicts(config, [_checked(expert, tasks) for expert in experts], tasks)
     for task in tasks:
         if not config.evaluation.allow_flat_tasks and not any(expert.scores[task] for expert in checked):
             raise InvalidInputError(
                 f"task '{task}': every expert scores 0, so it cannot guide the search; check the task and its expert, "
                 "mark it report_only, or set evaluation.allow_flat_tasks"
             )
+    return _advanced(config, _empty(config, base, checked), checked)
+
+
+def _empty(config: Config, base: Scored, experts: Sequence[Scored]) -> State:
+    """K empty archives with the experts' bounds: the state before the experts are offered."""
+    tasks = config.search_tasks
     specialists = {f"expert-{name}": expert.task for name, expert in config.models.experts.items()}
-    axes = fix_axes(config.method.grid, tasks, checked, specialists)
-    empty = State(
+    axes = fix_axes(config.method.grid, tasks, experts, specialists)
+    return State(
         generation=SEEDING,
         tasks=tasks,
         axes=axes,
-        base=Scored(base.model, base.scores),
-        experts=tuple(Scored(expert.model, expert.scores) for expert in checked),
+        base=base,
+        experts=tuple(Scored(expert.model, expert.scores) for expert in experts),
         archives=tuple(Archive(task, behaviour(axes, task)) for task in tasks),
     )
-    return _advanced(config, empty, checked)
 
 
 def updated(config: Config, state: State, plan: Plan, scored: Sequence[Scored]) -> State:
@@ -141,7 +147,8 @@ def updated(config: Config, state: State, plan: Plan, scored: Sequence[Scored]) 
     expected, given = [child.id for child in plan.children], [model.model.id for model in scored]
     if expected != given:
         raise IntegrityError(f"generation {plan.generation}: scores of {given} were given for the children {expected}")
-    return _advanced(config, state, [_checked(model, state.tasks) for model in scored])
+    checked = _with_verdicts(config, [_checked(model, state.tasks) for model in scored], state.tasks)
+    return _advanced(config, state, checked)
 
 
 def _advanced(config: Config, state: State, scored: Sequence[Scored]) -> State:
@@ -176,9 +183,21 @@ def _checked(model: Scored, tasks: Sequence[str]) -> Scored:
     return replace(model, scores=scores)
 
 
+def _with_verdicts(config: Config, scored: Sequence[Scored], tasks: Sequence[str]) -> list[Scored]:
+    """The models with exactly the search tasks' verdicts where selection needs them, with none elsewhere."""
+    if not config.method.needs_verdicts:
+        return [Scored(model.model, model.scores) for model in scored]
+    for model in scored:
+        if model.verdicts is None or not set(tasks) <= set(model.verdicts):
+            raise InvalidInputError(
+                f"model '{model.model.id}' comes without verdicts on every task, which lexicase_cases: samples needs"
+            )
+    return [replace(model, verdicts={task: tuple((model.verdicts or {})[task]) for task in tasks}) for model in scored]
+
+
 def replayed(config: Config, state: State) -> Iterator[State]:
     """Every snapshot from 0 to this one, rebuilt from the history (populations without verdicts)."""
-    yield (current := seeded(config, state.base, state.experts))
+    yield (current := _advanced(config, _empty(config, state.base, state.experts), state.experts))
     made = {
         generation: [Scored(line.model, line.scores) for line in lines]
         for generation, lines in groupby(state.children, key=lambda line: line.generation)
