@@ -1,0 +1,124 @@
+"""A bounded cache of checkpoints on the local disk, shared by any number of processes."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from cycleqd.errors import IntegrityError, InvalidInputError, UnavailableError
+from cycleqd.weights.local import LocalSink
+from cycleqd.weights.manifest import Manifest
+from cycleqd.weights.protocols import Source
+
+_PIECE = 16 << 20
+
+
+class CheckpointCache:
+    """Checkpoints by digest: FOLDER/DIGEST is complete and verified, FOLDER/DIGEST.SIZE.part is being fetched.
+
+    Locks are flock on FOLDER/DIGEST.lock, so that a killed process frees its own: shared while used, exclusive while fetched or evicted.
+    FOLDER/.lock guards the accounting.
+    """
+
+    def __init__(self, folder: Path | str, limit_bytes: int) -> None:
+        """Entries and fetches under way together never take more than `limit_bytes`."""
+        self._folder = Path(folder)
+        self._limit = limit_bytes
+        self._folder.mkdir(parents=True, exist_ok=True)
+
+    @contextmanager
+    def fetch(self, source: Source, manifest: Manifest) -> Iterator[Path]:
+        """The checkpoint's folder (read only), fetched from `source` when absent; it stays until the block ends.
+
+        Raises IntegrityError when a file differs from the manifest, InvalidInputError when the checkpoint alone exceeds the limit,
+        UnavailableError when entries in use leave no room or the disk is full.
+        """
+        entry = self._folder / manifest.digest
+        with self._open_lock(f"{manifest.digest}.lock") as lock:
+            fcntl.flock(lock, fcntl.LOCK_SH)
+            while not entry.is_dir():  # again when another process evicts it between the two locks
+                fcntl.flock(lock, fcntl.LOCK_EX)
+                if not entry.is_dir():
+                    self._fill(entry, source, manifest)
+                fcntl.flock(lock, fcntl.LOCK_SH)
+            os.utime(entry)
+            yield entry
+
+    def _fill(self, entry: Path, source: Source, manifest: Manifest) -> None:
+        part = self._reserve(entry.name, manifest.size)
+        try:
+            sink = LocalSink(part)
+            for name, file in sorted(manifest.files.items()):
+                writer = sink.create(name, file.size)
+                try:
+                    for start in range(0, file.size, _PIECE):
+                        writer.write(source.read_range(name, start, min(start + _PIECE, file.size)))
+                    found = writer.close()
+                except BaseException:
+                    writer.abort()
+                    raise
+                if found != file.sha256:
+                    raise IntegrityError(
+                        f"{source.location}/{name} has sha256 {found[:16]}…, but {file.sha256[:16]}… was recorded: "
+                        "it was changed or damaged; restore it."
+                    )
+            part.rename(entry)
+        except BaseException:
+            shutil.rmtree(part, ignore_errors=True)
+            raise
+
+    def _reserve(self, digest: str, size: int) -> Path:
+        """Make room by removing the entries that were used longest ago and are not in use; an empty folder that claims the room."""
+        if size > self._limit:
+            raise InvalidInputError(
+                f"A checkpoint of {size:,} bytes does not fit into the cache {self._folder} of {self._limit:,}; raise its limit."
+            )
+        with self._open_lock(".lock") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            others = [path for path in self._folder.iterdir() if path.is_dir() and _digest_of(path) != digest]
+            used = sum(map(_size_of, others))
+            for path in sorted(others, key=lambda path: (path.suffix != ".part", path.stat().st_mtime)):
+                if used + size > self._limit or path.suffix == ".part":
+                    used -= self._remove_unused(path)
+            if used + size > self._limit:
+                raise UnavailableError(
+                    f"The cache {self._folder} has {self._limit - used:,} bytes left beside the checkpoints in use, {size:,} are needed; "
+                    "raise its limit or run fewer stages at a time."
+                )
+            part = self._folder / f"{digest}.{size}.part"
+            shutil.rmtree(part, ignore_errors=True)
+            part.mkdir()
+            return part
+
+    def _remove_unused(self, path: Path) -> int:
+        """Remove an entry, or what a killed fetch left, unless a process holds it; the bytes freed."""
+        with self._open_lock(f"{_digest_of(path)}.lock") as lock:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                return 0
+            size = _size_of(path)
+            shutil.rmtree(path)
+            return size
+
+    @contextmanager
+    def _open_lock(self, name: str) -> Iterator[int]:
+        """A lock file's descriptor; closing it frees the lock."""
+        descriptor = os.open(self._folder / name, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        try:
+            yield descriptor
+        finally:
+            os.close(descriptor)
+
+
+def _digest_of(path: Path) -> str:
+    return path.name.split(".")[0]
+
+
+def _size_of(path: Path) -> int:
+    """What an entry takes, or what a fetch under way has claimed."""
+    return int(path.name.split(".")[1]) if path.suffix == ".part" else sum(f.stat().st_size for f in path.iterdir())

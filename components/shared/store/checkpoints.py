@@ -1,0 +1,214 @@
+"""Checkpoints in S3: ranged reads straight into memory, multipart uploads while the tensors are produced."""
+
+from __future__ import annotations
+
+import hashlib
+from collections import deque
+from collections.abc import Iterator, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from cycleqd.errors import IntegrityError, UnavailableError
+from cycleqd.weights.protocols import Buffer
+
+if TYPE_CHECKING:
+    from mypy_boto3_s3 import S3Client
+    from mypy_boto3_s3.type_defs import CompletedPartTypeDef
+
+_BODY_ATTEMPTS = 5  # botocore retries requests; a body cut while it is read is ours to continue
+_READ_STEP = 1 << 20
+_PART = 16 << 20
+_MOST_PARTS = 10_000  # S3's limit
+_UPLOADS = 4  # parts in flight, over all files of a sink
+
+
+@contextmanager
+def _reported(url: str, what: str) -> Iterator[None]:
+    """Turn botocore's failures, after its bounded retries, into one sentence that names the object."""
+    from botocore.exceptions import BotoCoreError, ClientError
+
+    try:
+        yield
+    except (BotoCoreError, ClientError) as error:
+        raise UnavailableError(
+            f"{url} cannot be {what} ({error}); check AWS_ENDPOINT_URL, the credentials, the bucket and that the store is up"
+        ) from error
+
+
+class S3Source:
+    """A checkpoint under s3://bucket/prefix/. Thread-safe, as boto3 clients are."""
+
+    def __init__(self, client: S3Client, bucket: str, prefix: str, digests: Mapping[str, str] | None = None) -> None:
+        """`digests`: recorded sha256 of the files; what is read is verified against them."""
+        self._client, self._bucket, self._prefix = client, bucket, prefix.strip("/")
+        self._digests = dict(digests or {})
+
+    @property
+    def location(self) -> str:
+        """The s3:// URL."""
+        return f"s3://{self._bucket}/{self._prefix}"
+
+    def files(self) -> Mapping[str, int]:
+        """Names and sizes of the objects directly under the prefix."""
+        found: dict[str, int] = {}
+        start = f"{self._prefix}/"
+        with _reported(self.location, "listed"):
+            pages = self._client.get_paginator("list_objects_v2").paginate(
+                Bucket=self._bucket, Prefix=start, Delimiter="/"
+            )
+            for item in (item for page in pages for item in page.get("Contents", [])):
+                found[item["Key"][len(start) :]] = item["Size"]
+        return found
+
+    def digests(self) -> Mapping[str, str]:
+        """The digests given at construction."""
+        return self._digests
+
+    def read_range(self, name: str, start: int, stop: int) -> memoryview:
+        """Bytes [start, stop) by ranged GETs; a body that breaks off is continued from where it broke, five times at most."""
+        view = memoryview(np.empty(stop - start, dtype=np.uint8))
+        done = 0
+        with _reported(f"{self.location}/{name}", "read"):
+            for attempt in range(_BODY_ATTEMPTS):
+                if done < len(view):
+                    done += self._read_body(name, start + done, view[done:], last=attempt == _BODY_ATTEMPTS - 1)
+        if done < len(view):
+            raise IntegrityError(f"{self.location}/{name} ends at byte {start + done}, before {stop}: it is truncated.")
+        return view
+
+    def _read_body(self, name: str, start: int, view: memoryview, last: bool) -> int:
+        """Fill as much of `view` as one request gives; a broken body raises only on the last attempt."""
+        from botocore.exceptions import (
+            ConnectionClosedError,
+            IncompleteReadError,
+            ReadTimeoutError,
+            ResponseStreamingError,
+        )
+
+        answer = self._client.get_object(
+            Bucket=self._bucket, Key=f"{self._prefix}/{name}", Range=f"bytes={start}-{start + len(view) - 1}"
+        )
+        done = 0
+        try:
+            while piece := answer["Body"].read(min(_READ_STEP, len(view) - done)):
+                view[done : done + len(piece)] = piece
+                done += len(piece)
+                if done == len(view):
+                    break
+        except (IncompleteReadError, ReadTimeoutError, ResponseStreamingError, ConnectionClosedError):
+            if last:
+                raise
+        finally:
+            answer["Body"].close()
+        return done
+
+
+class S3Sink:
+    """A checkpoint being written under s3://bucket/prefix/. Objects appear only when their writer is closed."""
+
+    def __init__(self, client: S3Client, bucket: str, prefix: str) -> None:
+        """Aborts what killed runs left of unfinished uploads under this prefix: one process at a time writes a checkpoint."""
+        self._client, self._bucket, self._prefix = client, bucket, prefix.strip("/")
+        self._pool = ThreadPoolExecutor(_UPLOADS, thread_name_prefix="upload")
+        sweep(client, bucket, f"{self._prefix}/")
+
+    @property
+    def location(self) -> str:
+        """The s3:// URL."""
+        return f"s3://{self._bucket}/{self._prefix}"
+
+    def create(self, name: str, size: int) -> S3Writer:
+        """Start an object; its multipart upload begins with the first full part."""
+        return S3Writer(self._client, self._bucket, f"{self._prefix}/{name}", size, self._pool)
+
+
+class S3Writer:
+    """One object: full parts are uploaded by the sink's pool while later ones are filled."""
+
+    def __init__(self, client: S3Client, bucket: str, key: str, size: int, pool: ThreadPoolExecutor) -> None:
+        self._client, self._bucket, self._key, self._pool = client, bucket, key, pool
+        self._part_size = max(_PART, -(-size // _MOST_PARTS))
+        self._hash = hashlib.sha256()
+        self._buffer = bytearray()
+        self._upload: str | None = None
+        self._running: deque[Future[CompletedPartTypeDef]] = deque()
+        self._parts: list[CompletedPartTypeDef] = []
+        self._closed = False
+
+    @property
+    def _url(self) -> str:
+        return f"s3://{self._bucket}/{self._key}"
+
+    def write(self, data: Buffer) -> None:
+        """Append and hash; waits when too many parts are under way."""
+        view = memoryview(data).cast("B")
+        self._hash.update(view)
+        while len(view):
+            room = self._part_size - len(self._buffer)
+            self._buffer += view[:room]
+            view = view[room:]
+            if len(self._buffer) == self._part_size:
+                self._send()
+
+    def close(self) -> str:
+        """Complete the object; the sha256 of what was written."""
+        with _reported(self._url, "written"):
+            if self._upload is None:
+                self._client.put_object(Bucket=self._bucket, Key=self._key, Body=bytes(self._buffer))
+            else:
+                if self._buffer:
+                    self._send()
+                while self._running:
+                    self._parts.append(self._running.popleft().result())
+                self._client.complete_multipart_upload(
+                    Bucket=self._bucket, Key=self._key, UploadId=self._upload, MultipartUpload={"Parts": self._parts}
+                )
+        self._closed = True
+        return self._hash.hexdigest()
+
+    def abort(self) -> None:
+        """Abort the upload, or delete the object when it was complete."""
+        for future in self._running:
+            future.cancel()
+        for future in self._running:
+            if not future.cancelled():
+                future.exception()
+        self._running.clear()
+        with _reported(self._url, "removed"):
+            if self._closed:
+                self._client.delete_object(Bucket=self._bucket, Key=self._key)
+            elif self._upload is not None:
+                self._client.abort_multipart_upload(Bucket=self._bucket, Key=self._key, UploadId=self._upload)
+        self._upload, self._closed = None, False
+
+    def _send(self) -> None:
+        if self._upload is None:
+            with _reported(self._url, "written"):
+                answer = self._client.create_multipart_upload(Bucket=self._bucket, Key=self._key)
+            self._upload = answer["UploadId"]
+        number = len(self._parts) + len(self._running) + 1
+        body, self._buffer = self._buffer, bytearray()
+        self._running.append(self._pool.submit(self._put_part, self._upload, number, body))
+        while len(self._running) > _UPLOADS:
+            self._parts.append(self._running.popleft().result())
+
+    def _put_part(self, upload: str, number: int, body: bytearray) -> CompletedPartTypeDef:
+        with _reported(self._url, "written"):
+            answer = self._client.upload_part(
+                Bucket=self._bucket, Key=self._key, UploadId=upload, PartNumber=number, Body=body
+            )
+        return {"PartNumber": number, "ETag": answer["ETag"]}
+
+
+def sweep(client: S3Client, bucket: str, prefix: str) -> int:
+    """Abort every unfinished multipart upload whose key starts with `prefix`; how many there were."""
+    count = 0
+    with _reported(f"s3://{bucket}/{prefix}", "swept of unfinished uploads"):
+        for page in client.get_paginator("list_multipart_uploads").paginate(Bucket=bucket, Prefix=prefix):
+            for upload in page.get("Uploads", []):
+                client.abort_multipart_upload(Bucket=bucket, Key=upload["Key"], UploadId=upload["UploadId"])
+                count += 1
+    return count
