@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 
@@ -42,7 +43,7 @@ class Archive:
     @property
     def qd_score(self) -> float:
         """Sum of the elites' qualities (scores are never negative)."""
-        return sum(elite.scores[self.quality] for elite in self.elites.values())
+        return math.fsum(elite.scores[self.quality] for elite in self.elites.values())
 
     def to_json(self) -> JSON:
         return {

@@ -337,6 +337,8 @@ def load(path: Path) -> Config:
         raise InvalidInputError(f"{path}: cannot be read ({error.strerror}); give the path of a config file") from error
     except yaml.YAMLError as error:
         raise InvalidInputError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from error
+    if isinstance(tree, dict):
+        tree.setdefault("place", {})  # the default folder lies beside the file, too
     return parse(tree, str(path), path.absolute().parent)
 
 
