@@ -7,9 +7,9 @@ from kfp.dsl.base_component import BaseComponent
 
 from components.aggregate.component import aggregate
 from components.evaluate.component import evaluate_models
+from components.update_archives.stage import seeded_models
 from cycleqd.config import Config
 from pipelines.placement import assign
-from pipelines.seeding import seeded_models
 
 
 def finalising(config: Config) -> BaseComponent:

@@ -8,13 +8,9 @@ from kfp.dsl.base_component import BaseComponent
 from components.evaluate.component import evaluate_models
 from components.seed.component import seed
 from components.update_archives.component import update_archives
+from components.update_archives.stage import seeded_models
 from cycleqd.config import Config
 from pipelines.placement import assign
-
-
-def seeded_models(config: Config) -> list[str]:
-    """Ids of the models that seeding scores: the base and every expert."""
-    return ["base", *(f"expert-{name}" for name in config.models.experts)]
 
 
 def task_groups(config: Config) -> list[str]:
