@@ -21,6 +21,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
+from components.evaluate.mariadb_box import INSIDE, TEMPORARY, box, missing
 from cycleqd.errors import UnavailableError
 
 if TYPE_CHECKING:
@@ -28,8 +29,6 @@ if TYPE_CHECKING:
 
 KEEPER = Path(__file__).with_name("mariadb_keeper.py")
 START_SECONDS = 60.0
-INSIDE = "/data"
-INSTALL = "install mariadb-server (Debian and Ubuntu: apt-get install mariadb-server)"
 
 # Small logs and no flushing: the data need not survive anything, and a smaller set of files is made and removed sooner.
 STORAGE = (
@@ -39,14 +38,16 @@ STORAGE = (
     "--innodb-flush-log-at-trx-commit=0",
     "--innodb-flush-method=nosync",
     "--skip-innodb-doublewrite",
+    "--debug-no-sync",
+    "--skip-sync-frm",
     "--innodb-fast-shutdown=3",
     "--innodb-buffer-pool-load-at-startup=0",
     "--innodb-buffer-pool-dump-at-shutdown=0",
     "--aria-pagecache-buffer-size=8M",
     "--key-buffer-size=1M",
 )
-# What a statement may take by default. A session can raise most of these for itself; the guard of mariadb_database.py cannot
-# be raised from SQL.
+# What a statement may take by default. A session can raise most of these for itself, but not what the guard of
+# mariadb_database.py allows.
 LIMITS = (
     "--max-connections=200",
     "--max-allowed-packet=4M",
@@ -67,28 +68,10 @@ BEHAVIOUR = (
     "--event-scheduler=DISABLED",
     "--enforce-storage-engine=InnoDB",
     "--sql-mode=",
+    "--log-warnings=1",
     "--character-set-server=utf8mb4",
     "--collation-server=utf8mb4_uca1400_nopad_ai_ci",
 )
-
-
-def missing() -> list[str]:
-    """What this machine lacks for a private server, one sentence each with the way to get it; empty when it can run."""
-    lacks = []
-    for program in ("mariadbd", "mariadb-install-db"):
-        if _find(program) is None:
-            lacks.append(f"The DB task needs the program {program}, which is not on this machine: {INSTALL}.")
-    bwrap = _find("bwrap")
-    if bwrap is None:
-        lacks.append("The DB task needs bubblewrap, which is not on this machine: install bubblewrap.")
-    else:
-        trial = subprocess.run([*_box(bwrap), "/usr/bin/true"], capture_output=True, text=True, check=False)
-        if trial.returncode != 0:
-            lacks.append(
-                f"The DB task needs bubblewrap with user namespaces, which this machine refuses ({trial.stderr.strip()}): "
-                "allow unprivileged user namespaces."
-            )
-    return lacks
 
 
 class MariaDB:
@@ -113,6 +96,7 @@ class MariaDB:
             self._create()
             self._keeper = self._launch()
             self._await_ready()
+            (self.folder / "init.sql").unlink()
         except BaseException:
             self._stop()
             raise
@@ -152,35 +136,28 @@ class MariaDB:
         )
 
     def _create(self) -> None:
-        for name in ("db", "tmp", "none"):
+        for name in ("db", "none"):
             (self.folder / name).mkdir()
-        install = ["mariadb-install-db", "--no-defaults", f"--datadir={INSIDE}/db", f"--tmpdir={INSIDE}/tmp"]
-        options = [
-            "--auth-root-authentication-method=normal",
-            "--skip-test-db",
-            "--skip-name-resolve",
-            "--force",
-            *STORAGE,
-        ]
-        done = subprocess.run(
-            [*self._boxed(), *install, *options], capture_output=True, text=True, check=False, stdin=subprocess.DEVNULL
-        )
+        self._box = box(self.folder)
+        install = ["mariadb-install-db", "--no-defaults", f"--datadir={INSIDE}/db", f"--tmpdir={TEMPORARY}", *STORAGE]
+        options = ["--auth-root-authentication-method=normal", "--skip-test-db", "--skip-name-resolve", "--force"]
+        command = [*self._box, *install, *options]
+        done = subprocess.run(command, capture_output=True, text=True, check=False, stdin=subprocess.DEVNULL)
         if done.returncode != 0:
-            raise UnavailableError(
-                f"mariadb-install-db failed in {self.folder}: {(done.stderr or done.stdout)[-500:].strip()}"
-            )
+            said = (done.stderr or done.stdout)[-500:].strip()
+            raise UnavailableError(f"mariadb-install-db failed in {self.folder}: {said}")
         init = self.folder / "init.sql"
-        init.touch(mode=0o600)
         init.write_text(
+            "DELETE FROM mysql.proxies_priv;\n"
             "DELETE FROM mysql.global_priv WHERE User <> 'mariadb.sys' AND (User <> 'root' OR Host <> 'localhost');\n"
             "FLUSH PRIVILEGES;\n"
             f"ALTER USER root@localhost IDENTIFIED BY '{self._password}';\n"
         )
 
     def _launch(self) -> subprocess.Popen[bytes]:
-        place = [f"--datadir={INSIDE}/db", f"--tmpdir={INSIDE}/tmp", f"--socket={INSIDE}/socket"]
+        place = [f"--datadir={INSIDE}/db", f"--tmpdir={TEMPORARY}", f"--socket={INSIDE}/socket"]
         files = [f"--init-file={INSIDE}/init.sql", f"--log-error={INSIDE}/log.err", f"--pid-file={INSIDE}/pid"]
-        server = [*self._boxed(), "mariadbd", "--no-defaults", *place, *files, *STORAGE, *LIMITS, *BEHAVIOUR]
+        server = [*self._box, "mariadbd", "--no-defaults", *place, *files, *STORAGE, *LIMITS, *BEHAVIOUR]
         return subprocess.Popen(
             [sys.executable, "-I", "-S", str(KEEPER), str(self.folder), *server],
             stdin=subprocess.PIPE,
@@ -212,24 +189,3 @@ class MariaDB:
             keeper.wait()
         shutil.rmtree(self.folder, ignore_errors=True)
         os.close(self._folder_fd)
-
-    def _boxed(self) -> list[str]:
-        bwrap = _find("bwrap")
-        assert bwrap is not None
-        return [*_box(bwrap), "--bind", str(self.folder), INSIDE, "--chdir", INSIDE]
-
-
-def _find(program: str) -> str | None:
-    """The program's path; system folders count also where PATH lacks them, as it does for plain users."""
-    return shutil.which(program, path=os.pathsep.join([os.environ.get("PATH", ""), "/usr/sbin", "/usr/bin"]))
-
-
-def _box(bwrap: str) -> list[str]:
-    """The command line of a box: own user, network, process and ipc namespaces, a read-only system, an empty environment."""
-    view = ["--ro-bind", "/usr", "/usr", "--dev", "/dev", "--tmpfs", "/tmp"]
-    for folder in ("/bin", "/sbin", "/lib", "/lib64", "/etc/ld.so.cache", "/etc/alternatives"):
-        view += ["--ro-bind-try", folder, folder]
-    # MariaDB refuses to run as root; inside its own user namespace the caller is this uid.
-    identity = ["--unshare-all", "--unshare-user", "--uid", "999", "--gid", "999", "--cap-drop", "ALL"]
-    environment = ["--clearenv", "--setenv", "PATH", "/usr/sbin:/usr/bin:/sbin:/bin", "--setenv", "HOME", "/tmp"]
-    return [bwrap, *identity, *view, *environment, "--die-with-parent", "--new-session"]

@@ -22,7 +22,7 @@ Settings, all optional:
     max_rounds  how many statements an episode may run (5)
     prompt      a `str.format` template over the record's fields, which replaces the three messages by one
     judge       "agentbench"; or "rows", which judges questions by the rows of the last statement (not AgentBench's rule)
-    seconds     the wall time a statement may take (10)
+    seconds     the wall time a statement may take (5)
 """
 
 from __future__ import annotations
@@ -37,8 +37,10 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-from components.evaluate.mariadb import MariaDB, missing
-from components.evaluate.mariadb_database import RESERVED, Answer, Database, Databases, Limits, quoted
+from components.evaluate.mariadb import MariaDB
+from components.evaluate.mariadb_box import missing
+from components.evaluate.mariadb_database import RESERVED, Answer, Database, Databases, quoted
+from components.evaluate.mariadb_guard import Limits
 from components.evaluate.task import Episode, Message, Outcome, Sample, Task, Verdict, Workspace
 from cycleqd.errors import InvalidInputError
 
@@ -118,7 +120,7 @@ class DbTask(Task):
             raise InvalidInputError(f"The DB task's judge is {self._judge!r}: choose agentbench or rows.")
         if self._rounds < 1:
             raise InvalidInputError(f"The DB task's max_rounds is {self._rounds}: choose at least 1.")
-        self._limits = Limits(seconds=float(settings.get("seconds", 10)))
+        self._limits = Limits(seconds=float(settings.get("seconds", 5)))
 
     def preflight(self) -> list[str]:
         """What is missing for the private server, with the way to get it."""

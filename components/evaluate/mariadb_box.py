@@ -1,0 +1,70 @@
+"""The box that the private MariaDB server itself runs in: its parser meets hostile statements all day.
+
+No network, namespaces of its own, a read-only system, no environment, an unprivileged user, its data folder the only place
+it can write to, and a temporary folder of bounded size. It shares the way in with the other boxes (`sandbox/command.py`), but
+neither their limits, which end a process, nor their read-only view.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from pathlib import Path
+
+from components.evaluate.sandbox.command import Entry, entry, unused_uid
+
+INSIDE = "/data"
+TEMPORARY = "/spill"
+TEMPORARY_BYTES = 512 << 20
+"""For sorts and temporary tables that do not fit their memory; of all sessions together."""
+PATH = "/usr/sbin:/usr/bin:/sbin:/bin"
+PROGRAMS = ("mariadbd", "mariadb-install-db")
+SYSTEM = ("/bin", "/sbin", "/lib", "/lib64", "/etc/ld.so.cache", "/etc/alternatives")
+NAMESPACES = ("--unshare-ipc", "--unshare-pid", "--unshare-net", "--unshare-uts", "--unshare-cgroup-try")
+
+
+def missing() -> list[str]:
+    """What this machine lacks for a private server, one sentence each with the way to get it; empty when it can run."""
+    lacks = [
+        f"The DB task needs the program {program}, which is not on this machine: install mariadb-server 10.11 or newer "
+        "(Debian and Ubuntu: apt-get install mariadb-server)."
+        for program in PROGRAMS
+        if shutil.which(program, path=PATH) is None
+    ]
+    if entry() is None:
+        lacks.append(
+            "The DB task runs MariaDB in bubblewrap, which is not on this machine or not allowed to make user namespaces: "
+            "apt-get install bubblewrap util-linux, and allow unprivileged user namespaces."
+        )
+    return lacks
+
+
+def box(folder: Path) -> list[str]:
+    """The command line before a program's own, to run it in a box where `folder` is /data. Hands `folder` to the box's user.
+
+    `folder` must be new and empty but for folders. Raises nothing: `missing` is asked first.
+    """
+    view = ["--ro-bind", "/usr", "/usr", "--dev", "/dev", "--tmpfs", "/tmp"]
+    for path in SYSTEM:
+        view += ["--ro-bind-try", path, path]
+    view += ["--size", str(TEMPORARY_BYTES), "--perms", "1777", "--tmpfs", TEMPORARY]
+    view += ["--bind", str(folder), INSIDE, "--chdir", "/", "--clearenv", "--setenv", "PATH", PATH]
+    start = [
+        "bwrap",
+        *NAMESPACES,
+        "--hostname",
+        "localhost",
+        *view,
+        "--die-with-parent",
+        "--new-session",
+        "--cap-drop",
+        "ALL",
+    ]
+    if entry() is not Entry.ROOT:
+        return [*start, "--unshare-user", "--uid", "1000", "--gid", "1000", "--"]
+    uid = unused_uid()
+    for path in (folder, *folder.iterdir()):
+        os.chown(path, uid, uid)
+    identity = [f"--reuid={uid}", f"--regid={uid}", "--clear-groups", "--inh-caps=-all", "--bounding-set=-all"]
+    capabilities = ["--cap-add", "CAP_SETUID", "--cap-add", "CAP_SETGID", "--cap-add", "CAP_SETPCAP"]
+    return [*start, *capabilities, "--", "/usr/bin/setpriv", *identity, "--no-new-privs", "--"]
