@@ -29,10 +29,11 @@ Follow = Callable[[str, str], None]
 """Called with the name of a task and "started", "done" or "failed"."""
 
 _ANSI = re.compile(r"\x1b\[[0-9;]*m")
-_TASK = re.compile(
-    r"INFO - (?:Executing task '(?P<started>[^']+)'|Task '(?P<done>[^']+)' finished with status SUCCESS)"
+_EVENTS = (
+    re.compile(r"INFO - Executing task '(?P<started>[^']+)'"),
+    re.compile(r"INFO - Task '(?P<done>[^']+)' finished with status SUCCESS"),
+    re.compile(r"Task '(?P<failed>[^']+)' finished with status FAILURE"),
 )
-_FAILED = re.compile(r"Task '(?P<failed>[^']+)' finished with status FAILURE")
 _ERROR = re.compile(r"cycleqd\.errors\.(?P<kind>\w+): (?P<sentence>.+)")
 _STOP_SECONDS = 10
 _PR_SET_PDEATHSIG = 1
