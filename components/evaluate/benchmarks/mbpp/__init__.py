@@ -1,0 +1,1 @@
+"""How MBPP+ answers are run and judged: `runner` and `codec` go into the box, the rest stays outside."""

@@ -1,0 +1,115 @@
+"""From the lines that a box wrote to a judgement of one suite. Runs outside every box and executes nothing."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from components.evaluate.benchmarks.mbpp import codec, rules
+from components.evaluate.benchmarks.mbpp.problem import Problem, Suite
+from components.evaluate.sandbox import Finished, printable
+from components.evaluate.task import Outcome
+
+_ADDRESS = re.compile(r"0x[0-9a-fA-F]+")
+
+
+@dataclass(frozen=True)
+class Expected:
+    """The reference's results: one line an input as the runner writes it, and the processor seconds of each call."""
+
+    lines: tuple[str, ...]
+    seconds: tuple[float, ...]
+
+
+@dataclass(frozen=True)
+class Judged:
+    """The judgement of one suite. `slept`: the clock, not the processor, ended it; worth one more try alone."""
+
+    outcome: Outcome
+    reason: str
+    slept: bool = False
+
+
+def judge(problem: Problem, suite: Suite, expected: Expected, finished: Finished) -> Judged:
+    """Compare what an answer's box wrote with the expected lines, in order, up to the first that differs."""
+    lines = finished.stdout.decode("utf-8", "replace").split("\n")
+    values = [_tree(line) for line in expected.lines]
+    wanted = [None if tree[0] == "h" else codec.decode(tree[1]) for tree in values]
+    tolerances = rules.tolerances(wanted, problem.atol)
+    for number, line in enumerate(expected.lines):
+        got = lines[number] if number < len(lines) else ""
+        if got == line and "NaN" not in line and values[number][0] in "vh":
+            continue  # the same text is the same value: nothing to decode
+        failed = _failure(got, finished)
+        if failed is not None:
+            return _numbered(failed, suite, number)
+        if not _right(problem, suite, got, values[number], wanted[number], number, tolerances[number]):
+            return Judged(Outcome.WRONG, f"{suite.name} test {number + 1}: another value than the reference's")
+    return Judged(Outcome.PASSED, f"{suite.name}: all {len(expected.lines)} tests passed")
+
+
+def _failure(line: str, finished: Finished) -> Judged | None:
+    """Why there is no value on this line, or None when there is one."""
+    try:
+        tree = _tree(line)
+    except ValueError:
+        return _ended(finished)
+    match tree:
+        case ["t", kind]:
+            return Judged(Outcome.TIMEOUT, f"{'processor' if kind == 'cpu' else 'clock'} time limit", kind == "wall")
+        case ["e", str(sentence)]:
+            return Judged(Outcome.ERROR, _stable(sentence))
+        case ["x", str(sentence)]:
+            return Judged(Outcome.ERROR, f"the code does not run: {_stable(sentence)}")
+        case ["v" | "h", _]:
+            return None
+    return Judged(Outcome.ERROR, "the answer wrote over its own results")
+
+
+def _ended(finished: Finished) -> Judged:
+    match finished.reason:
+        case "wall":
+            return Judged(Outcome.TIMEOUT, "clock time limit of the box", slept=True)
+        case "cpu":
+            return Judged(Outcome.TIMEOUT, "processor time limit of the box")
+        case "memory" | "processes" | "output":
+            return Judged(Outcome.ERROR, f"killed: beyond the box's limit on {finished.reason}")
+    if finished.returncode in (128 + 24, -24):  # SIGXCPU: the kernel saw the limit before the watcher
+        return Judged(Outcome.TIMEOUT, "processor time limit of the box")
+    return Judged(Outcome.ERROR, "the process ended before its results")
+
+
+def _numbered(judged: Judged, suite: Suite, number: int) -> Judged:
+    return Judged(judged.outcome, f"{suite.name} test {number + 1}: {judged.reason}", judged.slept)
+
+
+def _right(
+    problem: Problem, suite: Suite, line: str, tree: Sequence[Any], wanted: Any, number: int, atol: float
+) -> bool:
+    got = _tree(line)
+    if "h" in (got[0], tree[0]):
+        return bool(got == tree)
+    try:
+        value = codec.decode(got[1])
+        arguments = codec.decode(_tree(suite.arguments[number]))
+    except ValueError:
+        return False
+    return rules.agrees(value, wanted, arguments, problem.entry_point, atol)
+
+
+def _tree(line: str) -> list[Any]:
+    try:
+        tree = json.loads(line)
+    except RecursionError:
+        raise ValueError("nested too deeply") from None
+    if not isinstance(tree, list) or not tree or not isinstance(tree[0], str):
+        raise ValueError("not a line of the runner")
+    return tree
+
+
+def _stable(sentence: str) -> str:
+    """An error's text without memory addresses (they differ from run to run) and without terminal escapes."""
+    return printable(_ADDRESS.sub("0x...", sentence))[:200].replace("\n", " ")

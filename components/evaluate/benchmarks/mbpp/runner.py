@@ -1,0 +1,154 @@
+"""Runs one answer on its inputs, inside a box. A script of the standard library alone; `codec.py` lies beside it.
+
+stdin: one JSON line {"code", "entry_point", "limits": [seconds, ...], "iterate"}, then one line an input: its encoded
+arguments. stdout: one JSON line an input, until the first that fails:
+
+    ["v", value]          returned; `codec.encode` wrote the value
+    ["h", digest]         returned a value of more than 4 MiB: sha256 of its marshalled form
+    ["e", sentence]       raised
+    ["t", "cpu"|"wall"]   ran past its limit
+    ["x", sentence]       the code itself could not be run (instead of all others)
+    ["s", [seconds, ...]] the last line: processor time of each call
+
+Nothing here is trusted: an answer may rewrite every line. It knows the arguments and never the expected values, so the
+only lines that help it are the right ones.
+"""
+
+from __future__ import annotations
+
+import builtins
+import hashlib
+import io
+import json
+import marshal
+import os
+import resource
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+sys.path[:0] = [str(Path(__file__).parent), "/packages"]
+import codec  # type: ignore[import-not-found, unused-ignore]  # noqa: E402
+
+_LARGE = 4 << 20
+_WALL_FACTOR = 3  # the clock may run this much longer than the processor, before a sleeping answer is stopped
+_WALL_SLACK = 2.0
+_STACK = 4 << 30
+
+# What EvalPlus takes from an answer: not for safety (the box is that), but because its verdicts depend on it.
+_TAKEN: dict[Any, str] = {
+    builtins: "exit quit open help",
+    shutil: "rmtree move chown",
+    subprocess: "Popen",
+    os: "kill system putenv remove removedirs rmdir fchdir setuid fork forkpty killpg rename renames truncate replace "
+    "unlink fchmod fchown chmod chown chroot lchflags lchmod lchown getcwd chdir",
+}
+_ABSENT = ("ipdb", "joblib", "resource", "psutil", "tkinter")
+
+
+class TimeLimitError(Exception):
+    """An ordinary exception, as in EvalPlus: an answer may catch it, and meets the box's own limit instead."""
+
+
+class _Unreadable(io.StringIO):
+    """A stdin that fails when read."""
+
+    def read(self, *_: Any) -> str:
+        raise OSError("no input")
+
+    readline = read
+
+    def readlines(self, *_: Any) -> list[str]:
+        raise OSError("no input")
+
+    def readable(self) -> bool:
+        return False
+
+
+def main() -> None:
+    lines = sys.stdin.buffer.read().splitlines()
+    task = json.loads(lines[0])
+    arguments = [codec.decode(json.loads(line)) for line in lines[1:]]
+    answers = os.fdopen(os.dup(1), "w")
+    nothing = os.open(os.devnull, os.O_RDWR)
+    for standard in (0, 1, 2):
+        os.dup2(nothing, standard)
+    sys.stdin, sys.stdout, sys.stderr = _Unreadable(), open(1, "w"), open(2, "w")  # noqa: SIM115
+    _restrict()
+    for line in _answers(task, arguments):
+        answers.write(json.dumps(line) + "\n")
+    answers.flush()
+    os._exit(0)  # threads and exit handlers of the answer have no say
+
+
+def _restrict() -> None:
+    resource.setrlimit(resource.RLIMIT_STACK, (_STACK, _STACK))
+    for owner, names in _TAKEN.items():
+        for name in names.split():
+            setattr(owner, name, None)
+    for name in _ABSENT:
+        sys.modules[name] = None  # type: ignore[assignment]
+
+
+def _answers(task: dict[str, Any], arguments: list[Any]) -> Any:
+    try:
+        namespace: dict[str, Any] = {}
+        exec(task["code"], namespace)  # noqa: S102
+        function = namespace[task["entry_point"]]
+    except BaseException as problem:
+        yield ["x", _sentence(problem)]
+        return
+    seconds = []
+    for given, limit in zip(arguments, task["limits"], strict=True):
+        began = time.process_time()
+        line = _answer(function, given, limit, task["iterate"])
+        seconds.append(time.process_time() - began)
+        yield line
+        if line[0] in "et":
+            return
+    yield ["s", seconds]
+
+
+def _answer(function: Callable[..., Any], given: Any, limit: float, iterate: bool) -> list[Any]:
+    late: list[str] = []
+
+    def stop(number: int, frame: object) -> None:
+        late.append("cpu" if number == signal.SIGPROF else "wall")
+        raise TimeLimitError("time limit")
+
+    signal.signal(signal.SIGPROF, stop)
+    signal.signal(signal.SIGALRM, stop)
+    try:
+        signal.setitimer(signal.ITIMER_PROF, limit)
+        signal.setitimer(signal.ITIMER_REAL, limit * _WALL_FACTOR + _WALL_SLACK)
+        try:
+            value = function(*given)
+        finally:
+            signal.setitimer(signal.ITIMER_PROF, 0)
+            signal.setitimer(signal.ITIMER_REAL, 0)
+        return _returned(value, iterate)
+    except BaseException as problem:
+        return ["t", late[0]] if late else ["e", _sentence(problem)]
+
+
+def _returned(value: Any, iterate: bool) -> list[Any]:
+    try:
+        plain = marshal.dumps(value, 2)  # version 2 writes shared objects out: equal values give equal bytes
+    except ValueError:
+        plain = b""
+    if len(plain) > _LARGE:
+        return ["h", hashlib.sha256(plain).hexdigest()]
+    return ["v", codec.encode(value, iterate)]
+
+
+def _sentence(problem: BaseException) -> str:
+    return f"{type(problem).__name__}: {problem}".splitlines()[0][:200]
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,35 @@
+"""Many at once, or one alone."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+
+class Turnstile:
+    """`shared()` admits any number together; `alone()` waits until all are out and keeps others out meanwhile."""
+
+    def __init__(self) -> None:
+        self._inside = 0
+        self._door = threading.Lock()  # held by who waits to be alone: nobody new comes in
+        self._change = threading.Condition()
+
+    @contextmanager
+    def shared(self) -> Iterator[None]:
+        with self._door, self._change:
+            self._inside += 1
+        try:
+            yield
+        finally:
+            with self._change:
+                self._inside -= 1
+                self._change.notify_all()
+
+    @contextmanager
+    def alone(self) -> Iterator[None]:
+        with self._door:
+            with self._change:
+                while self._inside:
+                    self._change.wait()
+            yield
