@@ -1,0 +1,301 @@
+"""Boxes with a root file system of their own, users and several programs: a small machine for each sample.
+
+    with Keeper() as keeper, keeper.open(Plan(lower=Path("/…/root"))) as machine:
+        ended = machine.run(["bash", "-c", "id -un"], seconds=5)      # b"root\\n"
+
+The root is an overlay, thrown away with the machine, over a read-only folder; or the machine's own /usr, read-only, in an
+otherwise empty root. All user ids in it are unprivileged ones outside. docs/sandbox.md and docs/benchmarks-os.md say more.
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+import os
+import select
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+from components.evaluate.sandbox import seccomp
+from components.evaluate.sandbox.box import memory_file
+from components.evaluate.sandbox.limits import MIB, Finished, Limits
+from components.evaluate.sandbox.watch import WATCHER, Usage, Watched, descendants, usage
+from cycleqd.errors import UnavailableError
+
+ENVIRONMENT = {
+    "PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
+    "HOME": "/root",
+    "LANG": "C.UTF-8",
+    "HOSTNAME": "box",
+}
+LIMITS = Limits(wall=3600, cpu=60, memory=512 * MIB, address_space=2048 * MIB, processes=64, scratch=64 * MIB)
+"""Of a whole machine. `wall` spans the waiting for the model between its programs."""
+_FILES = 32768  # inodes of a machine's own file system
+_OWNERS = 65536  # user ids of a machine
+_BASE = 2_000_000_000  # the first of them outside, when root is free to choose
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """What a machine is made of. `lower`: its root, owned by the ids of `ids`; None for this machine's own /usr."""
+
+    lower: Path | None = None
+    ids: tuple[int, int] = (0, 0)
+    proc: bool = True
+    limits: Limits = LIMITS
+
+
+@functools.cache
+def id_range() -> tuple[int, int]:
+    """The ids a machine's users get outside, (first, count); count is 1 where this process may use only its own."""
+    if os.geteuid() == 0:
+        start, _, length = map(int, Path("/proc/self/uid_map").read_text().splitlines()[-1].split())
+        end = start + length
+        return (_BASE, _OWNERS) if end > _BASE + _OWNERS else (end - length // 2, length // 2)
+    for line in _lines(Path("/etc/subuid")):
+        owner, first, count = (line.split(":") + ["0", "0"])[:3]
+        if owner in (str(os.geteuid()), os.environ.get("USER", "")) and shutil.which("newuidmap"):
+            return int(first), int(count)
+    return os.geteuid(), 1
+
+
+def _lines(path: Path) -> list[str]:
+    return path.read_text().splitlines() if path.exists() else []
+
+
+class Keeper:
+    """The process that makes machines (see keeper.py). Use as a context manager; leaving it ends every machine."""
+
+    def __enter__(self) -> Self:
+        self._socket, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        with theirs:
+            root = Path(__file__).resolve().parents[3]
+            self._process = subprocess.Popen(
+                [sys.executable, "-S", "-m", "components.evaluate.sandbox.keeper", str(theirs.fileno())],
+                pass_fds=[theirs.fileno()],
+                env={"PATH": ENVIRONMENT["PATH"], "PYTHONPATH": str(root)},
+                cwd="/",
+                stdin=subprocess.DEVNULL,
+            )
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._socket.close()
+        self._process.wait()
+
+    def ask(self, request: Mapping[str, Any], descriptors: Sequence[int]) -> tuple[socket.socket, dict[str, Any], int]:
+        """Send a request; returns the socket of its replies, the first reply and the descriptor with it (or -1)."""
+        reply, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        try:
+            with theirs:
+                socket.send_fds(self._socket, [json.dumps(request).encode()], [theirs.fileno(), *descriptors])
+            message, beside, _, _ = socket.recv_fds(reply, 4096, 1)
+            told = json.loads(message or b'{"error": "the keeper has ended"}')
+            if "error" in told:
+                raise UnavailableError(f"A box could not be made or entered: {told['error']}; see docs/sandbox.md.")
+        except BaseException:
+            reply.close()
+            raise
+        return reply, told, beside[0] if beside else -1
+
+    def open(self, plan: Plan) -> Machine:
+        """Make a machine. Raises UnavailableError with the kernel's reason when it cannot be made."""
+        limits = _kernel_limits(plan.limits)
+        request = {
+            "do": "open",
+            "map": plan.ids if plan.ids[1] else id_range(),
+            "lower": str(plan.lower) if plan.lower else "",
+            "texts": TEXTS,
+            "scratch": plan.limits.scratch,
+            "files": _FILES,
+            "proc": plan.proc,
+            "host": ENVIRONMENT["HOSTNAME"],
+            "environment": ENVIRONMENT,
+            "limits": limits,
+            "bwrap": shutil.which("bwrap"),
+        }
+        program = memory_file(seccomp.program()) if seccomp.supported() else -1
+        try:
+            reply, told, pidfd = self.ask(request, [program] if program >= 0 else [])
+        finally:
+            if program >= 0:
+                os.close(program)
+        return Machine(self, plan, reply, told, pidfd)
+
+
+TEXTS = {
+    "etc/passwd": "root:x:0:0:root:/root:/bin/bash\nnobody:x:65534:65534:nobody:/nonexistent:/usr/sbin/nologin\n",
+    "etc/group": "root:x:0:\nnogroup:x:65534:\n",
+    "etc/hosts": "127.0.0.1 localhost box\n",
+    "etc/nsswitch.conf": "passwd: files\ngroup: files\nhosts: files\n",
+}
+"""Files of a machine without a root of its own."""
+
+
+def _kernel_limits(limits: Limits) -> dict[str, int]:
+    return {
+        "RLIMIT_AS": limits.address_space,
+        "RLIMIT_CPU": int(limits.cpu),
+        "RLIMIT_CORE": 0,
+        "RLIMIT_FSIZE": limits.file_size,
+        "RLIMIT_MEMLOCK": 0,
+        "RLIMIT_NOFILE": limits.open_files,
+        "RLIMIT_NPROC": limits.processes,
+    }
+
+
+@dataclass
+class _WatchedMachine(Watched):
+    """A machine's processes hang below its bwrap and below the handler of each program that entered it."""
+
+    machine: Machine | None = None
+    seen: float = 0.0
+
+    def check(self) -> None:
+        now, machine = time.monotonic(), self.machine
+        if machine is None or now - self.seen < (0.1 if machine.busy else 1.0):
+            return
+        self.seen = now
+        parts = [usage(root) for root in machine.roots()]
+        total = Usage(sum(p.memory for p in parts), sum(p.cpu for p in parts), sum(p.processes for p in parts))
+        limits = self.limits
+        if now > self.deadline:
+            self.stop("wall")
+        elif total.memory > limits.memory:
+            self.stop("memory")
+        elif total.cpu > limits.cpu:
+            self.stop("cpu")
+        elif total.processes > limits.processes + 4:
+            self.stop("processes")
+
+
+class Program:
+    """A program that was started in a machine. `pid` is its number outside."""
+
+    def __init__(self, machine: Machine, reply: socket.socket, told: Mapping[str, Any]) -> None:
+        self.pid, self.handler = int(told["pid"]), int(told["handler"])
+        self._machine, self._reply = machine, reply
+
+    def wait(self, seconds: float | None) -> int | None:
+        """Its exit status as subprocess gives it, 128 when its machine was ended; None when it runs on after `seconds`."""
+        ready, _, _ = select.select([self._reply], [], [], seconds)
+        if not ready:
+            return None
+        message = self._reply.recv(4096)
+        self._machine.forget(self)
+        self._reply.close()
+        return int(json.loads(message).get("status", 128)) if message else 128
+
+
+class Machine:
+    """One box. Programs started in it share its files, processes and users. Close it exactly once, or use `with`."""
+
+    def __init__(
+        self, keeper: Keeper, plan: Plan, reply: socket.socket, told: Mapping[str, Any], process: int
+    ) -> None:
+        self._keeper, self._plan, self._reply, self._process = keeper, plan, reply, process
+        self.first, self._bwrap = int(told["first"]), int(told["pid"])
+        self._programs: list[Program] = []
+        self._lock = threading.Lock()
+        self.busy = False
+        self._watched = _WatchedMachine(self._bwrap, plan.limits, kill=self._kill, machine=self)
+        WATCHER.add(self._watched)
+
+    @property
+    def reason(self) -> str:
+        """The limit for which the machine was ended, empty when none."""
+        return self._watched.reason
+
+    def roots(self) -> list[int]:
+        """Processes outside whose descendants are exactly the machine's processes."""
+        with self._lock:
+            return [self._bwrap, *(program.handler for program in self._programs)]
+
+    def forget(self, program: Program) -> None:
+        """A program has ended and been waited for."""
+        with self._lock:
+            self._programs.remove(program)
+
+    def _kill(self, _: int) -> None:
+        with suppress(ProcessLookupError):
+            signal.pidfd_send_signal(self._process, signal.SIGKILL)
+
+    def start(
+        self, argv: Sequence[str], stdio: tuple[int, int, int], environment: Mapping[str, str], *, terminal: bool = False
+    ) -> Program:
+        """Start a program with three open descriptors; `terminal` makes the first its controlling terminal."""
+        request = {
+            "do": "enter",
+            "argv": list(argv),
+            "environment": dict(environment),
+            "limits": _kernel_limits(self._plan.limits),
+            "terminal": terminal,
+            "filter": (seccomp.program() if seccomp.supported() else b"").hex(),
+        }
+        reply, told, _ = self._keeper.ask(request, [self._process, *stdio])
+        program = Program(self, reply, told)
+        with self._lock:
+            self._programs.append(program)
+        return program
+
+    def run(self, argv: Sequence[str], seconds: float) -> Finished:
+        """Run a program to its end, without input; what it leaves in the background runs on.
+
+        Its output goes to nameless files, so that a background process that holds them cannot delay the end.
+        """
+        out, err = os.memfd_create("stdout"), os.memfd_create("stderr")
+        nothing = os.open(os.devnull, os.O_RDONLY)
+        self.busy = True
+        try:
+            program = self.start(argv, (nothing, out, err), ENVIRONMENT)
+            status = program.wait(seconds)
+            late = status is None
+            if late:
+                with suppress(ProcessLookupError):
+                    os.kill(program.pid, signal.SIGKILL)
+                status = program.wait(None)
+            texts = [os.pread(descriptor, self._plan.limits.output, 0) for descriptor in (out, err)]
+            reason = self._watched.reason or ("wall" if late else "")
+            return Finished(status if status is not None else 128, texts[0], texts[1], reason)
+        finally:
+            self.busy = False
+            for descriptor in (out, err, nothing):
+                os.close(descriptor)
+
+    def freeze(self) -> None:
+        """Stop (SIGSTOP) everything that runs in the machine; programs started later run."""
+        stopped: set[int] = set()
+        while new := {pid for root in self.roots() for pid in descendants(root)} - stopped - {self.first}:
+            for pid in new:
+                with suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGSTOP)
+            stopped |= new
+
+    def close(self) -> None:
+        """Kill everything in the machine and wait until it is gone."""
+        self._kill(0)
+        self._reply.recv(4096)  # sent when bwrap has ended, which is after the last process of the box
+        WATCHER.remove(self._watched)
+        self._reply.close()
+        os.close(self._process)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
