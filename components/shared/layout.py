@@ -6,7 +6,6 @@
     tasks/NAME/{data/…,plugin.py}
     models/ID/…                              homes of base, expert-NAME, final and naive
     generations/NNNNNN/{plan,mlflow}.json    the plan is the claim
-    generations/NNNNNN/select/{result,run}.json
     generations/NNNNNN/children/ID/…         homes of children
     generations/NNNNNN/update/{result,run}.json
     archives/NNNNNN.json                     snapshot n: the state after n generations
@@ -14,8 +13,8 @@
     final/{plan,mlflow}.json                 what finalising reads: kept from cleaning
     report/models.json                       ids of the models that a report names: kept from cleaning
 
-A home holds checkpoint/…, merged/… (an intermediate), merge/, mutate/ and evaluations/TASK/SPLIT/, each with a
-result.json and a run.json.
+A home holds checkpoint/…, merged/… (an intermediate) and the records of what was done: make/ (base, experts, final,
+naive), merge/ and mutate/ (children), evaluations/TASK/SPLIT/, each with a result.json and a run.json.
 """
 
 from __future__ import annotations
@@ -68,6 +67,13 @@ def stage(model: str, name: str) -> str:
     return f"{home(model)}/{name}"
 
 
+def makers(model: str) -> tuple[str, ...]:
+    """The folders that may hold the record of the checkpoint's making, the last maker first."""
+    return tuple(
+        stage(model, name) for name in (("mutate", "merge") if child_generation(model) is not None else ("make",))
+    )
+
+
 def evaluation(model: str, task: str, split: str) -> str:
     return f"{home(model)}/evaluations/{task}/{split}"
 
@@ -86,10 +92,6 @@ def plan(number: int) -> str:
 
 def mlflow(number: int) -> str:
     return f"{generation(number)}/mlflow.json"
-
-
-def select(number: int) -> str:
-    return f"{generation(number)}/select"
 
 
 def update(number: int) -> str:

@@ -42,17 +42,27 @@ class Clock:
             self.seconds[name] = round(self.seconds.get(name, 0.0) + time.monotonic() - begin, 4)
 
 
-def read_result(store: Store, folder: str) -> JSON | None:
-    """The body of a folder's sealed result, None when there is none. Raises IntegrityError for a broken seal."""
-    found = store.find_json(layout.result(folder))
+def sealed(body: JSON) -> bytes:
+    """A record with the digest that makes any later change noticeable."""
+    return canonical({"body": body, "sha256": digest(body)})
+
+
+def unseal(store: Store, key: str) -> JSON | None:
+    """The body of a sealed record, None when there is none. Raises IntegrityError for a broken seal."""
+    found = store.find_json(key)
     if found is None:
         return None
     if not isinstance(found, dict) or set(found) != {"body", "sha256"} or digest(found["body"]) != found["sha256"]:
         raise IntegrityError(
-            f"{store.url(layout.result(folder))} does not have the sha256 it is sealed with; it was altered:"
-            " delete it to compute it again"
+            f"{store.url(key)} does not have the sha256 it is sealed with; it was altered: restore it, or delete it to"
+            " compute it again"
         )
     return found["body"]
+
+
+def read_result(store: Store, folder: str) -> JSON | None:
+    """The body of a folder's result, None when there is none. Raises IntegrityError for a broken seal."""
+    return unseal(store, layout.result(folder))
 
 
 def need_result(store: Store, folder: str) -> JSON:
@@ -76,7 +86,7 @@ def write_result(store: Store, folder: str, name: str, version: int, inputs: JSO
     """Write run.json, then the sealed result. The data must be in place already."""
     store.put_json(layout.run(folder), describe_run(clock))
     body = {"stage": name, "method_version": version, "inputs": inputs, "outputs": outputs}
-    store.put_json(layout.result(folder), {"body": body, "sha256": digest(body)})
+    store.put(layout.result(folder), sealed(body))
 
 
 def once(store: Store, folder: str, name: str, version: int, inputs: JSON, compute: Callable[[Clock], JSON]) -> JSON:

@@ -249,7 +249,7 @@ def probe(store: Store) -> None:
         if ignored:
             raise UnavailableError(
                 f"the S3 store at {store.client.meta.endpoint_url} ignores {' and '.join(ignored)} (it must"
-                " answer 412), so two processes could overwrite each other's archive; use a store with conditional writes"
+                " answer 412): two processes could overwrite each other's archive; take a store with conditional writes"
             )
     finally:
         store.delete([key])

@@ -1,0 +1,67 @@
+"""mutate: the mutation of a merged child as a task of its own, where the place does not fuse it into merge.
+
+Reads the intermediate that merge wrote; writes the child's checkpoint: the same bytes as the fused way.
+"""
+
+from __future__ import annotations
+
+from components.shared import layout, logbook
+from components.shared.evolution import (
+    load_config,
+    manifest_from,
+    manifest_json,
+    parse_place,
+    planned_child,
+    size_in_bytes,
+)
+from components.shared.models import device, mutation_spec, open_model, sink, source
+from components.shared.settings import Settings
+from components.shared.stage import Clock, need_result, once
+from components.shared.store.objects import Store
+from cycleqd.config import Config, Place
+from cycleqd.records import JSON, Child
+
+METHOD_VERSION = 1
+"""Raise when the bytes of a mutated checkpoint may change."""
+
+
+def run(evolution: str, item: str, place: str) -> None:
+    """Mutate the child that a loop item names. Free when that has been done, or when merge did it (`fused`)."""
+    settings, where = Settings.from_environment(), parse_place(place)
+    store = Store.connect(settings, evolution)
+    child = planned_child(store, item)
+    if not where.fused:
+        make(store, load_config(store), child, where)
+        logbook.log_making(settings, store, child.id, ["merge", "mutate"])
+
+
+def make(store: Store, config: Config, child: Child, place: Place) -> None:
+    """Write the child's checkpoint and record."""
+    merged = manifest_from(need_result(store, layout.stage(child.id, "merge"))["outputs"]["merged"])
+    inputs = {"child": child.to_json(), "merged": merged.digest, "shard_size": config.models.shard_size}
+
+    def compute(clock: Clock) -> JSON:
+        from cycleqd.weights.checkpoint import open_checkpoint
+        from cycleqd.weights.merge import merge
+
+        where = device(place)
+        clock.facts["device"] = where
+        with clock.part("open"):
+            base = open_model(store, child.base)
+            unmutated = open_checkpoint(source(store, layout.merged(child.id), merged))
+        with clock.part("mutate"):
+            # a merge of one parent is that parent, bit for bit: also for the mutation "none"
+            written = merge(
+                base,
+                [unmutated],
+                [1.0],
+                sink(store, layout.checkpoint(child.id)),
+                mutation=mutation_spec(child.mutation),
+                seed=child.mutation.seed,
+                threads=place.threads,
+                device=where,
+                shard_size=size_in_bytes(config.models.shard_size),
+            )
+        return {"checkpoint": manifest_json(written)}
+
+    once(store, layout.stage(child.id, "mutate"), "mutate", METHOD_VERSION, inputs, compute)

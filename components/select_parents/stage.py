@@ -1,0 +1,46 @@
+"""select_parents: the plan of a generation, from the snapshot that HEAD names. Writing it is the claim.
+
+Two claimants cannot plan one generation differently: the plan is written by a conditional PUT, and whoever comes
+second adopts what it finds. Also creates the MLflow runs of the generation and its children.
+"""
+
+from __future__ import annotations
+
+import json
+
+from components.shared import layout, logbook
+from components.shared.evolution import current, find_plan, load_config, need_head, need_plan
+from components.shared.settings import Settings
+from components.shared.stage import sealed
+from components.shared.store.objects import Store
+from cycleqd import selection
+from cycleqd.errors import ConflictError
+from cycleqd.records import Plan
+
+
+def run(evolution: str, generation: int, place: str) -> str:
+    """Claim a generation (-1: the next after HEAD); the loop items, [{"generation": 12, "child": "g000012-c00"}, …], as JSON.
+
+    Raises ConflictError when the generation is not the next one and was never planned, or when the search is over.
+    """
+    settings = Settings.from_environment()
+    store = Store.connect(settings, evolution)
+    plan = claim(store, need_head(store).snapshot if generation < 0 else generation)
+    logbook.open_generation(settings, store, plan)
+    return json.dumps([{"generation": plan.generation, "child": child.id} for child in plan.children])
+
+
+def claim(store: Store, generation: int) -> Plan:
+    """The generation's plan: found, or made and written unless another process was faster."""
+    found = find_plan(store, generation)
+    if found is not None:
+        return found
+    head, state = current(store)
+    if generation != head.snapshot:
+        raise ConflictError(
+            f"generation {generation} of {store.url('')} starts from snapshot {generation}, but HEAD is at"
+            f" {head.snapshot}; run generation {head.snapshot}"
+        )
+    plan = selection.plan(load_config(store), state)
+    store.create(layout.plan(generation), sealed(plan.to_json()))
+    return need_plan(store, generation)

@@ -1,0 +1,54 @@
+"""Checkpoints of an evolution as the weights code wants them, and what a stage needs to make one."""
+
+from __future__ import annotations
+
+from components.shared import layout
+from components.shared.evolution import manifest
+from components.shared.store.checkpoints import S3Sink, S3Source
+from components.shared.store.objects import Store
+from cycleqd.config import Place
+from cycleqd.errors import IntegrityError
+from cycleqd.records import ModelRef, Mutation
+from cycleqd.weights.checkpoint import Checkpoint, open_checkpoint
+from cycleqd.weights.manifest import Manifest
+from cycleqd.weights.mutation import MutationSpec
+
+
+def open_model(store: Store, model: ModelRef) -> Checkpoint:
+    """A model's checkpoint for reading; every byte that is read is checked against its record.
+
+    Raises IntegrityError when the record is missing or is not of the wanted digest.
+    """
+    recorded = manifest(store, model.id)
+    if recorded.digest != model.digest:
+        raise IntegrityError(
+            f"model '{model.id}' at {store.url(layout.checkpoint(model.id))} has digest {recorded.digest}, but"
+            f" {model.digest} is wanted; it was made anew from something else"
+        )
+    return open_checkpoint(source(store, layout.checkpoint(model.id), recorded))
+
+
+def source(store: Store, folder: str, recorded: Manifest) -> S3Source:
+    """A checkpoint folder of the evolution for reading, verified against its manifest."""
+    return S3Source(store.client, store.bucket, store.key(folder), recorded.digests())
+
+
+def sink(store: Store, folder: str) -> S3Sink:
+    """A folder of the evolution to write a checkpoint into."""
+    return S3Sink(store.client, store.bucket, store.key(folder))
+
+
+def mutation_spec(mutation: Mutation) -> MutationSpec | None:
+    """A planned mutation for the weights code; None when there is none."""
+    if mutation.kind == "none":
+        return None
+    return MutationSpec(mutation.kind, mutation.mode, mutation.w_max, mutation.sigma, mutation.embeddings)  # type: ignore[arg-type]
+
+
+def device(place: Place) -> str:
+    """Where matrices are mutated: "cuda" when it is asked for, or there and not forbidden."""
+    import torch
+
+    if place.device == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    return place.device

@@ -1,0 +1,189 @@
+"""MLflow: an experiment an evolution; nested runs for the evolution, its generations, its models.
+
+Everything here may be repeated: runs are found again by a tag that names them, parameters and tags are written with the
+same values, and a metric's point carries the time of the record it comes from, so that MLflow stores it once.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from components.shared.settings import Settings
+from components.shared.store.objects import Store
+from cycleqd.errors import ConflictError, UnavailableError
+from cycleqd.records import canonical
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+
+KEY = "cycleqd.key"
+"""Tag: what a run stands for, unique in its experiment: "evolution", "generation:000012", "model:g000012-c00"."""
+
+_URL = "cycleqd.url"
+_PART = 400  # entities a request; MLflow takes 1000, and 100 params or tags
+
+
+@dataclass(frozen=True)
+class NewRun:
+    """A run to be created: its key, displayed name, tags, description (Markdown) and the key of its parent."""
+
+    key: str
+    name: str
+    description: str
+    tags: Mapping[str, str] = field(default_factory=dict)
+    parent: str | None = None
+
+
+class Tracker:
+    """The MLflow server, as far as an evolution needs it. Failures are UnavailableError after MLflow's own retries."""
+
+    def __init__(self, settings: Settings) -> None:
+        os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
+        os.environ.setdefault("GIT_PYTHON_REFRESH", "quiet")
+        self.uri = settings.tracking
+        with self._reported():
+            from mlflow import MlflowClient
+
+            self.client: MlflowClient = MlflowClient(settings.tracking)
+
+    def experiment(self, store: Store, description: str) -> str:
+        """The id of the evolution's experiment, created when missing.
+
+        Raises ConflictError when the name belongs to another evolution or was deleted.
+        """
+        from mlflow.exceptions import MlflowException
+
+        url = store.url("").rstrip("/")
+        with self._reported():
+            found = self.client.get_experiment_by_name(store.evolution)
+            if found is None:
+                try:
+                    tags = {_URL: url, "mlflow.note.content": description}
+                    return str(self.client.create_experiment(store.evolution, tags=tags))
+                except MlflowException as error:
+                    found = self.client.get_experiment_by_name(store.evolution)  # another process was faster
+                    if found is None:
+                        raise error
+            if found.lifecycle_stage != "active" or found.tags.get(_URL) != url:
+                raise ConflictError(
+                    f"MLflow experiment '{store.evolution}' at {self.uri} is deleted or belongs to"
+                    f" {found.tags.get(_URL, 'something else')}, not to {url}; rename the evolution or the experiment"
+                )
+            return str(found.experiment_id)
+
+    def create_runs(self, store: Store, key: str, experiment: str, wanted: Sequence[NewRun], parents: Ids) -> Ids:
+        """Create runs and store their ids under `key`, once: by a conditional write that one process wins.
+
+        A run that a killed process created without storing its id is found by its tag and taken over.
+        """
+        if (stored := load_ids(store, key)) is not None:
+            return stored
+        created = dict(parents.runs)
+        for run in wanted:
+            created[run.key] = self._find_or_create(experiment, run, created)
+        mine = {run.key: created[run.key] for run in wanted}
+        if not store.create(key, canonical({"experiment": experiment, "runs": mine})):
+            winner = need_ids(store, key)
+            with self._reported():
+                for name, run_id in mine.items():
+                    if winner.runs.get(name) != run_id:
+                        self.client.delete_run(run_id)
+            return winner
+        return Ids(experiment, mine)
+
+    def _find_or_create(self, experiment: str, run: NewRun, created: Mapping[str, str]) -> str:
+        with self._reported():
+            found = self.client.search_runs(
+                [experiment], f"tags.`{KEY}` = '{run.key}'", order_by=["attributes.start_time ASC"], max_results=1
+            )
+            if found:
+                return str(found[0].info.run_id)
+            tags = {KEY: run.key, "mlflow.note.content": run.description, **run.tags}
+            if run.parent is not None:
+                tags["mlflow.parentRunId"] = created[run.parent]
+            return str(self.client.create_run(experiment, tags=tags, run_name=run.name).info.run_id)
+
+    def log(
+        self,
+        run: str,
+        *,
+        time: int,
+        step: int = 0,
+        metrics: Mapping[str, float] | None = None,
+        params: Mapping[str, object] | None = None,
+        tags: Mapping[str, object] | None = None,
+    ) -> None:
+        """Log to a run. `time` (milliseconds) is that of the record the metrics come from, the same at every repeat."""
+        from mlflow.entities import Metric, Param, RunTag
+
+        points = [Metric(name, float(value), time, step) for name, value in sorted((metrics or {}).items())]
+        settings = [Param(name, str(value)) for name, value in sorted((params or {}).items())]
+        labels = [RunTag(name, str(value)) for name, value in sorted((tags or {}).items())]
+        with self._reported():
+            for start in range(0, max(len(points), 1), _PART):
+                first = start == 0
+                self.client.log_batch(
+                    run,
+                    points[start : start + _PART],
+                    settings if first else (),
+                    labels if first else (),
+                )
+
+    def text(self, run: str, path: str, text: str) -> None:
+        """Store an artifact; the same path is overwritten."""
+        with self._reported():
+            self.client.log_text(run, text, path)
+
+    def file(self, run: str, folder: str, path: str) -> None:
+        """Store a local file as an artifact in a folder of the run."""
+        with self._reported():
+            self.client.log_artifact(run, path, folder)
+
+    def end(self, run: str, moment: int, status: str = "FINISHED") -> None:
+        """End a run at a recorded moment (milliseconds)."""
+        with self._reported():
+            self.client.set_terminated(run, status, moment)
+
+    @contextmanager
+    def _reported(self) -> Iterator[None]:
+        try:
+            from mlflow.exceptions import MlflowException
+        except ImportError as error:
+            raise UnavailableError("mlflow is not installed; pip install 'cycleqd[tracking]'") from error
+        try:
+            yield
+        except MlflowException as error:
+            sentence = " ".join(str(error).split())[:400]
+            raise UnavailableError(
+                f"MLflow at {self.uri} failed ({sentence}); check MLFLOW_TRACKING_URI and the server, then run"
+                " this again (logging is repeated)"
+            ) from error
+
+
+@dataclass(frozen=True)
+class Ids:
+    """The experiment and run ids that a stage created: key → run id."""
+
+    experiment: str
+    runs: Mapping[str, str] = field(default_factory=dict)
+
+
+def load_ids(store: Store, key: str) -> Ids | None:
+    found = store.find_json(key)
+    return None if found is None else Ids(found["experiment"], found["runs"])
+
+
+def need_ids(store: Store, key: str) -> Ids:
+    """Ids that an earlier stage stored."""
+    found = store.get_json(key)
+    return Ids(found["experiment"], found["runs"])
+
+
+def now() -> int:
+    """Milliseconds since the epoch."""
+    return time.time_ns() // 1_000_000

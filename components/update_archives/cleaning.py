@@ -1,0 +1,67 @@
+"""What an evolution no longer needs: checkpoints of children that are nobody's elite, intermediates, broken uploads.
+
+Records stay, so that every collected model can be rebuilt from its lineage (`replay`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from itertools import count
+
+from components.shared import layout
+from components.shared.evolution import current, find_plan
+from components.shared.store.objects import Store
+from cycleqd import state as states
+from cycleqd.archive import union
+from cycleqd.config import Config
+from cycleqd.state import State
+
+
+def clean(store: Store, config: Config, pins: Iterable[str] = ()) -> None:
+    """Delete what nothing needs. Safe beside a generation, a finalising and another cleaning at work.
+
+    The listing comes first: a child that is in it has its plan in S3, so whoever needs its checkpoint is seen by the
+    reads that follow, and what is written later is not in the listing.
+    """
+    objects = store.list("generations")
+    head, state = current(store)
+    kept = needed(store, config, head.snapshot, state) | set(pins)
+    garbage = [key for key in objects if _is_garbage(key, kept, head.snapshot)]
+    store.delete(garbage)
+    for key, upload in list(store.uploads()):
+        if _is_past(key, head.snapshot) or (key.startswith("models/") and _made(store, key)):
+            store.abort_upload(key, upload)
+
+
+def needed(store: Store, config: Config, generation: int, state: State) -> set[str]:
+    """Ids of the models whose checkpoints must stay: elites, what plans in flight name, what finalising and reports read."""
+    models = {line.model.id for line in states.alive(config, state)}
+    models |= {elite.model.id for elite in (*union(state.archives), *state.population)}
+    for number in count(generation):
+        plan = find_plan(store, number)
+        if plan is None:
+            break
+        models |= {parent.id for child in plan.children for parent in child.parents}
+    for key in (layout.FINAL_PLAN, layout.REPORT_MODELS):
+        models |= set((store.find_json(key) or {"models": []})["models"])
+    return models
+
+
+def _is_garbage(key: str, kept: set[str], head: int) -> bool:
+    """Whether an object is a checkpoint file of a past child that is not kept, or an intermediate of any past child."""
+    match key.split("/"):
+        case ["generations", _, "children", child, "checkpoint", *_]:
+            return _is_past(key, head) and child not in kept
+        case ["generations", _, "children", _, "merged", *_]:
+            return _is_past(key, head)
+    return False
+
+
+def _is_past(key: str, head: int) -> bool:
+    """Whether a key belongs to a generation that HEAD has passed: nothing writes there any more."""
+    parts = key.split("/")
+    return parts[0] == "generations" and int(parts[1]) < head
+
+
+def _made(store: Store, key: str) -> bool:
+    return store.exists(layout.result(f"{'/'.join(key.split('/')[:2])}/make"))
