@@ -1,0 +1,209 @@
+"""The command line `cycleqd`. Declarations only: commands import what they need when they run, so that help is quick."""
+
+from __future__ import annotations
+
+import functools
+import os
+import signal
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, NoReturn, ParamSpec
+
+import typer
+
+from cycleqd.errors import CycleQDError
+
+INTERRUPTED = 130
+_EPILOG = (
+    "Exit codes: 0 done · 1 failed · 2 wrong input or usage · 3 stored data altered · 4 conflict with another process ·"
+    " 5 a service or program is missing · 6 a model could not be scored · 130 interrupted (143 terminated)."
+)
+
+app = typer.Typer(
+    name="cycleqd",
+    help="Evolve expert language models by merging them (CycleQD).",
+    epilog=_EPILOG,
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+
+P = ParamSpec("P")
+Config = Annotated[
+    Path, typer.Option("--config", "-c", envvar="CYCLEQD_CONFIG", help="The evolution's configuration file.")
+]
+Json = Annotated[bool, typer.Option("--json", help="Print data as JSON.")]
+Model = Annotated[str, typer.Argument(help="A model id: base, expert-NAME, g000012-c00, final, naive; or best.")]
+DEFAULT = Path("cycleqd.yaml")
+
+
+@app.callback()
+def options(debug: Annotated[bool, typer.Option(envvar="CYCLEQD_DEBUG", help="Show tracebacks.")] = False) -> None:
+    if debug:
+        os.environ["CYCLEQD_DEBUG"] = "1"
+
+
+def command(function: Callable[P, None]) -> Callable[P, None]:
+    """Register a command whose failures are one sentence and an exit code, and which an interrupt ends cleanly."""
+
+    @functools.wraps(function)
+    def reported(*args: P.args, **kwargs: P.kwargs) -> None:
+        signal.signal(signal.SIGTERM, _terminated)
+        try:
+            function(*args, **kwargs)
+        except CycleQDError as error:
+            if os.environ.get("CYCLEQD_DEBUG"):
+                raise
+            from pipelines.cli.output import plain
+
+            print(f"cycleqd: {plain(str(error))}", file=sys.stderr)
+            sys.exit(error.exit_code)
+        except KeyboardInterrupt:
+            print("cycleqd: interrupted", file=sys.stderr)
+            sys.exit(INTERRUPTED)
+        except BrokenPipeError:  # whoever read our output has seen enough
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+    return app.command()(reported)
+
+
+def _terminated(number: int, frame: object) -> NoReturn:
+    sys.exit(128 + number)
+
+
+@command
+def validate(config: Config = DEFAULT, json: Json = False) -> None:
+    """Check a configuration, its models, data and services; estimate the cost. Every problem at once."""
+    from pipelines.cli.validate import show
+
+    show(config, json)
+
+
+@command
+def run(config: Config = DEFAULT, json: Json = False) -> None:
+    """Run the evolution to its end, from wherever it is. May be stopped and started again at any time."""
+    from pipelines.cli.run import run as start
+
+    start(config, json)
+
+
+@command
+def status(config: Config = DEFAULT, json: Json = False) -> None:
+    """How far the evolution is, its best models, and what is in flight."""
+    from pipelines.cli.status import show
+
+    show(config, json)
+
+
+@command
+def archive(
+    config: Config = DEFAULT,
+    generation: Annotated[int | None, typer.Option(help="After so many generations; default: now.")] = None,
+    json: Json = False,
+) -> None:
+    """The archives' grids in the terminal."""
+    from pipelines.cli.archive import show
+
+    show(config, generation, json)
+
+
+@command
+def models(
+    config: Config = DEFAULT,
+    sort: Annotated[str, typer.Option(help="A task, or: average, generation, id.")] = "average",
+    ascending: Annotated[bool, typer.Option("--ascending", help="Lowest first.")] = False,
+    limit: Annotated[int, typer.Option(min=0, help="Show so many; 0 is all.")] = 20,
+    json: Json = False,
+) -> None:
+    """A table of all models that were scored."""
+    from pipelines.cli.models import show
+
+    show(config, sort, ascending, limit, json)
+
+
+@command
+def lineage(model: Model, config: Config = DEFAULT, json: Json = False) -> None:
+    """The family tree of a model, back to the experts."""
+    from pipelines.cli.lineage import show
+
+    show(config, model, json)
+
+
+@command
+def samples(
+    model: Model,
+    task: Annotated[str, typer.Argument(help="A task of the configuration.")],
+    config: Config = DEFAULT,
+    split: Annotated[str, typer.Option(help="search or test.")] = "search",
+    outcome: Annotated[str, typer.Option(help="Only: passed, wrong, error, time-out, format.")] = "",
+    limit: Annotated[int, typer.Option(min=0, help="Show so many; 0 is all.")] = 10,
+    json: Json = False,
+) -> None:
+    """What a model was asked, what it said, and how that was judged."""
+    from pipelines.cli.samples import show
+
+    show(config, model, task, split, outcome, limit, json)
+
+
+@command
+def replay(model: Model, config: Config = DEFAULT, json: Json = False) -> None:
+    """Rebuild a model, and its collected ancestors, from its lineage; compare the digest with the recorded one."""
+    from pipelines.cli.replay import replay as rebuild
+
+    rebuild(config, model, json)
+
+
+@command
+def export(
+    model: Model,
+    folder: Annotated[Path, typer.Argument(help="A folder that does not exist yet, or is empty.")],
+    config: Config = DEFAULT,
+    json: Json = False,
+) -> None:
+    """Write a model as a Hugging Face folder."""
+    from pipelines.cli.export import export as write
+
+    write(config, model, folder, json)
+
+
+@command
+def compare(
+    evolutions: Annotated[list[str], typer.Argument(help="Names of evolutions in the configuration's bucket.")],
+    config: Config = DEFAULT,
+    json: Json = False,
+) -> None:
+    """Evolutions side by side."""
+    from pipelines.cli.compare import show
+
+    show(config, evolutions, json)
+
+
+@command
+def report(
+    config: Config = DEFAULT,
+    folder: Annotated[Path, typer.Option(help="Where to write it.")] = Path("report"),
+    json: Json = False,
+) -> None:
+    """Write the report: one HTML file and its pictures."""
+    from pipelines.cli.report import write
+
+    write(config, folder, json)
+
+
+@command
+def compile(
+    folder: Annotated[Path, typer.Argument(help="Where to write the YAML files.")],
+    config: Config = DEFAULT,
+    json: Json = False,
+) -> None:
+    """Write the pipelines as KFP YAML, to be uploaded to a cluster."""
+    from pipelines.cli.compile import write
+
+    write(config, folder, json)
+
+
+def main() -> None:
+    """Entry point of the `cycleqd` program."""
+    app()

@@ -1,0 +1,71 @@
+"""cycleqd compare: evolutions of one bucket, side by side."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from components.shared import layout
+from components.shared.evolution import load_config
+from components.shared.store.objects import Store
+from cycleqd import measures
+from cycleqd import state as states
+from cycleqd.config import Config
+from cycleqd.errors import InvalidInputError
+from cycleqd.state import State
+from pipelines.cli.output import percent, print_json, table
+from pipelines.cli.scores import scores_of
+from pipelines.cli.session import session
+from pipelines.steps import find_state
+
+_FRACTIONS = ("best", "best_average", "worst_of_best", "coverage", "final", "naive", "diversity")
+
+
+def show(path: Path, names: list[str], as_json: bool) -> None:
+    with session(path) as opened:
+        found = {name: gather(Store(opened.store.client, opened.store.bucket, name)) for name in names}
+    if as_json:
+        print_json(found)
+        return
+    keys = list(dict.fromkeys(key for facts in found.values() for key in facts))
+    rows = ([key, *(_cell(key, facts.get(key)) for facts in found.values())] for key in keys)
+    table("", ["", *found], rows, right=list(found))
+
+
+def gather(store: Store) -> dict[str, Any]:
+    """An evolution in figures: method, measures, final model. Raises InvalidInputError when it does not exist."""
+    if not store.exists(layout.CONFIG):
+        raise InvalidInputError(f"there is no evolution '{store.evolution}' in s3://{store.bucket}")
+    config, state = load_config(store), find_state(store)
+    facts: dict[str, Any] = {**_method(config), "seed": config.seed}
+    return facts if state is None else {**facts, **_figures(store, config, state)}
+
+
+def _method(config: Config) -> dict[str, Any]:
+    method = config.method
+    focus = method.focus if isinstance(method.focus, str) else f"fixed {method.focus['fixed']}"
+    kind = method.mutation.kind
+    return {
+        "algorithm": method.algorithm,
+        "focus": focus,
+        "parents": method.parents.kind,
+        "mutation": f"{kind} {method.mutation.mode} {method.mutation.w_max:g}" if kind == "svd" else kind,
+    }
+
+
+def _figures(store: Store, config: Config, state: State) -> dict[str, Any]:
+    figures: dict[str, Any] = {"generations": state.generation, **measures.measure(state)}
+    for model in ("naive", "final"):
+        for split in ("search", "test"):
+            scores = scores_of(store, config, model, split)
+            if scores is not None:
+                figures[f"{model}/{split} average"] = states.average(scores.values)
+    return figures
+
+
+def _cell(key: str, value: Any) -> str:
+    if value is None:
+        return "–"
+    if isinstance(value, float):
+        return f"{percent(value)} %" if key.split("/")[0] in _FRACTIONS else f"{value:.4g}"
+    return str(value)

@@ -1,0 +1,58 @@
+"""cycleqd export: a model's checkpoint as a local Hugging Face folder, verified."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+from components.shared import layout
+from components.shared.evolution import manifest
+from components.shared.store.objects import Store
+from cycleqd.errors import InvalidInputError
+from cycleqd.weights.manifest import Manifest
+from pipelines.cli.output import print_json, say, size
+from pipelines.cli.progress import counting
+from pipelines.cli.session import session
+
+
+def export(path: Path, model: str, folder: Path, as_json: bool) -> None:
+    """Download every file of the model and check it against the recorded sha256."""
+    refuse_filled(folder)
+    with session(path) as opened:
+        name = opened.model(model)
+        recorded = manifest(opened.store, name)
+        refuse_collected(opened.store, name, recorded)
+        with counting(f"exporting {name}", recorded.size) as advance:
+            download(opened.store, name, recorded, folder, advance)
+    if as_json:
+        print_json({"model": name, "folder": str(folder), "digest": recorded.digest, "bytes": recorded.size})
+    else:
+        say(f"{name} is in {folder} ({size(recorded.size)}), digest {recorded.digest}")
+
+
+def refuse_filled(folder: Path) -> None:
+    """Raise InvalidInputError unless the folder is absent or empty."""
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise InvalidInputError(f"{folder} exists and is not an empty folder; give another one")
+
+
+def refuse_collected(store: Store, model: str, recorded: Manifest) -> None:
+    """Raise InvalidInputError when the model's files were cleaned up."""
+    if not present(store, model, recorded):
+        raise InvalidInputError(
+            f"the files of '{model}' were cleaned up, as no archive needs them; `cycleqd replay {model} --folder FOLDER`"
+            " rebuilds them with the same bytes"
+        )
+
+
+def present(store: Store, model: str, recorded: Manifest) -> bool:
+    """Whether all files of a checkpoint are in S3, judged by names and sizes."""
+    folder = layout.checkpoint(model)
+    found = store.list(folder)
+    return all(found.get(f"{folder}/{name}") == entry.size for name, entry in recorded.files.items())
+
+
+def download(store: Store, model: str, recorded: Manifest, folder: Path, advance: Callable[[int], None]) -> None:
+    for name, entry in recorded.files.items():
+        store.get_file(f"{layout.checkpoint(model)}/{name}", folder / name, entry.sha256)
+        advance(entry.size)

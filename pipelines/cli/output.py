@@ -1,0 +1,71 @@
+"""What the commands print: tables and sentences for people, JSON for programs."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+console = Console(highlight=False, soft_wrap=True)
+errors = Console(stderr=True, highlight=False, soft_wrap=True)
+
+_CONTROL = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069]")
+
+
+def plain(text: str) -> str:
+    """Text with every character made visible that a terminal would obey: escapes, control and direction characters.
+
+    Model output and stored names are printed only through this. Line feeds and tabs stay.
+    """
+    return _CONTROL.sub(lambda found: f"\\x{ord(found[0]):02x}", text)
+
+
+def print_json(value: Any) -> None:
+    """Indented JSON, ASCII only: nothing in it can drive a terminal."""
+    print(json.dumps(value, indent=2))
+
+
+def say(sentence: str) -> None:
+    console.print(Text(plain(sentence)))
+
+
+def table(title: str, columns: Sequence[str], rows: Iterable[Sequence[str]], right: Iterable[str] = ()) -> None:
+    """A table; columns named in `right` are aligned to the right."""
+    numbers = set(right)
+    drawn = Table(title=title or None, title_justify="left", title_style="bold", header_style="bold")
+    for column in columns:
+        drawn.add_column(Text(plain(column)), justify="right" if column in numbers else "left", overflow="fold")
+    for row in rows:
+        drawn.add_row(*(Text(plain(cell)) for cell in row))
+    console.print(drawn)
+
+
+def percent(score: float) -> str:
+    """A fraction as per cent with one decimal."""
+    return f"{100 * score:.1f}"
+
+
+def size(count: float) -> str:
+    """Bytes in decimal units."""
+    for unit in ("B", "KB", "MB", "GB"):
+        if count < 1000:
+            return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
+        count /= 1000
+    return f"{count:.1f} TB"
+
+
+def duration(seconds: float) -> str:
+    """Seconds as 12 s, 3 min 20 s, 2 h 05 min or 3 d 4 h."""
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60:02d} s"
+    if whole < 48 * 3600:
+        return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
+    return f"{whole // 86400} d {whole % 86400 // 3600} h"

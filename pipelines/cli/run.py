@@ -1,0 +1,143 @@
+"""cycleqd run: the driver with a progress bar."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeRemainingColumn
+from rich.text import Text
+
+from cycleqd import measures
+from cycleqd import state as states
+from cycleqd.config import Config, load
+from cycleqd.state import State
+from pipelines.cli.output import console, errors, percent, plain, print_json
+from pipelines.cli.session import Session, connect
+from pipelines.driver import Runner, alone, drive
+from pipelines.local import Follow, LocalRunner
+from pipelines.services import running
+from pipelines.steps import Step, find_state
+
+_DOING = {
+    "seed": "staging models and data",
+    "select-parents": "selecting parents",
+    "merge": "merging and mutating",
+    "mutate": "mutating",
+    "evaluate-child": "evaluating",
+    "evaluate-models": "evaluating",
+    "update-archives": "updating archives",
+    "aggregate": "building the final model",
+}
+
+
+def run(path: Path, as_json: bool) -> None:
+    """Run to the end. On Ctrl-C everything started here is ended, and said what is saved."""
+    config = load(path)
+    with alone(config), running(config.place, tracking=config.place.services == "embedded") as environment:
+        session = connect(config, environment)
+        try:
+            with Display(config, find_state(session.store)) as display:
+                drive(config, session.store, make_runner(session, display.task), display)
+        except (KeyboardInterrupt, SystemExit):
+            errors.print(Text(saved(config, find_state(session.store), path)))
+            raise
+        summary = summarise(config, session.state())
+    if as_json:
+        print_json(summary)
+        return
+    console.print(Text(f"done: {summary['generations']} generations, {summary['evaluations']} children evaluated"))
+    console.print(Text(f"look: cycleqd models -c {path} · cycleqd lineage final -c {path} · cycleqd report -c {path}"))
+
+
+def make_runner(session: Session, follow: Follow) -> Runner:
+    """The runner that the place names."""
+    if session.config.place.runner == "kubeflow":
+        from pipelines.kubeflow import KubeflowRunner
+
+        return KubeflowRunner(session.config, follow)
+    return LocalRunner(session.config, session.environment, follow)
+
+
+def saved(config: Config, state: State | None, path: Path) -> str:
+    """What an interrupted run leaves, and how to go on."""
+    kept = (
+        "nothing is complete yet" if state is None else f"{state.generation} of {config.method.generations} generations"
+    )
+    return f"\nstopped; saved: {kept}, and every finished part of the one in flight. Go on with: cycleqd run -c {path}"
+
+
+def summarise(config: Config, state: State) -> dict[str, Any]:
+    """The evolution in figures."""
+    best = states.best_average(state)
+    return {
+        "evolution": config.name,
+        "generations": state.generation,
+        "evaluations": len(state.children),
+        "stopped": states.should_stop(config, state),
+        "best_average": {"model": best.model.id, "average": states.average(best.scores), "scores": dict(best.scores)},
+        "best_per_task": {
+            task: {"model": line.model.id, "score": line.scores[task]} for task, line in states.bests(state).items()
+        },
+        "measures": measures.measure(state),
+    }
+
+
+class Display:
+    """Watches the driver: a bar over the generations with the time left, what is being done, a line a generation."""
+
+    def __init__(self, config: Config, state: State | None) -> None:
+        self.config = config
+        self.shown = state.generation if state else 0
+        self.progress = Progress(
+            SpinnerColumn(),
+            TextColumn("{task.description}"),
+            BarColumn(bar_width=30),
+            MofNCompleteColumn(),
+            TextColumn("generations, left:"),
+            TimeRemainingColumn(elapsed_when_finished=True),
+            console=errors,
+        )
+        self.bar = self.progress.add_task("starting", total=config.method.generations, completed=self.shown)
+
+    def __enter__(self) -> Display:
+        self.progress.start()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.progress.stop()
+
+    def task(self, name: str, event: str) -> None:
+        """A task of the running step began or ended."""
+        if event == "started":
+            kind = next((kind for kind in _DOING if name == kind or name.startswith(f"{kind}-")), None)
+            if kind is not None:
+                self.progress.update(self.bar, description=_DOING[kind])
+
+    def starts(self, step: Step, state: State | None) -> None:
+        self.progress.update(self.bar, description=step.name)
+
+    def ended(self, step: Step, state: State | None) -> None:
+        if state is None:
+            return
+        self.progress.update(self.bar, completed=state.generation)
+        if step.kind == "finalising":
+            self.progress.console.print(Text("final model built and scored"))
+        elif step.kind == "seeding" or state.generation > self.shown:
+            self.progress.console.print(Text(line(state)))
+        self.shown = state.generation
+
+    def warns(self, sentence: str) -> None:
+        self.progress.console.print(Text(f"warning: {plain(sentence)}"))
+
+
+def line(state: State) -> str:
+    """A snapshot in one line: best per task and on average, filled cells, the newest children."""
+    bests = states.bests(state)
+    parts = [f"{task} {percent(bests[task].scores[task])}" for task in state.tasks]
+    parts.append(f"average {percent(states.average(states.best_average(state).scores))}")
+    cells = sum(len(archive.elites) for archive in state.archives)
+    text = f"generation {state.generation:>4}  best: {'  '.join(parts)}  elites {cells}"
+    newest = [child for child in state.children if child.generation == state.generation - 1]
+    scores = "  ".join(f"{percent(states.average(child.scores))}" for child in newest)
+    return f"{text}  children: {scores}" if newest else text
