@@ -10,6 +10,7 @@ from components.evaluate.sandbox.box import Supervised, launch, memory_file, pre
 from components.evaluate.sandbox.command import Entry, Setup, entry, interpreter, proc_mounts, unused_uid
 from components.evaluate.sandbox.limits import Finished, Limits
 from components.evaluate.sandbox.text import printable
+from components.evaluate.sandbox.warm import WarmPool, WarmPython
 
 __all__ = [
     "Entry",
@@ -17,6 +18,8 @@ __all__ = [
     "Limits",
     "Setup",
     "Supervised",
+    "WarmPool",
+    "WarmPython",
     "entry",
     "interpreter",
     "launch",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import selectors
 import subprocess
@@ -104,18 +105,20 @@ class Supervised:
                 for key, _ in selector.select():
                     if key.data is None:
                         rest = _feed(selector, process, rest)
-                    elif chunk := os.read(key.fd, 1 << 16):
-                        self._keep(kept[key.data], chunk)
-                    else:
+                    elif not (chunk := os.read(key.fd, 1 << 16)):
                         selector.unregister(key.fileobj)
+                    elif not keep(kept[key.data], chunk, self.limits.output):
+                        self.watched.stop("output")
         code = self.wait()
         self.close()
         return Finished(code, bytes(kept["stdout"]), bytes(kept["stderr"]), self.reason)
 
-    def _keep(self, kept: bytearray, chunk: bytes) -> None:
-        kept += chunk[: self.limits.output - len(kept)]
-        if len(chunk) > self.limits.output - len(kept) and len(kept) == self.limits.output and not self.reason:
-            self.watched.stop("output")
+
+def keep(kept: bytearray, chunk: bytes, limit: int) -> bool:
+    """Append to `kept` what stays within `limit` bytes; False when that was not all of `chunk`."""
+    room = limit - len(kept)
+    kept += chunk[:room]
+    return len(chunk) <= room
 
 
 def _feed(selector: selectors.BaseSelector, process: subprocess.Popen[bytes], rest: memoryview) -> memoryview:
@@ -131,25 +134,30 @@ def _feed(selector: selectors.BaseSelector, process: subprocess.Popen[bytes], re
 
 
 def start(
-    argv: Sequence[str], *, limits: Limits | None = None, setup: command.Setup | None = None, filtered: bool = True
+    argv: Sequence[str],
+    *,
+    limits: Limits | None = None,
+    setup: command.Setup | None = None,
+    trusted: bool = False,
+    descriptors: Sequence[int] = (),
 ) -> Supervised:
     """Start `argv` (a path in the box and its arguments, never a shell string) in a fresh box.
 
-    `filtered`: install the system call filter. Raises UnavailableError where no box can be made.
+    `trusted`: a program of ours that makes name spaces for others: no filter, no limits from the kernel, and the rights
+    for that. `descriptors`: open files that it inherits. Raises UnavailableError where no box can be made.
     """
     way, limits, setup = command.entry(), limits or Limits(), setup or command.Setup()
     if way is None:
         raise UnavailableError(" ".join(preflight()) or "The sandbox cannot be entered.")
     uid = command.unused_uid()
     files = {**command.accounts(uid if way is command.Entry.ROOT else command.BOX_UID), **setup.files}
-    descriptors = {path: memory_file(content) for path, content in files.items()}
-    seccomp_filter = memory_file(seccomp.program()) if filtered and seccomp.supported() else None
-    opened = [*descriptors.values(), *([] if seccomp_filter is None else [seccomp_filter])]
+    contents = {path: memory_file(content) for path, content in files.items()}
+    seccomp_filter = memory_file(seccomp.program()) if not trusted and seccomp.supported() else None
+    opened = [*contents.values(), *([] if seccomp_filter is None else [seccomp_filter])]
     try:
-        line = command.box_command(
-            argv, entry=way, limits=limits, setup=setup, descriptors=descriptors, seccomp=seccomp_filter, uid=uid
-        )
-        return Supervised(launch(line, opened), limits)
+        inside = command.trusted_command if trusted else command.box_command
+        line = inside(argv, entry=way, limits=limits, setup=setup, contents=contents, seccomp=seccomp_filter, uid=uid)
+        return Supervised(launch(line, [*opened, *descriptors]), limits)
     finally:
         for descriptor in opened:
             os.close(descriptor)
@@ -168,10 +176,11 @@ def run(
 
 
 def memory_file(content: bytes) -> int:
-    """An open file descriptor at the start of a nameless file that holds `content`. The caller closes it."""
-    descriptor = os.memfd_create("sandbox")
+    """An open file descriptor at the start of a nameless file that holds `content` for good. The caller closes it."""
+    descriptor = os.memfd_create("sandbox", os.MFD_ALLOW_SEALING)
     with os.fdopen(os.dup(descriptor), "wb") as file:
         file.write(content)
+    fcntl.fcntl(descriptor, fcntl.F_ADD_SEALS, fcntl.F_SEAL_WRITE | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SHRINK)
     os.lseek(descriptor, 0, os.SEEK_SET)
     return descriptor
 

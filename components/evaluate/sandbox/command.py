@@ -77,23 +77,34 @@ def box_command(
     entry: Entry,
     limits: Limits,
     setup: Setup,
-    descriptors: Mapping[str, int],
+    contents: Mapping[str, int],
     seccomp: int | None,
     uid: int,
 ) -> list[str]:
     """The whole command: `argv` in a box, as `uid` (root and dropped entries).
 
-    `descriptors`: path in the box → open file descriptor with its content; `seccomp`: that of the filter.
+    `contents`: path in the box → open file descriptor with its content; `seccomp`: that of the filter.
     """
-    outer = ["setpriv", f"--reuid={uid}", f"--regid={uid}", "--clear-groups"] if entry is Entry.DROPPED else []
-    inner = _inner(entry, limits, uid)
-    command = [*outer, "bwrap", *_namespaces(entry), *_root(limits, setup, descriptors)]
-    command += ["--clearenv"]
-    for name, value in {**ENVIRONMENT, **setup.environment}.items():
-        command += ["--setenv", name, value]
+    command = [*_outer(entry, uid), *_root(limits, setup, contents)]
     if seccomp is not None:
         command += ["--seccomp", str(seccomp)]
-    return [*command, "--chdir", setup.directory, "--die-with-parent", "--new-session", "--", *inner, *argv]
+    rights = ("CAP_SETUID", "CAP_SETGID") if entry is Entry.ROOT else ()
+    return [*command, *_rights(rights), "--", *_inner(entry, limits, uid), *argv]
+
+
+def trusted_command(
+    argv: Sequence[str],
+    *,
+    entry: Entry,
+    limits: Limits,
+    setup: Setup,
+    contents: Mapping[str, int],
+    seccomp: int | None,
+    uid: int,
+) -> list[str]:
+    """As `box_command`, for a program of ours: it may make further name spaces, and change its user where root can."""
+    rights = ("CAP_SYS_ADMIN", "CAP_SETUID", "CAP_SETGID") if entry is Entry.ROOT else ("CAP_SYS_ADMIN",)
+    return [*_outer(entry, uid), *_root(limits, setup, contents), *_rights(rights), "--", *argv]
 
 
 def accounts(uid: int) -> dict[str, bytes]:
@@ -104,7 +115,7 @@ def accounts(uid: int) -> dict[str, bytes]:
     }
 
 
-def _namespaces(entry: Entry) -> list[str]:
+def _outer(entry: Entry, uid: int) -> list[str]:
     spaces = [
         "--unshare-ipc",
         "--unshare-pid",
@@ -114,9 +125,15 @@ def _namespaces(entry: Entry) -> list[str]:
         "--hostname",
         "box",
     ]
+    ends = ["--die-with-parent", "--new-session"]
     if entry is Entry.ROOT:
-        return [*spaces, "--cap-drop", "ALL", "--cap-add", "CAP_SETUID", "--cap-add", "CAP_SETGID"]
-    return ["--unshare-user", "--uid", str(BOX_UID), "--gid", str(BOX_UID), *spaces, "--cap-drop", "ALL"]
+        return ["bwrap", *spaces, *ends]
+    become = ["setpriv", f"--reuid={uid}", f"--regid={uid}", "--clear-groups"] if entry is Entry.DROPPED else []
+    return [*become, "bwrap", "--unshare-user", "--uid", str(BOX_UID), "--gid", str(BOX_UID), *spaces, *ends]
+
+
+def _rights(kept: Sequence[str]) -> list[str]:
+    return ["--cap-drop", "ALL", *(word for right in kept for word in ("--cap-add", right))]
 
 
 def _inner(entry: Entry, limits: Limits, uid: int) -> list[str]:
@@ -135,7 +152,7 @@ def _inner(entry: Entry, limits: Limits, uid: int) -> list[str]:
     return command
 
 
-def _root(limits: Limits, setup: Setup, descriptors: Mapping[str, int]) -> list[str]:
+def _root(limits: Limits, setup: Setup, contents: Mapping[str, int]) -> list[str]:
     """The file system: read-only system, private devices, two bounded scratch folders, nothing else."""
     command = ["--ro-bind", "/usr", "/usr"]
     for name in _SYSTEM:
@@ -144,21 +161,24 @@ def _root(limits: Limits, setup: Setup, descriptors: Mapping[str, int]) -> list[
             command += ["--symlink", str(path.readlink()), str(path)]
         elif path.is_dir():
             command += ["--ro-bind", str(path), str(path)]
-    parents = {str(parent) for path in (*_ETC, *setup.binds, *descriptors) for parent in Path(path).parents}
+    parents = {str(parent) for path in (*_ETC, *setup.binds, *contents) for parent in Path(path).parents}
     for folder in sorted(parents - {"/", "/usr"}):
         command += ["--perms", "0755", "--dir", folder]  # bwrap's own choice shuts others than the maker out
     for shared in _ETC:
         command += ["--ro-bind-try", shared, shared]
     for inside, outside in setup.binds.items():
         command += ["--ro-bind", str(outside), inside]
-    for inside, descriptor in descriptors.items():
+    for inside, descriptor in contents.items():
         command += ["--perms", "0444", "--ro-bind-data", str(descriptor), inside]
     command += ["--dev", "/dev"]
     for scratch in ("/dev/shm", "/tmp"):
         command += ["--size", str(limits.scratch), "--perms", "1777", "--tmpfs", scratch]
     if setup.proc:
         command += ["--proc", "/proc"]
-    return [*command, "--remount-ro", "/dev", "--remount-ro", "/"]
+    command += ["--remount-ro", "/dev", "--remount-ro", "/", "--chdir", setup.directory, "--clearenv"]
+    for name, value in {**ENVIRONMENT, **setup.environment}.items():
+        command += ["--setenv", name, value]
+    return command
 
 
 def missing_programs() -> list[str]:
@@ -186,6 +206,6 @@ def works(candidate: Entry, setup: Setup) -> bool:
         return False
     nothing = ["/usr/bin/true"]
     command = box_command(
-        nothing, entry=candidate, limits=Limits(), setup=setup, descriptors={}, seccomp=None, uid=unused_uid()
+        nothing, entry=candidate, limits=Limits(), setup=setup, contents={}, seccomp=None, uid=unused_uid()
     )
     return subprocess.run(command, capture_output=True, timeout=30, check=False).returncode == 0

@@ -79,12 +79,13 @@ def kill_tree(pid: int) -> None:
 
 @dataclass
 class Watched:
-    """A tree under watch. `reason` is set once, before the kill."""
+    """A tree under watch. `reason` is set once, before the kill. `spent`: processor time that does not count."""
 
     pid: int
     limits: Limits
     kill: Callable[[int], None] = kill_tree
     reason: Reason = ""
+    spent: float = 0.0
     deadline: float = field(init=False)
 
     def __post_init__(self) -> None:
@@ -96,7 +97,7 @@ class Watched:
             self.stop("wall")
         elif now.memory > self.limits.memory:
             self.stop("memory")
-        elif now.cpu > self.limits.cpu:
+        elif now.cpu - self.spent > self.limits.cpu:
             self.stop("cpu")
         elif now.processes > self.limits.processes + 4:  # the box's init and the programs that enter it count here
             self.stop("processes")
@@ -126,6 +127,12 @@ class Watcher:
         """Stop watching: call before the process is reaped, so that its number cannot have gone to another."""
         with self._change:
             self._watched = [other for other in self._watched if other is not watched]
+
+    def rearm(self, watched: Watched, limits: Limits) -> None:
+        """Put a tree that goes on under new limits, counted from now."""
+        spent = usage(watched.pid).cpu
+        with self._change:
+            watched.limits, watched.spent, watched.deadline = limits, spent, time.monotonic() + limits.wall
 
     def _loop(self) -> None:
         while True:

@@ -1,0 +1,131 @@
+"""Runs inside a box that `warm.py` made: a Python that forks once a job, each fork in name spaces of its own.
+
+argv: the control socket's descriptor, the script. The script is imported once, its `main()` called in every fork. A job
+is one message on the control socket: JSON {"uid", "scratch", "limits": [[resource, value], ...]} with four descriptors:
+stdin, stdout, stderr, and the system call filter (as a file). The answer is the exit status, when the whole job is gone.
+
+This process keeps the right to make name spaces and executes nothing of a job; the fork gives every right up before it
+reads its first byte. Between jobs nothing survives: the end of a fork's first process ends its pid name space, and its
+scratch folders lie in its own mount name space.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import gc
+import importlib.util
+import json
+import os
+import resource
+import socket
+import sys
+from collections.abc import Callable
+from types import ModuleType
+from typing import Any
+
+_NEWNS, _NEWIPC, _NEWPID = 0x00020000, 0x08000000, 0x20000000
+_PRIVATE, _NOSUID, _NODEV = 0x40000 | 0x4000, 2, 4
+_SET_SECCOMP, _FILTER, _SET_NO_NEW_PRIVS = 22, 2, 38
+NOT_ENTERED = 255  # exit status of a job that was never begun
+_CAPABILITY_VERSION = 0x20080522
+_libc = ctypes.CDLL(None, use_errno=True)
+
+
+class _Program(ctypes.Structure):
+    _fields_ = (("length", ctypes.c_ushort), ("instructions", ctypes.c_char_p))
+
+
+def main() -> None:
+    control = socket.socket(fileno=int(sys.argv[1]))
+    script = _load(sys.argv[2])
+    gc.collect()
+    gc.freeze()
+    control.send(b"ready")
+    while True:
+        message, descriptors, _, _ = socket.recv_fds(control, 1 << 16, 4)
+        if not message:
+            return
+        child = os.fork()
+        if child == 0:
+            _separate(json.loads(message), descriptors, script.main)
+        for descriptor in descriptors:
+            os.close(descriptor)
+        _, status = os.waitpid(child, 0)
+        control.send(str(os.waitstatus_to_exitcode(status)).encode())
+
+
+def _load(path: str) -> ModuleType:
+    spec = importlib.util.spec_from_file_location("job", path)
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def _separate(job: dict[str, Any], descriptors: list[int], run: Callable[[], None]) -> None:
+    """Make the name spaces, put the job below, wait for it: never returns."""
+    try:
+        _call("unshare", _NEWNS | _NEWIPC | _NEWPID)
+        _call("mount", None, b"/", None, _PRIVATE, None)
+        for folder in (b"/tmp", b"/dev/shm"):
+            _call("mount", b"tmpfs", folder, b"tmpfs", _NOSUID | _NODEV, f"mode=1777,size={job['scratch']}".encode())
+        reader, writer = os.pipe()
+        inner = os.fork()
+        if inner == 0:
+            _begin(job, descriptors, writer, run)
+        for descriptor in (*descriptors, writer):
+            os.close(descriptor)
+        entered = os.read(reader, 1)
+        _, status = os.waitpid(inner, 0)
+        code = os.waitstatus_to_exitcode(status)
+        os._exit(min(code if code >= 0 else 128 - code, NOT_ENTERED - 1) if entered else NOT_ENTERED)
+    except BaseException as problem:
+        os.write(2, f"{type(problem).__name__}: {problem}\n".encode()[:1000])
+        os._exit(NOT_ENTERED)
+
+
+def _begin(job: dict[str, Any], descriptors: list[int], entered: int, run: Callable[[], None]) -> None:
+    """The job's own process: never returns."""
+    code = 1
+    try:
+        with os.fdopen(entered, "wb", buffering=0) as ready:
+            _enter(job, descriptors, ready.fileno())
+            ready.write(b"+")
+        run()
+        code = 0
+    except BaseException as problem:
+        os.write(2, f"{type(problem).__name__}: {problem}\n".encode()[:1000])
+    finally:
+        os._exit(code)
+
+
+def _enter(job: dict[str, Any], descriptors: list[int], kept: int) -> None:
+    """Take the job's streams, and give up everything else."""
+    with os.fdopen(descriptors[3], "rb", closefd=False) as file:
+        instructions = file.read()
+    for standard in (0, 1, 2):
+        os.dup2(descriptors[standard], standard)
+    os.closerange(3, kept)
+    os.closerange(kept + 1, 1 << 12)
+    os.chdir("/tmp")
+    for kind, value in job["limits"]:
+        resource.setrlimit(kind, (value, value))
+    if job["uid"] is not None:
+        os.setgroups([])
+        os.setresgid(job["uid"], job["uid"], job["uid"])
+        os.setresuid(job["uid"], job["uid"], job["uid"])
+    header = (ctypes.c_uint32 * 2)(_CAPABILITY_VERSION, 0)
+    _call("capset", header, (ctypes.c_uint32 * 6)())
+    _call("prctl", _SET_NO_NEW_PRIVS, 1, 0, 0, 0)
+    if instructions:
+        _call("prctl", _SET_SECCOMP, _FILTER, ctypes.byref(_Program(len(instructions) // 8, instructions)))
+
+
+def _call(name: str, *arguments: Any) -> None:
+    if getattr(_libc, name)(*arguments) != 0:
+        number = ctypes.get_errno()
+        raise OSError(number, f"{name}: {os.strerror(number)}")
+
+
+if __name__ == "__main__":
+    main()
