@@ -1,8 +1,8 @@
 """The box that the private MariaDB server itself runs in: its parser meets hostile statements all day.
 
-No network, namespaces of its own, a read-only system, no environment, an unprivileged user, its data folder the only place
-it can write to, and a temporary folder of bounded size. It shares the way in with the other boxes (`sandbox/command.py`), but
-neither their limits, which end a process, nor their read-only view.
+No network, namespaces of its own, a read-only system, no environment, an unprivileged user, its data folder the only
+place it can write to, and a temporary folder of bounded size. It shares the way in with the other boxes
+(`sandbox/command.py`), but neither their limits, which end a process, nor their view, in which nothing lasts.
 """
 
 from __future__ import annotations
@@ -33,14 +33,14 @@ def missing() -> list[str]:
     ]
     if entry() is None:
         lacks.append(
-            "The DB task runs MariaDB in bubblewrap, which is not on this machine or not allowed to make user namespaces: "
+            "The DB task runs MariaDB in bubblewrap, which this machine lacks or does not let make user namespaces: "
             "apt-get install bubblewrap util-linux, and allow unprivileged user namespaces."
         )
     return lacks
 
 
 def box(folder: Path) -> list[str]:
-    """The command line before a program's own, to run it in a box where `folder` is /data. Hands `folder` to the box's user.
+    """The command line before a program's own: a box where `folder`, made over to the box's user, is /data.
 
     `folder` must be new and empty but for folders. Raises nothing: `missing` is asked first.
     """

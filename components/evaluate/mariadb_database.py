@@ -1,8 +1,8 @@
 """One sample's database and its limited account on the private server: where the model's SQL runs.
 
 Every statement gets a session of its own, as in AgentBench, so nothing a statement sets (sql_mode, variables, temporary
-tables, locks) outlives it; and since the account may use only its own database, it finds nothing else. What a statement may
-take is seen to by `mariadb_guard.py`.
+tables, locks) outlives it; and since the account may use only its own database, it finds nothing else. What a statement
+may take is seen to by `mariadb_guard.py`.
 """
 
 from __future__ import annotations
@@ -79,7 +79,7 @@ class Databases:
         self.guard.stop()
 
     def open(self, name: str, table: str, columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> Database:
-        """Create database `name` with one table of TEXT columns, holding `rows`, and an account that may use nothing else.
+        """Create database `name` with one table of TEXT columns and `rows`, and an account that may use nothing else.
 
         A faulty table is what it is in AgentBench, whose statements fail unnoticed: absent where a column's name is
         refused (given twice), empty where a row does not have one value a column.
@@ -99,9 +99,7 @@ class Databases:
             except pymysql.MySQLError as error:
                 if _number(error) not in TABLE_FAULTS:
                     raise
-            cursor.execute(
-                f"CREATE USER {account}@localhost IDENTIFIED BY '{database.password}' WITH MAX_USER_CONNECTIONS 4"
-            )
+            cursor.execute(f"CREATE USER {account}@localhost IDENTIFIED BY '{database.password}' {resources}")
             cursor.execute(f"GRANT {PRIVILEGES} ON {quoted(pattern)}.* TO {account}@localhost")
         return database
 
@@ -192,8 +190,8 @@ class Database:
     def _require_server(self) -> None:
         if not self.owner.server.alive:
             raise UnavailableError(
-                f"The private MariaDB server ended while sample database {self.name!r} was in use: see its memory and disk "
-                "limits, then run the stage again."
+                f"The private MariaDB server ended while the database {self.name!r} was in use: see that this machine "
+                "has memory and disk to spare, then run the stage again."
             )
 
 
@@ -217,9 +215,10 @@ def _fetch(connection: Connection, sql: str) -> tuple[tuple[Any, ...], ...]:
     try:
         cursor.execute(sql)
         size = 0
-        while (
-            cursor.description and len(rows) < MAX_ROWS and size < MAX_BYTES and (row := cursor.fetchone()) is not None
-        ):
+        while cursor.description and len(rows) < MAX_ROWS and size < MAX_BYTES:
+            row = cursor.fetchone()
+            if row is None:
+                break
             rows.append(row)
             size += sum(len(cell) for cell in row if isinstance(cell, str | bytes))
     finally:
@@ -248,7 +247,7 @@ def _number(error: BaseException) -> int:
 
 
 def _text(error: BaseException) -> str:
-    """An error as MySQL's own connector words it, which is how AgentBench's models see it: "1146 (42S02): Table ..."."""
+    """An error as MySQL's own connector words it, which is what AgentBench shows: "1146 (42S02): Table ..."."""
     if len(error.args) == 2 and isinstance(error.args[0], int):
         return f"{error.args[0]} ({getattr(error, 'sqlstate', None) or 'HY000'}): {error.args[1]}"
     return f"{type(error).__name__}: the answer could not be read"

@@ -1,8 +1,8 @@
-"""Keeps a private server from outliving its owner; run as `python -I -S mariadb_keeper.py FOLDER PROGRAM ARGUMENT...`.
+"""Keeps a private server from outliving its owner; run as `python -I -S mariadb_keeper.py FOLDER PROGRAM ARGUMENT...`
 
-The owner holds the other end of this process's standard input. When that closes, because the owner is done or was killed
-in any way, the server is killed and FOLDER removed. A pipe is used and not the kernel's parent-death signal, because that
-signal is sent when the *thread* that started the child ends.
+The owner holds the other end of this process's standard input. When that closes, because the owner is done or was
+killed in any way, the server is killed and FOLDER removed. A pipe is used and not the kernel's parent-death signal,
+because that signal is sent when the *thread* that started the child ends.
 """
 
 from __future__ import annotations

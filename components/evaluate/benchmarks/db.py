@@ -21,7 +21,7 @@ Settings, all optional:
     ids         which records to use: a list of 0-based positions, or the name of a JSON file with one, beside the data
     max_rounds  how many statements an episode may run (5)
     prompt      a `str.format` template over the record's fields, which replaces the three messages by one
-    judge       "agentbench"; or "rows", which judges questions by the rows of the last statement (not AgentBench's rule)
+    judge       "agentbench"; or "rows": questions are judged by the rows of the last statement (not AgentBench's rule)
     seconds     the wall time a statement may take (5)
 """
 
@@ -51,13 +51,13 @@ Action: Operation
 ```sql
 SELECT * FROM table WHERE condition;
 ```
-The SQL MUST be in such a markdown block, on one line, without comments. Only the statement in the first SQL block of a round is
-executed, one statement a round; its raw MySQL output is my next message.
+The SQL MUST be in such a markdown block, on one line, without comments. Only the statement in the first SQL block of a
+round is executed, one statement a round; its raw MySQL output is my next message.
 When you are done and sure of your answer, write exactly:
 Action: Answer
 Final Answer: ["ANSWER1", "ANSWER2", ...]
-The answer must be exactly the correct one. If you were asked to change the database, the answer may be anything once it is
-changed. A reply that follows neither form fails at once.
+The answer must be exactly the correct one. If you were asked to change the database, the answer may be anything once
+it is changed. A reply that follows neither form fails at once.
 """
 CHANGES = ("INSERT", "UPDATE", "DELETE")
 SHOWN = 800
@@ -140,7 +140,7 @@ class DbTask(Task):
         self._stack.close()
 
     def load(self, data: Path) -> list[Sample]:
-        """Read the JSON lines of `data`, a file or a folder holding one. Raises InvalidInputError naming record and fault."""
+        """Read the JSON lines of `data`, a file or a folder with one. InvalidInputError names record and fault."""
         file = _single_file(data)
         lines = [line for line in file.read_text(encoding="utf-8").splitlines() if line.strip()]
         samples = []
@@ -233,14 +233,14 @@ def same_answer(answer: Sequence[Any], label: Sequence[str]) -> bool:
 
 
 def table_md5(rows: Iterable[Sequence[str | None]]) -> str:
-    """`answer_md5` of a table with these rows, in any order: what the server's hash gives for it. For making records."""
+    """`answer_md5` of a table with these rows, in any order, as the server would give it. For making records."""
     texts = (",".join(cell for cell in row if cell is not None) for row in rows)
     hashes = sorted(hashlib.md5(text.encode()).hexdigest()[:5] for text in texts)
     return str([(hashlib.md5(",".join(hashes).encode()).hexdigest() if hashes else None,)])
 
 
 def _state_matches(database: Database, record: Mapping[str, Any]) -> tuple[bool, str]:
-    """Compare the table's hash with the record's; asked with the sample's own account, for a view may stand in its place."""
+    """Compare the table's hash with the record's; asked by the sample's own account, so what it reads gains nothing."""
     columns = ",".join(quoted(column["name"]) for column in record["table"]["table_info"]["columns"])
     table = quoted(record["table"]["table_name"])
     found = database.execute(
