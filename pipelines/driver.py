@@ -12,6 +12,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
+from components.seed.stage import refuse_other_config
 from components.shared.store.objects import Store
 from cycleqd.config import Config
 from cycleqd.errors import ConflictError, CycleQDError
@@ -46,8 +47,10 @@ def drive(config: Config, store: Store, runner: Runner, watcher: Watcher) -> Non
     """Run the evolution to its end from wherever it is.
 
     First repeats the step before the current snapshot if its run did not end well: it may have been killed between
-    moving HEAD and logging or cleaning, and repeating is free otherwise.
+    moving HEAD and logging or cleaning, and repeating is free otherwise. Raises ConflictError when the evolution was
+    started with another configuration.
     """
+    refuse_other_config(store, config.frozen())
     state = find_state(store)
     before = previous_step(config, state)
     if before is not None and not runner.finished(before):

@@ -1,4 +1,4 @@
-"""The command line `cycleqd`. Declarations only: commands import what they need when they run, so that help is quick."""
+"""The command line `cycleqd`: declarations only. A command imports what it needs when it runs: help stays quick."""
 
 from __future__ import annotations
 
@@ -148,11 +148,16 @@ def samples(
 
 
 @command
-def replay(model: Model, config: Config = DEFAULT, json: Json = False) -> None:
+def replay(
+    model: Model,
+    config: Config = DEFAULT,
+    folder: Annotated[Path | None, typer.Option(help="Keep the rebuilt model in this new folder.")] = None,
+    json: Json = False,
+) -> None:
     """Rebuild a model, and its collected ancestors, from its lineage; compare the digest with the recorded one."""
     from pipelines.cli.replay import replay as rebuild
 
-    rebuild(config, model, json)
+    rebuild(config, model, folder, json)
 
 
 @command

@@ -13,6 +13,7 @@ from cycleqd.weights.manifest import Manifest
 from pipelines.cli.output import print_json, say, size
 from pipelines.cli.progress import counting
 from pipelines.cli.session import session
+from pipelines.replay import stored
 
 
 def export(path: Path, model: str, folder: Path, as_json: bool) -> None:
@@ -21,7 +22,7 @@ def export(path: Path, model: str, folder: Path, as_json: bool) -> None:
     with session(path) as opened:
         name = opened.model(model)
         recorded = manifest(opened.store, name)
-        refuse_collected(opened.store, name, recorded)
+        refuse_collected(opened.store, name)
         with counting(f"exporting {name}", recorded.size) as advance:
             download(opened.store, name, recorded, folder, advance)
     if as_json:
@@ -36,20 +37,13 @@ def refuse_filled(folder: Path) -> None:
         raise InvalidInputError(f"{folder} exists and is not an empty folder; give another one")
 
 
-def refuse_collected(store: Store, model: str, recorded: Manifest) -> None:
+def refuse_collected(store: Store, model: str) -> None:
     """Raise InvalidInputError when the model's files were cleaned up."""
-    if not present(store, model, recorded):
+    if not stored(store, model):
         raise InvalidInputError(
-            f"the files of '{model}' were cleaned up, as no archive needs them; `cycleqd replay {model} --folder FOLDER`"
-            " rebuilds them with the same bytes"
+            f"the files of '{model}' were cleaned up, as no archive needs them;"
+            f" `cycleqd replay {model} --folder FOLDER` rebuilds them with the same bytes"
         )
-
-
-def present(store: Store, model: str, recorded: Manifest) -> bool:
-    """Whether all files of a checkpoint are in S3, judged by names and sizes."""
-    folder = layout.checkpoint(model)
-    found = store.list(folder)
-    return all(found.get(f"{folder}/{name}") == entry.size for name, entry in recorded.files.items())
 
 
 def download(store: Store, model: str, recorded: Manifest, folder: Path, advance: Callable[[int], None]) -> None:
