@@ -50,7 +50,7 @@ class World:
     def scored(self, name: str) -> Scored:
         """A skill helps its own task with falling returns and hinders the others a little."""
         skill = self.skills[name]
-        raw = 0.3 + 0.45 * skill * (2 - skill) - 0.08 * (skill.sum() - skill) ** 2
+        raw = 0.3 + 0.22 * skill * (3 - skill) - 0.08 * (skill.sum() - skill) ** 2
         hits = np.floor(np.clip(raw, 0, 1) * 50 + 0.5).astype(int)
         counts = {task: int(n) for task, n in zip(self.tasks, hits, strict=True)}
         scores = {task: n / 50 for task, n in counts.items()}

@@ -1,0 +1,84 @@
+"""Scores with their error bars: every compared model on every task and on average, one panel a task."""
+
+from __future__ import annotations
+
+from components.report.data import ReportData, Row, Split
+from components.report.statistics import average, share
+from components.report.theme import Theme, drawing, figure, percent, percent_axis, png
+
+SPLITS: dict[Split, str] = {"test": "held-out test split", "search": "split the search used"}
+
+
+def colours(data: ReportData, theme: Theme) -> dict[str, str]:
+    """Row id → colour: an expert has its task's, the final model the accent, the others are grey."""
+    found = {}
+    for row in data.rows:
+        if row.kind == "expert":
+            task = data.config.models.experts[row.id.removeprefix("expert-")].task
+            found[row.id] = theme.hue(data.tasks.index(task))
+        else:
+            found[row.id] = theme.accent if row.kind in ("final", "best") else theme.muted
+    return found
+
+
+def forest(data: ReportData, split: Split, theme: Theme) -> bytes:
+    """A dot and its 95 % interval for each model, task by task, the average last, as a PNG."""
+    rows = [row for row in data.rows if data.scored(split, row.id)]
+    columns = [*data.tasks, "average"]
+    with drawing(theme):
+        made = figure(2.0 + 1.75 * len(columns), 0.9 + 0.36 * len(rows))
+        panels = made.subplots(1, len(columns), sharex=True, sharey=True, squeeze=False)[0]
+        hues = colours(data, theme)
+        for panel, column in zip(panels, columns, strict=True):
+            for height, row in enumerate(reversed(rows)):
+                tallies = data.scored(split, row.id) or {}
+                found = average(tallies) if column == "average" else share(tallies[column])
+                bold = row.kind == "final"
+                panel.plot([found.low, found.high], [height] * 2, color=hues[row.id], alpha=0.45, linewidth=4.5)
+                marker = "D" if bold else "o"
+                panel.scatter([found.value], [height], s=38, marker=marker, color=hues[row.id], zorder=3)
+                note = {"fontsize": 7.5, "weight": "bold" if bold else "normal", "color": theme.ink}
+                panel.annotate(percent(found.value), (found.value, height), (0, 5.5), textcoords="offset points",
+                               ha="center", **note)  # fmt: skip
+            panel.set_title(column)
+            percent_axis(panel, "x")
+            panel.spines["left"].set_visible(False)
+            panel.set_ylim(-0.6, len(rows) - 0.2)
+        panels[0].set_yticks(range(len(rows)), [short(row) for row in reversed(rows)], color=theme.ink)
+        return png(made)
+
+
+def short(row: Row) -> str:
+    """A row's label where space is short."""
+    return {"naive": "naive merge", "best": "best single", "final": "CycleQD"}.get(row.kind, row.label)
+
+
+def forgetting(data: ReportData, theme: Theme) -> bytes:
+    """Scores on the report-only tasks as ratios to the base's, as a PNG: below 1 something was forgotten."""
+    rows = [row for row in data.rows if row.kind != "base"]
+    ratios = {row.id: ratios_to_base(data, row.id) for row in rows}
+    rows = [row for row in rows if ratios[row.id]]
+    with drawing(theme):
+        made = figure(8.4, 0.9 + 0.42 * max(len(data.watched), 2))
+        panel, hues = made.subplots(), colours(data, theme)
+        panel.axvline(1.0, color=theme.muted, linewidth=1, linestyle=(0, (4, 3)))
+        for row in rows:
+            at = [len(data.watched) - 1 - data.watched.index(task) for task in ratios[row.id]]
+            final = row.kind == "final"
+            panel.scatter(list(ratios[row.id].values()), at, s=70 if final else 45, marker="D" if final else "o",
+                          color=hues[row.id], label=short(row), zorder=3, alpha=1 if final else 0.8)  # fmt: skip
+        panel.set_yticks(range(len(data.watched)), list(reversed(data.watched)), color=theme.ink)
+        panel.set_ylim(-0.6, len(data.watched) - 0.4)
+        panel.set_xlabel("score as a ratio to the base's")
+        panel.spines["left"].set_visible(False)
+        panel.grid(axis="x")
+        panel.legend(loc="center left", bbox_to_anchor=(1.0, 0.5))
+        return png(made)
+
+
+def ratios_to_base(data: ReportData, model: str) -> dict[str, float]:
+    """Report-only task → the model's score over the base's, where both were scored and the base's is not 0."""
+    split: Split = "test" if "base" in data.results.get("test", {}) else "search"
+    ours, base = (data.results.get(split, {}).get(name, {}) for name in (model, "base"))
+    shared = [task for task in data.watched if task in ours and task in base and base[task].passed]
+    return {task: ours[task].score / base[task].score for task in shared}
