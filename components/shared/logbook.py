@@ -65,13 +65,22 @@ def log_seed(settings: Settings, store: Store, config: Config) -> None:
     body, run = need_result(store, layout.SEED), store.get_json(layout.run(layout.SEED))
     outputs, moment = body["outputs"], run["started"]
     params = flat(config.frozen()["method"], "method") | flat(config.frozen()["evaluation"], "evaluation")
-    params |= {"seed": config.seed, "tasks": ", ".join(config.search_tasks), "experts": ", ".join(config.models.experts)}
+    params |= {
+        "seed": config.seed,
+        "tasks": ", ".join(config.search_tasks),
+        "experts": ", ".join(config.models.experts),
+    }
     digests = {f"cycleqd.digest.task.{name}": task["data"]["digest"] for name, task in outputs["tasks"].items()}
     tracker.log(
         ids.runs[EVOLUTION],
         time=moment,
         params=params,
-        tags={"cycleqd.digest.config": body["inputs"]["config"], "cycleqd.url": store.url(""), **digests, **_where(run)},
+        tags={
+            "cycleqd.digest.config": body["inputs"]["config"],
+            "cycleqd.url": store.url(""),
+            **digests,
+            **_where(run),
+        },
         metrics={f"seconds/seed/{part}": value for part, value in run["seconds"].items()},
     )
     tracker.text(ids.runs[EVOLUTION], "config.json", store.get(layout.CONFIG).decode())
@@ -187,6 +196,30 @@ def log_update(
         seconds = {f"seconds/update/{part}": value for part, value in run["seconds"].items()}
         tracker.log(own, time=run["started"], step=snapshot, metrics={**measures, **seconds})
         tracker.end(own, run["finished"])
+
+
+def log_final(settings: Settings, store: Store) -> None:
+    """The runs of the final and the naive model (created here), their parents and coefficients; the evolution's end."""
+    tracker, seeded = Tracker(settings), need_ids(store, layout.SEED_MLFLOW)
+    about = {
+        "final": "The final model: base + Σ β τ over the best elites.",
+        "naive": "Every expert with the same weight: what evolution is compared with.",
+    }
+    runs = [NewRun(model_key(m), m, text, model_tags(store, m, m), EVOLUTION) for m, text in about.items()]
+    ids = tracker.create_runs(store, layout.FINAL_MLFLOW, seeded.experiment, runs, seeded)
+    for model in about:
+        folder = layout.stage(model, "make")
+        inputs, run = need_result(store, folder)["inputs"], store.get_json(layout.run(folder))
+        tags = {
+            "cycleqd.parents": ",".join(parent["id"] for parent in inputs["models"]),
+            "cycleqd.parent_digests": ",".join(parent["digest"] for parent in inputs["models"]),
+            "cycleqd.coefficients": ",".join(map(repr, inputs["coefficients"])),
+        }
+        tracker.log(ids.runs[model_key(model)], time=run["started"], tags=tags)
+        log_making(settings, store, model, ["make"])
+        tracker.end(ids.runs[model_key(model)], run["finished"])
+    final = store.get_json(layout.run(layout.stage("final", "make")))
+    tracker.end(seeded.runs[EVOLUTION], final["finished"])
 
 
 def flat(tree: JSON, prefix: str) -> dict[str, object]:

@@ -34,7 +34,7 @@ def clean(store: Store, config: Config, pins: Iterable[str] = ()) -> None:
 
 
 def needed(store: Store, config: Config, generation: int, state: State) -> set[str]:
-    """Ids of the models whose checkpoints must stay: elites, what plans in flight name, what finalising and reports read."""
+    """Ids of the models whose checkpoints must stay: elites, parents in flight, what finalising and reports name."""
     models = {line.model.id for line in states.alive(config, state)}
     models |= {elite.model.id for elite in (*union(state.archives), *state.population)}
     for number in count(generation):

@@ -74,7 +74,7 @@ def make(store: Store, config: Config, generation: int, models: Sequence[str]) -
 
 
 def following(store: Store, config: Config, generation: int, scored: Sequence[Scored]) -> State:
-    """The state after a generation, computed. Raises ConflictError when HEAD is not at the snapshot that it starts from."""
+    """The state after a generation. Raises ConflictError when HEAD is not at the snapshot that it starts from."""
     if generation < 0:
         return states.seeded(config, scored[0], scored[1:])
     head, state = current(store)

@@ -20,8 +20,8 @@ _PIECE = 16 << 20
 class CheckpointCache:
     """Checkpoints by digest: FOLDER/DIGEST is complete and verified, FOLDER/DIGEST.SIZE.part is being fetched.
 
-    Locks are flock on FOLDER/DIGEST.lock, so that a killed process frees its own: shared while used, exclusive while fetched or evicted.
-    FOLDER/.lock guards the accounting.
+    Locks are flock on FOLDER/DIGEST.lock, so that a killed process frees its own: shared while used, exclusive while
+    fetched or evicted. FOLDER/.lock guards the accounting.
     """
 
     def __init__(self, folder: Path | str, limit_bytes: int) -> None:
@@ -34,8 +34,8 @@ class CheckpointCache:
     def fetch(self, source: Source, manifest: Manifest) -> Iterator[Path]:
         """The checkpoint's folder (read only), fetched from `source` when absent; it stays until the block ends.
 
-        Raises IntegrityError when a file differs from the manifest, InvalidInputError when the checkpoint alone exceeds the limit,
-        UnavailableError when entries in use leave no room or the disk is full.
+        Raises IntegrityError when a file differs from the manifest, InvalidInputError when the checkpoint alone exceeds
+        the limit, UnavailableError when entries in use leave no room or the disk is full.
         """
         entry = self._folder / manifest.digest
         with self._open_lock(f"{manifest.digest}.lock") as lock:
@@ -72,10 +72,11 @@ class CheckpointCache:
             raise
 
     def _reserve(self, digest: str, size: int) -> Path:
-        """Make room by removing the entries that were used longest ago and are not in use; an empty folder that claims the room."""
+        """An empty folder that claims `size` bytes, made free by removing what was not used for longest."""
         if size > self._limit:
             raise InvalidInputError(
-                f"A checkpoint of {size:,} bytes does not fit into the cache {self._folder} of {self._limit:,}; raise its limit."
+                f"A checkpoint of {size:,} bytes does not fit into the cache {self._folder} of {self._limit:,} bytes; "
+                "raise its limit."
             )
         with self._open_lock(".lock") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
@@ -86,8 +87,8 @@ class CheckpointCache:
                     used -= self._remove_unused(path)
             if used + size > self._limit:
                 raise UnavailableError(
-                    f"The cache {self._folder} has {self._limit - used:,} bytes left beside the checkpoints in use, {size:,} are needed; "
-                    "raise its limit or run fewer stages at a time."
+                    f"The cache {self._folder} has {self._limit - used:,} bytes left beside the checkpoints in use, "
+                    f"{size:,} are needed; raise its limit or run fewer stages at a time."
                 )
             part = self._folder / f"{digest}.{size}.part"
             shutil.rmtree(part, ignore_errors=True)

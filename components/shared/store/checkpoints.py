@@ -34,7 +34,8 @@ def _reported(url: str, what: str) -> Iterator[None]:
         yield
     except (BotoCoreError, ClientError) as error:
         raise UnavailableError(
-            f"{url} cannot be {what} ({error}); check AWS_ENDPOINT_URL, the credentials, the bucket and that the store is up"
+            f"{url} cannot be {what} ({error}); "
+            "check AWS_ENDPOINT_URL, the credentials, the bucket and that the store is up"
         ) from error
 
 
@@ -68,8 +69,8 @@ class S3Source:
         return self._digests
 
     def read_range(self, name: str, start: int, stop: int) -> memoryview:
-        """Bytes [start, stop) by ranged GETs; a body that breaks off is continued from where it broke, five times at most."""
-        view = memoryview(np.empty(stop - start, dtype=np.uint8))
+        """Bytes [start, stop) by ranged GETs; a body that breaks off is continued there, five requests at most."""
+        view = np.empty(stop - start, dtype=np.uint8).data
         done = 0
         with _reported(f"{self.location}/{name}", "read"):
             for attempt in range(_BODY_ATTEMPTS):
@@ -110,7 +111,7 @@ class S3Sink:
     """A checkpoint being written under s3://bucket/prefix/. Objects appear only when their writer is closed."""
 
     def __init__(self, client: S3Client, bucket: str, prefix: str) -> None:
-        """Aborts what killed runs left of unfinished uploads under this prefix: one process at a time writes a checkpoint."""
+        """Aborts the unfinished uploads of killed runs under this prefix: only one process writes a checkpoint."""
         self._client, self._bucket, self._prefix = client, bucket, prefix.strip("/")
         self._pool = ThreadPoolExecutor(_UPLOADS, thread_name_prefix="upload")
         sweep(client, bucket, f"{self._prefix}/")
@@ -198,7 +199,7 @@ class S3Writer:
     def _put_part(self, upload: str, number: int, body: bytearray) -> CompletedPartTypeDef:
         with _reported(self._url, "written"):
             answer = self._client.upload_part(
-                Bucket=self._bucket, Key=self._key, UploadId=upload, PartNumber=number, Body=body
+                Bucket=self._bucket, Key=self._key, UploadId=upload, PartNumber=number, Body=bytes(body)
             )
         return {"PartNumber": number, "ETag": answer["ETag"]}
 

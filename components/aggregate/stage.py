@@ -1,0 +1,79 @@
+"""aggregate: the final model θ_base + Σ β_k τ_k from HEAD's best elites (paper section 3.4); the naive merge of all experts.
+
+Free unless HEAD has moved and its best elites are others. What it reads is named in final/plan.json and so kept from
+cleaning.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from components.shared import layout, logbook
+from components.shared.evolution import current, load_config, manifest_json, model_ref, parse_place, size_in_bytes
+from components.shared.models import open_model, sink
+from components.shared.settings import Settings
+from components.shared.stage import Clock, once
+from components.shared.store.objects import Store
+from cycleqd import state as states
+from cycleqd.config import Config, Place
+from cycleqd.errors import ConflictError
+from cycleqd.records import JSON, ModelRef
+
+METHOD_VERSION = 1
+"""Raise when the bytes of an aggregated checkpoint may change."""
+
+_ATTEMPTS = 5  # generations that may end while the elites are being claimed
+
+Recipe = Sequence[tuple[ModelRef, float]]
+
+
+def run(evolution: str, place: str) -> None:
+    """Build `final` and `naive`. Raises ConflictError when the archives change faster than they can be read."""
+    settings, where = Settings.from_environment(), parse_place(place)
+    store = Store.connect(settings, evolution)
+    config = load_config(store)
+    recipe = claim(store, config)
+    experts = [model_ref(store, f"expert-{name}") for name in config.models.experts]
+    build(store, config, where, "final", recipe)
+    build(store, config, where, "naive", [(expert, 1 / len(experts)) for expert in experts])
+    logbook.log_final(settings, store)
+
+
+def claim(store: Store, config: Config) -> Recipe:
+    """The final recipe at HEAD, its models named in S3 before any of them can be cleaned away."""
+    for _ in range(_ATTEMPTS):
+        head, state = current(store)
+        recipe = states.final_recipe(config, state)
+        claimed = {"snapshot": head.snapshot, "sha256": head.sha256, "models": sorted(ref.id for ref, _ in recipe)}
+        if store.find_json(layout.FINAL_PLAN) != claimed:
+            store.put_json(layout.FINAL_PLAN, claimed)
+        if current(store)[0] == head:
+            return recipe
+    raise ConflictError(f"HEAD of {store.url('')} keeps moving; stop the evolution before finalising it")
+
+
+def build(store: Store, config: Config, place: Place, model: str, recipe: Recipe) -> None:
+    """Write a linear combination of models as `model`, with its record."""
+    base = model_ref(store, "base")
+    inputs = {
+        "base": base.to_json(),
+        "models": [ref.to_json() for ref, _ in recipe],
+        "coefficients": [beta for _, beta in recipe],
+        "shard_size": config.models.shard_size,
+    }
+
+    def compute(clock: Clock) -> JSON:
+        from cycleqd.weights.aggregate import combine
+
+        with clock.part("combine"):
+            written = combine(
+                open_model(store, base),
+                [open_model(store, ref) for ref, _ in recipe],
+                [beta for _, beta in recipe],
+                sink(store, layout.checkpoint(model)),
+                threads=place.threads,
+                shard_size=size_in_bytes(config.models.shard_size),
+            )
+        return {"checkpoint": manifest_json(written)}
+
+    once(store, layout.stage(model, "make"), "aggregate", METHOD_VERSION, inputs, compute)

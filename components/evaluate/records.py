@@ -1,0 +1,72 @@
+"""The record of one model on one task and split: what it depends on, and what is kept of it."""
+
+from __future__ import annotations
+
+import gzip
+import hashlib
+
+from components.evaluate.engine import Engine
+from components.evaluate.evaluator import Evaluation
+from components.evaluate.staged import Split, StagedTask
+from components.shared import layout
+from components.shared.stage import Clock, write_result
+from components.shared.store.objects import Store
+from cycleqd.config import Config
+from cycleqd.records import JSON, canonical, digest
+
+METHOD_VERSION = 1
+"""Raise when scores may change for the same replies and verdicts; a task has a version of its own."""
+
+NAME = "evaluate"
+TRANSCRIPTS = "samples.jsonl.gz"
+
+
+def inputs_of(config: Config, model: str, task: StagedTask, split: Split) -> JSON:
+    """All that a score depends on and that is known before anything runs. `model` is the checkpoint's digest."""
+    frozen = task.config.model_dump(mode="json", by_alias=True)
+    return {
+        "model": model,
+        "task": task.name,
+        "split": split,
+        "class": frozen["class"],
+        "task_version": task.kind.method_version,
+        "settings": frozen["settings"],
+        "samples": frozen["split"],
+        "sampling": frozen["generation"],
+        "data": task.files["data"]["digest"],
+        "plugin": task.files["plugin"] and task.files["plugin"]["sha256"],
+        "evaluation": config.evaluation.model_dump(mode="json", exclude={"allow_flat_tasks"}),
+    }
+
+
+def write_evaluation(
+    store: Store, model: str, task: StagedTask, inputs: JSON, found: Evaluation, engine: Engine, clock: Clock
+) -> None:
+    """Write the transcripts, run.json and the result, in this order.
+
+    The transcripts hold a line of JSON a sample, in sample order, and nothing that differs between identical runs.
+    """
+    folder = layout.evaluation(model, task.name, inputs["split"])
+    lines = b"".join(canonical(record.to_json()) + b"\n" for record in found.records)
+    transcripts = gzip.compress(lines, mtime=0)
+    store.put(f"{folder}/{TRANSCRIPTS}", transcripts)
+    clock.seconds["generating"] = round(found.timings.generating, 4)
+    clock.facts |= {
+        "engine": engine.version,
+        "rounds": found.timings.rounds,
+        "tokens": found.tokens,
+        "sample_seconds": {name: round(value, 4) for name, value in found.timings.samples.items()},
+    }
+    outputs = {
+        "score": found.score,
+        "standard_error": found.standard_error,
+        "count": len(found.records),
+        "counts": found.counts,
+        "groups": found.groups,
+        "verdicts": "".join("01"[record.outcome == "passed"] for record in found.records),
+        "samples": digest([record.id for record in found.records]),
+        "engine": engine.name,
+        "reproducible": engine.reproducible,
+        "transcripts": {"size": len(transcripts), "sha256": hashlib.sha256(transcripts).hexdigest()},
+    }
+    write_result(store, folder, NAME, METHOD_VERSION, inputs, outputs, clock)

@@ -1,0 +1,73 @@
+"""seed: copy base, experts, task data, plug-ins and the frozen configuration to S3, with their digests; open MLflow.
+
+Everything later reads these copies only, so that an evolution does not change when a file of its author does.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+
+from components.seed.staging import copy_checkpoint, copy_task, find_task, open_inputs
+from components.shared import layout, logbook
+from components.shared.evolution import manifest_json
+from components.shared.settings import Settings
+from components.shared.stage import Clock, once
+from components.shared.store.objects import Store
+from cycleqd import config as configuration
+from cycleqd.config import Config
+from cycleqd.errors import ConflictError
+from cycleqd.records import JSON, canonical, digest
+
+METHOD_VERSION = 1
+
+
+def run(config: str, place: str) -> None:
+    """Stage an evolution: `config` is the whole configuration as JSON, with the paths as this machine knows them.
+
+    Free when it has been done. Raises InvalidInputError when models do not fit together or task data are missing,
+    ConflictError when the evolution exists with another configuration.
+    """
+    settings = Settings.from_environment()
+    wanted = configuration.parse({**json.loads(config), "place": json.loads(place)}, "config")
+    store = Store.connect(settings, wanted.name)
+    frozen = wanted.frozen()
+    refuse_other_config(store, frozen)
+    inputs = {"config": digest(frozen)}
+    once(store, layout.SEED, "seed", METHOD_VERSION, inputs, lambda clock: copy_all(store, wanted, inputs, clock))
+    logbook.log_seed(settings, store, wanted)
+
+
+def refuse_other_config(store: Store, frozen: Mapping[str, JSON]) -> None:
+    """Raise ConflictError when the evolution was started with another configuration, naming the keys that differ."""
+    found = store.find_json(layout.CONFIG)
+    if found is not None and canonical(found) != canonical(frozen):
+        differing = sorted(k for k in _flat(frozen) | _flat(found) if _flat(frozen).get(k) != _flat(found).get(k))
+        raise ConflictError(
+            f"evolution {store.url('')} was started with another configuration (different: {', '.join(differing)});"
+            " restore these, or give the evolution another name"
+        )
+
+
+def copy_all(store: Store, config: Config, inputs: JSON, clock: Clock) -> JSON:
+    """Check everything, then copy it. A copy that a killed run finished is not made again."""
+    with clock.part("check"):
+        checkpoints = open_inputs(store.client, config)
+        found = {name: find_task(store.client, name, task) for name, task in config.tasks.items()}
+    if not store.create(layout.CONFIG, canonical(config.frozen())):
+        refuse_other_config(store, config.frozen())
+    models: dict[str, JSON] = {}
+    with clock.part("models"):
+        for model in checkpoints:
+
+            def make(_: Clock, model: str = model) -> JSON:
+                return {"checkpoint": manifest_json(copy_checkpoint(store, model, checkpoints[model]))}
+
+            models[model] = once(store, layout.stage(model, "make"), "seed", METHOD_VERSION, inputs, make)["checkpoint"]
+    with clock.part("tasks"):
+        tasks = {name: copy_task(store, name, staged) for name, staged in found.items()}
+    return {"models": models, "tasks": tasks}
+
+
+def _flat(tree: JSON) -> dict[str, object]:
+    return {key.lstrip("."): repr(value) for key, value in logbook.flat(tree, "").items()}
