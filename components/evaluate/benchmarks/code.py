@@ -27,11 +27,12 @@ import string
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
+from types import TracebackType
 from typing import Any
 
 from components.evaluate import sandbox
 from components.evaluate.benchmarks.mbpp import problem as problems
-from components.evaluate.benchmarks.mbpp.execution import References, execute, suite_seconds
+from components.evaluate.benchmarks.mbpp.execution import Boxes, References, suite_seconds
 from components.evaluate.benchmarks.mbpp.judge import Judged, judge
 from components.evaluate.benchmarks.mbpp.problem import Problem, Suite
 from components.evaluate.benchmarks.mbpp.turnstile import Turnstile
@@ -93,11 +94,17 @@ class CodeTask(Task):
         )
         cache = os.environ.get("CYCLEQD_CACHE")
         folder = Path(cache) / "references" if cache else workspace.scratch / "references"
-        self._references = References(folder, self._limits)
+        self._boxes = Boxes(workspace.workers)
+        self._references = References(folder, self._boxes, self._limits)
         self._turnstile = Turnstile()
 
     def preflight(self) -> list[str]:
         return [*sandbox.preflight(), *problems.missing()]
+
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._boxes.close()
 
     def load(self, data: Path) -> Sequence[Sample]:
         return [Sample(id=record["task_id"], record=record) for record in problems.read_records(data)]
@@ -140,7 +147,7 @@ class CodeTask(Task):
         seconds = [max(self._settings.seconds, self._settings.factor * took) for took in expected.seconds]
         total = suite_seconds(seconds)
         limits = replace(self._limits, cpu=total, wall=2 * total + 10)
-        return judge(problem, suite, expected, execute(problem, suite, code, seconds, limits))
+        return judge(problem, suite, expected, self._boxes.execute(problem, suite, code, seconds, limits))
 
 
 def answer(reply: str) -> str | None:

@@ -1,6 +1,6 @@
 """Python values as JSON and back, for the way between the box and the judge.
 
-Both sides use this file; it needs the standard library only (and numpy, where a value is numpy's). None, bool, str, float
+Both sides use this file; it needs the standard library only (and numpy where a value is such). None, bool, str, float
 and small int are themselves; everything else is a list that starts with a tag. What has no plain form becomes
 ["o", type name], and decodes to an `Opaque`, which equals nothing: an object cannot bring its own `__eq__` along.
 A subclass counts as its base type, which is how it compares unless it says otherwise.

@@ -5,14 +5,15 @@ from __future__ import annotations
 import importlib.util
 import json
 import os
+import threading
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 
-from components.evaluate import sandbox
-from components.evaluate.benchmarks.mbpp.judge import Expected
+from components.evaluate.benchmarks.mbpp.judge import Expected, expectation
 from components.evaluate.benchmarks.mbpp.problem import Problem, Suite
-from components.evaluate.benchmarks.mbpp.rules import compares_presence, compares_sets
-from components.evaluate.sandbox import Finished, Limits, Setup
+from components.evaluate.benchmarks.mbpp.rules import compares_sets
+from components.evaluate.sandbox import Finished, Limits, Setup, WarmPool
 from cycleqd.errors import InvalidInputError
 
 METHOD = 1
@@ -23,10 +24,9 @@ _SUITE_SECONDS = 60.0  # EvalPlus' bound on a suite, which it measures by the cl
 
 
 def setup() -> Setup:
-    """What a code box shows: Python, numpy where this Python has it (EvalPlus' answers may import it), the runner."""
+    """What a code box shows beside Python: numpy where we have it (EvalPlus lets answers import it), and the runner."""
     here = Path(__file__).parent
-    _, binds = sandbox.interpreter()
-    binds = {**binds, **{f"/runner/{name}": here / name for name in ("runner.py", "codec.py")}}
+    binds = {f"/runner/{name}": here / name for name in ("runner.py", "codec.py")}
     found = importlib.util.find_spec("numpy")
     if found is not None and found.origin is not None:
         folder = Path(found.origin).parent
@@ -37,19 +37,25 @@ def setup() -> Setup:
     return Setup(binds=binds, environment={"PYTHONHASHSEED": "0", **threads})  # sets keep one order, run after run
 
 
-def execute(problem: Problem, suite: Suite, code: str, seconds: Sequence[float], limits: Limits) -> Finished:
-    """Run `code` on the suite's arguments, each call within its `seconds` of processor time."""
-    task = {
-        "code": code,
-        "entry_point": problem.entry_point,
-        "limits": list(seconds),
-        "iterate": compares_sets(problem.entry_point),
-    }
-    python, _ = sandbox.interpreter()
-    program = [python, "-S", "-s", "-P", "-B", "/runner/runner.py"]
-    return sandbox.run(
-        program, limits=limits, setup=setup(), stdin="\n".join([json.dumps(task), *suite.arguments]).encode()
-    )
+class Boxes:
+    """Warm boxes that run answers, for `size` threads."""
+
+    def __init__(self, size: int) -> None:
+        self._pool = WarmPool("/runner/runner.py", setup(), size)
+
+    def execute(self, problem: Problem, suite: Suite, code: str, seconds: Sequence[float], limits: Limits) -> Finished:
+        """Run `code` on the suite's arguments, each call within its `seconds` of processor time."""
+        task = {
+            "code": code,
+            "entry_point": problem.entry_point,
+            "limits": list(seconds),
+            "iterate": compares_sets(problem.entry_point),
+        }
+        return self._pool.run("\n".join([json.dumps(task), *suite.arguments]).encode(), limits)
+
+    def close(self) -> None:
+        """End the boxes."""
+        self._pool.close()
 
 
 def suite_seconds(seconds: Sequence[float]) -> float:
@@ -63,8 +69,9 @@ class References:
     The folder is shown to no box. Its files are JSON and are read back as such.
     """
 
-    def __init__(self, folder: Path, limits: Limits) -> None:
+    def __init__(self, folder: Path, boxes: Boxes, limits: Limits) -> None:
         self._folder = folder
+        self._boxes = boxes
         self._limits = limits
 
     def expected(self, problem: Problem, suite: Suite) -> Expected:
@@ -72,17 +79,17 @@ class References:
         path = self._folder / f"{problem.digest}-{suite.name}-{METHOD}.json"
         if path.exists():
             kept = json.loads(path.read_bytes())
-            return Expected(tuple(kept["lines"]), tuple(kept["seconds"]))
+            return Expected(tuple(kept["lines"]), tuple(kept["seconds"]), tuple(kept["tolerances"]))
         computed = self._compute(problem, suite)
         self._folder.mkdir(parents=True, exist_ok=True)
-        partial = path.with_suffix(f".{os.getpid()}.partial")
-        partial.write_text(json.dumps({"lines": computed.lines, "seconds": computed.seconds}))
+        partial = path.with_suffix(f".{os.getpid()}-{threading.get_ident()}.partial")
+        partial.write_text(json.dumps(asdict(computed)))
         partial.replace(path)
         return computed
 
     def _compute(self, problem: Problem, suite: Suite) -> Expected:
         seconds = [_REFERENCE_SECONDS] * len(suite.arguments)
-        finished = execute(problem, suite, problem.reference, seconds, self._limits)
+        finished = self._boxes.execute(problem, suite, problem.reference, seconds, self._limits)
         *lines, last = finished.stdout.decode().splitlines() or ["[]"]
         times = json.loads(last)
         if times[:1] != ["s"] or len(lines) != len(suite.arguments):
@@ -90,6 +97,4 @@ class References:
                 f"The reference solution of {problem.id} fails on {suite.name} test {max(len(lines), 1)} "
                 f"({finished.reason or last[:200]}): leave the problem out or raise the task's `memory`."
             )
-        if compares_presence(problem.entry_point):
-            lines = [json.dumps(["v", json.loads(line)[1] is not None]) for line in lines]
-        return Expected(tuple(lines), tuple(times[1]))
+        return expectation(problem, lines, times[1])

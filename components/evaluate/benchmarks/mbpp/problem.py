@@ -62,7 +62,7 @@ def read_records(data: Path) -> list[Mapping[str, Any]]:
 def prepare(record: Mapping[str, Any]) -> Problem:
     """Turn a record into a problem.
 
-    The types that JSON lost (tuples, sets, ...) come back by EvalPlus' own table, which goes by the numbers of MBPP and is
+    The types that JSON lost (tuples, sets, ...) come back by EvalPlus' own table, which goes by MBPP's numbers and is
     applied to ids "Mbpp/N" only.
     """
     kept = {name: record[name] for name in FIELDS}

@@ -1,4 +1,4 @@
-"""Runs one answer on its inputs, inside a box. A script of the standard library alone; `codec.py` lies beside it.
+"""Runs one answer on its inputs, in a fork of a warm box. Standard library alone; `codec.py` lies beside it.
 
 stdin: one JSON line {"code", "entry_point", "limits": [seconds, ...], "iterate"}, then one line an input: its encoded
 arguments. stdout: one JSON line an input, until the first that fails:
@@ -18,10 +18,12 @@ from __future__ import annotations
 
 import builtins
 import hashlib
+import importlib
 import io
 import json
 import marshal
 import os
+import random
 import resource
 import shutil
 import signal
@@ -34,6 +36,13 @@ from typing import Any
 
 sys.path[:0] = [str(Path(__file__).parent), "/packages"]
 import codec  # type: ignore[import-not-found, unused-ignore]  # noqa: E402
+
+_PRELOADED = (
+    "bisect collections copy datetime decimal fractions functools heapq itertools math operator random re statistics"
+    " string typing"
+)
+for _name in _PRELOADED.split():  # what answers often import is in the warm box already
+    importlib.import_module(_name)
 
 _LARGE = 4 << 20
 _WALL_FACTOR = 3  # the clock may run this much longer than the processor, before a sleeping answer is stopped
@@ -80,6 +89,7 @@ def main() -> None:
         os.dup2(nothing, standard)
     sys.stdin, sys.stdout, sys.stderr = _Unreadable(), open(1, "w"), open(2, "w")  # noqa: SIM115
     _restrict()
+    random.seed(0)  # an answer that draws numbers gets the same ones in every run
     for line in _answers(task, arguments):
         answers.write(json.dumps(line) + "\n")
     answers.flush()
@@ -148,7 +158,3 @@ def _returned(value: Any, iterate: bool) -> list[Any]:
 
 def _sentence(problem: BaseException) -> str:
     return f"{type(problem).__name__}: {problem}".splitlines()[0][:200]
-
-
-if __name__ == "__main__":
-    main()
