@@ -6,9 +6,9 @@ within two milliseconds. Nothing of it lives in a box, so nothing in a box can c
     keeper ── handler ── bwrap ── bash, process 1 of the box          (request "open")
            └─ handler ── joins the box ── the program                 (request "enter")
 
-Requests and replies are JSON on SEQPACKET sockets, with descriptors beside them. The socket of a request's replies comes
-with it: first {"pid", ...} or {"error"}, then, when the program has ended, {"status"}. Closing the keeper's own socket,
-or its death, ends every box.
+Requests and replies are JSON on SEQPACKET sockets, with descriptors beside them. The socket of a request's replies
+comes with it: first {"pid", ...} or {"error"}, then, when the program has ended, {"status"}. Closing the keeper's own
+socket, or its death, ends every box.
 """
 
 from __future__ import annotations
@@ -22,6 +22,8 @@ import socket
 import subprocess
 import sys
 import termios
+from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -55,7 +57,7 @@ def _handle(requests: socket.socket, request: dict[str, Any], descriptors: list[
     requests.close()
     with socket.socket(fileno=descriptors[0]) as reply:
         try:
-            action = _open if request["do"] == "open" else _enter
+            action = {"open": _open, "enter": _enter, "unpack": _unpack}[request["do"]]
             pid, told, beside = action(request, descriptors[1:])
             socket.send_fds(reply, [json.dumps(told).encode()], beside)
             _, status = os.waitpid(pid, 0)
@@ -75,19 +77,15 @@ def _tell(reply: socket.socket, message: dict[str, Any]) -> None:
 
 def _open(request: dict[str, Any], descriptors: list[int]) -> tuple[int, dict[str, Any], list[int]]:
     """Make a box; it lives until it is killed or this handler ends (its process 1 reads from our pipe)."""
-    ready, to_ready = os.pipe()
-    go, to_go = os.pipe()
     out, to_out = os.pipe()
     commands, to_commands = os.pipe()
     info, to_info = os.pipe()
-    pid = os.fork()
-    if pid == 0:
-        _alone(lambda: _become_box(request, descriptors, to_ready, go, (commands, to_out), to_info))
-    for descriptor in (to_ready, go, to_out, commands, to_info):
+    spaces = kernel.NEW_USER | kernel.NEW_MOUNT
+    pid = _fork_into(
+        spaces, request["map"], lambda enter: _become_box(request, descriptors, enter, (commands, to_out), to_info)
+    )
+    for descriptor in (to_out, commands, to_info):
         os.close(descriptor)
-    if os.read(ready, 1):
-        write_maps(pid, request["map"])
-        os.write(to_go, b"!")
     os.write(to_commands, b"echo ready\n")
     text = b""
     while b"ready\n" not in text and (chunk := os.read(out, 4096)):
@@ -96,6 +94,46 @@ def _open(request: dict[str, Any], descriptors: list[int]) -> tuple[int, dict[st
         raise RuntimeError(f"the box did not start: {text.decode(errors='replace').strip()}")
     first = int(json.loads(os.read(info, 4096))["child-pid"])
     return pid, {"pid": pid, "first": first, "handler": os.getpid()}, [os.pidfd_open(first)]
+
+
+def _unpack(request: dict[str, Any], descriptors: list[int]) -> tuple[int, dict[str, Any], list[int]]:
+    """Unpack the tar `descriptors[0]` into a new folder "root" in `descriptors[1]`, owned by the ids of the map."""
+    owners = [] if request["map"][1] > 1 else ["--no-same-owner"]
+
+    def become_tar(enter: Callable[[], None]) -> None:
+        os.dup2(descriptors[0], 0)
+        os.dup2(descriptors[2], 2)
+        os.fchdir(descriptors[1])
+        enter()
+        become_root()
+        os.mkdir("root")  # noqa: PTH102 (a relative path on purpose: the folders above may be closed to this user)
+        os.chdir("root")
+        os.execvpe("tar", ["tar", "--extract", "--preserve-permissions", "--numeric-owner", *owners], os.environ)
+
+    pid = _fork_into(kernel.NEW_USER, request["map"], become_tar)
+    return pid, {"pid": pid}, []
+
+
+def _fork_into(spaces: int, ids: list[int], child: Callable[[Callable[[], None]], None]) -> int:
+    """Fork; the child calls what it is given to enter new name spaces with mapped ids, and ends in exec."""
+    ready, to_ready = os.pipe()
+    go, to_go = os.pipe()
+
+    def enter() -> None:
+        kernel.unshare(spaces)
+        os.write(to_ready, b"!")
+        os.read(go, 1)
+
+    pid = os.fork()
+    if pid == 0:
+        _alone(lambda: child(enter))
+    os.close(to_ready)
+    if os.read(ready, 1):
+        write_maps(pid, ids)
+        os.write(to_go, b"!")
+    for descriptor in (ready, go, to_go):
+        os.close(descriptor)
+    return pid
 
 
 def write_maps(pid: int, ids: list[int]) -> None:
@@ -113,9 +151,11 @@ def write_maps(pid: int, ids: list[int]) -> None:
             subprocess.run([program, str(pid), "0", str(first), str(count)], check=True, capture_output=True)
 
 
-def _alone(action: Any) -> NoReturn:
+def _alone(action: Callable[[], None]) -> NoReturn:
     """Run `action`, which ends in exec, in a forked child: no exception may travel on into the copied stack."""
     try:
+        for ignored in (signal.SIGPIPE, signal.SIGXFSZ):  # by Python, and exec keeps that
+            signal.signal(ignored, signal.SIG_DFL)
         action()
     except OSError as error:
         os.write(2, f"{error}\n".encode())
@@ -124,15 +164,14 @@ def _alone(action: Any) -> NoReturn:
 
 
 def _become_box(
-    request: dict[str, Any], descriptors: list[int], ready: int, go: int, stdio: tuple[int, int], info: int
+    request: dict[str, Any], descriptors: list[int], enter: Callable[[], None], stdio: tuple[int, int], info: int
 ) -> None:
     os.dup2(stdio[0], 0)
     os.dup2(stdio[1], 1)
     os.dup2(stdio[1], 2)
+    enter()
+    # Still with our own user id, whom the folders above are open to; an overlay wants its layers from its own mounts.
     lower = os.open(request["lower"], os.O_PATH | os.O_DIRECTORY) if request["lower"] else -1
-    kernel.unshare(kernel.NEW_USER | kernel.NEW_MOUNT)
-    os.write(ready, b"!")
-    os.read(go, 1)
     become_root()
     kernel.mount("none", "/", "", kernel.MS_RECURSIVE | kernel.MS_PRIVATE)
     size = f"size={request['scratch']},nr_inodes={request['files']},mode=0755"
@@ -152,17 +191,29 @@ def _become_box(
 
 def become_root() -> None:
     """Take on user and group 0 of the user name space that this process is in."""
-    try:
+    with suppress(PermissionError):  # a map of one id forbids it; the groups of an ordinary user stay
         os.setgroups([])
-    except PermissionError:
-        pass  # a map of one id forbids it; the groups of an ordinary user stay
     os.setresgid(0, 0, 0)
     os.setresuid(0, 0, 0)
 
 
 def _skeleton(root: Path, texts: dict[str, str]) -> None:
     """An empty system around the machine's own /usr."""
-    for folder in ("dev", "etc", "home", "mnt", "opt", "proc", "root", "run", "srv", "tmp", "usr", "var/log", "var/tmp"):
+    for folder in (
+        "dev",
+        "etc",
+        "home",
+        "mnt",
+        "opt",
+        "proc",
+        "root",
+        "run",
+        "srv",
+        "tmp",
+        "usr",
+        "var/log",
+        "var/tmp",
+    ):
         (root / folder).mkdir(parents=True, exist_ok=True)
     for folder in ("tmp", "var/tmp"):
         (root / folder).chmod(0o1777)
@@ -188,6 +239,8 @@ def _bwrap(request: dict[str, Any], info: int, descriptors: list[int]) -> list[s
     command += ["--remount-ro", "/dev"]
     if request["proc"]:
         command += ["--proc", "/proc"]
+        if Path("/proc/tty/driver").is_dir():  # shut to all but the real root, so `find /` would fail
+            command += ["--size", "4096", "--tmpfs", "/proc/tty/driver"]
     command += ["--unshare-pid", "--unshare-net", "--unshare-ipc", "--unshare-uts", "--hostname", request["host"]]
     command += ["--cap-drop", "ALL"]
     for name in _KEPT_NAMES:
@@ -207,7 +260,7 @@ def _limit(limits: dict[str, int]) -> None:
 
 
 def _enter(request: dict[str, Any], descriptors: list[int]) -> tuple[int, dict[str, Any], list[int]]:
-    """Start a program in the box behind the pidfd `descriptors[0]`, with the next three as its stdin, stdout, stderr."""
+    """Start a program in the box behind the pidfd `descriptors[0]`; stdin, stdout and stderr are the next three."""
     kernel.join(descriptors[0], kernel.ALL_SPACES)
     pid = os.fork()
     if pid == 0:

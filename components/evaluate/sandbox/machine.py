@@ -3,8 +3,8 @@
     with Keeper() as keeper, keeper.open(Plan(lower=Path("/…/root"))) as machine:
         ended = machine.run(["bash", "-c", "id -un"], seconds=5)      # b"root\\n"
 
-The root is an overlay, thrown away with the machine, over a read-only folder; or the machine's own /usr, read-only, in an
-otherwise empty root. All user ids in it are unprivileged ones outside. docs/sandbox.md and docs/benchmarks-os.md say more.
+The root is an overlay, thrown away with the machine, over a read-only folder; or this machine's own /usr, read-only, in
+an otherwise empty root. All user ids in it are unprivileged ones outside. docs/benchmarks-os.md says more.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from collections.abc import Mapping, Sequence
@@ -64,7 +65,7 @@ def id_range() -> tuple[int, int]:
         end = start + length
         return (_BASE, _OWNERS) if end > _BASE + _OWNERS else (end - length // 2, length // 2)
     for line in _lines(Path("/etc/subuid")):
-        owner, first, count = (line.split(":") + ["0", "0"])[:3]
+        owner, first, count = [*line.split(":"), "0", "0"][:3]
         if owner in (str(os.geteuid()), os.environ.get("USER", "")) and shutil.which("newuidmap"):
             return int(first), int(count)
     return os.geteuid(), 1
@@ -135,6 +136,22 @@ class Keeper:
                 os.close(program)
         return Machine(self, plan, reply, told, pidfd)
 
+    def unpack(self, tar: Path, folder: Path) -> None:
+        """Unpack a tar into `folder`/root, owned by the ids that machines have; anybody must be able to write there."""
+        with tar.open("rb") as source, tempfile.TemporaryFile() as errors:
+            target = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+            try:
+                descriptors = [source.fileno(), target, errors.fileno()]
+                reply, _, _ = self.ask({"do": "unpack", "map": id_range()}, descriptors)
+            finally:
+                os.close(target)
+            with reply:
+                status = json.loads(reply.recv(4096) or b"{}").get("status", 1)
+            if status != 0:
+                errors.seek(0)
+                said = errors.read(300).decode(errors="replace").strip()
+                raise UnavailableError(f"{tar} could not be unpacked into {folder}: {said or 'tar ended'}.")
+
 
 TEXTS = {
     "etc/passwd": "root:x:0:0:root:/root:/bin/bash\nnobody:x:65534:65534:nobody:/nonexistent:/usr/sbin/nologin\n",
@@ -190,7 +207,7 @@ class Program:
         self._machine, self._reply = machine, reply
 
     def wait(self, seconds: float | None) -> int | None:
-        """Its exit status as subprocess gives it, 128 when its machine was ended; None when it runs on after `seconds`."""
+        """Its exit status as subprocess gives it, 128 when its machine was ended; None when it still runs."""
         ready, _, _ = select.select([self._reply], [], [], seconds)
         if not ready:
             return None
@@ -203,9 +220,7 @@ class Program:
 class Machine:
     """One box. Programs started in it share its files, processes and users. Close it exactly once, or use `with`."""
 
-    def __init__(
-        self, keeper: Keeper, plan: Plan, reply: socket.socket, told: Mapping[str, Any], process: int
-    ) -> None:
+    def __init__(self, keeper: Keeper, plan: Plan, reply: socket.socket, told: Mapping[str, Any], process: int) -> None:
         self._keeper, self._plan, self._reply, self._process = keeper, plan, reply, process
         self.first, self._bwrap = int(told["first"]), int(told["pid"])
         self._programs: list[Program] = []
@@ -234,7 +249,12 @@ class Machine:
             signal.pidfd_send_signal(self._process, signal.SIGKILL)
 
     def start(
-        self, argv: Sequence[str], stdio: tuple[int, int, int], environment: Mapping[str, str], *, terminal: bool = False
+        self,
+        argv: Sequence[str],
+        stdio: tuple[int, int, int],
+        environment: Mapping[str, str],
+        *,
+        terminal: bool = False,
     ) -> Program:
         """Start a program with three open descriptors; `terminal` makes the first its controlling terminal."""
         request = {

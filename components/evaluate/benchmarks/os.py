@@ -1,0 +1,240 @@
+"""AgentBench's os-interaction: a model answers a question about a Linux system, or changes it, in a shell.
+
+One sample, from the conversation to the verdict:
+
+    user       ... How many hidden files are in /home? (instructions and an example before it, all from the record)
+    assistant  Think: I list them. Act: bash
+               ```bash
+               ls -a /home | grep -c "^\\."
+               ```
+    user       The output of the OS:
+
+               8
+    assistant  Act: answer(8)
+
+Now the record's `example_script` runs in the same system, and a comparator gets the answer and the script's output:
+equal, passed. Every sample has a machine of its own (sandbox/machine.py), made when the first reply needs it. Which rules are AgentBench's, which samples need what, and what differs stands in docs/benchmarks-os.md.
+
+Settings, all optional:
+    ids             which records to use: a list of 0-based positions, or the name of a JSON file with one beside the data
+    exclude         positions to leave out of them (where this machine cannot run them)
+    max_rounds      replies an episode may have (5)
+    prompt          a `str.format` template over the record's `description`, which replaces the record's conversation
+    root            "image": a system of its own (made by `make os-root`); "host": this machine's /usr in an empty one
+    root_sha256     the sha256 that the image must have
+    command_seconds, script_seconds    wall time of a command of the model (5), and of a record's script (30)
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import replace
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+from components.evaluate.benchmarks.os_needs import machine_offers, missing_needs
+from components.evaluate.benchmarks.os_records import positions, read, selected
+from components.evaluate.benchmarks.os_rules import Action, action, reads_only_arguments, seeded, shown
+from components.evaluate.os_root import default_tar, unpacked
+from components.evaluate.sandbox import Finished
+from components.evaluate.sandbox import preflight as sandbox_preflight
+from components.evaluate.sandbox.machine import LIMITS, Keeper, Machine, Plan
+from components.evaluate.sandbox.shell import Shell
+from components.evaluate.task import Episode, Message, Outcome, Sample, Task, Verdict, Workspace
+from cycleqd.errors import EvaluationError, InvalidInputError, UnavailableError
+
+Script = tuple[str, str]
+"""(language, text)"""
+SETTINGS = {"ids", "exclude", "max_rounds", "prompt", "root", "root_sha256", "command_seconds", "script_seconds"}
+_LIMITS = replace(LIMITS, wall=math.inf)  # an episode waits for the model; its commands have limits of their own
+_LONGEST_ARGUMENT = 1 << 15
+
+
+class OsEpisode(Episode):
+    """The conversation about one machine. `answer` is None while there is none and after "finish"."""
+
+    def __init__(self, task: OsTask, sample: Sample, messages: Sequence[Message]) -> None:
+        super().__init__(sample, messages)
+        self._task = task
+        self._machine: Machine | None = None
+        self._shell: Shell | None = None
+        self.answer: str | None = None
+        self.malformed = False
+        self.out_of_rounds = False
+
+    def next(self, reply: str) -> list[Message] | None:
+        """Run the reply's commands and return the conversation with their output; None after any other action."""
+        self.replies.append(reply)
+        self.messages.append({"role": "assistant", "content": reply})
+        kind, content = action(reply)
+        if kind is Action.BASH:
+            machine = self.machine()
+            assert self._shell is not None  # it comes with the machine
+            output, _ = self._shell.execute(content)
+            self.messages.append({"role": "user", "content": shown(output)})
+            self.out_of_rounds = len(self.replies) == self._task.max_rounds
+            if self.out_of_rounds:
+                self.answer = ""
+            return None if self.out_of_rounds or machine.reason else self.messages
+        self.malformed = kind is Action.NONE
+        self.answer = content if kind is Action.ANSWER else None
+        return None
+
+    def machine(self) -> Machine:
+        """The sample's machine, set up by the record's scripts when it is first asked for."""
+        if self._machine is None:
+            self._machine = self._task.new_machine()
+            self._shell = Shell(self._machine, self._task.command_seconds)  # first, as in AgentBench: task 28 tells
+            for language, text in self.sample.record["init_script"]:
+                self._set_up(self._machine, (language, seeded(text, self.sample.id) if language == "bash" else text))
+            if self.sample.record["start"]:
+                self._shell.execute(self.sample.record["start"][1])
+        return self._machine
+
+    def _set_up(self, machine: Machine, script: Script) -> None:
+        done = machine.run(command(script, ()), self._task.script_seconds)
+        if done.reason:
+            raise EvaluationError(
+                f"The set-up script of OS sample {self.sample.id} was ended by the limit on {done.reason}; exclude the "
+                f"sample or raise script_seconds."
+            )
+
+    def close(self) -> None:
+        """Kill everything in the machine and drop its files."""
+        if self._shell is not None:
+            self._shell.close()
+        if self._machine is not None:
+            self._machine.close()
+
+
+class OsTask(Task):
+    """os-interaction. The data are AgentBench's records (samples.json); a sample's id is its 0-based position."""
+
+    method_version = 1
+
+    def __init__(self, settings: Mapping[str, Any], workspace: Workspace) -> None:
+        super().__init__(settings, workspace)
+        if unknown := set(settings) - SETTINGS:
+            raise InvalidInputError(f"The OS task has no setting {sorted(unknown)[0]!r}: choose of {sorted(SETTINGS)}.")
+        self.max_rounds = int(settings.get("max_rounds", 5))
+        self.command_seconds = float(settings.get("command_seconds", 5))
+        self.script_seconds = float(settings.get("script_seconds", 30))
+        self._prompt: str | None = settings.get("prompt")
+        self._root = settings.get("root", "image")
+        if self._root not in ("image", "host"):
+            raise InvalidInputError(f'The OS task\'s root is {self._root!r}: choose "image" or "host".')
+        self._stack = ExitStack()
+
+    def preflight(self) -> list[str]:
+        """What is missing to make machines here."""
+        problems = sandbox_preflight()
+        if self._root == "image" and not default_tar().exists():
+            problems.append(
+                f"The OS benchmark's root {default_tar()} does not exist: make it once with `make os-root`, or name it "
+                f"in CYCLEQD_OS_ROOT."
+            )
+        if not problems and (reason := machine_offers().problem):
+            problems.append(reason)
+        return problems
+
+    def __enter__(self) -> Self:
+        with ExitStack() as stack:
+            self._keeper = stack.enter_context(Keeper())
+            lower = None
+            if self._root == "image":
+                sha256 = self.settings.get("root_sha256", "")
+                lower = unpacked(default_tar(), self._keeper, self.workspace.scratch, sha256)
+            self._plan = Plan(lower=lower, proc=machine_offers().proc, limits=_LIMITS)
+            self._judge = stack.enter_context(
+                self.new_machine()
+            )  # for comparators; no command of a model ever runs there
+            self._stack = stack.pop_all()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._stack.close()
+
+    def new_machine(self) -> Machine:
+        """A fresh machine; the caller closes it."""
+        return self._keeper.open(self._plan)
+
+    def load(self, data: Path) -> list[Sample]:
+        """Read the records. Refuses those that cannot run here (docs/benchmarks-os.md) unless they are excluded."""
+        file = data / "samples.json" if data.is_dir() else data
+        samples = read(file)
+        if (ids := positions(self.settings.get("ids"), file)) is not None:
+            samples = selected(samples, ids, file)
+        left_out = set(positions(self.settings.get("exclude"), file) or ())
+        samples = [sample for sample in samples if sample.id not in left_out]
+        needs = missing_needs(samples)
+        if needs:
+            raise UnavailableError(
+                f"This machine cannot run {len(needs)} of the OS samples ({'; '.join(sorted(set(needs.values())))}): run "
+                f"as root outside a pod, or set exclude: {json.dumps(sorted(map(int, needs)))}."
+            )
+        return samples
+
+    def start(self, sample: Sample) -> OsEpisode:
+        """The first prompt; the machine is made when a reply needs it."""
+        if self._prompt is None:
+            return OsEpisode(self, sample, sample.record["problem"])
+        text = self._prompt.format(description=sample.record["description"])
+        return OsEpisode(self, sample, [{"role": "user", "content": text}])
+
+    def verdict(self, episode: Episode) -> Verdict:
+        """Judge by the record's match, or by its scripts: each gets the answer and the earlier scripts' output."""
+        assert isinstance(episode, OsEpisode)
+        record = episode.sample.record
+        if episode.malformed:
+            return Verdict(Outcome.FORMAT, "no action: neither Act: bash, finish nor answer(...)")
+        machine = episode.machine()
+        if machine.reason:
+            outcome = Outcome.TIMEOUT if machine.reason in ("cpu", "wall") else Outcome.ERROR
+            return Verdict(outcome, f"the machine was ended by the limit on {machine.reason}")
+        passed, reason = self._matches(episode) if record["match"] else self._checks(episode, machine)
+        if not passed and episode.out_of_rounds:
+            reason = f"no answer in {self.max_rounds} rounds; {reason}"
+        return Verdict(Outcome.PASSED if passed else Outcome.WRONG, reason)
+
+    def _matches(self, episode: OsEpisode) -> tuple[bool, str]:
+        match = episode.sample.record["match"]
+        answer = episode.answer or ""
+        if match.get("strip", True):
+            answer = answer.strip()
+        if "regex" in match:
+            return re.search(match["regex"], answer) is not None, "searched the answer for the record's expression"
+        return answer == match["answer"], "compared the answer with the record's"
+
+    def _checks(self, episode: OsEpisode, machine: Machine) -> tuple[bool, str]:
+        machine.freeze()  # what the model left running can neither watch nor disturb the scripts
+        record = episode.sample.record
+        arguments = [str(episode.answer)]
+        for number, entry in enumerate(record["check"], 1):
+            script: Script = entry or record["example_script"]
+            if max(map(len, arguments)) > _LONGEST_ARGUMENT or any("\0" in text for text in arguments):
+                return False, f"script {number} was not run: the answer or an output cannot be an argument"
+            place = self._judge if reads_only_arguments(script) else machine
+            done = place.run(command(script, arguments), self.script_seconds)
+            if not done.ok:
+                return False, f"script {number} {_end(done)}"
+            arguments.append(done.stdout.decode(errors="replace"))
+        return True, f"all {len(record['check'])} scripts agreed"
+
+
+def command(script: Script, arguments: Sequence[str]) -> list[str]:
+    """The program that runs a record's script; bash gets its arguments from $1 on, Python from argv[1] on."""
+    language, text = script
+    if language == "python":
+        return ["python3", "-c", text, *arguments]
+    return ["bash", "-c", text, *(["--", *arguments] if arguments else [])]
+
+
+def _end(done: Finished) -> str:
+    return f"was ended by the limit on {done.reason}" if done.reason else f"exited with {done.returncode}"

@@ -1,0 +1,56 @@
+"""What the samples of os-interaction need of a machine that not every machine has, and what this machine has."""
+
+from __future__ import annotations
+
+import functools
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from components.evaluate.sandbox.machine import Keeper, Plan, id_range
+from components.evaluate.task import Sample
+from cycleqd.errors import UnavailableError
+
+_USERS = re.compile(r"\b(?:useradd|adduser|usermod|groupadd|chown|chgrp|runuser|sudo|su)\b")
+_PROCESSES = re.compile(r"/proc\b|\b(?:ps|pgrep|pidof|top|free|uptime)\b|<\(")
+NO_USERS = "some make users or change owners, which needs a range of user ids"
+NO_PROCESSES = "some look at processes, which needs a /proc of their own"
+
+
+@dataclass(frozen=True)
+class Offers:
+    """`problem`: why no machine can be made, empty when one can. `users`, `proc`: what machines have."""
+
+    problem: str
+    users: bool
+    proc: bool
+
+
+@functools.cache
+def machine_offers() -> Offers:
+    """Found by making machines that do nothing."""
+    users, problem = id_range()[1] > 1, ""
+    for proc in (True, False):
+        try:
+            with Keeper() as keeper:
+                keeper.open(Plan(proc=proc)).close()
+            return Offers("", users, proc)
+        except UnavailableError as error:
+            problem = str(error)
+    return Offers(problem, users, proc=False)
+
+
+def needs(sample: Sample) -> set[str]:
+    """What a sample's scripts need: NO_USERS, NO_PROCESSES. Judged by the words in them."""
+    record = sample.record
+    scripts = [*record["init_script"], record["start"], *record["check"], record["example_script"]]
+    text = "\n".join(script[1] for script in scripts if script)
+    return {need for need, words in ((NO_USERS, _USERS), (NO_PROCESSES, _PROCESSES)) if words.search(text)}
+
+
+def missing_needs(samples: Sequence[Sample]) -> dict[str, str]:
+    """The samples that cannot run here, by id, with the reason."""
+    offers = machine_offers()
+    lacking = {need for need, offered in ((NO_USERS, offers.users), (NO_PROCESSES, offers.proc)) if not offered}
+    found = {sample.id: needs(sample) & lacking for sample in samples}
+    return {one: "; ".join(sorted(reasons)) for one, reasons in found.items() if reasons}

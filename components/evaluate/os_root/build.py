@@ -1,0 +1,105 @@
+"""Make the root file system tar: `python -m components.evaluate.os_root.build [FILE]`, as root on Debian or Ubuntu.
+
+The benchmark's tasks were written for a minimal Ubuntu image with python3, git, vim, curl, wget, unzip, zip and tree.
+This is the minimal system of the release that this machine runs, from the package mirror that this machine's apt is set
+up with, with the same programs, and sudo, which one task installs from the network (there is none here).
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+from components.evaluate.os_root.tree import default_tar
+from cycleqd.errors import InvalidInputError, UnavailableError
+
+PACKAGES = "sudo procps python3-minimal git vim-tiny curl wget unzip zip tree"
+_UNNEEDED = (
+    "usr/share/doc",
+    "usr/share/man",
+    "usr/share/info",
+    "usr/share/locale",
+    "var/cache/apt",
+    "var/lib/apt/lists",
+)
+_TEXTS = {
+    "etc/hostname": "box\n",
+    "etc/hosts": "127.0.0.1\tlocalhost box\n",
+    "etc/resolv.conf": "",
+    "etc/apt/sources.list": "",  # no mirror can be reached: `apt update` then has nothing to do, and succeeds
+}
+
+
+def build(tar: Path) -> None:
+    """Write the tar and beside it TAR.json, the packages and versions in it. Replaces an older one in one step."""
+    if os.geteuid() != 0:
+        raise InvalidInputError("Making the OS benchmark's root needs root: run this as root, or with sudo.")
+    if shutil.which("debootstrap") is None:
+        raise UnavailableError("debootstrap is not installed: run `apt-get install debootstrap`.")
+    release, mirror = _mirror()
+    tar.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix="os-root-", dir=tar.parent) as scratch:
+        root, made = Path(scratch, "root"), Path(scratch, "made.tar")
+        _debootstrap(root, release, mirror, Path(scratch, "log"))
+        _tidy(root)
+        listing = subprocess.run(
+            ["dpkg-query", f"--admindir={root}/var/lib/dpkg", "-W", "-f", "${Package} ${Version}\n"],
+            check=True, capture_output=True, text=True,
+        ).stdout  # fmt: skip
+        command = ["tar", "--sort=name", "--numeric-owner", "--exclude=./dev/*", "-C", str(root), "-cf", str(made), "."]
+        subprocess.run(command, check=True)
+        versions = dict(line.split(" ") for line in listing.splitlines())
+        Path(f"{tar}.json").write_text(json.dumps({"release": release, "packages": versions}, indent=1) + "\n")
+        made.replace(tar)
+
+
+def _mirror() -> tuple[str, str]:
+    """The release of this machine and the first mirror of its apt that carries it."""
+    lines = Path("/etc/os-release").read_text().splitlines()
+    release = next((line.partition("=")[2].strip('"') for line in lines if line.startswith("VERSION_CODENAME=")), "")
+    command = ["apt-get", "indextargets", "--format", "$(SITE) $(CODENAME) $(COMPONENT)", "Created-By: Packages"]
+    targets = subprocess.run(command, check=True, capture_output=True, text=True).stdout.splitlines()
+    for target in targets:
+        site, codename, component = target.rsplit(" ", 2)
+        if codename == release and component == "main":
+            return release, site
+    raise UnavailableError(
+        f"apt on this machine has no source for '{release} main': add one to /etc/apt/sources.list.d."
+    )
+
+
+def _debootstrap(root: Path, release: str, mirror: str, log: Path) -> None:
+    include = ",".join(PACKAGES.split())
+    proxy = subprocess.run(
+        ["apt-config", "dump", "--format", "%v", "Acquire::http::Proxy"], check=True, capture_output=True, text=True
+    ).stdout
+    environment = {**os.environ, "http_proxy": proxy} if proxy else None
+    command = ["debootstrap", "--variant=minbase", f"--include={include}", release, str(root), mirror]
+    with log.open("wb") as file:
+        done = subprocess.run(command, stdout=file, stderr=file, env=environment, check=False)
+    if done.returncode:
+        last = log.read_text(errors="replace").strip().splitlines()[-1:]
+        raise UnavailableError(
+            f"debootstrap could not make the root ({' '.join(last)}): see that apt's mirror answers."
+        )
+
+
+def _tidy(root: Path) -> None:
+    for folder in _UNNEEDED:
+        shutil.rmtree(root / folder, ignore_errors=True)
+        (root / folder).mkdir(parents=True)
+    for name, text in _TEXTS.items():
+        path = root / name
+        path.unlink(missing_ok=True)
+        path.write_text(text)
+
+
+if __name__ == "__main__":
+    target = Path(sys.argv[1]) if len(sys.argv) > 1 else default_tar()
+    build(target)
+    print(target)
