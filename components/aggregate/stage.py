@@ -1,4 +1,4 @@
-"""aggregate: the final model θ_base + Σ β_k τ_k from HEAD's best elites (paper section 3.4); the naive merge of all experts.
+"""aggregate: the final model θ_base + Σ β_k τ_k from HEAD's best elites (paper section 3.4); and the naive merge.
 
 Free unless HEAD has moved and its best elites are others. What it reads is named in final/plan.json and so kept from
 cleaning.

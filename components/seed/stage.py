@@ -5,8 +5,8 @@ Everything later reads these copies only, so that an evolution does not change w
 
 from __future__ import annotations
 
+import hashlib
 import json
-from collections.abc import Mapping
 
 from components.seed.staging import copy_checkpoint, copy_task, find_task, open_inputs
 from components.shared import layout, logbook
@@ -17,7 +17,7 @@ from components.shared.store.objects import Store
 from cycleqd import config as configuration
 from cycleqd.config import Config
 from cycleqd.errors import ConflictError
-from cycleqd.records import JSON, canonical, digest
+from cycleqd.records import JSON
 
 METHOD_VERSION = 1
 
@@ -31,18 +31,25 @@ def run(config: str, place: str) -> None:
     settings = Settings.from_environment()
     wanted = configuration.parse({**json.loads(config), "place": json.loads(place)}, "config")
     store = Store.connect(settings, wanted.name)
-    frozen = wanted.frozen()
-    refuse_other_config(store, frozen)
-    inputs = {"config": digest(frozen)}
+    refuse_other_config(store, wanted)
+    inputs = {"config": hashlib.sha256(config_bytes(wanted)).hexdigest()}
     once(store, layout.SEED, "seed", METHOD_VERSION, inputs, lambda clock: copy_all(store, wanted, inputs, clock))
     logbook.log_seed(settings, store, wanted)
 
 
-def refuse_other_config(store: Store, frozen: Mapping[str, JSON]) -> None:
+def config_bytes(config: Config) -> bytes:
+    """The frozen configuration as it is stored. The order of tasks and experts is kept: it decides whose turn it is."""
+    return json.dumps(config.frozen(), indent=1, ensure_ascii=False).encode()
+
+
+def refuse_other_config(store: Store, config: Config) -> None:
     """Raise ConflictError when the evolution was started with another configuration, naming the keys that differ."""
-    found = store.find_json(layout.CONFIG)
-    if found is not None and canonical(found) != canonical(frozen):
-        differing = sorted(k for k in _flat(frozen) | _flat(found) if _flat(frozen).get(k) != _flat(found).get(k))
+    found = store.find(layout.CONFIG)
+    if found is not None and found != config_bytes(config):
+        mine, theirs = _flat(config.frozen()), _flat(store.get_json(layout.CONFIG))
+        differing = sorted(key for key in mine | theirs if mine.get(key) != theirs.get(key)) or [
+            "the order of its keys"
+        ]
         raise ConflictError(
             f"evolution {store.url('')} was started with another configuration (different: {', '.join(differing)});"
             " restore these, or give the evolution another name"
@@ -54,8 +61,8 @@ def copy_all(store: Store, config: Config, inputs: JSON, clock: Clock) -> JSON:
     with clock.part("check"):
         checkpoints = open_inputs(store.client, config)
         found = {name: find_task(store.client, name, task) for name, task in config.tasks.items()}
-    if not store.create(layout.CONFIG, canonical(config.frozen())):
-        refuse_other_config(store, config.frozen())
+    if not store.create(layout.CONFIG, config_bytes(config)):
+        refuse_other_config(store, config)
     models: dict[str, JSON] = {}
     with clock.part("models"):
         for model in checkpoints:

@@ -19,7 +19,7 @@ from cycleqd.records import Plan
 
 
 def run(evolution: str, generation: int, place: str) -> str:
-    """Claim a generation (-1: the next after HEAD); its loop items as JSON: [{"generation": 12, "child": "g000012-c00"}].
+    """Claim a generation (-1: the next after HEAD); its loop items, [{"generation": 0, "child": "g000000-c00"}, …].
 
     Raises ConflictError when the generation is not the next one and was never planned, or when the search is over.
     """

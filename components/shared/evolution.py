@@ -13,7 +13,7 @@ from components.shared.store.objects import Store
 from cycleqd import config as configuration
 from cycleqd.config import Config, Place
 from cycleqd.errors import ConflictError, IntegrityError, InvalidInputError
-from cycleqd.records import JSON, Child, ModelRef, Plan, digest
+from cycleqd.records import JSON, Child, ModelRef, Plan
 from cycleqd.state import State
 from cycleqd.weights.manifest import Manifest
 
@@ -39,13 +39,11 @@ def parse_place(place: str) -> Place:
 
 def load_config(store: Store) -> Config:
     """The frozen configuration. Raises IntegrityError when it is not the one that was seeded."""
-    tree = store.get_json(layout.CONFIG)
-    seeded = need_result(store, layout.SEED)["inputs"]["config"]
-    if digest(tree) != seeded:
-        raise IntegrityError(
-            f"{store.url(layout.CONFIG)} has digest {digest(tree)}, seeded was {seeded}; it was altered: restore it"
-        )
-    return configuration.parse(tree, store.url(layout.CONFIG))
+    data = store.get(layout.CONFIG)
+    seeded, found = need_result(store, layout.SEED)["inputs"]["config"], hashlib.sha256(data).hexdigest()
+    if found != seeded:
+        raise IntegrityError(f"{store.url(layout.CONFIG)} has sha256 {found}, seeded was {seeded}; restore it")
+    return configuration.parse(json.loads(data), store.url(layout.CONFIG))
 
 
 def size_in_bytes(text: str) -> int:

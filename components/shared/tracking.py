@@ -45,6 +45,7 @@ class Tracker:
     def __init__(self, settings: Settings) -> None:
         os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
         os.environ.setdefault("GIT_PYTHON_REFRESH", "quiet")
+        os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")
         self.uri = settings.tracking
         with self._reported():
             from mlflow import MlflowClient
