@@ -49,11 +49,13 @@ class Engine(Protocol):
     name: str
     """"transformers" or "vllm"; written into every record."""
 
-    reproducible: bool
-    """Whether two runs on one machine give the same bytes."""
+    @property
+    def reproducible(self) -> bool:
+        """Whether two runs on one machine give the same bytes."""
 
-    version: str
-    """Library versions, device and dtype in one line, for run.json."""
+    @property
+    def version(self) -> str:
+        """Library versions, device and dtype in one line, for run.json."""
 
     def load(self, folder: Path, digest: str) -> None:
         """Make the checkpoint in `folder` (a Hugging Face folder) the current model, swapping into a running engine.

@@ -50,6 +50,11 @@ class Checkpoint:
             context=min(limit, max_context or limit),
         )
 
+    @property
+    def dtype(self) -> str:
+        """The dtype the checkpoint is stored in, as torch names it."""
+        return str(self.config.dtype or "float32").removeprefix("torch.")
+
     def encode(self, conversations: Sequence[Sequence[Message]]) -> list[list[int]]:
         """Token ids of each conversation in the model's chat template, with the prompt for its next reply.
 

@@ -32,7 +32,7 @@ class TransformersEngine:
         self._settings = settings
         self._model: Any = None
         self._checkpoint: Checkpoint | None = None
-        self._digest = ""
+        self._digest: str | None = None
 
     @property
     def reproducible(self) -> bool:
@@ -59,7 +59,7 @@ class TransformersEngine:
                 self._start(checkpoint)
             else:
                 self._checkpoint.require_same_architecture(checkpoint)
-                self._digest = ""  # half-copied weights are nobody's
+                self._digest = None  # half-copied weights are nobody's
                 _copy_weights(checkpoint, self._model)
         except (RuntimeError, MemoryError) as error:
             raise EvaluationError(f"{folder} could not be loaded on {self._device()}: {_line(error)}") from error
@@ -69,7 +69,7 @@ class TransformersEngine:
         self, conversations: Sequence[Sequence[Message]], sampling: Sampling, progress: Progress | None = None
     ) -> list[Completion]:
         """When memory runs out, starts over once with half the token budget; then raises EvaluationError."""
-        if self._checkpoint is None or not self._digest:
+        if self._checkpoint is None or self._digest is None:
             raise EvaluationError("the transformers engine has no model; load one before generating")
         prompts = self._checkpoint.encode(conversations)
         budget = self._settings.batch_tokens
@@ -91,7 +91,7 @@ class TransformersEngine:
         """Nothing to forget: the cache of keys and values lives for one batch."""
 
     def close(self) -> None:
-        self._model, self._checkpoint, self._digest = None, None, ""
+        self._model, self._checkpoint, self._digest = None, None, None
         _free_memory()
 
     def _device(self) -> str:

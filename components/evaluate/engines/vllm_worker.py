@@ -1,0 +1,78 @@
+"""Runs inside vLLM's worker process: reads the weights back and compares them with a checkpoint folder.
+
+Swapping weights in a running vLLM has had bugs that left old values in place without an error, so every load is proved.
+Kernels may repack a projection's weights, therefore projections are compared by what they compute.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+
+class ReadBack:
+    """Mixed into vLLM's worker (its `worker_extension_cls`); the method is called by `collective_rpc`."""
+
+    def differing_weights(self, folder: str) -> list[str]:
+        """Names in the model whose values are not the checkpoint's, projections within rounding, others exactly."""
+        import torch
+        from vllm.model_executor.layers.linear import LinearBase
+
+        model = self.get_model()  # type: ignore[attr-defined]  # of vLLM's worker
+        stored = _Stored(Path(folder), getattr(model, "packed_modules_mapping", {}))
+        projections = {name: m for name, m in model.named_modules() if isinstance(m, LinearBase)}
+        wrong = []
+        with torch.inference_mode():
+            for name, module in projections.items():
+                if not _same_product(module, stored.read(f"{name}.weight")):
+                    wrong.append(name)
+            for name, parameter in model.named_parameters():
+                if name.rpartition(".")[0] in projections and name.endswith(".weight"):
+                    continue
+                expected = stored.read(name)
+                if expected is not None and parameter.numel():
+                    rows = parameter[: len(expected)]  # vocabularies are padded
+                    if not torch.equal(rows, expected.to(rows)):
+                        wrong.append(name)
+        return wrong
+
+
+def _same_product(module: Any, weight: Any) -> bool:
+    """Whether the projection multiplies by `weight`, of shape (out, in), up to the rounding of its dtype."""
+    import torch
+
+    if weight is None:
+        return True
+    bias = getattr(module, "bias", None)
+    device, dtype = next(module.parameters()).device, module.params_dtype
+    x = torch.linspace(-1, 1, weight.shape[1], device=device, dtype=dtype)[None]
+    expected = torch.nn.functional.linear(x, weight.to(device, dtype), bias).float()
+    y = module(x)
+    found = (y[0] if isinstance(y, tuple) else y).float()
+    tolerance = 64 * torch.finfo(dtype).eps * float(expected.abs().max())
+    return bool((found - expected).abs().max() <= tolerance)
+
+
+class _Stored:
+    """The checkpoint's tensors by vLLM's names: a fused projection is the rows of its parts, one after another."""
+
+    def __init__(self, folder: Path, packed: dict[str, list[str]]) -> None:
+        from safetensors import safe_open
+
+        self._packed = packed
+        self._files: dict[str, Any] = {}
+        for file in sorted(folder.glob("*.safetensors")):
+            opened = safe_open(file, framework="pt")
+            self._files |= dict.fromkeys(opened.keys(), opened)
+
+    def read(self, name: str) -> Any:
+        """The tensor, or None where the checkpoint has none of that name."""
+        import torch
+
+        if name in self._files:
+            return self._files[name].get_tensor(name)
+        *path, module, leaf = name.split(".")
+        parts = [".".join([*path, part, leaf]) for part in self._packed.get(module, [])]
+        if not parts or not all(part in self._files for part in parts):
+            return None
+        return torch.cat([self._files[part].get_tensor(part) for part in parts])
