@@ -13,10 +13,11 @@ One sample, from the conversation to the verdict:
     assistant  Act: answer(8)
 
 Now the record's `example_script` runs in the same system, and a comparator gets the answer and the script's output:
-equal, passed. Every sample has a machine of its own (sandbox/machine.py), made when the first reply needs it. Which rules are AgentBench's, which samples need what, and what differs stands in docs/benchmarks-os.md.
+equal, passed. Every sample has a machine of its own (sandbox/machine.py), made when the first reply needs it. Which
+rules are AgentBench's, which samples need what, and what differs stands in docs/benchmarks-os.md.
 
 Settings, all optional:
-    ids             which records to use: a list of 0-based positions, or the name of a JSON file with one beside the data
+    ids             which records to use: a list of 0-based positions, or the name of such a JSON file beside the data
     exclude         positions to leave out of them (where this machine cannot run them)
     max_rounds      replies an episode may have (5)
     prompt          a `str.format` template over the record's `description`, which replaces the record's conversation
@@ -52,6 +53,8 @@ Script = tuple[str, str]
 """(language, text)"""
 SETTINGS = {"ids", "exclude", "max_rounds", "prompt", "root", "root_sha256", "command_seconds", "script_seconds"}
 _LIMITS = replace(LIMITS, wall=math.inf)  # an episode waits for the model; its commands have limits of their own
+_SETTLING = 2.0
+"""Seconds that programs which set-up scripts leave in the background (task 60's five) have to start."""
 _LONGEST_ARGUMENT = 1 << 15
 
 
@@ -94,6 +97,7 @@ class OsEpisode(Episode):
                 self._set_up(self._machine, (language, seeded(text, self.sample.id) if language == "bash" else text))
             if self.sample.record["start"]:
                 self._shell.execute(self.sample.record["start"][1])
+            self._machine.settle(_SETTLING)
         return self._machine
 
     def _set_up(self, machine: Machine, script: Script) -> None:
@@ -173,11 +177,11 @@ class OsTask(Task):
             samples = selected(samples, ids, file)
         left_out = set(positions(self.settings.get("exclude"), file) or ())
         samples = [sample for sample in samples if sample.id not in left_out]
-        needs = missing_needs(samples)
-        if needs:
+        if needs := missing_needs(samples):
+            reasons = "; ".join(sorted(set(needs.values())))
             raise UnavailableError(
-                f"This machine cannot run {len(needs)} of the OS samples ({'; '.join(sorted(set(needs.values())))}): run "
-                f"as root outside a pod, or set exclude: {json.dumps(sorted(map(int, needs)))}."
+                f"This machine cannot run {len(needs)} of the OS samples ({reasons}): run as root outside a pod, or "
+                f"set exclude: {json.dumps(sorted(map(int, needs)))}."
             )
         return samples
 

@@ -7,8 +7,8 @@ within two milliseconds. Nothing of it lives in a box, so nothing in a box can c
            └─ handler ── joins the box ── the program                 (request "enter")
 
 Requests and replies are JSON on SEQPACKET sockets, with descriptors beside them. The socket of a request's replies
-comes with it: first {"pid", ...} or {"error"}, then, when the program has ended, {"status"}. Closing the keeper's own
-socket, or its death, ends every box.
+comes with it: first the start's facts or {"error"}, then, when the program has ended, {"status"}. Closing the
+keeper's own socket, or its death, ends every box.
 """
 
 from __future__ import annotations
@@ -93,7 +93,7 @@ def _open(request: dict[str, Any], descriptors: list[int]) -> tuple[int, dict[st
     if b"ready\n" not in text:
         raise RuntimeError(f"the box did not start: {text.decode(errors='replace').strip()}")
     first = int(json.loads(os.read(info, 4096))["child-pid"])
-    return pid, {"pid": pid, "first": first, "handler": os.getpid()}, [os.pidfd_open(first)]
+    return pid, {"bwrap": pid}, [os.pidfd_open(first)]
 
 
 def _unpack(request: dict[str, Any], descriptors: list[int]) -> tuple[int, dict[str, Any], list[int]]:
@@ -111,7 +111,7 @@ def _unpack(request: dict[str, Any], descriptors: list[int]) -> tuple[int, dict[
         os.execvpe("tar", ["tar", "--extract", "--preserve-permissions", "--numeric-owner", *owners], os.environ)
 
     pid = _fork_into(kernel.NEW_USER, request["map"], become_tar)
-    return pid, {"pid": pid}, []
+    return pid, {}, []
 
 
 def _fork_into(spaces: int, ids: list[int], child: Callable[[Callable[[], None]], None]) -> int:
@@ -265,7 +265,7 @@ def _enter(request: dict[str, Any], descriptors: list[int]) -> tuple[int, dict[s
     pid = os.fork()
     if pid == 0:
         _alone(lambda: _become_program(request, descriptors[1:4], bytes.fromhex(request["filter"])))
-    return pid, {"pid": pid, "handler": os.getpid()}, []
+    return pid, {"handler": os.getpid()}, [os.pidfd_open(pid)]
 
 
 def _become_program(request: dict[str, Any], stdio: list[int], seccomp: bytes) -> None:

@@ -200,11 +200,11 @@ class _WatchedMachine(Watched):
 
 
 class Program:
-    """A program that was started in a machine. `pid` is its number outside."""
+    """A program that was started in a machine. `handler` is the number of the process that waits for it outside."""
 
-    def __init__(self, machine: Machine, reply: socket.socket, told: Mapping[str, Any]) -> None:
-        self.pid, self.handler = int(told["pid"]), int(told["handler"])
-        self._machine, self._reply = machine, reply
+    def __init__(self, machine: Machine, reply: socket.socket, told: Mapping[str, Any], process: int) -> None:
+        self.handler = int(told["handler"])
+        self._machine, self._reply, self._process = machine, reply, process
 
     def wait(self, seconds: float | None) -> int | None:
         """Its exit status as subprocess gives it, 128 when its machine was ended; None when it still runs."""
@@ -214,7 +214,13 @@ class Program:
         message = self._reply.recv(4096)
         self._machine.forget(self)
         self._reply.close()
+        os.close(self._process)
         return int(json.loads(message).get("status", 128)) if message else 128
+
+    def kill(self) -> None:
+        """Kill the program, not what it has started."""
+        with suppress(ProcessLookupError):
+            signal.pidfd_send_signal(self._process, signal.SIGKILL)
 
 
 class Machine:
@@ -222,7 +228,7 @@ class Machine:
 
     def __init__(self, keeper: Keeper, plan: Plan, reply: socket.socket, told: Mapping[str, Any], process: int) -> None:
         self._keeper, self._plan, self._reply, self._process = keeper, plan, reply, process
-        self.first, self._bwrap = int(told["first"]), int(told["pid"])
+        self._bwrap = int(told["bwrap"])
         self._programs: list[Program] = []
         self._lock = threading.Lock()
         self.busy = False
@@ -265,8 +271,7 @@ class Machine:
             "terminal": terminal,
             "filter": (seccomp.program() if seccomp.supported() else b"").hex(),
         }
-        reply, told, _ = self._keeper.ask(request, [self._process, *stdio])
-        program = Program(self, reply, told)
+        program = Program(self, *self._keeper.ask(request, [self._process, *stdio]))
         with self._lock:
             self._programs.append(program)
         return program
@@ -284,8 +289,7 @@ class Machine:
             status = program.wait(seconds)
             late = status is None
             if late:
-                with suppress(ProcessLookupError):
-                    os.kill(program.pid, signal.SIGKILL)
+                program.kill()
                 status = program.wait(None)
             texts = [os.pread(descriptor, self._plan.limits.output, 0) for descriptor in (out, err)]
             reason = self._watched.reason or ("wall" if late else "")
@@ -295,10 +299,33 @@ class Machine:
             for descriptor in (out, err, nothing):
                 os.close(descriptor)
 
+    def settle(self, seconds: float) -> None:
+        """Wait, at most so long, until what runs in the machine has finished starting.
+
+        That is: for 0.1 s no process appears, ends, becomes another program or uses the processor.
+        """
+        end, seen, same = time.monotonic() + seconds, self._processes(), 0
+        if len(seen) <= 2:  # process 1 and the shell
+            return
+        while same < 5 and time.monotonic() < end:
+            time.sleep(0.02)
+            now = self._processes()
+            same = same + 1 if now == seen and all(state == "S" for _, _, state in now) else 0
+            seen = now
+
+    def _processes(self) -> set[tuple[int, str, str]]:
+        """(pid outside, program, state) of everything in the machine."""
+        found = set()
+        for pid in {pid for root in self.roots() for pid in descendants(root)}:
+            with suppress(FileNotFoundError, ProcessLookupError):
+                before, _, after = Path(f"/proc/{pid}/stat").read_text(errors="replace").rpartition(")")
+                found.add((pid, before.partition("(")[2], after.split()[0]))
+        return found
+
     def freeze(self) -> None:
         """Stop (SIGSTOP) everything that runs in the machine; programs started later run."""
         stopped: set[int] = set()
-        while new := {pid for root in self.roots() for pid in descendants(root)} - stopped - {self.first}:
+        while new := {pid for root in self.roots() for pid in descendants(root)} - stopped:
             for pid in new:
                 with suppress(ProcessLookupError):
                     os.kill(pid, signal.SIGSTOP)
@@ -307,6 +334,8 @@ class Machine:
     def close(self) -> None:
         """Kill everything in the machine and wait until it is gone."""
         self._kill(0)
+        for program in list(self._programs):
+            program.wait(None)
         self._reply.recv(4096)  # sent when bwrap has ended, which is after the last process of the box
         WATCHER.remove(self._watched)
         self._reply.close()
