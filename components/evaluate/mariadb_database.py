@@ -30,7 +30,7 @@ ANSWER_SECONDS = 30.0  # how long after its time limit a statement may take to n
 MAX_ROWS = 10_000
 MAX_BYTES = 4 << 20
 PRIVILEGES = "SELECT, INSERT, UPDATE, DELETE, CREATE, DROP, ALTER, INDEX, CREATE TEMPORARY TABLES"
-LOCK_SECONDS = 2
+LOCK_SECONDS = 1
 TIMED_OUT = {1969}  # ER_STATEMENT_TIMEOUT
 ACCESS_DENIED = 1045
 TABLE_FAULTS = {
@@ -149,7 +149,10 @@ class Database:
             finally:
                 if connection.open:
                     connection.close()
-        if limit := watched.exceeded or answer.exceeded:  # a killed BENCHMARK answers as if it had ended
+        late = time.monotonic() - watched.started > self.owner.limits.seconds
+        if late and not watched.exceeded:  # a killed BENCHMARK answers as if it had ended
+            watched.exceeded = "time"
+        if limit := watched.exceeded or answer.exceeded:
             return Answer(error=f"the statement exceeded its limit of {self.owner.limits.named(limit)}", exceeded=limit)
         if answer.error:
             self._require_server()
@@ -160,7 +163,7 @@ class Database:
         import pymysql
 
         with self.owner.server.admin() as connection, connection.cursor() as cursor:
-            cursor.execute(f"SET SESSION lock_wait_timeout = {LOCK_SECONDS}")
+            cursor.execute(f"SET SESSION lock_wait_timeout = {LOCK_SECONDS}, innodb_lock_wait_timeout = {LOCK_SECONDS}")
             cursor.execute(f"KILL HARD USER {self.account}@localhost")
             cursor.execute(f"DROP USER {self.account}@localhost")
             try:
