@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import fcntl
+import json
 import os
+import select
 import selectors
+import signal
 import subprocess
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -14,7 +17,7 @@ from typing import Self
 
 from components.evaluate.sandbox import command, seccomp
 from components.evaluate.sandbox.limits import Finished, Limits, Reason
-from components.evaluate.sandbox.watch import WATCHER, Watched, kill_tree
+from components.evaluate.sandbox.watch import WATCHER, Watched
 from cycleqd.errors import UnavailableError
 
 # bwrap's --die-with-parent looks at the *thread* that started it. One that lives as long as the program starts all.
@@ -37,51 +40,50 @@ def launch(argv: Sequence[str], descriptors: Sequence[int] = ()) -> subprocess.P
 
 
 class Supervised:
-    """A started process whose tree is watched. Wraps any command that keeps its tree below one pid name space.
+    """A box: its bwrap process, the watch over its tree, and its three pipes.
 
-    Use as a context manager: leaving it kills and reaps the tree. `reason` tells which limit ended it, if one did.
+    Use as a context manager: leaving it kills the box and waits until all of it is gone. `reason` tells which limit
+    ended it, if one did.
     """
 
-    def __init__(self, process: subprocess.Popen[bytes], limits: Limits) -> None:
+    def __init__(self, process: subprocess.Popen[bytes], init: int | None, limits: Limits) -> None:
+        """`init`: a pidfd of the box's first process, with which everything in the box dies; None if it never began."""
         self.process = process
         self.limits = limits
-        self.watched = Watched(process.pid, limits)
-        self._ended = False
+        self._init = init
+        self.watched = Watched(process.pid, limits, kill=lambda _: self.kill())
         WATCHER.add(self.watched)
 
     @property
     def reason(self) -> Reason:
         return self.watched.reason
 
+    def kill(self) -> None:
+        """Kill the box's first process, and so all of it."""
+        if self._init is not None:
+            with suppress(ProcessLookupError):
+                signal.pidfd_send_signal(self._init, signal.SIGKILL)
+
     def wait(self) -> int:
-        """Wait for the end (the watcher bounds it) and reap; returns the exit status as subprocess does."""
-        if not self._ended:
-            os.waitid(os.P_PID, self.process.pid, os.WEXITED | os.WNOWAIT)  # while unreaped, the number stays ours
-            WATCHER.remove(self.watched)
-            self._ended = True
+        """Wait for the end of everything in the box (the watcher bounds it); returns the exit status."""
+        if self._init is not None:
+            select.select([self._init], [], [])  # bwrap itself ends a little before the last of its box
+        os.waitid(os.P_PID, self.process.pid, os.WEXITED | os.WNOWAIT)  # while unreaped, the number stays ours
+        WATCHER.remove(self.watched)
+        if self._init is not None:
+            os.close(self._init)
+            self._init = None
         return self.process.wait()
 
     def close(self) -> None:
-        """Kill the tree, wait until the last of it is gone, close the pipes. Calling it again does nothing."""
-        while not self._ended:
-            kill_tree(self.process.pid)
-            with suppress(subprocess.TimeoutExpired):
-                self._wait_briefly()
+        """Kill the box, wait for its end, close the pipes. Calling it again does nothing."""
+        if self.process.returncode is None:
+            self.kill()
+            self.wait()
         for pipe in (self.process.stdin, self.process.stdout, self.process.stderr):
             if pipe is not None:
                 with suppress(BrokenPipeError):
                     pipe.close()
-
-    def _wait_briefly(self) -> None:
-        """A kill can fall between bwrap's start and its child's; then the next round finds the child."""
-        descriptor = os.pidfd_open(self.process.pid)
-        try:
-            with selectors.DefaultSelector() as selector:
-                selector.register(descriptor, selectors.EVENT_READ)
-                if selector.select(timeout=0.1):
-                    self.wait()
-        finally:
-            os.close(descriptor)
 
     def __enter__(self) -> Self:
         return self
@@ -154,13 +156,27 @@ def start(
     contents = {path: memory_file(content) for path, content in files.items()}
     seccomp_filter = memory_file(seccomp.program()) if not trusted and seccomp.supported() else None
     opened = [*contents.values(), *([] if seccomp_filter is None else [seccomp_filter])]
+    reader, info = os.pipe()
+    opened.append(info)
     try:
         inside = command.trusted_command if trusted else command.box_command
-        line = inside(argv, entry=way, limits=limits, setup=setup, contents=contents, seccomp=seccomp_filter, uid=uid)
-        return Supervised(launch(line, [*opened, *descriptors]), limits)
+        line = inside(
+            argv, entry=way, limits=limits, setup=setup, contents=contents, seccomp=seccomp_filter, uid=uid, info=info
+        )
+        process = launch(line, [*opened, *descriptors])
     finally:
         for descriptor in opened:
             os.close(descriptor)
+    with os.fdopen(reader, "rb") as told:
+        return Supervised(process, _init_of(told.read()), limits)
+
+
+def _init_of(told: bytes) -> int | None:
+    """A pidfd of the process that --info-fd names; None when bwrap gave up before it, or it has ended already."""
+    try:
+        return os.pidfd_open(json.loads(told)["child-pid"])
+    except (ValueError, ProcessLookupError):
+        return None
 
 
 def run(

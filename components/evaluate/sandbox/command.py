@@ -28,6 +28,7 @@ ENVIRONMENT = {"PATH": "/usr/local/bin:/usr/bin:/bin", "HOME": "/tmp", "LANG": "
 _SYSTEM = ("lib", "lib32", "lib64", "libx32", "bin", "sbin")
 _ETC = ("/etc/ld.so.cache", "/etc/alternatives")
 BOX_UID = 1000  # inside a user name space
+SLACK = 5  # seconds of processor time by which the kernel's limit lies above the watcher's, which tells the reason
 _PYTHON = "/python"  # where an interpreter that lives outside /usr appears
 _counter = itertools.count()
 
@@ -80,12 +81,14 @@ def box_command(
     contents: Mapping[str, int],
     seccomp: int | None,
     uid: int,
+    info: int | None,
 ) -> list[str]:
     """The whole command: `argv` in a box, as `uid` (root and dropped entries).
 
-    `contents`: path in the box → open file descriptor with its content; `seccomp`: that of the filter.
+    `contents`: path in the box → open file descriptor with its content; `seccomp`: that of the filter;
+    `info`: one to which bwrap tells the number of the box's first process.
     """
-    command = [*_outer(entry, uid), *_root(limits, setup, contents)]
+    command = [*_outer(entry, uid, info), *_root(limits, setup, contents)]
     if seccomp is not None:
         command += ["--seccomp", str(seccomp)]
     rights = ("CAP_SETUID", "CAP_SETGID") if entry is Entry.ROOT else ()
@@ -101,10 +104,11 @@ def trusted_command(
     contents: Mapping[str, int],
     seccomp: int | None,
     uid: int,
+    info: int | None,
 ) -> list[str]:
     """As `box_command`, for a program of ours: it may make further name spaces, and change its user where root can."""
     rights = ("CAP_SYS_ADMIN", "CAP_SETUID", "CAP_SETGID") if entry is Entry.ROOT else ("CAP_SYS_ADMIN",)
-    return [*_outer(entry, uid), *_root(limits, setup, contents), *_rights(rights), "--", *argv]
+    return [*_outer(entry, uid, info), *_root(limits, setup, contents), *_rights(rights), "--", *argv]
 
 
 def accounts(uid: int) -> dict[str, bytes]:
@@ -115,7 +119,7 @@ def accounts(uid: int) -> dict[str, bytes]:
     }
 
 
-def _outer(entry: Entry, uid: int) -> list[str]:
+def _outer(entry: Entry, uid: int, info: int | None) -> list[str]:
     spaces = [
         "--unshare-ipc",
         "--unshare-pid",
@@ -125,7 +129,7 @@ def _outer(entry: Entry, uid: int) -> list[str]:
         "--hostname",
         "box",
     ]
-    ends = ["--die-with-parent", "--new-session"]
+    ends = ["--die-with-parent", "--new-session", *([] if info is None else ["--info-fd", str(info)])]
     if entry is Entry.ROOT:
         return ["bwrap", *spaces, *ends]
     become = ["setpriv", f"--reuid={uid}", f"--regid={uid}", "--clear-groups"] if entry is Entry.DROPPED else []
@@ -141,7 +145,7 @@ def _inner(entry: Entry, limits: Limits, uid: int) -> list[str]:
     command = [
         "/usr/bin/prlimit",
         f"--as={limits.address_space}",
-        f"--cpu={math.ceil(limits.cpu)}",
+        f"--cpu={math.ceil(limits.cpu) + SLACK}",
         "--core=0",
         "--memlock=0",
     ]
@@ -206,6 +210,6 @@ def works(candidate: Entry, setup: Setup) -> bool:
         return False
     nothing = ["/usr/bin/true"]
     command = box_command(
-        nothing, entry=candidate, limits=Limits(), setup=setup, contents={}, seccomp=None, uid=unused_uid()
+        nothing, entry=candidate, limits=Limits(), setup=setup, contents={}, seccomp=None, uid=unused_uid(), info=None
     )
     return subprocess.run(command, capture_output=True, timeout=30, check=False).returncode == 0

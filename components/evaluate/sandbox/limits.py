@@ -20,7 +20,7 @@ class Limits:
     wall: float = 10.0
     """Seconds from start to end, by the clock: watcher."""
     cpu: float = 10.0
-    """Seconds of processor time, all processes together (watcher) and each of them (kernel, whole seconds)."""
+    """Seconds of processor time, all processes together: watcher; each of them, 5 seconds later: kernel."""
     memory: int = 1024 * MIB
     """Bytes of resident memory, all processes together: watcher, 40 times a second."""
     address_space: int = 4096 * MIB

@@ -7,6 +7,7 @@ filter; see `zygote.py`, which runs in the box. A box that had to be killed is r
 from __future__ import annotations
 
 import json
+import math
 import os
 import queue
 import resource
@@ -136,7 +137,7 @@ class WarmPool:
 def _message(limits: Limits) -> bytes:
     bounds = [
         (resource.RLIMIT_AS, limits.address_space),
-        (resource.RLIMIT_CPU, int(limits.cpu) + 1),
+        (resource.RLIMIT_CPU, math.ceil(limits.cpu) + command.SLACK),
         (resource.RLIMIT_NPROC, limits.processes),
         (resource.RLIMIT_FSIZE, limits.file_size),
         (resource.RLIMIT_NOFILE, limits.open_files),

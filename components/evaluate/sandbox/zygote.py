@@ -2,7 +2,7 @@
 
 argv: the control socket's descriptor, the script. The script is imported once, its `main()` called in every fork. A job
 is one message on the control socket: JSON {"uid", "scratch", "limits": [[resource, value], ...]} with four descriptors:
-stdin, stdout, stderr, and the system call filter (as a file). The answer is the exit status, when the whole job is gone.
+stdin, stdout, stderr, and the system call filter (as a file). The answer is the exit status, when all of it is gone.
 
 This process keeps the right to make name spaces and executes nothing of a job; the fork gives every right up before it
 reads its first byte. Between jobs nothing survives: the end of a fork's first process ends its pid name space, and its
