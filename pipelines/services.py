@@ -79,6 +79,21 @@ class Services:
                     raise UnavailableError(f"the embedded {service.name} server did not start; its log is {log}")
                 time.sleep(0.1)
 
+    def make_bucket(self, name: str) -> None:
+        """Create the bucket unless it exists."""
+        import boto3
+
+        reach = self.environment()
+        client = boto3.client(
+            "s3",
+            endpoint_url=reach["AWS_ENDPOINT_URL"],
+            region_name=reach["AWS_REGION"],
+            aws_access_key_id=reach["AWS_ACCESS_KEY_ID"],
+            aws_secret_access_key=reach["AWS_SECRET_ACCESS_KEY"],
+        )
+        if name not in [bucket["Name"] for bucket in client.list_buckets()["Buckets"]]:
+            client.create_bucket(Bucket=name)
+
     def stop(self) -> None:
         """Stop both, politely first."""
         for name in ("mlflow", "s3"):
@@ -200,6 +215,7 @@ def running(place: Place, tracking: bool = True, wait_for_tracking: bool = True)
         try:
             services.start(tracking)
             services.wait(tracking and wait_for_tracking)
+            services.make_bucket(place.bucket)
             yield {**common, "CYCLEQD_CACHE": str(folder / "cache"), **services.environment()}
         finally:
             with contextlib.suppress(BlockingIOError):  # another command still uses them
