@@ -228,6 +228,11 @@ def alive(config: Config, state: State) -> tuple[Evaluated, ...]:
     return tuple(line for line in state.history if line.model.id in needed)
 
 
+def best_living(config: Config, state: State) -> Evaluated:
+    """The living model with the best average; ties keep the earlier. Its checkpoint is there."""
+    return max(alive(config, state), key=lambda line: average(line.scores))
+
+
 def homes(state: State, model: str) -> tuple[str, ...]:
     """Quality tasks of the archives in which the model with this id is an elite."""
     return tuple(a.quality for a in state.archives if any(e.model.id == model for e in a.elites.values()))
@@ -240,8 +245,7 @@ def final_recipe(config: Config, state: State) -> list[tuple[ModelRef, float]]:
     two archives counts twice, its two shares added. best: the single living model with the best average, β = 1.
     """
     if config.method.final.kind == "best":
-        single = max(alive(config, state), key=lambda line: average(line.scores))
-        return [(single.model, 1.0)]
+        return [(best_living(config, state).model, 1.0)]
     chosen = bests(state)
     top = max(line.scores[task] for task, line in chosen.items())
     weights = {

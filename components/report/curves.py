@@ -54,21 +54,21 @@ def curves(data: ReportData, series: Series, theme: Theme) -> bytes:
         panels = made.subplots(2, 3).flat
         _averages(next(panels), data, series, theme)
         titles = {
-            "Best score on each task": {f"best/{task}": task for task in data.tasks},
-            "Cells filled": {f"coverage/{task}": f"{task} archive" for task in data.tasks},
+            "Best score on each task, %": {f"best/{task}": task for task in data.tasks},
+            "Cells filled, %": {f"coverage/{task}": f"{task} archive" for task in data.tasks},
             "QD-score": {f"qd_score/{task}": f"{task} archive" for task in data.tasks},
             "Volume of the Pareto front": {"hypervolume_all": "all models", "hypervolume_elites": "elites"},
-            "Distinct models per filled cell": {"diversity": ""},
+            "Distinct models per filled cell, %": {"diversity": ""},
         }
         for panel, (title, names) in zip(panels, titles.items(), strict=True):
             hues: Iterable[str] = theme.hues if len(names) == len(data.tasks) else (theme.accent, theme.muted)
             for (name, label), hue in zip(names.items(), _cycled(hues, len(names)), strict=True):
-                panel.step(series["generation"], series[name], where="post", color=hue, label=label)
+                dashes = (0, (3, 1.5)) if name == "hypervolume_elites" else "-"
+                panel.step(series["generation"], series[name], where="post", color=hue, label=label, linestyle=dashes)
             panel.set_title(title)
-            if "QD" in title or "Volume" in title:
-                panel.grid(axis="y")
-            else:
+            if title.endswith("%"):
                 percent_axis(panel, "y")
+            panel.grid(axis="y")
             if len(names) > 1:
                 panel.legend(loc="best")
         for panel in made.axes:
@@ -94,7 +94,7 @@ def _averages(panel: Axes, data: ReportData, series: Series, theme: Theme) -> No
     ):
         if mark is not None:
             panel.axhline(mark, color=theme.muted, linewidth=1.2, linestyle=(0, dashes), label=label)
-    panel.set_title("Best average")
+    panel.set_title("Best average, %")
     percent_axis(panel, "y")
     panel.legend(loc="best")
 
@@ -129,19 +129,19 @@ def fronts(data: ReportData, theme: Theme) -> bytes:
 def _pair(panel: Axes, data: ReportData, first: State, pair: tuple[str, str], theme: Theme) -> None:
     """One pair of tasks: every child faintly, the two fronts as stairs, the base as a cross, the final model."""
     x, y = pair
-    dots = {(line.scores[x], line.scores[y]) for line in data.state.children}
+    dots = sorted({(line.scores[x], line.scores[y]) for line in data.state.children})
     if dots:
-        panel.scatter(*zip(*sorted(dots), strict=True), s=12, color=theme.muted, alpha=0.25, linewidths=0)
-    for state, hue, width in ((first, theme.muted, 1.4), (data.state, theme.accent, 2.2)):
-        corners = _corners(front_of_all(state), pair)
-        panel.scatter(*zip(*corners, strict=True), s=26, color=hue, zorder=3)
-        base = (data.state.base.scores[x], data.state.base.scores[y])
-        stairs = [
-            (min(base[0], corners[0][0]), corners[0][1]),
-            *corners,
-            (corners[-1][0], min(base[1], corners[-1][1])),
-        ]
-        panel.step(*zip(*stairs, strict=True), where="pre", color=hue, linewidth=width, zorder=2)
+        panel.scatter([a for a, _ in dots], [b for _, b in dots], s=12, color=theme.muted, alpha=0.25, linewidths=0)
+    seen = [*(line.scores for line in data.state.history), data.state.base.scores]
+    corner = (min(scores[x] for scores in seen), min(scores[y] for scores in seen))
+    for state, hue, width in ((data.state, theme.accent, 2.2), (first, theme.muted, 1.4)):
+        points = _corners(front_of_all(state), pair)
+        across = [corner[0], *(a for a, _ in points), points[-1][0]]
+        up = [points[0][1], *(b for _, b in points), corner[1]]
+        panel.step(across, up, where="pre", color=hue, linewidth=width, zorder=2)
+        panel.scatter(across[1:-1], up[1:-1], s=26, color=hue, zorder=3)
+        if state is data.state:
+            panel.fill_between(across, up, corner[1], step="pre", color=hue, alpha=0.08, linewidth=0)
     panel.scatter([data.state.base.scores[x]], [data.state.base.scores[y]], s=40, marker="x", color=theme.muted)
     panel.annotate("base", (data.state.base.scores[x], data.state.base.scores[y]), (5, 5), textcoords="offset points",
                    fontsize=7.5, color=theme.muted)  # fmt: skip

@@ -61,16 +61,18 @@ class Row:
 
 @dataclass(frozen=True)
 class ReportData:
-    """One evolution at its newest snapshot. recipe: (model id, β) of the final model, empty before finalising.
+    """One evolution at its newest snapshot.
 
-    best: id of the single living model with the best search average. children: every planned child by id. url: where
-    the evolution's objects are.
+    recipe: (model id, β) of the final model, empty before finalising; final_snapshot: the snapshot it was built from.
+    best: id of the single living model with the best search average. children: by id, at least the children among
+    recipe and best and all their ancestors. url: where the evolution's objects are.
     """
 
     config: Config
     state: State
     results: Results
     recipe: tuple[tuple[str, float], ...]
+    final_snapshot: int | None
     best: str
     children: Mapping[str, Child]
     cost: Cost

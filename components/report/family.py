@@ -18,7 +18,7 @@ _MOST_DRAWN = 48
 
 @dataclass(frozen=True)
 class Ancestor:
-    """A member of the tree. parents: (model id, share ω_i / Σω or β). experts: expert id → its share of the task vector.
+    """A member of the tree. parents: (model id, share ω_i / Σω or β). experts: expert id → its share of the weights.
 
     Shares leave mutations out: they are exact for the merge and an indication after an SVD mutation.
     """
@@ -83,7 +83,7 @@ def picture(data: ReportData, theme: Theme) -> bytes:
     places = _places(family, columns)
     tallest = max(len(members) for members in columns)
     with drawing(theme):
-        made = figure(min(max(1.25 * len(columns) + 1.5, 7.0), 15.0), min(max(0.85 * tallest + 0.8, 3.0), 8.5))
+        made = figure(min(max(1.2 * len(columns) + 1.5, 7.0), 11.5), min(max(0.8 * tallest + 0.8, 3.0), 8.5))
         panel = made.subplots()
         for name, member in family.items():
             for parent, weight in member.parents:
@@ -93,13 +93,22 @@ def picture(data: ReportData, theme: Theme) -> bytes:
         for name, member in family.items():
             big = name == "final" or not member.parents
             _pie(panel, places[name], member, hues, size * (1.9 if big else 1), theme)
-            label = "final" if name == "final" else name.removeprefix("expert-")
+            label = _label(data, name)
             panel.annotate(label, places[name], (0, -(18 if size > 400 else 14) - 5 * big), textcoords="offset points",
-                           ha="center", va="top", fontsize=8.5 if big else 6.5,
+                           ha="center", va="top", fontsize=9 if big else 7.5,
                            color=theme.ink if big else theme.muted, weight="bold" if big else "normal")  # fmt: skip
         panel.set_axis_off()
         panel.margins(0.06, 0.16)
         return png(made)
+
+
+def _label(data: ReportData, name: str) -> str:
+    """The id without its zeros and, where generations have one child, without the child's number."""
+    child = data.children.get(name)
+    if child is None:
+        return name.removeprefix("expert-")
+    one = data.config.method.children == 1 and data.config.method.focus != "all"
+    return f"g{child.generation}" if one else f"g{child.generation}-c{child.index}"
 
 
 def _columns(members: Sequence[Ancestor]) -> list[list[str]]:
@@ -145,7 +154,7 @@ def _pie(
     panel: Axes, at: tuple[float, float], member: Ancestor, hues: Mapping[str, str], size: float, theme: Theme
 ) -> None:
     """A disc of wedges, drawn as markers so that it stays round whatever the axes' scales."""
-    panel.scatter(*([v] for v in at), s=size * 1.35, color=theme.paper, zorder=2, linewidths=0)
+    panel.scatter([at[0]], [at[1]], s=size * 1.35, color=theme.paper, zorder=2, linewidths=0)
     amounts = {name: max(amount, 0.0) for name, amount in member.experts.items()}
     total, start = sum(amounts.values()) or 1.0, 0.25
     for name, amount in amounts.items():
@@ -158,7 +167,7 @@ def _pie(
         # a marker is scaled to its largest coordinate, so the size follows the wedge's own extent
         extent = float(np.abs(outline).max())
         panel.scatter(
-            *([v] for v in at), s=size * extent**2, marker=Path(outline), color=hues[name], zorder=3, linewidths=0
+            [at[0]], [at[1]], s=size * extent**2, marker=Path(outline), color=hues[name], zorder=3, linewidths=0
         )
 
 

@@ -78,7 +78,7 @@ def _paint(panel: Axes, archive: Archive, shown: tuple[int, ...], state: State, 
     bar = panel.figure.colorbar(
         colours, ax=panel, fraction=0.045, pad=0.03, aspect=22, extend="neither" if flat else "both"
     )
-    bar.outline.set_visible(False)  # type: ignore[operator]
+    bar.outline.set_visible(False)
     bar.ax.yaxis.set_major_formatter(lambda value, _: percent(value))
     bar.set_label(f"quality: {archive.quality} score, %")
 

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from components.report.data import ReportData, Row, Split
-from components.report.statistics import average, share
-from components.report.theme import Theme, drawing, figure, percent, percent_axis, png
+from components.report.statistics import Estimate, average, ratio, share
+from components.report.theme import Theme, drawing, figure, percent_axis, png
 
 SPLITS: dict[Split, str] = {"test": "held-out test split", "search": "split the search used"}
 
@@ -37,10 +37,11 @@ def forest(data: ReportData, split: Split, theme: Theme) -> bytes:
                 panel.plot([found.low, found.high], [height] * 2, color=hues[row.id], alpha=0.45, linewidth=4.5)
                 marker = "D" if bold else "o"
                 panel.scatter([found.value], [height], s=38, marker=marker, color=hues[row.id], zorder=3)
-                note = {"fontsize": 7.5, "weight": "bold" if bold else "normal", "color": theme.ink}
-                panel.annotate(percent(found.value), (found.value, height), (0, 5.5), textcoords="offset points",
-                               ha="center", **note)  # fmt: skip
+                note = panel.annotate(f"{100 * found.value:.1f}", (found.value, height), (0, 5.5), fontsize=7.5,
+                                      textcoords="offset points", ha="center")  # fmt: skip
+                note.set_weight("bold" if bold else "normal")
             panel.set_title(column)
+            panel.set_xlabel("score, %")
             percent_axis(panel, "x")
             panel.spines["left"].set_visible(False)
             panel.set_ylim(-0.6, len(rows) - 0.2)
@@ -56,17 +57,21 @@ def short(row: Row) -> str:
 def forgetting(data: ReportData, theme: Theme) -> bytes:
     """Scores on the report-only tasks as ratios to the base's, as a PNG: below 1 something was forgotten."""
     rows = [row for row in data.rows if row.kind != "base"]
-    ratios = {row.id: ratios_to_base(data, row.id) for row in rows}
-    rows = [row for row in rows if ratios[row.id]]
+    found = {row.id: ratios_to_base(data, row.id) for row in rows}
+    rows = [row for row in rows if found[row.id]]
     with drawing(theme):
-        made = figure(8.4, 0.9 + 0.42 * max(len(data.watched), 2))
+        made = figure(8.4, 0.9 + 0.75 * max(len(data.watched), 2))
         panel, hues = made.subplots(), colours(data, theme)
         panel.axvline(1.0, color=theme.muted, linewidth=1, linestyle=(0, (4, 3)))
-        for row in rows:
-            at = [len(data.watched) - 1 - data.watched.index(task) for task in ratios[row.id]]
+        for place, row in enumerate(rows):
             final = row.kind == "final"
-            panel.scatter(list(ratios[row.id].values()), at, s=70 if final else 45, marker="D" if final else "o",
-                          color=hues[row.id], label=short(row), zorder=3, alpha=1 if final else 0.8)  # fmt: skip
+            ratios = list(found[row.id].values())
+            offset = 0.16 * ((len(rows) - 1) / 2 - place)
+            at = [len(data.watched) - 1 - data.watched.index(task) + offset for task in found[row.id]]
+            panel.hlines(at, [r.low for r in ratios], [r.high for r in ratios], hues[row.id], alpha=0.4, linewidth=3)
+            size, marker = (46, "D") if final else (30, "o")
+            panel.scatter([r.value for r in ratios], at, s=size, marker=marker, color=hues[row.id], label=short(row),
+                          zorder=3)  # fmt: skip
         panel.set_yticks(range(len(data.watched)), list(reversed(data.watched)), color=theme.ink)
         panel.set_ylim(-0.6, len(data.watched) - 0.4)
         panel.set_xlabel("score as a ratio to the base's")
@@ -76,9 +81,9 @@ def forgetting(data: ReportData, theme: Theme) -> bytes:
         return png(made)
 
 
-def ratios_to_base(data: ReportData, model: str) -> dict[str, float]:
+def ratios_to_base(data: ReportData, model: str) -> dict[str, Estimate]:
     """Report-only task → the model's score over the base's, where both were scored and the base's is not 0."""
     split: Split = "test" if "base" in data.results.get("test", {}) else "search"
     ours, base = (data.results.get(split, {}).get(name, {}) for name in (model, "base"))
     shared = [task for task in data.watched if task in ours and task in base and base[task].passed]
-    return {task: ours[task].score / base[task].score for task in shared}
+    return {task: ratio(ours[task], base[task]) for task in shared}

@@ -65,4 +65,4 @@ def report(
         "aggregate": 1.4,
     }
     cost = Cost(len(snapshot.history) * len(tasks), 200 * 180, seconds, 156_000_000, 610_000_000, 88_000_000)
-    return ReportData(shown, snapshot, results, recipe, best, children, cost, "s3://cycleqd/tiny/")
+    return ReportData(shown, snapshot, results, recipe, snapshot.generation, best, children, cost, "s3://cycleqd/tiny/")

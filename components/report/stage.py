@@ -1,0 +1,21 @@
+"""report: one HTML page and its pictures in a folder, from the evolution's records."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from components.report.collect import collect
+from components.report.render import write
+from components.shared import layout
+from components.shared.store.objects import Store
+
+
+def run(store: Store, folder: Path) -> Path:
+    """Write the report of the evolution as it is now; returns the page's path. May be repeated at any time.
+
+    The models that the report names are kept from cleaning from now on. Raises ConflictError before seeding has ended.
+    """
+    data = collect(store)
+    named = {row.id for row in data.rows} | {name for name, _ in data.recipe} | {data.best}
+    store.put_json(layout.REPORT_MODELS, {"models": sorted(named)})
+    return write(data, folder)
