@@ -5,7 +5,7 @@ Reads records, computes nothing. Every function may be repeated.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 
 from components.shared import layout
 from components.shared.settings import Settings
@@ -13,7 +13,9 @@ from components.shared.stage import need_result
 from components.shared.store.objects import Store
 from components.shared.tracking import Ids, NewRun, Tracker, need_ids
 from cycleqd.config import Config
+from cycleqd.measures import measure
 from cycleqd.records import JSON, Child, Mutation, Plan
+from cycleqd.state import State
 
 EVOLUTION = "evolution"
 
@@ -170,10 +172,11 @@ def log_evaluations(settings: Settings, store: Store, pairs: Iterable[tuple[str,
         tracker.log(ids_of(store, model).runs[model_key(model)], time=run["started"], metrics=metrics, tags=tags)
 
 
-def log_update(
-    settings: Settings, store: Store, generation: int, models: Sequence[str], measures: Mapping[str, float]
-) -> None:
-    """The curves' next point, the snapshot, and the end of the generation's runs. generation -1: seeding's."""
+def log_update(settings: Settings, store: Store, generation: int, models: Sequence[str], state: State) -> None:
+    """The curves' next point, the snapshot, its heatmaps, and the end of the runs. generation -1: seeding's."""
+    from components.report import heatmaps
+
+    measures = measure(state)
     tracker, seeded = Tracker(settings), need_ids(store, layout.SEED_MLFLOW)
     folder = layout.update(generation)
     outputs, run = need_result(store, folder)["outputs"], store.get_json(layout.run(folder))
@@ -186,6 +189,7 @@ def log_update(
         tags={"cycleqd.snapshot": snapshot, "cycleqd.snapshot_digest": outputs["sha256"]},
     )
     tracker.text(evolution, layout.snapshot(snapshot), store.get(layout.snapshot(snapshot)).decode())
+    tracker.picture(evolution, f"heatmaps/{snapshot:06d}.png", heatmaps.archives(state))
     for model, entered in outputs["entered"].items():
         run_id = ids_of(store, model).runs[model_key(model)]
         tracker.log(run_id, time=run["started"], tags={"cycleqd.entered": ", ".join(entered) or "no archive"})

@@ -7,10 +7,11 @@ same values, and a metric's point carries the time of the record it comes from, 
 from __future__ import annotations
 
 import os
-import time
+import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from components.shared.settings import Settings
@@ -140,10 +141,13 @@ class Tracker:
         with self._reported():
             self.client.log_text(run, text, path)
 
-    def file(self, run: str, folder: str, path: str) -> None:
-        """Store a local file as an artifact in a folder of the run."""
-        with self._reported():
-            self.client.log_artifact(run, path, folder)
+    def picture(self, run: str, path: str, png: bytes) -> None:
+        """Store a PNG as an artifact; the same path is overwritten."""
+        folder, _, name = path.rpartition("/")
+        with self._reported(), tempfile.TemporaryDirectory() as scratch:
+            file = Path(scratch) / name
+            file.write_bytes(png)
+            self.client.log_artifact(run, str(file), folder)
 
     def end(self, run: str, moment: int, status: str = "FINISHED") -> None:
         """End a run at a recorded moment (milliseconds)."""
@@ -183,8 +187,3 @@ def need_ids(store: Store, key: str) -> Ids:
     """Ids that an earlier stage stored."""
     found = store.get_json(key)
     return Ids(found["experiment"], found["runs"])
-
-
-def now() -> int:
-    """Milliseconds since the epoch."""
-    return time.time_ns() // 1_000_000

@@ -15,7 +15,6 @@ from components.shared.settings import Settings
 from components.shared.stage import Clock, once
 from components.shared.store.objects import Store
 from components.update_archives.cleaning import clean
-from cycleqd import measures
 from cycleqd import state as states
 from cycleqd.config import Config
 from cycleqd.errors import ConflictError, IntegrityError
@@ -34,7 +33,7 @@ def run(evolution: str, generation: int, place: str) -> None:
     models = seeded_models(config) if generation < 0 else [c.id for c in need_plan(store, generation).children]
     state = make(store, config, generation, models)
     move_head(store, Head(generation + 1, state.digest))
-    logbook.log_update(settings, store, generation, models, measures.measure(state))
+    logbook.log_update(settings, store, generation, models, state)
     clean(store, config, where.pins)
 
 
