@@ -33,11 +33,13 @@ def combine(
 ) -> Manifest:
     """Write θ_base + Σ β_k τ_k (task_arithmetic), or Σ β_k θ_k / Σ β_k (linear), and return its manifest.
 
-    fp32 arithmetic, one rounding to the base's storage dtype. One model with β = 1 is that model bit for bit; no models, or all
-    β 0, give the base. Raises as `merge` does.
+    fp32 arithmetic, one rounding to the base's storage dtype. One model with β = 1 is that model bit for bit; no
+    models, or all β 0, give the base. Raises as `merge` does.
     """
     if len(models) != len(coefficients) or not all(map(math.isfinite, coefficients)):
-        raise InvalidInputError(f"Combining {len(models)} models needs as many finite coefficients, not {list(coefficients)}.")
+        raise InvalidInputError(
+            f"Combining {len(models)} models needs as many finite coefficients, not {list(coefficients)}."
+        )
     total = math.fsum(coefficients)
     if method == "linear":
         if not total:
@@ -47,4 +49,6 @@ def combine(
     weights = [(model, value) for model, value in zip(models, coefficients, strict=True) if value]
     if abs(1.0 - total) > _NO_WEIGHT:
         weights.insert(0, (base, 1.0 - total))
-    return write_checkpoint(base, Combination(base, weights), sink, shard_size=shard_size, threads=threads, progress=progress)
+    return write_checkpoint(
+        base, Combination(base, weights), sink, shard_size=shard_size, threads=threads, progress=progress
+    )

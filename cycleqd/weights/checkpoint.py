@@ -48,15 +48,17 @@ class Checkpoint:
 def open_checkpoint(source: Source) -> Checkpoint:
     """Read config and headers and check that they are whole and consistent.
 
-    Raises InvalidInputError with one sentence for: no config, an adapter, pickle or GGUF weights, quantised weights, missing shards,
-    truncated or broken files.
+    Raises InvalidInputError with one sentence for: no config, an adapter, pickle or GGUF weights, quantised weights,
+    missing shards, truncated or broken files.
     """
     sizes = dict(source.files())
     _refuse_other_formats(source, sizes)
     config = _read_json(source, sizes, "config.json")
     if "quantization_config" in config or "compression_config" in config:
         method = config.get("quantization_config", {}).get("quant_method", "unknown method")
-        raise InvalidInputError(f"{source.location} is quantised ({method}); merging needs its bf16, fp16 or fp32 weights.")
+        raise InvalidInputError(
+            f"{source.location} is quantised ({method}); merging needs its bf16, fp16 or fp32 weights."
+        )
     index = _read_json(source, sizes, INDEX)["weight_map"] if INDEX in sizes else None
     files = sorted(set(index.values())) if index is not None else _lone_file(source, sizes)
     for name in files:
@@ -66,7 +68,9 @@ def open_checkpoint(source: Source) -> Checkpoint:
         headers = list(pool.map(lambda name: _header(source, name, sizes[name]), files))
     tensors = {t.name: t for header in headers for t in header}
     if sum(map(len, headers)) != len(tensors) or (index is not None and _differs(index, tensors)):
-        raise InvalidInputError(f"The index and the shards of {source.location} name different tensors; fetch it again.")
+        raise InvalidInputError(
+            f"The index and the shards of {source.location} name different tensors; fetch it again."
+        )
     _refuse_quantised(source, tensors)
     checkpoint = Checkpoint(source, config, tensors, sizes)
     return _without_tied_copy(checkpoint)
@@ -93,17 +97,17 @@ def _refuse_other_formats(source: Source, sizes: Mapping[str, int]) -> None:
     if "adapter_config.json" in sizes and "config.json" not in sizes:
         raise InvalidInputError(
             f"{where} is a PEFT adapter, not a model; merge it into its base first: pip install peft && python -c "
-            f'"from peft import AutoPeftModelForCausalLM as M; m = M.from_pretrained({where!r}, dtype=\'auto\'); '
-            f"m.merge_and_unload().save_pretrained({where + '-merged'!r})\"."
+            f"\"from peft import AutoPeftModelForCausalLM as M; m = M.from_pretrained({where!r}, dtype='auto'); "
+            f'm.merge_and_unload().save_pretrained({where + "-merged"!r})".'
         )
     if any(name.endswith(".safetensors") for name in sizes):
         return
     pickles = [name for name in sizes if name.endswith((".bin", ".pt", ".pth")) and name != "training_args.bin"]
     if pickles:
         raise InvalidInputError(
-            f"{where} holds pickled weights ({pickles[0]}), which can run code when read; convert them where you trust them: "
-            f"python -c \"from transformers import AutoModelForCausalLM as M; M.from_pretrained({where!r}, dtype='auto')"
-            f".save_pretrained({where + '-safetensors'!r})\"."
+            f"{where} holds pickled weights ({pickles[0]}), which can run code; if you trust them, convert them: "
+            f'python -c "from transformers import AutoModelForCausalLM as M; '
+            f"M.from_pretrained({where!r}, dtype='auto').save_pretrained({where + '-safetensors'!r})\"."
         )
     if any(name.endswith(".gguf") for name in sizes):
         raise InvalidInputError(f"{where} holds GGUF weights; merging needs the model's safetensors.")
@@ -134,12 +138,13 @@ def _refuse_quantised(source: Source, tensors: Mapping[str, TensorInfo]) -> None
         weight = name.endswith(".weight") and tensor.dtype not in FLOATS | {"F64"}
         if packed or weight:
             raise InvalidInputError(
-                f"{source.location} is quantised ({name} is stored as {tensor.dtype}); merging needs its bf16, fp16 or fp32 weights."
+                f"{source.location} is quantised ({name} is stored as {tensor.dtype}); "
+                "merging needs its bf16, fp16 or fp32 weights."
             )
 
 
 def _without_tied_copy(checkpoint: Checkpoint) -> Checkpoint:
-    """Tied weights are one tensor: drop a stored copy of the head, as Hugging Face does, after checking that it is a copy."""
+    """Tied weights are one tensor: drop the head as Hugging Face does, after checking that it is a copy."""
     tensors = dict(checkpoint.tensors)
     if not (checkpoint.setting("tie_word_embeddings") and _HEAD in tensors and _EMBEDDING in tensors):
         return checkpoint
@@ -152,6 +157,7 @@ def _without_tied_copy(checkpoint: Checkpoint) -> Checkpoint:
         ]
         if bytes(pieces[0]) != bytes(pieces[1]):
             raise InvalidInputError(
-                f"{checkpoint.location} says tie_word_embeddings but stores a different {_HEAD}; set it to false or save it again."
+                f"{checkpoint.location} says tie_word_embeddings but stores a different {_HEAD}; "
+                "set it to false or save the model again."
             )
     return Checkpoint(checkpoint.source, checkpoint.config, tensors, checkpoint.sizes)

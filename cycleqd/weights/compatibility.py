@@ -19,6 +19,7 @@ _MEANING = (
 """Settings that change what the same weights compute."""
 
 _SHOWN = 3
+_ONE_BASE = "only models fine-tuned from one base can be merged."
 
 
 def problems(base: Checkpoint, others: Sequence[Checkpoint]) -> list[str]:
@@ -39,24 +40,25 @@ def refuse_problems(base: Checkpoint, others: Sequence[Checkpoint]) -> None:
 def _unsupported(model: Checkpoint) -> Iterator[str]:
     for tensor in model.tensors.values():
         if tensor.dtype in ("F64", "C64") or tensor.dtype.startswith("F8"):
-            yield f"{tensor.name} of {model.location} is stored as {tensor.dtype}; save the model as bf16, fp16 or fp32."
+            yield f"{tensor.name} of {model.location} is stored as {tensor.dtype}; save it as bf16, fp16 or fp32."
 
 
 def _problems(base: Checkpoint, other: Checkpoint, vocabulary: dict[str, int] | str | None) -> Iterator[str]:
     pair = f"{other.location} and its base {base.location}"
     if base.config.get("architectures") != other.config.get("architectures"):
         yield (
-            f"{pair} differ in architecture: {other.config.get('architectures')} against {base.config.get('architectures')}; "
-            "only models fine-tuned from one base can be merged."
+            f"{pair} differ in architecture: {other.config.get('architectures')} against "
+            f"{base.config.get('architectures')}; {_ONE_BASE}"
         )
     for key in _MEANING:
         mine, theirs = base.setting(key), other.setting(key)
         if mine is not None and theirs is not None and mine != theirs:
-            yield f"{pair} differ in {key}: {theirs} against {mine}; only models fine-tuned from one base can be merged."
+            yield f"{pair} differ in {key}: {theirs} against {mine}; {_ONE_BASE}"
     yield from _tensor_problems(base, other, pair)
     theirs = _vocabulary(other)
     if vocabulary is not None and theirs is not None and theirs != vocabulary:
-        yield f"{pair} have different tokenizers ({_difference(vocabulary, theirs)}); fine-tune with the base's tokenizer."
+        how = _difference(vocabulary, theirs)
+        yield f"{pair} have different tokenizers ({how}); fine-tune with the base's tokenizer."
 
 
 def _tensor_problems(base: Checkpoint, other: Checkpoint, pair: str) -> Iterator[str]:

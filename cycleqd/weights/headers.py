@@ -64,10 +64,14 @@ def parse_header(text: bytes, file: str, size: int, name: str) -> list[TensorInf
     position = 8 + len(text)
     for tensor in tensors:
         if tensor.start != position or tensor.nbytes != math.prod(tensor.shape) * tensor.item_size:
-            raise InvalidInputError(f"{file} has a broken safetensors header at {tensor.name}: offsets and shape disagree.")
+            raise InvalidInputError(
+                f"{file} has a broken safetensors header at {tensor.name}: offsets and shape disagree."
+            )
         position = tensor.stop
     if position != size:
-        raise InvalidInputError(f"{file} is truncated: {size:,} bytes, its header describes {position:,}; fetch it again.")
+        raise InvalidInputError(
+            f"{file} is truncated: {size:,} bytes, its header describes {position:,}; fetch it again."
+        )
     return tensors
 
 

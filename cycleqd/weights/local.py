@@ -7,6 +7,7 @@ import fcntl
 import hashlib
 import os
 from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from threading import Lock
 
@@ -43,12 +44,14 @@ class LocalSource:
 
     def read_range(self, name: str, start: int, stop: int) -> memoryview:
         """Bytes [start, stop) of a file; a file that is shorter raises IntegrityError."""
-        view = memoryview(np.empty(stop - start, dtype=np.uint8))
+        view = np.empty(stop - start, dtype=np.uint8).data
         done = 0
         while done < len(view):
             got = os.preadv(self._descriptor(name), [view[done:]], start + done)
             if got == 0:
-                raise IntegrityError(f"{self._folder / name} ends at byte {start + done}, before {stop}: it is truncated.")
+                raise IntegrityError(
+                    f"{self._folder / name} ends at byte {start + done}, before {stop}: it is truncated."
+                )
             done += got
         return view
 
@@ -84,14 +87,15 @@ class LocalSink:
 class LocalWriter:
     """Writes `.NAME.part` and renames it on close.
 
-    Not synced to the disk: a killed process leaves at most a `.part` file, which the next run overwrites; after a power cut the
-    recorded digests decide.
+    Not synced to the disk: a killed process leaves at most a `.part` file, which the next run overwrites; after a power
+    cut the recorded digests decide.
     """
 
     def __init__(self, path: Path, size: int) -> None:
         self._path = path
         self._part = path.with_name(f".{path.name}.part")
         self._hash = hashlib.sha256()
+        self._hasher = ThreadPoolExecutor(1, thread_name_prefix="sha256")
         self._closed = False
         self._descriptor = os.open(self._part, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o644)
         try:
@@ -110,17 +114,19 @@ class LocalWriter:
     def write(self, data: Buffer) -> None:
         """Append and hash."""
         view = memoryview(data).cast("B")
-        self._hash.update(view)
+        hashed = self._hasher.submit(self._hash.update, view)  # beside the writing: each takes about as long
         while len(view):
             try:
                 view = view[os.write(self._descriptor, view) :]
             except OSError as error:
                 raise _explained(error, self._path, len(view)) from error
+        hashed.result()
 
     def close(self) -> str:
         """Rename into place; the sha256 of what was written."""
-        os.rename(self._part, self._path)
+        self._part.rename(self._path)
         os.close(self._descriptor)
+        self._hasher.shutdown()
         self._closed = True
         return self._hash.hexdigest()
 
@@ -131,6 +137,7 @@ class LocalWriter:
         elif self._descriptor >= 0:
             self._part.unlink(missing_ok=True)
             os.close(self._descriptor)
+            self._hasher.shutdown()
             self._descriptor = -1
 
 
@@ -138,6 +145,7 @@ def _explained(error: OSError, path: Path, size: int) -> Exception:
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
         free = os.statvfs(path.parent).f_bavail * os.statvfs(path.parent).f_frsize
         return UnavailableError(
-            f"No disk left for {path}: {size:,} bytes are needed and {free:,} are free; free some space or choose another folder."
+            f"No disk left for {path}: {size:,} bytes are needed and {free:,} are free; "
+            "free some space or choose another folder."
         )
     return UnavailableError(f"{path} cannot be written ({error.strerror}); check the disk and its permissions.")

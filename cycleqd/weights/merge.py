@@ -33,14 +33,17 @@ def merge(
 ) -> Manifest:
     """Write the child of K parents and return its manifest.
 
-    Each value is computed in fp32 and rounded once to the base's storage dtype; with `mutation`, τ is taken again from the rounded
-    value, so that merging and mutating separately gives the same bytes. ω = (1, 0) gives the first parent bit for bit. `seed` is
-    the mutation's; `threads` (default: all processors) changes no byte; `device` is where matrices are mutated ("cuda" may differ in
-    the last bits). Raises InvalidInputError, IntegrityError, UnavailableError; then nothing is left in the sink.
+    Each value is computed in fp32 and rounded once to the base's storage dtype; with `mutation`, τ is taken again from
+    the rounded value, so that merging and mutating separately gives the same bytes. ω = (1, 0) gives the first parent
+    bit for bit. `seed` is the mutation's; `threads` (default: all processors) changes no byte; `device` is where
+    matrices are mutated ("cuda" may differ in the last bits). Raises InvalidInputError, IntegrityError,
+    UnavailableError; then nothing is left in the sink.
     """
     total = math.fsum(omega)
     if len(omega) != len(parents) or not parents or not math.isfinite(total) or total == 0:
-        raise InvalidInputError(f"Merging {len(parents)} parents needs as many finite ω with a sum other than 0, not {list(omega)}.")
+        raise InvalidInputError(
+            f"Merging {len(parents)} parents needs as many finite ω with a sum other than 0, not {list(omega)}."
+        )
     refuse_problems(base, parents)
     weights = [(parent, value / total) for parent, value in zip(parents, omega, strict=True) if value]
     recipe = Combination(base, weights, mutation, seed, device)

@@ -22,7 +22,7 @@ def mutate(
     shard_size: int = SHARD_SIZE,
     progress: Progress | None = None,
 ) -> Manifest:
-    """Mutate the child's task vector. A merge with one parent is that parent bit for bit, so this is the fused path's second half."""
+    """Mutate the child's task vector: the second half of the fused path, since a merge of one parent is that parent."""
     return merge(
         base, [child], [1.0], sink, mutation=mutation, seed=seed, threads=threads, device=device, shard_size=shard_size,
         progress=progress,

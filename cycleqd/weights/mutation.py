@@ -12,6 +12,8 @@ import torch
 Seed = int | np.random.SeedSequence
 
 _NOISE_CHUNK = 1 << 20
+_RESOLVED = 1e-3  # of the largest eigenvalue: what lies below gets a Gram matrix of its own
+_NOISE = 1e-6  # of the largest singular value: below it is fp32's own rounding
 
 
 @dataclass(frozen=True)
@@ -44,28 +46,49 @@ def draw_w(spec: MutationSpec, count: int, stream: np.random.Generator) -> torch
 
 
 def svd_rescale(tau: torch.Tensor, w: torch.Tensor) -> torch.Tensor:
-    """τ' = U diag(w σ) Vᵀ for τ = U diag(σ) Vᵀ; w_i belongs to the i-th largest σ. tau (m, n) and w (min(m, n),) float32.
+    """τ' = U diag(w σ) Vᵀ for τ = U diag(σ) Vᵀ; w_i belongs to the i-th largest σ. tau (m, n), w (min(m, n),), float32.
 
-    U (Σ W) Vᵀ = (U W Uᵀ) τ = τ (V W Vᵀ), so the smaller side's singular vectors suffice: the eigenvectors of the smaller Gram matrix.
-    What is lost against a full SVD: in fp32 the Gram matrix resolves singular values down to about 1e-3 of the largest; directions
-    below that are mixed among each other, which changes τ' by no more than w_max times their size. An all-zero τ is returned as it is.
+    U (Σ W) Vᵀ = (U W Uᵀ) τ = τ (V W Vᵀ), so the smaller side's singular vectors suffice: the eigenvectors of the
+    smaller Gram matrix. Against a float64 SVD the result is off by less than 1e-3 of |τ'| (Frobenius): directions
+    whose singular values are closer than fp32 tells apart are mixed, as in any fp32 SVD, and so are those below 1e-6
+    of the largest. An all-zero τ is returned as it is.
     """
-    rows, columns = tau.shape
+    wide = tau.shape[0] < tau.shape[1]
+    tall = tau.T if wide else tau
     scale = tau.abs().max()
     if not scale:
         return tau
-    scaled = tau / scale  # squares neither overflow nor vanish
-    gram = scaled @ scaled.T if rows <= columns else scaled.T @ scaled
-    vectors = torch.linalg.eigh(gram).eigenvectors  # columns, smallest eigenvalue first
-    mix = (vectors * w.flip(-1)) @ vectors.T
-    return mix @ tau if rows <= columns else tau @ mix
+    vectors = _right_vectors(tall / scale, floor=0.0)  # scaled, so that squares neither overflow nor vanish
+    mix = torch.matmul(vectors * w, vectors.T)
+    return torch.matmul(mix, tau) if wide else torch.matmul(tau, mix)
+
+
+def _right_vectors(tall: torch.Tensor, floor: float) -> torch.Tensor:
+    """The right singular vectors of a tall matrix (m ≥ n) as columns (n, n), largest singular value first.
+
+    A Gram matrix squares the singular values, so one pass resolves about three orders of magnitude; what lies below is
+    projected out and resolved by a Gram matrix of its own, until nothing above `floor` (a singular value) is left.
+    """
+    decomposition = torch.linalg.eigh(tall.T @ tall)
+    values, vectors = decomposition.eigenvalues.flip(0), torch.flip(decomposition.eigenvectors, (1,))
+    largest = float(values[0])
+    resolved = int((values > _RESOLVED * largest).sum())
+    if 0 < resolved < len(values):
+        tail = vectors[:, resolved:]
+        rest = tall @ tail
+        floor = floor or _NOISE * largest**0.5
+        if float(torch.linalg.vector_norm(rest, dim=0).max()) > floor:
+            vectors[:, resolved:] = tail @ _right_vectors(rest, floor)
+    return vectors
 
 
 def gaussian_noise(spec: MutationSpec, seed: Seed, name: str, start: int, stop: int) -> torch.Tensor:
     """Elements [start, stop) of a tensor's noise, N(0, sigma²), float32; the same however the range is cut."""
     first = start - start % _NOISE_CHUNK
     chunks = [
-        tensor_stream(seed, name, begin // _NOISE_CHUNK).standard_normal(min(_NOISE_CHUNK, stop - begin), dtype=np.float32)
+        tensor_stream(seed, name, begin // _NOISE_CHUNK).standard_normal(
+            min(_NOISE_CHUNK, stop - begin), dtype=np.float32
+        )
         for begin in range(first, stop, _NOISE_CHUNK)
     ]
     noise = np.concatenate(chunks)[start - first :] if chunks else np.empty(0, np.float32)

@@ -41,7 +41,7 @@ class Writer(Protocol):
         """Complete the file and return its sha256 (hex), computed while writing. The file appears only now."""
 
     def abort(self) -> None:
-        """Give the file up and leave nothing behind. Safe to call at any time; after close it removes the file again."""
+        """Give the file up and leave nothing behind, at any time; after close this removes the file again."""
 
 
 class Sink(Protocol):

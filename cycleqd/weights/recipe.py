@@ -14,7 +14,7 @@ from cycleqd.weights.tensors import DTYPES, combine_blocks, finite
 
 
 class Combination:
-    """Σ w_i θ_i over models whose weights sum to 1 (so that the base drops out unless it has a weight), then a mutation."""
+    """Σ w_i θ_i over models whose weights sum to 1 (the base drops out unless it has a weight), then a mutation."""
 
     def __init__(
         self,

@@ -1,7 +1,7 @@
 """The streaming engine: reading, computing and writing overlap, in memory that does not grow with the model.
 
-A result is cut into units: pieces of a few megabytes of a tensor, or whole matrices where the arithmetic needs them. Units are
-read ahead, computed by a pool (one thread a unit, so that thread counts change no byte) and written in order.
+A result is cut into units: pieces of a few megabytes of a tensor, or whole matrices where the arithmetic needs them.
+Units are read ahead, computed by a pool (one thread a unit, so that thread counts change no byte) and written in order.
 """
 
 from __future__ import annotations
@@ -75,8 +75,8 @@ def write_checkpoint(
 ) -> Manifest:
     """Stream every tensor of `base`'s table through `recipe` into `sink`, with the base's other files beside them.
 
-    Nothing appears in the sink until every byte is computed, written and verified; on any failure everything is removed again.
-    Raises InvalidInputError (NaN, Inf), IntegrityError (digests), UnavailableError (disk full).
+    Nothing appears in the sink until every byte is computed, written and verified; on any failure everything is removed
+    again. Raises InvalidInputError (NaN, Inf), IntegrityError (digests), UnavailableError (disk full).
     """
     shards = plan_shards(list(base.tensors.values()), shard_size)
     run = _Run(recipe, threads or default_threads())
@@ -141,7 +141,7 @@ class _Run:
             reader.finish()
 
     def results(self, shards: Sequence[Shard]) -> Iterator[tuple[Unit, Buffer]]:
-        """Every unit's bytes, in order. At most a few units are in memory: as many as the largest one would take four times."""
+        """Every unit's bytes, in order. In memory at most four times what the largest unit needs, or 200 MB."""
         units = [unit for shard in shards for tensor in shard.tensors for unit in self._cut(tensor)]
         limit = max(4 * max(map(self._cost, units), default=0), 24 * CHUNK)
         most = 2 * self._threads + 2

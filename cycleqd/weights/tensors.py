@@ -27,14 +27,14 @@ def from_bytes(data: Buffer, dtype: str) -> torch.Tensor:
 
 def to_bytes(tensor: torch.Tensor) -> memoryview:
     """The tensor's bytes, row-major, without copying (CPU, contiguous)."""
-    return memoryview(tensor.reshape(-1).view(torch.uint8).numpy())
+    return tensor.reshape(-1).view(torch.uint8).numpy().data
 
 
 def combine_blocks(arrays: Sequence[torch.Tensor], weights: Sequence[float], dtype: torch.dtype) -> torch.Tensor:
     """Σ w_i x_i for weights that sum to 1, in fp32, rounded once to `dtype`; flat CPU arrays of one length.
 
-    Computed as x_0 + Σ_{i>0} w_i (x_i - x_0): where the inputs are equal the result is that value exactly, and a single array
-    of the same dtype is returned bit for bit. Raises NotFiniteError for NaN, Inf or overflow.
+    Computed as x_0 + Σ_{i>0} w_i (x_i - x_0): where the inputs are equal the result is that value exactly, and a single
+    array of the same dtype is returned bit for bit. Raises NotFiniteError for NaN, Inf or overflow.
     """
     if len(arrays) == 1 and arrays[0].dtype == dtype:
         return finite(arrays[0])

@@ -1,4 +1,4 @@
-"""Reading with the recorded digests checked on the way: bytes are hashed as they pass, in file order, not read again."""
+"""Reading with recorded digests checked on the way: bytes are hashed as they pass, in file order."""
 
 from __future__ import annotations
 
@@ -37,8 +37,8 @@ class VerifiedReader:
             found = file.finish(self._sizes[name])
             if found != self._digests[name]:
                 raise IntegrityError(
-                    f"{self._source.location}/{name} has sha256 {found[:16]}…, but {self._digests[name][:16]}… was recorded: "
-                    "it was changed or damaged; restore it."
+                    f"{self._source.location}/{name} has sha256 {found[:16]}…, "
+                    f"but {self._digests[name][:16]}… was recorded: it was changed or damaged; restore it."
                 )
 
 
