@@ -31,6 +31,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -43,10 +44,12 @@ _PRELOADED = (
 )
 for _name in _PRELOADED.split():  # what answers often import is in the warm box already
     importlib.import_module(_name)
+with suppress(ImportError):  # EvalPlus has it loaded too; it cannot be imported without what `_restrict` takes
+    importlib.import_module("numpy")
 
 _LARGE = 4 << 20
-_WALL_FACTOR = 3  # the clock may run this much longer than the processor, before a sleeping answer is stopped
-_WALL_SLACK = 2.0
+_WALL_FACTOR = 5  # the clock may run this much longer than the processor, before a sleeping answer is stopped
+_WALL_SLACK = 3.0
 _STACK = 4 << 30
 
 # What EvalPlus takes from an answer: not for safety (the box is that), but because its verdicts depend on it.
