@@ -2,12 +2,13 @@
 
     finished = run(["/usr/bin/python3", "-c", "print(1)"], limits=Limits(wall=5))
 
-`run` takes a program to its end; `start` gives a live one (`Supervised`), to talk to over its pipes; `Supervised` and
-`launch` serve commands that build their own name spaces (the operating system benchmark's root).
+`run` takes a program to its end; `start` gives a live one (`Supervised`), to talk to over its pipes; `WarmPool` runs a
+Python script's `main()` again and again without a start each time; `machine.py` makes boxes with a root and users of
+their own, for the operating system benchmark.
 """
 
-from components.evaluate.sandbox.box import Supervised, launch, memory_file, preflight, run, start
-from components.evaluate.sandbox.command import Entry, Setup, entry, interpreter, proc_mounts, unused_uid
+from components.evaluate.sandbox.box import Supervised, preflight, run, start
+from components.evaluate.sandbox.command import Entry, Setup, entry, interpreter
 from components.evaluate.sandbox.limits import Finished, Limits
 from components.evaluate.sandbox.text import printable
 from components.evaluate.sandbox.warm import WarmPool, WarmPython
@@ -22,12 +23,8 @@ __all__ = [
     "WarmPython",
     "entry",
     "interpreter",
-    "launch",
-    "memory_file",
     "preflight",
     "printable",
-    "proc_mounts",
     "run",
     "start",
-    "unused_uid",
 ]

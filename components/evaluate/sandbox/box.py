@@ -5,7 +5,6 @@ from __future__ import annotations
 import fcntl
 import json
 import os
-import select
 import selectors
 import signal
 import subprocess
@@ -17,6 +16,7 @@ from typing import Self
 
 from components.evaluate.sandbox import command, seccomp
 from components.evaluate.sandbox.limits import Finished, Limits, Reason
+from components.evaluate.sandbox.ready import ready
 from components.evaluate.sandbox.watch import WATCHER, Watched
 from cycleqd.errors import UnavailableError
 
@@ -67,7 +67,7 @@ class Supervised:
     def wait(self) -> int:
         """Wait for the end of everything in the box (the watcher bounds it); returns the exit status."""
         if self._init is not None:
-            select.select([self._init], [], [])  # bwrap itself ends a little before the last of its box
+            ready(self._init)  # bwrap itself ends a little before the last of its box
         os.waitid(os.P_PID, self.process.pid, os.WEXITED | os.WNOWAIT)  # while unreaped, the number stays ours
         WATCHER.remove(self.watched)
         if self._init is not None:
@@ -151,7 +151,7 @@ def start(
     way, limits, setup = command.entry(), limits or Limits(), setup or command.Setup()
     if way is None:
         raise UnavailableError(" ".join(preflight()) or "The sandbox cannot be entered.")
-    uid = command.unused_uid()
+    uid = command.BOX_UID if way is command.Entry.USER else command.unused_uid()
     files = {**command.accounts(uid if way is command.Entry.ROOT else command.BOX_UID), **setup.files}
     contents = {path: memory_file(content) for path, content in files.items()}
     seccomp_filter = memory_file(seccomp.program()) if not trusted and seccomp.supported() else None

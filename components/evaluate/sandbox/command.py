@@ -30,6 +30,7 @@ _ETC = ("/etc/ld.so.cache", "/etc/alternatives")
 BOX_UID = 1000  # inside a user name space
 SLACK = 5  # seconds of processor time by which the kernel's limit lies above the watcher's, which tells the reason
 _PYTHON = "/python"  # where an interpreter that lives outside /usr appears
+_TOP_UID = 2_000_000_000  # bubblewrap writes larger ones as negative numbers; machines (machine.py) lie above
 _counter = itertools.count()
 
 
@@ -45,22 +46,27 @@ class Entry(StrEnum):
 class Setup:
     """What a box shows beside the system's programs and its own empty /tmp and /dev/shm.
 
-    `binds`: path in the box → path on the host, read-only. `files`: path in the box → content, read-only.
-    `proc`: mount a /proc of the box's own processes (see `entry.proc_mounts`; no program here needs one).
+    `binds`: path in the box → path on the host, read-only. `files`: path in the box → content, read-only. There is no
+    /proc: many pods refuse to mount one, and no program here needs it.
     """
 
     binds: Mapping[str, Path] = field(default_factory=dict)
     files: Mapping[str, bytes] = field(default_factory=dict)
     environment: Mapping[str, str] = field(default_factory=dict)
     directory: str = "/tmp"
-    proc: bool = False
 
 
 def unused_uid() -> int:
     """A user id of this machine that no other box has now, from the top of the range that this process may use."""
-    start, _, length = map(int, Path("/proc/self/uid_map").read_text().splitlines()[-1].split())
-    span = min(length // 2, 1 << 30)
-    return start + length - 2 - (os.getpid() * 256 + next(_counter) % 256) % span
+    start, _, length = _own_ids()
+    top, span = min(start + length, _TOP_UID), min(length // 2, 1 << 30)
+    return top - 1 - (os.getpid() * 256 + next(_counter) % 256) % span
+
+
+def _own_ids() -> tuple[int, int, int]:
+    """The last range of user ids that this process has: (first, first outside, length)."""
+    start, outside, length = map(int, Path("/proc/self/uid_map").read_text().splitlines()[-1].split())
+    return start, outside, length
 
 
 @functools.cache
@@ -177,8 +183,6 @@ def _root(limits: Limits, setup: Setup, contents: Mapping[str, int]) -> list[str
     command += ["--dev", "/dev"]
     for scratch in ("/dev/shm", "/tmp"):
         command += ["--size", str(limits.scratch), "--perms", "1777", "--tmpfs", scratch]
-    if setup.proc:
-        command += ["--proc", "/proc"]
     command += ["--remount-ro", "/dev", "--remount-ro", "/", "--chdir", setup.directory, "--clearenv"]
     for name, value in {**ENVIRONMENT, **setup.environment}.items():
         command += ["--setenv", name, value]
@@ -193,23 +197,17 @@ def missing_programs() -> list[str]:
 @functools.cache
 def entry() -> Entry | None:
     """The way into a box that works here, found by trying once a process; None when none does."""
-    candidates = [Entry.ROOT, Entry.DROPPED] if os.geteuid() == 0 else [Entry.USER]
-    return next((candidate for candidate in candidates if works(candidate, Setup())), None)
+    has_ids = os.geteuid() == 0 and _own_ids()[2] > 1  # root of a user name space of one id is an ordinary user outside
+    candidates = [Entry.ROOT, Entry.DROPPED] if has_ids else [Entry.USER]
+    return next((candidate for candidate in candidates if works(candidate)), None)
 
 
-@functools.cache
-def proc_mounts() -> bool:
-    """Whether a box may have its own /proc here. Most pods refuse it."""
-    way = entry()
-    return way is not None and works(way, Setup(proc=True))
-
-
-def works(candidate: Entry, setup: Setup) -> bool:
+def works(candidate: Entry) -> bool:
     """Try a box that does nothing."""
     if missing_programs():
         return False
-    nothing = ["/usr/bin/true"]
+    nothing, uid = ["/usr/bin/true"], BOX_UID if candidate is Entry.USER else unused_uid()
     command = box_command(
-        nothing, entry=candidate, limits=Limits(), setup=setup, contents={}, seccomp=None, uid=unused_uid(), info=None
+        nothing, entry=candidate, limits=Limits(), setup=Setup(), contents={}, seccomp=None, uid=uid, info=None
     )
     return subprocess.run(command, capture_output=True, timeout=30, check=False).returncode == 0

@@ -6,7 +6,6 @@ The kernel limits single processes; time by the clock, and memory and processor 
 from __future__ import annotations
 
 import os
-import signal
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -64,26 +63,13 @@ def usage(pid: int) -> Usage:
     return Usage(memory, cpu / _TICK, processes)
 
 
-def kill_tree(pid: int) -> None:
-    """Kill the box below the bwrap process `pid`.
-
-    Its first process is the box's init: when that dies the kernel kills the whole pid name space, and bwrap ends only
-    after it. Before the init exists, bwrap itself is killed (and takes a late init along, by --die-with-parent).
-    """
-    for target in children(pid) or [pid]:
-        try:
-            os.kill(target, signal.SIGKILL)
-        except ProcessLookupError:
-            continue
-
-
 @dataclass
 class Watched:
     """A tree under watch. `reason` is set once, before the kill. `spent`: processor time that does not count."""
 
     pid: int
     limits: Limits
-    kill: Callable[[int], None] = kill_tree
+    kill: Callable[[int], None]
     reason: Reason = ""
     spent: float = 0.0
     deadline: float = field(init=False)
