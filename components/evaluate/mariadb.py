@@ -50,7 +50,7 @@ STORAGE = (
 # mariadb_database.py allows.
 LIMITS = (
     "--max-connections=200",
-    "--max-allowed-packet=4M",
+    "--max-allowed-packet=256K",  # bounds every string, and so the string functions that cannot be interrupted
     "--max-heap-table-size=4M",
     "--tmp-memory-table-size=4M",
     "--tmp-disk-table-size=64M",

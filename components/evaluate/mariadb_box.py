@@ -45,8 +45,8 @@ def box(folder: Path) -> list[str]:
     `folder` must be new and empty but for folders. Raises nothing: `missing` is asked first.
     """
     view = ["--ro-bind", "/usr", "/usr", "--dev", "/dev", "--tmpfs", "/tmp"]
-    for path in SYSTEM:
-        view += ["--ro-bind-try", path, path]
+    for shared in SYSTEM:
+        view += ["--ro-bind-try", shared, shared]
     view += ["--size", str(TEMPORARY_BYTES), "--perms", "1777", "--tmpfs", TEMPORARY]
     view += ["--bind", str(folder), INSIDE, "--chdir", "/", "--clearenv", "--setenv", "PATH", PATH]
     start = [

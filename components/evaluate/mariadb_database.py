@@ -26,7 +26,8 @@ if TYPE_CHECKING:
     from pymysql.connections import Connection
     from pymysql.cursors import Cursor
 
-ANSWER_SECONDS = 30.0  # how long after its time limit a statement may take to notice that it was killed
+ANSWER_SECONDS = 3.0  # how long after its time limit a statement may take to notice that it was killed
+STATEMENT_BYTES = 128 << 10  # of the INSERTs that fill a table; the server takes twice that
 MAX_ROWS = 10_000
 MAX_BYTES = 4 << 20
 PRIVILEGES = "SELECT, INSERT, UPDATE, DELETE, CREATE, DROP, ALTER, INDEX, CREATE TEMPORARY TABLES"
@@ -68,6 +69,7 @@ class Databases:
         self.limits = limits
         self.turns = Turns()
         self.guard = Guard(server, limits)
+        self.abandoned: set[str] = set()
 
     def __enter__(self) -> Self:
         self.guard.start()
@@ -86,6 +88,8 @@ class Databases:
         """
         import pymysql
 
+        while name in self.abandoned:
+            name += "_"
         account = "u" + hashlib.sha256(name.encode()).hexdigest()[:16]
         database = Database(self, name, account, secrets.token_hex(16))
         fields = ", ".join(f"{quoted(column)} TEXT" for column in columns)
@@ -125,7 +129,7 @@ class Database:
         """
         with self.owner.turns.shared():
             answer = self._execute(sql)
-        if answer.exceeded != "time":
+        if answer.exceeded != "time" or self._lingers():
             return answer
         with self.owner.turns.alone():
             return self._execute(sql)
@@ -135,11 +139,11 @@ class Database:
 
         faults = (pymysql.MySQLError, ValueError, ArithmeticError, LookupError, RuntimeError, struct.error)
         try:
-            connection = self._connect()
+            connection: Any = self._connect()
         except pymysql.MySQLError as error:
             self._require_server()
             return Answer(error=_text(error))
-        watched = Watched(connection.thread_id(), time.monotonic(), self.folder)
+        watched = Watched(int(connection.thread_id()), time.monotonic(), self.folder)
         answer = Answer()
         with self.owner.guard.watching(watched):
             try:
@@ -159,18 +163,32 @@ class Database:
         return answer
 
     def drop(self) -> None:
-        """Stop what still runs and remove database and account."""
+        """Stop what still runs and remove database and account. A database that a statement which cannot be stopped
+        still holds is left to end with the server, and its name not used again.
+        """
         import pymysql
 
         with self.owner.server.admin() as connection, connection.cursor() as cursor:
             cursor.execute(f"SET SESSION lock_wait_timeout = {LOCK_SECONDS}, innodb_lock_wait_timeout = {LOCK_SECONDS}")
             cursor.execute(f"KILL HARD USER {self.account}@localhost")
             cursor.execute(f"DROP USER {self.account}@localhost")
-            try:
-                cursor.execute(f"DROP DATABASE IF EXISTS {quoted(self.name)}")
-            except pymysql.OperationalError:
-                _release_prepared(cursor)
-                cursor.execute(f"DROP DATABASE IF EXISTS {quoted(self.name)}")
+            deadline = time.monotonic() + ANSWER_SECONDS
+            while True:
+                try:
+                    cursor.execute(f"DROP DATABASE IF EXISTS {quoted(self.name)}")
+                    return
+                except pymysql.OperationalError:  # locked: by a statement still dying, or by a prepared transaction
+                    if time.monotonic() > deadline:
+                        self.owner.abandoned.add(self.name)
+                        return
+                    _release_prepared(cursor)
+
+    def _lingers(self) -> bool:
+        """Whether a killed session still computes: MariaDB cannot interrupt a single call of some functions."""
+        with self.owner.server.admin() as connection, connection.cursor() as cursor:
+            cursor.execute("SELECT COUNT(*) FROM information_schema.PROCESSLIST WHERE USER = %s", (self.account,))
+            row = cursor.fetchone()
+        return row is not None and row[0] > 0
 
     def _connect(self) -> Connection:
         """A session of the account; one that changed its own password gets the old one back."""
@@ -213,7 +231,7 @@ def _fetch(connection: Connection, sql: str) -> tuple[tuple[Any, ...], ...]:
     """Run `sql` and read its first result, up to MAX_ROWS rows or MAX_BYTES of text, whichever comes first."""
     from pymysql.cursors import SSCursor
 
-    cursor = connection.cursor(SSCursor)
+    cursor: Any = connection.cursor(SSCursor)
     rows: list[tuple[Any, ...]] = []
     try:
         cursor.execute(sql)
@@ -237,11 +255,12 @@ def _release_prepared(cursor: Cursor) -> None:
         cursor.execute(f"XA ROLLBACK {name}")
 
 
-def _fill(cursor: Cursor, table: str, width: int, rows: Sequence[Sequence[Any]]) -> None:
+def _fill(cursor: Any, table: str, width: int, rows: Sequence[Sequence[Any]]) -> None:
     if not rows or any(len(row) != width for row in rows):
         return
     # PyMySQL writes 2.0 as 2.0e0, which the server would store as "2".
     values = [[str(cell) if isinstance(cell, float) else cell for cell in row] for row in rows]
+    cursor.max_stmt_length = STATEMENT_BYTES
     cursor.executemany(f"INSERT INTO {table} VALUES ({', '.join(['%s'] * width)})", values)
 
 

@@ -285,7 +285,7 @@ def _single_file(data: Path) -> Path:
 
 def _checked(line: str, where: str) -> dict[str, Any]:
     try:
-        record = json.loads(line)
+        record: dict[str, Any] = json.loads(line)
         info = record["table"]["table_info"]
         _ = [column["name"] for column in info["columns"]], [list(row) for row in info["rows"]]
         needed = {"description": str, "type": list}

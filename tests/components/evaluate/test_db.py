@@ -184,7 +184,7 @@ def test_what_is_shown_is_cut_at_800_characters(task: DbTask) -> None:
         assert text == (whole[:800] + "[TRUNCATED]" if cut else whole)
     episode = play(task, sample, operation(f"SELECT {'x' * 2000}"))[1]
     text = episode.messages[-1]["content"]
-    assert text.startswith("1059 (42000): Identifier name 'xxx") and len(text) == 811 and text.endswith("[TRUNCATED]")
+    assert text.startswith("1054 (42S22): Unknown column 'xxx") and len(text) == 811 and text.endswith("[TRUNCATED]")
 
 
 def test_answers_look_like_python(task: DbTask) -> None:

@@ -429,6 +429,22 @@ def test_prepared_transactions_do_not_outlive_the_sample(databases: Databases) -
         assert not database.folder.exists()
 
 
+def test_a_statement_that_cannot_be_stopped_does_not_stop_the_others(tmp_path: Path) -> None:
+    """One call of REGEXP_REPLACE takes seconds on a long string and ignores being killed meanwhile."""
+    if lacks := missing():
+        pytest.skip(lacks[0])
+    call = "REPEAT('ab', 131000)"
+    for _ in range(8):
+        call = f"REGEXP_REPLACE({call}, 'a|b', '\\\\0')"
+    with MariaDB(tmp_path) as server, Databases(server, LIMITS) as databases:
+        for _ in range(2):
+            database = databases.open("endless", "t", ["a"], [["1"]])
+            assert database.execute("SELECT a FROM t").rows == (("1",),)
+            assert database.execute(f"SELECT LENGTH({call}) FROM t").exceeded == "time"
+            database.drop()
+    assert not list(tmp_path.iterdir())
+
+
 def test_the_same_password_change_twice(scene: Scene) -> None:
     for _ in range(2):
         assert not scene.attacker.execute("SET PASSWORD = PASSWORD('mine')").error
