@@ -28,7 +28,6 @@ Settings, all optional:
 
 from __future__ import annotations
 
-import json
 import math
 import re
 from collections.abc import Mapping, Sequence
@@ -38,7 +37,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-from components.evaluate.benchmarks.os_needs import machine_offers, missing_needs
+from components.evaluate.benchmarks.os_needs import check_needs, machine_offers
 from components.evaluate.benchmarks.os_records import positions, read, selected
 from components.evaluate.benchmarks.os_rules import Action, action, reads_only_arguments, seeded, shown
 from components.evaluate.os_root import default_tar, unpacked
@@ -157,6 +156,8 @@ class OsTask(Task):
             self._judge = stack.enter_context(
                 self.new_machine()
             )  # for comparators; no command of a model ever runs there
+            if not self._judge.run(["python3", "-c", ""], self.script_seconds).ok:
+                raise UnavailableError("The OS task's comparators need python3 below /usr: `apt-get install python3`.")
             self._stack = stack.pop_all()
         return self
 
@@ -177,12 +178,7 @@ class OsTask(Task):
             samples = selected(samples, ids, file)
         left_out = set(positions(self.settings.get("exclude"), file) or ())
         samples = [sample for sample in samples if sample.id not in left_out]
-        if needs := missing_needs(samples):
-            reasons = "; ".join(sorted(set(needs.values())))
-            raise UnavailableError(
-                f"This machine cannot run {len(needs)} of the OS samples ({reasons}): run as root outside a pod, or "
-                f"set exclude: {json.dumps(sorted(map(int, needs)))}."
-            )
+        check_needs(samples, machine_offers())
         return samples
 
     def start(self, sample: Sample) -> OsEpisode:

@@ -48,9 +48,13 @@ def needs(sample: Sample) -> set[str]:
     return {need for need, words in ((NO_USERS, _USERS), (NO_PROCESSES, _PROCESSES)) if words.search(text)}
 
 
-def missing_needs(samples: Sequence[Sample]) -> dict[str, str]:
-    """The samples that cannot run here, by id, with the reason."""
-    offers = machine_offers()
+def check_needs(samples: Sequence[Sample], offers: Offers) -> None:
+    """Raise UnavailableError naming the samples that cannot run with what this machine offers."""
     lacking = {need for need, offered in ((NO_USERS, offers.users), (NO_PROCESSES, offers.proc)) if not offered}
-    found = {sample.id: needs(sample) & lacking for sample in samples}
-    return {one: "; ".join(sorted(reasons)) for one, reasons in found.items() if reasons}
+    found = {int(sample.id): lacks for sample in samples if (lacks := needs(sample) & lacking)}
+    if found:
+        reasons = "; ".join(sorted(set().union(*found.values())))
+        raise UnavailableError(
+            f"This machine cannot run {len(found)} of the OS samples ({reasons}): run as root outside a pod, or set "
+            f"exclude: {sorted(found)}."
+        )

@@ -12,7 +12,6 @@ from __future__ import annotations
 import functools
 import json
 import os
-import select
 import shutil
 import signal
 import socket
@@ -31,6 +30,7 @@ from typing import Any, Self
 from components.evaluate.sandbox import seccomp
 from components.evaluate.sandbox.box import memory_file
 from components.evaluate.sandbox.limits import MIB, Finished, Limits
+from components.evaluate.sandbox.ready import ready
 from components.evaluate.sandbox.watch import WATCHER, Usage, Watched, descendants, usage
 from cycleqd.errors import UnavailableError
 
@@ -208,8 +208,7 @@ class Program:
 
     def wait(self, seconds: float | None) -> int | None:
         """Its exit status as subprocess gives it, 128 when its machine was ended; None when it still runs."""
-        ready, _, _ = select.select([self._reply], [], [], seconds)
-        if not ready:
+        if not ready(self._reply.fileno(), seconds)[0]:
             return None
         message = self._reply.recv(4096)
         self._machine.forget(self)

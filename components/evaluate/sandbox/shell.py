@@ -10,7 +10,6 @@ from __future__ import annotations
 import os
 import pty
 import re
-import select
 import struct
 import termios
 import time
@@ -18,6 +17,7 @@ from contextlib import suppress
 from fcntl import ioctl
 
 from components.evaluate.sandbox.machine import ENVIRONMENT, Machine
+from components.evaluate.sandbox.ready import ready
 
 _BEGIN, _END = b"\x1b[?2004h", b"\x1b[?2004l"
 _PASTE, _PASTED = b"\x1b[200~", b"\x1b[201~"
@@ -66,7 +66,7 @@ class Shell:
         shown = _Shown(self._reading, lines=1 if sending else 0)
         deadline = time.monotonic() + self._seconds
         while self.alive and not (shown.done and not sending) and (left := deadline - time.monotonic()) > 0:
-            readable, writable, _ = select.select([self._terminal], [self._terminal] if sending else [], [], left)
+            readable, writable = ready(self._terminal, left, writing=bool(sending))
             if writable:
                 sending = sending[os.write(self._terminal, sending[:4096]) :]
             if readable:
