@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from cycleqd.config import Config
 from pipelines.steps import Kind
 
 if TYPE_CHECKING:
     from kfp.dsl.base_component import BaseComponent
+
+_COPY = re.compile(r"-\d+$")
 
 
 def build(config: Config, kind: Kind, count: int) -> BaseComponent:
@@ -25,6 +28,35 @@ def build(config: Config, kind: Kind, count: int) -> BaseComponent:
 
 def write(config: Config, kind: Kind, count: int, path: Path) -> None:
     """Compile a pipeline to YAML."""
+    import yaml
     from kfp.compiler import Compiler
 
     Compiler().compile(build(config, kind, count), str(path))
+    if kind == "generation" and count > 1:
+        text = path.read_text()
+        comments = "".join(line for line in text.splitlines(keepends=True) if line.startswith("#"))
+        pipeline, *platforms = yaml.safe_load_all(text)
+        _share_the_generation(pipeline, platforms)
+        path.write_text(comments + yaml.safe_dump_all([pipeline, *platforms], width=120))
+
+
+def _share_the_generation(pipeline: dict[str, Any], platforms: list[dict[str, Any]]) -> None:
+    """Let every generation of a run use the first one's definition.
+
+    The compiler copies the inner pipeline, with all that it needs, for each use; at 20 generations a definition would
+    pass the size that KFP takes. Backends allow tasks to share a component.
+    """
+    for task in pipeline["root"]["dag"]["tasks"].values():
+        task["componentRef"]["name"] = _COPY.sub("", task["componentRef"]["name"])
+    components, needed = pipeline["components"], set[str]()
+    waiting = [task["componentRef"]["name"] for task in pipeline["root"]["dag"]["tasks"].values()]
+    while waiting:
+        name = waiting.pop()
+        if name not in needed:
+            needed.add(name)
+            inner = components[name].get("dag", {}).get("tasks", {}).values()
+            waiting += [task["componentRef"]["name"] for task in inner]
+    labels = {components[name]["executorLabel"] for name in needed if "executorLabel" in components[name]}
+    pipeline["components"] = {name: components[name] for name in components if name in needed}
+    for holder in [pipeline["deploymentSpec"], *(p["platforms"]["kubernetes"]["deploymentSpec"] for p in platforms)]:
+        holder["executors"] = {label: value for label, value in holder["executors"].items() if label in labels}

@@ -22,7 +22,7 @@ Watch = Callable[[str], None]
 
 
 def to_rebuild(store: Store, model: str, members: Family) -> list[str]:
-    """The model and its collected ancestors, parents first; what S3 still holds is not rebuilt (the model itself is)."""
+    """The model and its collected ancestors, parents first. Only the model itself is rebuilt if S3 still holds it."""
     order: list[str] = []
     waiting = [(model, False)]
     while waiting:

@@ -80,10 +80,14 @@ class Services:
                 time.sleep(0.1)
 
     def make_bucket(self, name: str) -> None:
-        """Create the bucket unless it exists."""
-        import boto3
+        """Create the bucket unless it exists, and wait until objects can be written and read.
 
-        reach = self.environment()
+        SeaweedFS says that it is well some seconds before its volumes are; until then it answers 500.
+        """
+        import boto3
+        from botocore.exceptions import BotoCoreError, ClientError
+
+        reach, key = self.environment(), "cycleqd-ready"
         client = boto3.client(
             "s3",
             endpoint_url=reach["AWS_ENDPOINT_URL"],
@@ -91,8 +95,20 @@ class Services:
             aws_access_key_id=reach["AWS_ACCESS_KEY_ID"],
             aws_secret_access_key=reach["AWS_SECRET_ACCESS_KEY"],
         )
-        if name not in [bucket["Name"] for bucket in client.list_buckets()["Buckets"]]:
-            client.create_bucket(Bucket=name)
+        deadline = time.monotonic() + START_SECONDS
+        while True:
+            try:
+                if name not in [bucket["Name"] for bucket in client.list_buckets()["Buckets"]]:
+                    client.create_bucket(Bucket=name)
+                client.put_object(Bucket=name, Key=key, Body=b"ready")
+                client.get_object(Bucket=name, Key=key)["Body"].read()
+                return
+            except (BotoCoreError, ClientError) as error:
+                if time.monotonic() > deadline:
+                    raise UnavailableError(
+                        f"the embedded S3 server does not take objects ({error}); its log is {self.folder / 's3.log'}"
+                    ) from error
+                time.sleep(0.1)
 
     def stop(self) -> None:
         """Stop both, politely first."""

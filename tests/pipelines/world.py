@@ -1,4 +1,4 @@
-"""A tiny evolution to run the whole pipeline on: four models of 2 layers, two cheap plug-in tasks, embedded services."""
+"""A tiny evolution to run the whole pipeline on: three models of 2 layers, two cheap plug-in tasks, own services."""
 
 from __future__ import annotations
 
@@ -8,9 +8,7 @@ from typing import Any
 
 import yaml
 
-TEMPLATE = (
-    "{% for m in messages %}<s>{{ m.content }}</s>{% endfor %}{% if add_generation_prompt %}<s>{% endif %}"
-)
+TEMPLATE = "{% for m in messages %}<s>{{ m.content }}</s>{% endfor %}{% if add_generation_prompt %}<s>{% endif %}"
 PLUGIN = '''
 """Scores that differ from model to model without meaning anything: a checksum of the reply, modulo a number."""
 

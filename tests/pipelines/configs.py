@@ -1,0 +1,40 @@
+"""Configurations whose compiled pipelines are golden files."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from cycleqd.config import Config, load, parse
+
+ROOT = Path(__file__).parents[2]
+LLAMA3 = ROOT / "examples" / "llama3" / "cycleqd.yaml"
+
+
+def golden_configs() -> dict[str, Config]:
+    """One a placement: the published setting on a cluster, and every grouping on one machine."""
+    return {
+        "llama3": load(LLAMA3),
+        "task": two_tasks(group="task"),
+        "child": two_tasks(group="child", fused=False),
+        "generation": two_tasks(group="generation", retries=0),
+    }
+
+
+def two_tasks(**place: object) -> Config:
+    """Two tasks and one that is only reported; nothing that it names is opened when pipelines are compiled."""
+    task = {"class": "package.module:Task", "data": "/data"}
+    return parse(
+        {
+            "name": "golden",
+            "models": {
+                "base": "/models/base",
+                "experts": {
+                    "red": {"path": "/models/red", "task": "one"},
+                    "blue": {"path": "/models/blue", "task": "two"},
+                },
+            },
+            "tasks": {"one": task, "two": task, "three": {**task, "report_only": True}},
+            "place": {"folder": "/state", **place},
+        },
+        "the golden configuration",
+    )

@@ -1,0 +1,125 @@
+"""The compiled pipelines are golden files. CYCLEQD_REGENERATE=1 writes them anew: read the difference first."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from pipelines.definitions import write
+from pipelines.steps import Kind
+from tests.pipelines.configs import ROOT, golden_configs
+
+GOLDEN = ROOT / "tests" / "golden"
+KINDS: tuple[Kind, ...] = ("seeding", "generation", "finalising")
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("name", golden_configs())
+def test_the_compiled_pipeline_is_the_golden_one(name: str, kind: Kind, tmp_path: Path) -> None:
+    config = golden_configs()[name]
+    made, golden = tmp_path / "pipeline.yaml", GOLDEN / f"{name}-{kind}.yaml"
+    write(config, kind, config.place.generations_per_run, made)
+    if os.environ.get("CYCLEQD_REGENERATE"):
+        golden.write_text(made.read_text())
+    assert made.read_text() == golden.read_text()
+
+
+def compiled(name: str, kind: Kind) -> tuple[dict[str, Any], dict[str, Any]]:
+    """A golden file's pipeline and platform documents (a pipeline without a cluster's settings has no second one)."""
+    documents = list(yaml.safe_load_all((GOLDEN / f"{name}-{kind}.yaml").read_text()))
+    return documents[0], documents[1]["platforms"]["kubernetes"]["deploymentSpec"]["executors"]
+
+
+def every_task(pipeline: dict[str, Any]) -> dict[str, Any]:
+    """All tasks that run a container, by "dag/task"."""
+    dags = {"root": pipeline["root"], **pipeline["components"]}
+    return {
+        f"{dag}/{name}": task
+        for dag, component in dags.items()
+        for name, task in component.get("dag", {}).get("tasks", {}).items()
+        if "executorLabel" in pipeline["components"][task["componentRef"]["name"]]
+    }
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("name", golden_configs())
+def test_no_task_is_cached_every_task_is_retried_and_ends(name: str, kind: Kind) -> None:
+    place = golden_configs()[name].place
+    pipeline, executors = compiled(name, kind)
+    tasks = every_task(pipeline)
+    assert tasks
+    for task in tasks.values():
+        assert not task["cachingOptions"].get("enableCache")
+        assert task["retryPolicy"].get("maxRetryCount", 0) == place.retries
+        label = pipeline["components"][task["componentRef"]["name"]]["executorLabel"]
+        assert executors[label]["activeDeadlineSeconds"] == str(place.timeout)
+
+
+@pytest.mark.parametrize("name", golden_configs())
+def test_a_loop_uses_only_its_item_and_pipeline_parameters(name: str) -> None:
+    """kfp.local silently puts the item in the place of another task's output."""
+    pipeline, _ = compiled(name, "generation")
+    loops = [c for c in pipeline["components"] if c.startswith("comp-for-loop")]
+    assert len(loops) == 1
+    for task in pipeline["components"][loops[0]]["dag"]["tasks"].values():
+        for source in task["inputs"]["parameters"].values():
+            assert "taskOutputParameter" not in source
+            given = source.get("componentInputParameter", "loop-item")
+            assert given.endswith(("loop-item", "--evolution", "--place"))
+
+
+def test_several_generations_in_one_run_share_one_definition() -> None:
+    """The definition has a size limit: it grows by a task a generation, not by a DAG."""
+    pipeline, _ = compiled("llama3", "generation")
+    tasks = pipeline["root"]["dag"]["tasks"]
+    assert len(tasks) == 10
+    assert {task["componentRef"]["name"] for task in tasks.values()} == {"comp-cycleqd-generation"}
+    offsets = [tasks[n]["inputs"]["parameters"]["offset"]["runtimeValue"]["constant"] for n in sorted(tasks, key=order)]
+    assert offsets == [float(offset) for offset in range(10)]
+    assert [tasks[n].get("dependentTasks", []) for n in sorted(tasks, key=order)][1:] == [
+        [name] for name in sorted(tasks, key=order)[:-1]
+    ]
+
+
+def order(name: str) -> int:
+    """cycleqd-generation, cycleqd-generation-2, …"""
+    tail = name.rsplit("-", 1)[-1]
+    return int(tail) if tail.isdigit() else 1
+
+
+def test_pods_get_their_placement() -> None:
+    pipeline, executors = compiled("llama3", "generation")
+    containers = pipeline["deploymentSpec"]["executors"]
+    evaluate, merge = executors["exec-evaluate-child"], executors["exec-merge"]
+    assert containers["exec-evaluate-child"]["container"]["resources"]["accelerator"]["resourceCount"] == "1"
+    assert "accelerator" not in containers["exec-merge"]["container"]["resources"]
+    assert containers["exec-merge"]["container"]["resources"]["resourceMemoryLimit"] == "24G"
+    mounts = {mount["mountPath"]: mount for mount in evaluate["emptyDirMounts"]}
+    assert mounts["/dev/shm"]["medium"] == "Memory"
+    assert evaluate["nodeSelector"]["labels"] == {"nvidia.com/gpu.present": "true"}
+    assert evaluate["tolerations"] == [{"key": "nvidia.com/gpu", "operator": "Exists", "effect": "NoSchedule"}]
+    assert "nodeSelector" not in merge
+    required = [group for group in merge["secretAsEnv"] if not group.get("optional")]
+    assert [group["secretName"] for group in required] == ["cycleqd-credentials"]
+    assert {entry["envVar"] for entry in required[0]["keyToEnv"]} >= {"AWS_SECRET_ACCESS_KEY", "MLFLOW_TRACKING_URI"}
+
+
+@pytest.mark.parametrize("name", golden_configs())
+def test_no_credential_is_in_a_definition(name: str) -> None:
+    for kind in KINDS:
+        pipeline, _ = compiled(name, kind)
+        for executor in pipeline["deploymentSpec"]["executors"].values():
+            names = {entry["name"] for entry in executor["container"].get("env", [])}
+            assert names <= {"CYCLEQD_BUCKET", "CYCLEQD_CACHE", "CYCLEQD_SCRATCH"}
+
+
+def test_the_grouping_decides_how_many_evaluations_there_are() -> None:
+    counts = {
+        name: sum("evaluate" in task for task in every_task(compiled(name, "seeding")[0]))
+        for name in ("task", "child", "generation")
+    }
+    assert counts == {"task": 6, "child": 3, "generation": 1}
