@@ -186,9 +186,7 @@ class _WatchedMachine(Watched):
         if machine is None or now - self.seen < (0.1 if machine.busy else 1.0):
             return
         self.seen = now
-        parts = [usage(root) for root in machine.roots()]
-        total = Usage(sum(p.memory for p in parts), sum(p.cpu for p in parts), sum(p.processes for p in parts))
-        limits = self.limits
+        total, limits = machine.usage(), self.limits
         if now > self.deadline:
             self.stop("wall")
         elif total.memory > limits.memory:
@@ -243,6 +241,11 @@ class Machine:
         """Processes outside whose descendants are exactly the machine's processes."""
         with self._lock:
             return [self._bwrap, *(program.handler for program in self._programs)]
+
+    def usage(self) -> Usage:
+        """What all its processes use together."""
+        parts = [usage(root) for root in self.roots()]
+        return Usage(sum(p.memory for p in parts), sum(p.cpu for p in parts), sum(p.processes for p in parts))
 
     def forget(self, program: Program) -> None:
         """A program has ended and been waited for."""
@@ -303,16 +306,16 @@ class Machine:
 
         That is: for 0.1 s no process appears, ends, becomes another program or uses the processor.
         """
-        end, seen, same = time.monotonic() + seconds, self._processes(), 0
+        end, seen, same = time.monotonic() + seconds, self.processes(), 0
         if len(seen) <= 2:  # process 1 and the shell
             return
         while same < 5 and time.monotonic() < end:
             time.sleep(0.02)
-            now = self._processes()
+            now = self.processes()
             same = same + 1 if now == seen and all(state == "S" for _, _, state in now) else 0
             seen = now
 
-    def _processes(self) -> set[tuple[int, str, str]]:
+    def processes(self) -> set[tuple[int, str, str]]:
         """(pid outside, program, state) of everything in the machine."""
         found = set()
         for pid in {pid for root in self.roots() for pid in descendants(root)}:
