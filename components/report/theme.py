@@ -8,9 +8,11 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 
 import matplotlib.style
+import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from PIL import Image
 
 _DPI = 160
 
@@ -98,15 +100,16 @@ def drawing(theme: Theme) -> Iterator[None]:
 
 def figure(width: float, height: float) -> Figure:
     """A figure of the given size in inches, laid out so that nothing overlaps."""
-    made = Figure(figsize=(width, height), dpi=_DPI, layout="constrained")
-    FigureCanvasAgg(made)
-    return made
+    return Figure(figsize=(width, height), dpi=_DPI, layout="constrained")
 
 
 def png(made: Figure) -> bytes:
-    """The figure as PNG, without the library's version or any time in it."""
+    """The figure as PNG, drawn once, without the library's version or any time in it."""
+    canvas = FigureCanvasAgg(made)
+    canvas.draw()  # type: ignore[no-untyped-call]
     data = io.BytesIO()
-    made.savefig(data, format="png", metadata={"Software": None})
+    pixels = np.asarray(canvas.buffer_rgba())  # type: ignore[no-untyped-call]
+    Image.fromarray(pixels).convert("RGB").save(data, "PNG")
     return data.getvalue()
 
 
