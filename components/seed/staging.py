@@ -41,12 +41,13 @@ class Staged:
 def open_inputs(client: S3Client, config: Config) -> dict[str, Checkpoint]:
     """Base and experts by model id, opened and found to fit together. Only headers, configs and tokenizers are read."""
     paths = {"base": config.models.base} | {f"expert-{n}": e.path for n, e in config.models.experts.items()}
-    opened = {model: open_checkpoint(_source(client, path)) for model, path in paths.items()}
+    opened = {model: open_checkpoint(find_source(client, path)) for model, path in paths.items()}
     refuse_problems(opened["base"], [checkpoint for model, checkpoint in opened.items() if model != "base"])
     return opened
 
 
-def _source(client: S3Client, path: str) -> Source:
+def find_source(client: S3Client, path: str) -> Source:
+    """A checkpoint folder of this machine or below an s3:// URL."""
     if path.startswith("s3://"):
         bucket, _, prefix = path.removeprefix("s3://").partition("/")
         return S3Source(client, bucket, prefix)

@@ -1,0 +1,158 @@
+"""Everything that can be checked before an evolution is run, each problem one sentence, all of them at once."""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+import urllib.request
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from components.shared.settings import Settings
+from components.shared.store.objects import Store, probe
+from cycleqd.config import Config, Task
+from cycleqd.errors import CycleQDError
+from cycleqd.state import State
+from cycleqd.weights.checkpoint import Checkpoint
+from pipelines.estimate import cells, planned_children
+
+
+@dataclass
+class Findings:
+    """Problems keep the evolution from running; warnings do not."""
+
+    problems: list[str] = field(default_factory=list)
+    warnings: list[str] = field(default_factory=list)
+
+    def collect(self, error: CycleQDError) -> None:
+        self.problems += [line for line in str(error).splitlines() if line.strip()]
+
+
+def check_method(config: Config) -> Iterator[str]:
+    """What is allowed but unlikely to be meant."""
+    method, budget = config.method, planned_children(config)
+    for task, count in cells(config).items():
+        if count > budget:
+            yield (
+                f"method.grid.bins: the archive of '{task}' has {count} cells, but only {budget} children are"
+                " evaluated; use fewer bins or more generations"
+            )
+    mutation = method.mutation
+    if mutation.kind == "svd" and mutation.mode == "rescale" and mutation.w_max <= 1:
+        yield (
+            f"method.mutation.w_max is {mutation.w_max:g}: rescaling by U[0, w_max] can then only shrink task vectors;"
+            " 2 keeps their expected size"
+        )
+    if mutation.kind == "svd" and mutation.mode == "additive" and mutation.w_max > 1:
+        yield f"method.mutation.w_max is {mutation.w_max:g}: additive mutation adds that much; 0.1 is the usual value"
+    if method.parents.alpha_low > method.parents.alpha_high:
+        yield (
+            f"method.parents: alpha_low {method.parents.alpha_low:g} is above alpha_high {method.parents.alpha_high:g},"
+            " so that worse elites are preferred"
+        )
+    if method.stop.patience is not None and method.stop.patience < len(config.search_tasks):
+        yield f"method.stop.patience is {method.stop.patience}: less than one turn of all archives"
+
+
+def check_models(config: Config, store: Store | None, findings: Findings) -> dict[str, Checkpoint]:
+    """Open base and experts, and compare architecture, tokenizer, vocabulary, tensors and shapes."""
+    from components.seed.staging import find_source
+    from cycleqd.weights.checkpoint import open_checkpoint
+    from cycleqd.weights.compatibility import problems
+
+    paths = {"base": config.models.base} | {f"expert-{name}": e.path for name, e in config.models.experts.items()}
+    opened: dict[str, Checkpoint] = {}
+    for model, path in paths.items():
+        if path.startswith("s3://") and store is None:
+            continue  # that S3 cannot be reached is a problem already
+        try:
+            opened[model] = open_checkpoint(find_source(store.client if store else None, path))  # type: ignore[arg-type]
+        except CycleQDError as error:
+            findings.collect(error)
+    if "base" in opened:
+        findings.problems += problems(opened["base"], [found for model, found in opened.items() if model != "base"])
+    return opened
+
+
+def check_tasks(config: Config, findings: Findings) -> dict[str, dict[str, int]]:
+    """Every task's class, settings, data, splits and needs; the number of samples by split."""
+    found: dict[str, dict[str, int]] = {}
+    for name, task in config.tasks.items():
+        try:
+            found[name] = _check_task(name, task, findings)
+        except CycleQDError as error:
+            findings.problems += [f"task '{name}': {line}" for line in str(error).splitlines()]
+        except Exception as error:  # a plug-in is somebody else's code
+            findings.problems.append(f"task '{name}': {type(error).__name__} in {task.class_}: {error}; correct it")
+    return found
+
+
+def _check_task(name: str, task: Task, findings: Findings) -> dict[str, int]:
+    from components.evaluate.plugins import load_class
+    from components.evaluate.splits import choose
+    from components.evaluate.task import Workspace
+
+    with tempfile.TemporaryDirectory(prefix="cycleqd-validate-") as scratch:
+        made = load_class(task.class_)(task.settings, Workspace(Path(scratch)))
+        findings.problems += [f"task '{name}': {sentence}" for sentence in made.preflight()]
+        if task.data.startswith("s3://"):
+            return {}
+        if not Path(task.data).exists():
+            findings.problems.append(f"task '{name}': there is no {task.data}; correct its data in the configuration")
+            return {}
+        samples = made.load(Path(task.data))
+        return {split: len(choose(samples, task.split, split)) for split in ("search", "test")}
+
+
+def check_store(store: Store, findings: Findings) -> bool:
+    """Whether S3 answers and keeps conditional writes."""
+    try:
+        probe(store)
+    except CycleQDError as error:
+        findings.collect(error)
+        return False
+    return True
+
+
+def check_tracking(settings: Settings, findings: Findings) -> None:
+    """Whether the MLflow server answers."""
+    url = f"{settings.tracking.rstrip('/')}/health"
+    try:
+        with urllib.request.urlopen(url, timeout=30) as reply:
+            reply.read()
+    except (OSError, ValueError) as error:
+        findings.problems.append(f"MLflow does not answer at {url} ({error}); check MLFLOW_TRACKING_URI and the server")
+
+
+def check_disk(config: Config, needed: int, findings: Findings) -> None:
+    """Room for what is written on this machine: everything with embedded services, a few checkpoints otherwise."""
+    folder = Path(config.place.folder).resolve()
+    while not folder.exists():
+        folder = folder.parent
+    free = shutil.disk_usage(folder).free
+    if needed > free:
+        findings.problems.append(
+            f"place.folder: {needed / 1e9:.1f} GB may be needed on the disk of {folder}, which has"
+            f" {free / 1e9:.1f} GB free; use another disk or fewer bins"
+        )
+
+
+def flat_tasks(state: State) -> list[str]:
+    """Warnings for tasks on which every expert scores the same: they give the search no information."""
+    return [
+        f"task '{task}': every expert scores {100 * state.experts[0].scores[task]:.1f} %,"
+        " so it gives the search no information"
+        for task in state.tasks
+        if len({expert.scores[task] for expert in state.experts}) == 1
+    ]
+
+
+def split_warnings(config: Config, samples: Mapping[str, Mapping[str, int]]) -> list[str]:
+    """Warnings for splits on which scores are too coarse to tell models apart."""
+    return [
+        f"task '{task}': {counts['search']} search samples put a standard error of about"
+        f" {100 * (0.25 / counts['search']) ** 0.5:.0f} points on every score; 200 give 4"
+        for task, counts in samples.items()
+        if task in config.search_tasks and counts and counts["search"] < 50
+    ]

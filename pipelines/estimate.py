@@ -1,0 +1,92 @@
+"""What an evolution costs: evaluations, seconds (from what was measured), pods, bytes. Known before it is run."""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+from components.shared.store.objects import Store
+from cycleqd.config import Config
+from cycleqd.errors import IntegrityError
+
+_PODS_A_TASK = 2  # KFP runs a driver pod for every task
+_SAMPLED = 40  # records of each stage that are read
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """Totals of the whole evolution. `seconds` adds up all stages' time; None until a first one was measured.
+
+    kept: bytes in S3 when every cell of every archive holds a model of its own; written: bytes of all checkpoints.
+    """
+
+    models: int
+    evaluations: int
+    seconds: float | None
+    pods: int
+    checkpoint: int
+    written: int
+    kept: int
+
+
+def estimate(config: Config, checkpoint: int, seconds: Mapping[str, float]) -> Estimate:
+    """From the configuration, the size of a checkpoint in bytes and the measured seconds of "merge" and "evaluate"."""
+    experts, tasks, search = len(config.models.experts), len(config.tasks), len(config.search_tasks)
+    children = planned_children(config)
+    finals = experts + 4  # base, experts, naive, final, best elite: on the held-out split too
+    evaluations = (1 + experts + children + 3) * search + finals * tasks
+    known = {"merge", "evaluate"} <= set(seconds)
+    total = children * seconds["merge"] + evaluations * seconds["evaluate"] if known else None
+    elites = min(sum(cells(config).values()), children)
+    return Estimate(
+        models=1 + experts + children,
+        evaluations=evaluations,
+        seconds=total,
+        pods=_pods(config, children),
+        checkpoint=checkpoint,
+        written=(1 + experts + children + 2) * checkpoint,
+        kept=(1 + experts + elites + 2) * checkpoint,
+    )
+
+
+def planned_children(config: Config) -> int:
+    """Children of the whole search, stop rules on evaluations included."""
+    method = config.method
+    archives = len(config.search_tasks) if method.focus == "all" else 1
+    children = method.generations * method.children * archives
+    return min(children, method.stop.evaluations or children)
+
+
+def cells(config: Config) -> dict[str, int]:
+    """Cells of each task's archive: the product of the bins on all other search tasks."""
+    bins = config.method.grid.bins
+    counts = {task: bins if isinstance(bins, int) else bins[task] for task in config.search_tasks}
+    return {task: math.prod(n for other, n in counts.items() if other != task) for task in counts}
+
+
+def _pods(config: Config, children: int) -> int:
+    """Pods on a cluster: a generation is select, update, and for each child merge (mutate) and its evaluations."""
+    place, search = config.place, len(config.search_tasks)
+    evaluations = {"task": search, "child": 1, "generation": 0}[place.group]
+    a_child = (1 if place.fused else 2) + evaluations
+    a_generation = 2 + (1 if place.group == "generation" else 0)
+    return _PODS_A_TASK * (config.method.generations * a_generation + children * a_child)
+
+
+def measured(store: Store) -> dict[str, float]:
+    """Median seconds of a merge and of one evaluation, from the newest run records; absent where there are none."""
+    keys = sorted(store.list("generations")) + sorted(store.list("models"))
+    found = {
+        "merge": [key for key in keys if key.endswith("/merge/run.json")],
+        "evaluate": [key for key in keys if "/evaluations/" in key and key.endswith("/run.json")],
+    }
+    return {stage: statistics.median(_seconds(store, names[-_SAMPLED:])) for stage, names in found.items() if names}
+
+
+def _seconds(store: Store, keys: Iterable[str]) -> list[float]:
+    runs = [store.find_json(key) for key in keys]
+    if not any(runs):
+        raise IntegrityError(f"run records of {store.url('')} vanished while they were read; try again")
+    return [math.fsum(run["seconds"].values()) for run in runs if run]
