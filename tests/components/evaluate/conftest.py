@@ -1,7 +1,9 @@
-"""Tiny Llamas with a tokenizer and a chat template, made once a session."""
+"""Tiny Llamas with a tokenizer and a chat template, and the OS benchmark's root, made once a session."""
 
 from __future__ import annotations
 
+import os
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -62,3 +64,16 @@ def _write(folder: Path, seed: int, changes: dict[str, object]) -> None:
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         LlamaForCausalLM(LlamaConfig(**{**shape, **changes})).save_pretrained(folder)
+
+
+@pytest.fixture(scope="session")
+def os_image() -> Path:
+    """The OS benchmark's root file system, made (in a minute) where it is missing and can be made."""
+    from components.evaluate.os_root import default_tar
+    from components.evaluate.os_root.build import build
+
+    if not default_tar().exists():
+        if os.geteuid() != 0 or shutil.which("debootstrap") is None:
+            pytest.skip(f"no OS root at {default_tar()}, and making one needs root and debootstrap")
+        build(default_tar())
+    return default_tar()

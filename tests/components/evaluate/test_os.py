@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import shutil
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -15,8 +13,6 @@ from components.evaluate.benchmarks.os import OsTask
 from components.evaluate.benchmarks.os_needs import NO_PROCESSES, NO_USERS, Offers, check_needs, machine_offers, needs
 from components.evaluate.benchmarks.os_records import read
 from components.evaluate.benchmarks.os_rules import Action, action, reads_only_arguments, seeded, shown
-from components.evaluate.os_root import default_tar
-from components.evaluate.os_root.build import build
 from components.evaluate.sandbox.shell import clean
 from components.evaluate.task import Outcome, Workspace
 from cycleqd.errors import InvalidInputError, UnavailableError
@@ -30,16 +26,6 @@ HOST = {"root": "host", "ids": list(range(8))}  # the last two have users that l
 def task(tmp_path: Path) -> Iterator[OsTask]:
     with opened(HOST, tmp_path) as entered:
         yield entered
-
-
-@pytest.fixture(scope="session")
-def image() -> Path:
-    """The root file system, made (a minute) where it is missing and can be made."""
-    if not default_tar().exists():
-        if os.geteuid() != 0 or shutil.which("debootstrap") is None:
-            pytest.skip(f"no OS root at {default_tar()}, and making one needs root and debootstrap")
-        build(default_tar())
-    return default_tar()
 
 
 def opened(settings: Mapping[str, Any], scratch: Path) -> OsTask:
@@ -174,7 +160,7 @@ def test_a_slow_command_leaves_the_shell_usable(tmp_path: Path) -> None:
             episode.close()
 
 
-def test_users_own_and_log_in(image: Path, tmp_path: Path) -> None:
+def test_users_own_and_log_in(os_image: Path, tmp_path: Path) -> None:
     if not machine_offers().users:
         pytest.skip("this machine has no range of user ids for the machines' users")
     with opened({}, tmp_path) as task:
@@ -182,7 +168,7 @@ def test_users_own_and_log_in(image: Path, tmp_path: Path) -> None:
         assert {one: verdict.reason for one, verdict in verdicts.items() if not verdict.passed} == {}
 
 
-def test_replacing_the_interpreter_does_not_change_a_comparison(image: Path, tmp_path: Path) -> None:
+def test_replacing_the_interpreter_does_not_change_a_comparison(os_image: Path, tmp_path: Path) -> None:
     with opened({"ids": [0]}, tmp_path) as task:
         sample = task.load(SMALL)[0]
         trick = "cp /bin/true /usr/bin/python3; cp /bin/true /usr/local/bin/python3"
@@ -190,7 +176,7 @@ def test_replacing_the_interpreter_does_not_change_a_comparison(image: Path, tmp
         assert (verdict.outcome, verdict.reason) == (Outcome.WRONG, "script 2 exited with 1")
 
 
-def test_another_root_than_the_pinned_one_is_refused(image: Path, tmp_path: Path) -> None:
+def test_another_root_than_the_pinned_one_is_refused(os_image: Path, tmp_path: Path) -> None:
     with pytest.raises(InvalidInputError, match="root_sha256 is 00"), opened({"root_sha256": "00"}, tmp_path):
         pass
 
