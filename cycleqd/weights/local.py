@@ -104,12 +104,18 @@ class LocalWriter:
             os.close(self._descriptor)
             raise ConflictError(f"Another process is writing {path}; wait for it or choose another folder.") from error
         os.ftruncate(self._descriptor, 0)
+        try:
+            self._reserve(size)
+        except OSError as error:
+            self.abort()
+            raise _explained(error, path, size) from error
+
+    def _reserve(self, size: int) -> None:
+        disk = os.fstatvfs(self._descriptor)
+        if size > disk.f_bavail * disk.f_frsize:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         if size:
-            try:
-                os.posix_fallocate(self._descriptor, 0, size)
-            except OSError as error:
-                self.abort()
-                raise _explained(error, path, size) from error
+            os.posix_fallocate(self._descriptor, 0, size)
 
     def write(self, data: Buffer) -> None:
         """Append and hash."""
