@@ -135,6 +135,8 @@ class CodeTask(Task):
 
     def _suite(self, problem: Problem, suite: Suite, code: str) -> Judged:
         """Judge one suite. An answer that the clock ended runs once more with nothing beside it."""
+        if not suite.arguments:
+            return Judged(Outcome.PASSED, f"{suite.name}: all 0 tests passed")
         with self._turnstile.shared():
             judged = self._try(problem, suite, code)
         if judged.slept:
@@ -146,7 +148,7 @@ class CodeTask(Task):
         expected = self._references.expected(problem, suite)
         seconds = [max(self._settings.seconds, self._settings.factor * took) for took in expected.seconds]
         total = suite_seconds(seconds)
-        limits = replace(self._limits, cpu=total, wall=2 * total + 10)
+        limits = replace(self._limits, cpu=total, wall=4 * total + 30)
         return judge(problem, suite, expected, self._boxes.execute(problem, suite, code, seconds, limits))
 
 

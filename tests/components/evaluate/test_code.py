@@ -183,6 +183,17 @@ def test_answers_may_print_read_and_return_equal_things(attempt: Try) -> None:
     assert attempt("import numpy\ndef odd(n):\n    return numpy.bool_(n % 2 == 1)", "odd").passed
 
 
+def test_a_suite_without_tests_is_passed(task: CodeTask, tmp_path: Path) -> None:
+    record = {**json.loads(SMALL.read_text().splitlines()[0]), "plus_input": []}
+    (tmp_path / "base.jsonl").write_text(json.dumps(record) + "\n")
+    verdict = reply(task, task.load(tmp_path)[0], block("def total(xs): return sum(xs)"))
+    assert verdict == Verdict(Outcome.PASSED, "plus: all 0 tests passed", {"base": True, "plus": True})
+
+
+def test_any_answer_to_are_equivalent_passes_as_in_evalplus() -> None:
+    assert rules.agrees(None, True, [1, 2], "are_equivalent", 0)
+
+
 def test_state_does_not_pass_from_base_to_plus(attempt: Try) -> None:
     code = "seen = []\ndef odd(n):\n    seen.append(n)\n    return n % 2 == 1 if len(seen) < 3 else None"
     assert attempt(code, "odd").passed
@@ -418,14 +429,13 @@ def test_the_references_of_mbpp_plus_pass(real: Path, tmp_path: Path) -> None:
 
 
 def test_wrong_answers_to_mbpp_plus_fail(real: Path, tmp_path: Path) -> None:
-    """Every problem answered with nothing, and with another problem's reference under its name."""
+    """Every problem answered with None."""
     with make(tmp_path, judge="base") as task, ThreadPoolExecutor(2) as pool:
         loaded = list(task.load(real))
         nothing = [f"def {sample.record['entry_point']}(*given):\n    return None" for sample in loaded]
         pairs = list(zip(loaded, nothing, strict=True))
         verdicts = list(pool.map(lambda pair: reply(task, pair[0], block(pair[1])), pairs))
-    passed = [s.record["entry_point"] for s, v in zip(loaded, verdicts, strict=True) if v.passed]
-    assert passed == ["are_equivalent"]  # EvalPlus passes whatever this one returns
+    assert [sample.id for sample, verdict in zip(loaded, verdicts, strict=True) if verdict.passed] == []
 
 
 WRAPPERS = {

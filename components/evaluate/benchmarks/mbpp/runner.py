@@ -44,8 +44,6 @@ _PRELOADED = (
 )
 for _name in _PRELOADED.split():  # what answers often import is in the warm box already
     importlib.import_module(_name)
-with suppress(ImportError):  # EvalPlus has it loaded too; it cannot be imported without what `_restrict` takes
-    importlib.import_module("numpy")
 
 _LARGE = 4 << 20
 _WALL_FACTOR = 5  # the clock may run this much longer than the processor, before a sleeping answer is stopped
@@ -91,6 +89,9 @@ def main() -> None:
     for standard in (0, 1, 2):
         os.dup2(nothing, standard)
     sys.stdin, sys.stdout, sys.stderr = _Unreadable(), open(1, "w"), open(2, "w")  # noqa: SIM115
+    if "numpy" in task["code"]:  # EvalPlus has it loaded; it cannot be imported without what `_restrict` takes
+        with suppress(ImportError):
+            importlib.import_module("numpy")
     _restrict()
     random.seed(0)  # an answer that draws numbers gets the same ones in every run
     for line in _answers(task, arguments):
