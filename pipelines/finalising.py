@@ -13,13 +13,13 @@ from pipelines.placement import assign
 
 
 def finalising(config: Config) -> BaseComponent:
-    """The finalising pipeline. Parameters: evolution, elites (list of further model ids to score) and place (JSON).
+    """The finalising pipeline. Parameters: evolution, place (JSON), models (ids to score; default: all but an elite).
 
-    Base, experts, naive merge, final model and `elites` are scored on the held-out split of all tasks (report_only ones
-    too) and on the search split of the search tasks, where most results stand already.
+    The models are scored on the held-out split of all tasks (report_only ones too) and on the search split of the
+    search tasks, where most results stand already.
     """
     where = config.place
-    models = [*seeded_models(config), "naive", "final"]
+    compared = [*seeded_models(config), "naive", "final"]
     names = {"search": list(config.search_tasks), "test": list(config.tasks)}
     if where.group == "task":
         parts = [(split, json.dumps([task])) for split, tasks in names.items() for task in tasks]
@@ -27,11 +27,10 @@ def finalising(config: Config) -> BaseComponent:
         parts = [(split, json.dumps(tasks)) for split, tasks in names.items()]
 
     @dsl.pipeline(name="cycleqd-finalising", description="Build the final model, score it against its rivals")
-    def pipeline(evolution: str, elites: list, place: str) -> None:
+    def pipeline(evolution: str, place: str, models: list = compared) -> None:
         built = assign(aggregate(evolution=evolution, place=place), "aggregate", where)
         for split, tasks in parts:
-            for group in (models, elites):
-                score = evaluate_models(evolution=evolution, models=group, tasks=tasks, split=split, place=place)
-                assign(score, "evaluate", where).after(built)
+            score = evaluate_models(evolution=evolution, models=models, tasks=tasks, split=split, place=place)
+            assign(score, "evaluate", where).after(built)
 
     return pipeline

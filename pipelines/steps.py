@@ -75,15 +75,14 @@ def advanced(config: Config, store: Store, step: Step) -> bool:
     return state.generation >= step.first + step.count or states.should_stop(config, state) is not None
 
 
-def elites(config: Config, state: State) -> list[str]:
-    """Ids of the evolved models that finalising scores beside the final one: the living one with the best average."""
-    best = max(states.alive(config, state), key=lambda line: states.average(line.scores))
-    return [best.model.id]
+def compared(config: Config, state: State) -> list[str]:
+    """Ids of the models that finalising scores: base, experts, naive merge, the best living model, the final one."""
+    return list(dict.fromkeys([*seeded_models(config), states.best_living(config, state).model.id, "naive", "final"]))
 
 
 def finalised(config: Config, store: Store, state: State) -> bool:
     """Whether every score that finalising makes is recorded."""
-    models = {*seeded_models(config), "naive", "final", *elites(config, state)}
+    models = compared(config, state)
     wanted = {(model, task, "search") for model in models for task in config.search_tasks}
     wanted |= {(model, task, "test") for model in models for task in config.tasks}
     if not store.exists(layout.result(layout.evaluation("final", config.search_tasks[0], "search"))):
@@ -99,4 +98,4 @@ def arguments(config: Config, step: Step, state: State | None) -> dict[str, Any]
         return {**common, "config": json.dumps(tree)}
     if step.kind == "generation":
         return {**common, "generation": step.first}
-    return {**common, "elites": elites(config, state) if state else []}
+    return {**common, "models": compared(config, state) if state else seeded_models(config)}

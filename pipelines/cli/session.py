@@ -49,7 +49,7 @@ class Session:
         """
         if name == "best":
             state = self.state()
-            return max(states.alive(self.seeded(), state), key=lambda line: states.average(line.scores)).model.id
+            return states.best_living(self.seeded(), state).model.id
         layout.home(name)
         if not any(self.store.exists(layout.result(folder)) for folder in layout.makers(name)):
             raise InvalidInputError(
