@@ -5,19 +5,23 @@ from __future__ import annotations
 import hashlib
 import os
 import tempfile
+from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 
 from components.evaluate.sandbox.machine import Keeper, id_range
 from cycleqd.errors import InvalidInputError, UnavailableError
 
+_CACHE = Path.home() / ".cache/cycleqd"
+
 
 def default_tar() -> Path:
     """$CYCLEQD_OS_ROOT, else ~/.cache/cycleqd/os-root.tar."""
-    return Path(os.environ.get("CYCLEQD_OS_ROOT") or Path.home() / ".cache/cycleqd/os-root.tar")
+    return Path(os.environ.get("CYCLEQD_OS_ROOT") or _CACHE / "os-root.tar")
 
 
 def unpacked(tar: Path, keeper: Keeper, scratch: Path, sha256: str = "") -> Path:
-    """The folder with the unpacked tar: beside the tar, for later runs, where that can be written, else in `scratch`.
+    """The folder with the unpacked tar: beside the tar or in ~/.cache/cycleqd, for later runs, else in `scratch`.
 
     The folder's name holds the tar's sha256 and the ids, and it appears complete or not at all. With `sha256`, a tar
     that differs from it is refused.
@@ -35,11 +39,28 @@ def unpacked(tar: Path, keeper: Keeper, scratch: Path, sha256: str = "") -> Path
             f"The OS benchmark's root {tar} has sha256 {found}, but root_sha256 is {sha256}: use the root of that run."
         )
     name = f"os-root-{found[:16]}-{id_range()[0]}-{id_range()[1]}"
-    parent = tar.parent if os.access(tar.parent, os.W_OK) else scratch
-    folder = parent / name
-    if not folder.is_dir():
-        _unpack(tar, folder, keeper)
-    return folder / "root"
+    parents = [tar.parent, _CACHE, *([scratch] if _removable() else [])]
+    kept = [parent / name for parent in parents if (parent / name).is_dir()]
+    if not kept:
+        kept = [_writable(parents) / name]
+        _unpack(tar, kept[0], keeper)
+    return kept[0] / "root"
+
+
+def _removable() -> bool:
+    """Whether this process can delete files of the machines' users: the scratch folder is deleted after the run."""
+    return os.geteuid() == 0 or id_range()[1] == 1
+
+
+def _writable(folders: Sequence[Path]) -> Path:
+    for folder in folders:
+        with suppress(OSError):
+            folder.mkdir(parents=True, exist_ok=True)
+            if os.access(folder, os.W_OK):
+                return folder
+    raise UnavailableError(
+        f"The OS benchmark's root can be unpacked in none of {', '.join(map(str, folders))}: make one of them writable."
+    )
 
 
 def _unpack(tar: Path, folder: Path, keeper: Keeper) -> None:

@@ -12,6 +12,7 @@ from __future__ import annotations
 import functools
 import json
 import os
+import pwd
 import shutil
 import signal
 import socket
@@ -64,15 +65,19 @@ def id_range() -> tuple[int, int]:
         start, _, length = map(int, Path("/proc/self/uid_map").read_text().splitlines()[-1].split())
         end = start + length
         return (_BASE, _OWNERS) if end > _BASE + _OWNERS else (end - length // 2, length // 2)
-    for line in _lines(Path("/etc/subuid")):
-        owner, first, count = [*line.split(":"), "0", "0"][:3]
-        if owner in (str(os.geteuid()), os.environ.get("USER", "")) and shutil.which("newuidmap"):
-            return int(first), int(count)
+    ranges = _lent(Path("/etc/subuid")) & _lent(Path("/etc/subgid"))
+    if ranges and shutil.which("newuidmap") and shutil.which("newgidmap"):
+        return max(ranges, key=lambda one: one[1])
     return os.geteuid(), 1
 
 
-def _lines(path: Path) -> list[str]:
-    return path.read_text().splitlines() if path.exists() else []
+def _lent(file: Path) -> set[tuple[int, int]]:
+    """The ranges (first, count) that /etc/subuid or /etc/subgid lends to this user."""
+    names = {str(os.geteuid())}
+    with suppress(KeyError):
+        names.add(pwd.getpwuid(os.geteuid()).pw_name)
+    lines = [line.split(":") for line in file.read_text().splitlines()] if file.exists() else []
+    return {(int(fields[1]), int(fields[2])) for fields in lines if len(fields) == 3 and fields[0] in names}
 
 
 class Keeper:
