@@ -1,0 +1,81 @@
+"""The report of a real little evolution: tiny models, real S3 and MLflow, stages called as the pipelines call them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from components.report.collect import collect
+from components.report.stage import run
+from components.shared import layout
+from components.shared.evolution import current, model_ref
+from components.shared.stage import need_result, sealed
+from cycleqd import state as states
+from cycleqd.errors import ConflictError
+from tests.evolution import TASKS, Evolution
+
+
+def test_a_report_is_what_the_records_say(evolution: Callable[..., Evolution], tmp_path: Path) -> None:
+    made = evolution(tasks={"three": {"report_only": True}}, models={"experts": {"c": {"task": "one"}}})
+    with pytest.raises(ConflictError, match="no HEAD yet"):
+        made.seed()
+        collect(made.store)
+    made.seeding()
+    made.generation()
+    made.generation()
+    before = collect(made.store)
+    assert before.recipe == () and before.final_snapshot is None
+    assert before.results["test"] == {} and set(before.results["search"]) >= {"base", "expert-a"}
+
+    made.aggregate()
+    compared = ["base", "expert-a", "expert-b", "expert-c", "naive", "final", before.best]
+    made.evaluate(compared, "search")
+    made.evaluate(compared, "test", list(TASKS))
+    store, data = made.store, collect(made.store)
+    state = current(store)[1]
+    assert data.state == state and data.final_snapshot == 2
+    assert data.recipe == tuple((ref.id, beta) for ref, beta in states.final_recipe(made.config, state))
+    for split, tasks in (("search", ("one", "two")), ("test", TASKS)):
+        for model in compared:
+            tallies = data.results[split][model]
+            assert set(tallies) == set(tasks)
+            for task, tally in tallies.items():
+                recorded = need_result(store, layout.evaluation(model, task, split))["outputs"]
+                assert (tally.score, tally.total) == (recorded["score"], recorded["count"])
+    assert data.watched == ("three",)
+    children = {name for name in (*dict(data.recipe), data.best) if name.startswith("g")}
+    assert children <= set(data.children)
+
+    cost = data.cost
+    size = model_ref_size(made)
+    assert cost.evaluations == 4 * 2 + 2 * 2 + len({"naive", "final"}) * 2 + len(set(compared)) * 3
+    assert cost.samples == 8 * cost.evaluations
+    assert cost.written == pytest.approx(size * (4 + 2 + 2), rel=0.01)
+    assert {"seed", "merge", "evaluate", "update archives", "aggregate"} <= set(cost.seconds)
+    assert cost.stored == sum(store.list("").values())
+
+    page = run(store, tmp_path)
+    assert page.read_text().count("<figure>") == len(list(tmp_path.glob("*.png")))
+    named = store.get_json(layout.REPORT_MODELS)["models"]
+    assert set(named) >= {"final", "naive", data.best, *dict(data.recipe)}
+
+
+def model_ref_size(made: Evolution) -> int:
+    """Bytes of the base's checkpoint."""
+    return int(need_result(made.store, layout.SEED)["outputs"]["models"]["base"]["size"])
+
+
+def test_an_older_final_models_scores_do_not_count(evolution: Callable[..., Evolution]) -> None:
+    made = evolution()
+    made.seeding()
+    made.aggregate()
+    made.evaluate(["final"], "search")
+    store = made.store
+    assert collect(store).scored("search", "final") is not None
+    record = store.get_json(layout.result(layout.stage("final", "make")))
+    record["body"]["outputs"]["checkpoint"]["files"]["config.json"]["sha256"] = "0" * 64
+    store.put(layout.result(layout.stage("final", "make")), sealed(record["body"]))
+    assert model_ref(store, "final").digest != record["body"]["outputs"]["checkpoint"]["digest"]
+    assert collect(store).scored("search", "final") is None
