@@ -47,7 +47,7 @@ STORAGE = (
     "--key-buffer-size=1M",
 )
 # What a statement may take by default. A session can raise most of these for itself, but not what the guard of
-# mariadb_database.py allows.
+# mariadb_guard.py allows.
 LIMITS = (
     "--max-connections=200",
     "--max-allowed-packet=256K",  # bounds every string, and so the string functions that cannot be interrupted
@@ -117,17 +117,14 @@ class MariaDB:
         """A connection with every privilege, for trusted statements only."""
         return self.connect("root", self._password)
 
-    def connect(
-        self, user: str, password: str, database: str | None = None, read_timeout: float | None = None
-    ) -> Connection:
-        """A new session of `user`: autocommit, utf8mb4, rows fetched as the server sends them (unbuffered cursors)."""
+    def connect(self, user: str, password: str, read_timeout: float | None = None) -> Connection:
+        """A new session of `user`, in utf8mb4, committing each statement; `read_timeout` in seconds."""
         import pymysql
 
         return pymysql.connect(
             unix_socket=f"/proc/self/fd/{self._folder_fd}/socket",
             user=user,
             password=password,
-            database=database,
             charset="utf8mb4",
             autocommit=None,
             read_timeout=read_timeout,

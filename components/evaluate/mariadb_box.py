@@ -7,6 +7,7 @@ place it can write to, and a temporary folder of bounded size. It shares the way
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import shutil
 from pathlib import Path
@@ -31,6 +32,8 @@ def missing() -> list[str]:
         for program in PROGRAMS
         if shutil.which(program, path=PATH) is None
     ]
+    if importlib.util.find_spec("pymysql") is None:
+        lacks.append("The DB task needs the Python package PyMySQL, which is not installed: pip install 'cycleqd[db]'.")
     if entry() is None:
         lacks.append(
             "The DB task runs MariaDB in bubblewrap, which this machine lacks or does not let make user namespaces: "

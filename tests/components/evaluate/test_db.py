@@ -29,7 +29,7 @@ def answer(value: object) -> str:
 
 
 def gold_sql(record: dict[str, Any]) -> str:
-    return record["sql"]["query"] if "sql" in record else record["label"][0]
+    return str(record["sql"]["query"] if "sql" in record else record["label"][0])
 
 
 def play(task: DbTask, sample: Sample, *replies: str) -> tuple[Verdict, DbEpisode]:
@@ -182,9 +182,6 @@ def test_what_is_shown_is_cut_at_800_characters(task: DbTask) -> None:
         text = episode.messages[-1]["content"]
         whole = f"[('{'é' * length}',)]"
         assert text == (whole[:800] + "[TRUNCATED]" if cut else whole)
-    episode = play(task, sample, operation(f"SELECT {'x' * 2000}"))[1]
-    text = episode.messages[-1]["content"]
-    assert text.startswith("1054 (42S22): Unknown column 'xxx") and len(text) == 811 and text.endswith("[TRUNCATED]")
 
 
 def test_answers_look_like_python(task: DbTask) -> None:

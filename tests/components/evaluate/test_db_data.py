@@ -87,9 +87,10 @@ class Scripted:
     def generate(
         self, conversations: Sequence[Sequence[Message]], sampling: Sampling, progress: Progress | None = None
     ) -> list[Completion]:
-        replies = [
-            self._script[talk[2]["content"]][sum(m["role"] == "assistant" for m in talk) - 1] for talk in conversations
-        ]
+        turns = [
+            sum(message["role"] == "assistant" for message in talk) - 1 for talk in conversations
+        ]  # less the "Ok."
+        replies = [self._script[talk[2]["content"]][turn] for talk, turn in zip(conversations, turns, strict=True)]
         return [Completion(reply, "stop", 1, 1) for reply in replies]
 
     def reset(self) -> None: ...

@@ -38,9 +38,9 @@ def _programs() -> None:
         pytest.skip(lacks[0])
 
 
-def _owner(scratch: Path, then: str, **options: object) -> subprocess.Popen[str]:
+def _owner(scratch: Path, then: str) -> subprocess.Popen[str]:
     return subprocess.Popen(
-        [sys.executable, "-c", OWNER, str(scratch), then], stdout=subprocess.PIPE, text=True, cwd=REPOSITORY, **options
+        [sys.executable, "-c", OWNER, str(scratch), then], stdout=subprocess.PIPE, text=True, cwd=REPOSITORY
     )
 
 
