@@ -26,6 +26,7 @@ from components.evaluate.sandbox.zygote import NOT_ENTERED
 from cycleqd.errors import UnavailableError
 
 _ZYGOTE = "/sandbox/zygote.py"
+_FILTER = "/sandbox/filter"
 _FOREVER = Limits(wall=float("inf"), cpu=float("inf"), memory=1 << 50, processes=64)
 
 
@@ -38,12 +39,20 @@ class WarmPython:
     def __init__(self, script: str, setup: command.Setup) -> None:
         self._script = script
         here = Path(__file__).with_name("zygote.py")
-        self._setup = replace(setup, binds={**setup.binds, **command.interpreter()[1], _ZYGOTE: here})
+        self._setup = replace(
+            setup,
+            binds={**setup.binds, **command.interpreter()[1], _ZYGOTE: here},
+            files={**setup.files, _FILTER: seccomp.program() if seccomp.supported() else b""},
+        )
         self._box: Supervised | None = None
         self._control: socket.socket | None = None
 
     def run(self, stdin: bytes, limits: Limits) -> Finished:
-        """Run the script's `main()` once on `stdin`, to its end."""
+        """Run the script's `main()` once on `stdin`, to its end. A box that was found dead is replaced, once."""
+        finished = self._run(stdin, limits)
+        return self._run(stdin, limits) if finished.reason == "closed" else finished
+
+    def _run(self, stdin: bytes, limits: Limits) -> Finished:
         if self._box is None:
             self._open()
         box, control = self._box, self._control
@@ -68,7 +77,7 @@ class WarmPython:
         here, there = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         with there:
             python, _ = command.interpreter()
-            program = [python, "-S", "-s", "-P", "-B", _ZYGOTE, str(there.fileno()), self._script]
+            program = [python, "-S", "-s", "-P", "-B", _ZYGOTE, str(there.fileno()), _FILTER, self._script]
             box = start(program, limits=_FOREVER, setup=self._setup, trusted=True, descriptors=(there.fileno(),))
         if here.recv(16) != b"ready":
             box.close()
@@ -79,7 +88,6 @@ class WarmPython:
         pipes = [os.pipe(), os.pipe()]
         readers = [reader for reader, _ in pipes]
         lent = [memory_file(stdin), *(writer for _, writer in pipes)]
-        lent.append(memory_file(seccomp.program() if seccomp.supported() else b""))
         try:
             with suppress(BrokenPipeError, ConnectionResetError):
                 socket.send_fds(control, [_message(limits)], lent)

@@ -1,8 +1,8 @@
 """Runs inside a box that `warm.py` made: a Python that forks once a job, each fork in name spaces of its own.
 
-argv: the control socket's descriptor, the script. The script is imported once, its `main()` called in every fork. A job
-is one message on the control socket: JSON {"uid", "scratch", "limits": [[resource, value], ...]} with four descriptors:
-stdin, stdout, stderr, and the system call filter (as a file). The answer is the exit status, when all of it is gone.
+argv: the control socket's descriptor, the file of the system call filter, the script. The script is imported once, its
+`main()` called in every fork. A job is one message on the control socket: JSON {"uid", "scratch", "limits": [[resource,
+value], ...]} with its stdin, stdout and stderr. The answer is the exit status, when all of it is gone.
 
 This process keeps the right to make name spaces and executes nothing of a job; the fork gives every right up before it
 reads its first byte. Between jobs nothing survives: the end of a fork's first process ends its pid name space, and its
@@ -37,17 +37,19 @@ class _Program(ctypes.Structure):
 
 def main() -> None:
     control = socket.socket(fileno=int(sys.argv[1]))
-    script = _load(sys.argv[2])
+    script = _load(sys.argv[3])
+    with open(sys.argv[2], "rb") as file:  # noqa: PTH123 (keeps pathlib out of every fork)
+        instructions = file.read()
     gc.collect()
     gc.freeze()
     control.send(b"ready")
     while True:
-        message, descriptors, _, _ = socket.recv_fds(control, 1 << 16, 4)
+        message, descriptors, _, _ = socket.recv_fds(control, 1 << 16, 3)
         if not message:
             return
         child = os.fork()
         if child == 0:
-            _separate(json.loads(message), descriptors, script.main)
+            _separate(json.loads(message), descriptors, instructions, script.main)
         for descriptor in descriptors:
             os.close(descriptor)
         _, status = os.waitpid(child, 0)
@@ -62,7 +64,7 @@ def _load(path: str) -> ModuleType:
     return module
 
 
-def _separate(job: dict[str, Any], descriptors: list[int], run: Callable[[], None]) -> None:
+def _separate(job: dict[str, Any], descriptors: list[int], instructions: bytes, run: Callable[[], None]) -> None:
     """Make the name spaces, put the job below, wait for it: never returns."""
     try:
         _call("unshare", _NEWNS | _NEWIPC | _NEWPID)
@@ -72,7 +74,7 @@ def _separate(job: dict[str, Any], descriptors: list[int], run: Callable[[], Non
         reader, writer = os.pipe()
         inner = os.fork()
         if inner == 0:
-            _begin(job, descriptors, writer, run)
+            _begin(job, descriptors, writer, instructions, run)
         for descriptor in (*descriptors, writer):
             os.close(descriptor)
         entered = os.read(reader, 1)
@@ -84,12 +86,14 @@ def _separate(job: dict[str, Any], descriptors: list[int], run: Callable[[], Non
         os._exit(NOT_ENTERED)
 
 
-def _begin(job: dict[str, Any], descriptors: list[int], entered: int, run: Callable[[], None]) -> None:
+def _begin(
+    job: dict[str, Any], descriptors: list[int], entered: int, instructions: bytes, run: Callable[[], None]
+) -> None:
     """The job's own process: never returns."""
     code = 1
     try:
         with os.fdopen(entered, "wb", buffering=0) as ready:
-            _enter(job, descriptors, ready.fileno())
+            _enter(job, descriptors, instructions, ready.fileno())
             ready.write(b"+")
         run()
         code = 0
@@ -99,10 +103,8 @@ def _begin(job: dict[str, Any], descriptors: list[int], entered: int, run: Calla
         os._exit(code)
 
 
-def _enter(job: dict[str, Any], descriptors: list[int], kept: int) -> None:
+def _enter(job: dict[str, Any], descriptors: list[int], instructions: bytes, kept: int) -> None:
     """Take the job's streams, and give up everything else."""
-    with os.fdopen(descriptors[3], "rb", closefd=False) as file:
-        instructions = file.read()
     for standard in (0, 1, 2):
         os.dup2(descriptors[standard], standard)
     os.closerange(3, kept)

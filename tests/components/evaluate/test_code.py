@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import time
+from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -17,6 +19,7 @@ from components.evaluate.benchmarks.code import CodeTask, answer
 from components.evaluate.benchmarks.mbpp import codec, rules
 from components.evaluate.benchmarks.mbpp import problem as problems
 from components.evaluate.benchmarks.mbpp.judge import expectation, judge
+from components.evaluate.benchmarks.mbpp.turnstile import Turnstile
 from components.evaluate.sandbox import Finished
 from components.evaluate.task import Outcome, Sample, Verdict, Workspace
 from cycleqd.errors import InvalidInputError
@@ -161,8 +164,9 @@ def test_wrong_answers(attempt: Try, code: str, outcome: Outcome, reason: str) -
     assert verdict.detail == {"base": False, "plus": False}
 
 
-def test_sleeping_is_tried_twice_and_then_a_time_out(attempt: Try, task: CodeTask) -> None:
-    verdict = attempt("import time\ndef total(xs):\n    time.sleep(60)")
+def test_sleeping_is_a_time_out_of_the_clock(tmp_path: Path) -> None:
+    with make(tmp_path, seconds=0.1) as task:
+        verdict = reply(task, task.load(SMALL)[0], block("import time\ndef total(xs):\n    time.sleep(60)"))
     assert (verdict.outcome, verdict.reason) == (Outcome.TIMEOUT, "base test 1: clock time limit")
 
 
@@ -355,6 +359,23 @@ def test_a_reference_that_fails_stops_the_task(task: CodeTask, tmp_path: Path) -
     (tmp_path / "broken.jsonl").write_text(json.dumps(record) + "\n")
     with pytest.raises(InvalidInputError, match=r"Small/1 fails on base test 1 .*ZeroDivisionError"):
         reply(task, task.load(tmp_path)[0], block("def total(xs): return 6"))
+
+
+def test_alone_means_nobody_beside() -> None:
+    turnstile, inside, seen = Turnstile(), Counter[str](), []
+
+    def enter(kind: str) -> None:
+        with turnstile.alone() if kind == "alone" else turnstile.shared():
+            inside[kind] += 1
+            time.sleep(0.005)
+            seen.append((kind, inside["alone"], inside["shared"]))
+            inside[kind] -= 1
+
+    with ThreadPoolExecutor(6) as pool:
+        list(pool.map(enter, ["shared", "shared", "alone"] * 10))
+    assert all(found[1:] == (1, 0) for found in seen if found[0] == "alone")
+    assert all(alone == 0 for kind, alone, _ in seen if kind == "shared")
+    assert max(shared for _, _, shared in seen) > 1
 
 
 # EvalPlus' own verdicts
