@@ -31,6 +31,7 @@ import ast
 import hashlib
 import json
 import re
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
@@ -200,7 +201,7 @@ class DbTask(Task):
             return _state_matches(episode.database, record)
         if self._judge == "rows":
             cells = [str(cell) for row in (episode.last.rows if episode.last else ()) for cell in row]
-            return same_answer(cells, record["label"]), "compared the last statement's rows with the label"
+            return same_cells(cells, record["label"]), "compared the last statement's rows with the label"
         if episode.answer is None:
             return False, "there is no final answer"
         return same_answer(parsed(episode.answer), record["label"]), "compared the final answer with the label"
@@ -230,6 +231,11 @@ def same_answer(answer: Sequence[Any], label: Sequence[str]) -> bool:
         return set(answer) == set(label)
     except TypeError:  # a list in the list
         return False
+
+
+def same_cells(cells: Sequence[str], label: Sequence[str]) -> bool:
+    """As `same_answer`, but several are equal if each occurs as often: a table's rows have no order, yet may repeat."""
+    return same_answer(cells, label) and (len(label) == 1 == len(cells) or Counter(cells) == Counter(label))
 
 
 def table_md5(rows: Iterable[Sequence[str | None]]) -> str:

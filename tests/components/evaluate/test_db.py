@@ -231,6 +231,21 @@ def test_answers_are_compared_as_agentbench_does(text: str, label: list[str], sa
     assert same_answer(parsed(text), label) is same
 
 
+@pytest.mark.parametrize(
+    ("statement", "passes"),
+    [
+        ("SELECT name FROM `Boat list 2024` WHERE seats > 3 ORDER BY name", True),
+        ("SELECT MIN(name), MAX(name) FROM `Boat list 2024` WHERE seats > 3", True),
+        ("SELECT name FROM `Boat list 2024` WHERE seats > 3 UNION ALL SELECT 'Max'", False),
+        ("SELECT name, seats FROM `Boat list 2024` WHERE seats > 3", False),
+        ("SELECT name FROM `Boat list 2024` WHERE seats > 10", False),
+        ("SELECT name FROM `Boat list 2024` WHERE seats > 100", False),
+    ],
+)
+def test_rows_are_compared_with_their_number(tiny: DbTask, statement: str, passes: bool) -> None:
+    assert play(tiny, tiny.load(DATA)[2], operation(statement))[0].passed is passes
+
+
 @given(st.text(max_size=900), st.lists(st.text(), max_size=3))
 def test_any_answer_text_is_judged(text: str, label: list[str]) -> None:
     assert same_answer(parsed(text), label) in (True, False)

@@ -75,7 +75,7 @@ def gold(sample: Sample) -> list[str]:
 
 
 class Scripted:
-    """An engine whose model follows a script: its n-th reply to a sample, known by the question, is the script's n-th."""
+    """An engine whose model follows a script: the n-th reply to a sample, known by its question."""
 
     name, reproducible, version = "scripted", True, "scripted"
 
