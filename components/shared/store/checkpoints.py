@@ -33,6 +33,8 @@ def _reported(url: str, what: str) -> Iterator[None]:
     try:
         yield
     except (BotoCoreError, ClientError) as error:
+        if getattr(error, "response", {}).get("Error", {}).get("Code") in ("InvalidRange", "416"):
+            raise IntegrityError(f"{url} is shorter than was listed: it is truncated or was replaced.") from error
         raise UnavailableError(
             f"{url} cannot be {what} ({error}); "
             "check AWS_ENDPOINT_URL, the credentials, the bucket and that the store is up"
@@ -61,7 +63,8 @@ class S3Source:
                 Bucket=self._bucket, Prefix=start, Delimiter="/"
             )
             for item in (item for page in pages for item in page.get("Contents", [])):
-                found[item["Key"][len(start) :]] = item["Size"]
+                if item["Key"] != start:  # some stores list a marker of the folder itself
+                    found[item["Key"][len(start) :]] = item["Size"]
         return found
 
     def digests(self) -> Mapping[str, str]:
@@ -77,7 +80,7 @@ class S3Source:
                 if done < len(view):
                     done += self._read_body(name, start + done, view[done:], last=attempt == _BODY_ATTEMPTS - 1)
         if done < len(view):
-            raise IntegrityError(f"{self.location}/{name} ends at byte {start + done}, before {stop}: it is truncated.")
+            raise IntegrityError(f"{self.location}/{name} gave {done:,} of {len(view):,} bytes: it is truncated.")
         return view
 
     def _read_body(self, name: str, start: int, view: memoryview, last: bool) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Mapping
 from pathlib import Path
@@ -41,7 +42,7 @@ def tensors(seed: int, dtype: torch.dtype = torch.bfloat16, spread: float = 0.02
 
 
 def write_model(folder: Path, weights: Tensors, config: Mapping[str, Any] = CONFIG, shards: int = 1) -> Path:
-    """A Hugging Face folder of one or more shards, with a tokenizer, a chat template and files that belong to training."""
+    """A Hugging Face folder of one or more shards, with a tokenizer, a chat template and a file of the training."""
     folder.mkdir(parents=True)
     (folder / "config.json").write_text(json.dumps(dict(config)))
     (folder / "tokenizer.json").write_text(json.dumps(TOKENIZER))
@@ -73,7 +74,5 @@ def loaded(folder: Path) -> Tensors:
 
 def manifest_of(folder: Path) -> Manifest:
     """A folder's manifest, computed apart from the code under test."""
-    import hashlib
-
     data = {path.name: path.read_bytes() for path in sorted(folder.iterdir())}
     return Manifest({name: FileEntry(len(b), hashlib.sha256(b).hexdigest()) for name, b in data.items()})

@@ -107,9 +107,7 @@ def test_fused_and_separate_give_the_same_bytes_with_any_number_of_threads(
 ) -> None:
     seed = np.random.SeedSequence(5, spawn_key=(1, 2))
     child(zoo, tmp_path / "merged", [1.0, 0.6], threads=2)
-    fused = [
-        child(zoo, tmp_path / f"fused{n}", [1.0, 0.6], threads=n, mutation=spec, seed=seed).digest for n in (1, 3)
-    ]
+    fused = [child(zoo, tmp_path / f"fused{n}", [1.0, 0.6], threads=n, mutation=spec, seed=seed).digest for n in (1, 3)]
     separate = mutate(
         opened(zoo / "0"), opened(tmp_path / "merged"), LocalSink(tmp_path / "two"), spec, seed=seed, threads=2
     )
