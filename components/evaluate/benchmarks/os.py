@@ -68,9 +68,13 @@ class OsEpisode(Episode):
         self.answer: str | None = None
         self.malformed = False
         self.out_of_rounds = False
+        self.verdict: Verdict | None = None
 
     def next(self, reply: str) -> list[Message] | None:
-        """Run the reply's commands and return the conversation with their output; None after any other action."""
+        """Run the reply's commands and return the conversation with their output; judge after any other action.
+
+        The episode is judged as soon as it is over, so that only episodes which wait for the model hold a machine.
+        """
         self.replies.append(reply)
         self.messages.append({"role": "assistant", "content": reply})
         kind, content = action(reply)
@@ -80,11 +84,14 @@ class OsEpisode(Episode):
             output, _ = self._shell.execute(content)
             self.messages.append({"role": "user", "content": shown(output)})
             self.out_of_rounds = len(self.replies) == self._task.max_rounds
-            if self.out_of_rounds:
-                self.answer = ""
-            return None if self.out_of_rounds or machine.reason else self.messages
-        self.malformed = kind is Action.NONE
-        self.answer = content if kind is Action.ANSWER else None
+            if not (self.out_of_rounds or machine.reason):
+                return self.messages
+            self.answer = ""
+        else:
+            self.malformed = kind is Action.NONE
+            self.answer = content if kind is Action.ANSWER else None
+        self.verdict = self._task.judge(self)
+        self.close()
         return None
 
     def machine(self) -> Machine:
@@ -108,11 +115,12 @@ class OsEpisode(Episode):
             )
 
     def close(self) -> None:
-        """Kill everything in the machine and drop its files."""
-        if self._shell is not None:
-            self._shell.close()
-        if self._machine is not None:
-            self._machine.close()
+        """Kill everything in the machine and drop its files. Calling it again does nothing."""
+        shell, machine, self._shell, self._machine = self._shell, self._machine, None, None
+        if shell is not None:
+            shell.close()
+        if machine is not None:
+            machine.close()
 
 
 class OsTask(Task):
@@ -189,8 +197,12 @@ class OsTask(Task):
         return OsEpisode(self, sample, [{"role": "user", "content": text}])
 
     def verdict(self, episode: Episode) -> Verdict:
+        """What the episode's end was judged as."""
+        assert isinstance(episode, OsEpisode) and episode.verdict is not None
+        return episode.verdict
+
+    def judge(self, episode: OsEpisode) -> Verdict:
         """Judge by the record's match, or by its scripts: each gets the answer and the earlier scripts' output."""
-        assert isinstance(episode, OsEpisode)
         record = episode.sample.record
         if episode.malformed:
             return Verdict(Outcome.FORMAT, "no action: neither Act: bash, finish nor answer(...)")

@@ -43,6 +43,8 @@ def serve(requests: socket.socket) -> None:
         message, descriptors, _, _ = socket.recv_fds(requests, _MESSAGE, 16)
         if not message:
             return
+        for descriptor in descriptors:
+            os.set_inheritable(descriptor, False)  # as they come they would stay open in every program
         if os.fork() == 0:
             _handle(requests, json.loads(message), descriptors)
         for descriptor in descriptors:

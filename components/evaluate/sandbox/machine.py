@@ -13,6 +13,7 @@ import functools
 import json
 import os
 import pwd
+import resource
 import shutil
 import signal
 import socket
@@ -44,6 +45,7 @@ ENVIRONMENT = {
 LIMITS = Limits(wall=3600, cpu=60, memory=512 * MIB, address_space=2048 * MIB, processes=64, scratch=64 * MIB)
 """Of a whole machine. `wall` spans the waiting for the model between its programs."""
 _FILES = 32768  # inodes of a machine's own file system
+_DESCRIPTORS = 1 << 14  # a live machine takes five, and every sample may have one
 _OWNERS = 65536  # user ids of a machine
 _BASE = 2_000_000_000  # the first of them outside, when root is free to choose
 
@@ -84,6 +86,8 @@ class Keeper:
     """The process that makes machines (see keeper.py). Use as a context manager; leaving it ends every machine."""
 
     def __enter__(self) -> Self:
+        soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, min(hard, _DESCRIPTORS)), hard))
         self._socket, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         with theirs:
             root = Path(__file__).resolve().parents[3]

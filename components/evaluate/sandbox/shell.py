@@ -18,6 +18,7 @@ from fcntl import ioctl
 
 from components.evaluate.sandbox.machine import ENVIRONMENT, Machine
 from components.evaluate.sandbox.ready import ready
+from cycleqd.errors import UnavailableError
 
 _BEGIN, _END = b"\x1b[?2004h", b"\x1b[?2004l"
 _PASTE, _PASTED = b"\x1b[200~", b"\x1b[201~"
@@ -25,13 +26,14 @@ _ESCAPES = re.compile(r"\x1b(?:\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b]*(?:\x07|\x1b\\)
 _CONTROLS = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 _ROWS, _COLUMNS = 24, 80
 _KEPT = 1 << 16
+_OPENING = 60.0
 
 
 class Shell:
     """A `bash --login` in a machine. `alive` is False once it has ended (by `exit`, or with its machine)."""
 
     def __init__(self, machine: Machine, seconds: float) -> None:
-        """Wait up to `seconds` for the first prompt, and later for the end of each command."""
+        """Wait for the first prompt; later wait up to `seconds` for the end of each command."""
         self._machine, self._seconds = machine, seconds
         self.alive = True
         self._reading = False  # whether the shell waits for a line
@@ -45,7 +47,10 @@ class Shell:
         finally:
             os.close(inner)
         os.set_blocking(self._terminal, False)
-        self._exchange(b"")
+        said, prompted = self._exchange(b"", _OPENING)
+        if not (prompted and self.alive):
+            self.close()
+            raise UnavailableError(f"bash gave no prompt in {_OPENING:g} s in a fresh box: {said[-200:]!r}.")
 
     def execute(self, command: str) -> tuple[str, bool]:
         """Type `command` and return (what the terminal then showed, whether it ended in time).
@@ -59,27 +64,24 @@ class Shell:
         text = command.encode(errors="replace")
         if self._reading:  # as one paste, so that many lines are one command and nothing is run half-typed
             text = _PASTE + text.replace(_PASTED, b"").replace(b"\r", b"") + _PASTED
-        return self._exchange(text + b"\r")
+        return self._exchange(text + b"\r", self._seconds)
 
-    def _exchange(self, sending: bytes) -> tuple[str, bool]:
+    def _exchange(self, sending: bytes, seconds: float) -> tuple[str, bool]:
         self._machine.busy = True
         shown = _Shown(self._reading, lines=1 if sending else 0)
-        deadline = time.monotonic() + self._seconds
+        deadline = time.monotonic() + seconds
         while self.alive and not (shown.done and not sending) and (left := deadline - time.monotonic()) > 0:
             readable, writable = ready(self._terminal, left, writing=bool(sending))
-            if writable:
-                sending = sending[os.write(self._terminal, sending[:4096]) :]
-            if readable:
-                self._receive(shown)
+            try:
+                if writable:
+                    sending = sending[os.write(self._terminal, sending[:4096]) :]
+                if readable:
+                    shown.add(os.read(self._terminal, 1 << 16))
+            except OSError:  # the terminal's last user is gone
+                self.alive = False
         self._reading = shown.reading
         self._machine.busy = False
         return clean(bytes(shown.text)), shown.done or not self.alive
-
-    def _receive(self, shown: _Shown) -> None:
-        try:
-            shown.add(os.read(self._terminal, 1 << 16))
-        except OSError:  # the terminal's last user is gone
-            self.alive = False
 
     def close(self) -> None:
         """Give up the terminal; the shell ends with its machine."""

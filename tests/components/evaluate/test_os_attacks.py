@@ -111,6 +111,7 @@ def test_environment_and_descriptors_of_the_host_are_out_of_sight(
     names = run("compgen -e | sort | tr '\\n' ' '").split()
     assert set(names) <= set(ENVIRONMENT) | {"COLUMNS", "LINES", "OLDPWD", "PWD", "SHLVL", "TERM", "_"}
     assert "host-secret" not in run("cat /proc/*/environ | tr '\\0' '\\n'")
+    assert run("ls /proc/1/fd | tr '\\n' ' '").split() in ([], ["0", "1", "2"])
     assert run("ls /proc/self/fd | tr '\\n' ' '").split() in ([], ["0", "1", "2", "3"])  # 3 is ls's own
 
 
@@ -262,12 +263,12 @@ def test_leaving_the_shell_ends_only_the_shell(shell: Shell, machine: Machine) -
     assert machine.run(["true"], 5).ok
 
 
-CHECK = "test -e /srv/done # the-check-itself"
+CHECKS = [("bash", "test -e /srv/done # the-check-itself"), ("bash", "! grep -q the-check-itself /tmp/seen")]
 
 
 def test_checks_and_gold_cannot_be_watched(tmp_path: Path) -> None:
     """A watcher left behind copies every command line that it sees; the check's is not among them."""
-    record = {"init_script": [], "start": None, "match": None, "check": [("bash", CHECK)], "example_script": None}
+    record = {"init_script": [], "start": None, "match": None, "check": CHECKS, "example_script": None}
     sample = Sample("0", {**record, "problem": [{"role": "user", "content": "x"}], "description": "x"})
     watcher = "while :; do cat /proc/[0-9]*/cmdline; done >> /tmp/seen 2> /dev/null &"
     with OsTask({"root": "host"}, Workspace(tmp_path)) as task:
@@ -275,10 +276,9 @@ def test_checks_and_gold_cannot_be_watched(tmp_path: Path) -> None:
         try:
             episode.next(bash(watcher))
             episode.next(bash("touch /srv/done; sleep 0.2; grep -c bash /tmp/seen"))
+            assert not machine_offers().proc or "\n0" not in episode.messages[-1]["content"]
             episode.next("Act: finish")
             assert task.verdict(episode).passed
-            seen = episode.machine().run(["cat", "/tmp/seen"], 5).stdout
-            assert b"the-check-itself" not in seen and (b"bash" in seen or not machine_offers().proc)
         finally:
             episode.close()
 
