@@ -3,7 +3,8 @@
     python -m examples.tiny.make_tasks OUT [--items N]
 
 writes OUT/{code.jsonl, db.jsonl, os.json}: MBPP+ records, DBBench records and os-interaction records, which the real
-evaluators judge. Requests are drawn from the quarter that `skills.held_out` keeps from training. Same seed, same bytes.
+evaluators judge; and OUT/copying.txt for the plug-in task of this example. Requests are drawn from the quarter that
+`skills.held_out` keeps from training. Same seed, same bytes.
 """
 
 from __future__ import annotations
@@ -109,7 +110,7 @@ STATE = "find . -mindepth 1 -printf '%P %y %m\\n' | sort; find . -type f | sort 
 
 
 def os_record(number: int, item: Item, rng: np.random.Generator) -> dict[str, Any]:
-    """An os-interaction record with a state check: the reference command, run on the same files, must leave the same."""
+    """An os-interaction record with a state check: the reference command on the same files must leave the same."""
     lines = [*words(rng, 5), item.slots.get("v", "sun"), item.slots.get("v", "sun") + "light"]
     rng.shuffle(lines)
     files = {item.slots["f"]: lines} if "f" in item.slots else {}
@@ -150,6 +151,8 @@ def main(out: Path, count: int, seed: int) -> None:
         else:
             text = "".join(json.dumps(one) + "\n" for one in records)
         (out / f"{skill}.{'json' if skill == 'os' else 'jsonl'}").write_text(text)
+    rng = np.random.default_rng([seed, len(RECORDS)])
+    (out / "copying.txt").write_text("".join(f"{' '.join(words(rng, 2 + n % 4))}\n" for n in range(count)))
 
 
 if __name__ == "__main__":

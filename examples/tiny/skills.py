@@ -15,14 +15,14 @@ from dataclasses import dataclass
 
 import numpy as np
 
-WORDS = """
-apple arrow badge basin beach bell berry birch bread brick brush cabin cable camel candle canoe cedar chain chalk cherry
-cliff clock cloud coral crane creek crown daisy delta desk dove drum eagle ember falcon fern field flag flute forest fox
-garden gate glass globe grape grove hammer harbor hazel hill honey horn iris island ivory jade kettle kite ladder lake
-lamp lemon lily lion maple marble meadow melon mint mirror moon moss nest oak ocean olive onion orbit otter paper pearl
-pebble pepper pine plum pond quartz rabbit rain raven reef ribbon river robin rose sail salt sand shell silver snow
-spark
-""".split()
+WORDS = (  # noqa: SIM905 -- a list of a hundred strings is harder to read
+    "apple arrow badge basin beach bell berry birch bread brick brush cabin cable camel candle canoe cedar chain "
+    "chalk cherry cliff clock cloud coral crane creek crown daisy delta desk dove drum eagle ember falcon fern "
+    "field flag flute forest fox garden gate glass globe grape grove hammer harbor hazel hill honey horn iris "
+    "island ivory jade kettle kite ladder lake lamp lemon lily lion maple marble meadow melon mint mirror moon "
+    "moss nest oak ocean olive onion orbit otter paper pearl pebble pepper pine plum pond quartz rabbit rain "
+    "raven reef ribbon river robin rose sail salt sand shell silver snow spark "
+).split()
 
 CODE_ANSWER = "```python\ndef {f}(x):\n    return %s\n```"
 DB_ANSWER = "Action: Operation\n```sql\n%s\n```"
@@ -120,8 +120,7 @@ def draw(skill: str, template: int, rng: np.random.Generator) -> Item:
     names = sorted(set(_SLOT.findall(pattern.request + answer)))
     words = rng.choice(len(WORDS), size=len(names), replace=False)
     slots = {
-        name: str(rng.integers(2, 10)) if name in "nm" else WORDS[word]
-        for name, word in zip(names, words, strict=True)
+        name: str(rng.integers(2, 10)) if name in "nm" else WORDS[word] for name, word in zip(names, words, strict=True)
     }
 
     def fill(text: str) -> str:
