@@ -136,9 +136,10 @@ class Guard(threading.Thread):
 
 
 def _bytes(folder: Path) -> int:
-    """Disk space of a database's files, which come and go meanwhile."""
+    """Disk space of a database's files; files and folder may go meanwhile."""
     total = 0
-    for file in folder.glob("*"):
-        with suppress(OSError):
-            total += file.stat().st_blocks * 512
+    with suppress(OSError):
+        for file in folder.iterdir():
+            with suppress(OSError):
+                total += file.stat().st_blocks * 512
     return total
