@@ -149,7 +149,6 @@ def _pair(panel: Axes, data: ReportData, first: State, pair: tuple[str, str], th
         panel.scatter([final[x].score], [final[y].score], s=44, marker="D", color=theme.ink, zorder=4)
     panel.set_xlabel(f"{x} score, %")
     panel.set_ylabel(f"{y} score, %")
-    panel.set_title(f"{x} against {y}")
     percent_axis(panel, "x")
     percent_axis(panel, "y")
     panel.grid(visible=True)

@@ -84,6 +84,13 @@ class ReportData:
         return self.state.tasks
 
     @property
+    def method(self) -> str:
+        """What readers call the method."""
+        if self.config.method.algorithm != "cycleqd":
+            return {"nsga2": "NSGA-II", "lexicase": "Lexicase"}[self.config.method.algorithm]
+        return "CycleQD" if self.config.method.focus in ("cyclic", "all") else "MAP-Elites"
+
+    @property
     def watched(self) -> tuple[str, ...]:
         """The tasks that are only reported."""
         return tuple(name for name, task in self.config.tasks.items() if task.report_only)
@@ -101,7 +108,8 @@ class ReportData:
         rows += [Row("naive", "Naive merge of all experts", "naive")]
         if self.best in self.children:
             rows.append(Row(self.best, f"Evolution's best single model ({self.best})", "best"))
-        rows += [Row("final", "CycleQD, aggregated", "final")]
+        how = "aggregated" if self.config.method.final.kind == "softmax" else "best elite"
+        rows += [Row("final", f"{self.method}, {how}", "final")]
         return tuple(row for row in rows if any(row.id in by_model for by_model in self.results.values()))
 
     def scored(self, split: Split, model: str) -> Mapping[str, Tally] | None:

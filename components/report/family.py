@@ -11,6 +11,7 @@ from matplotlib.patches import PathPatch
 from matplotlib.path import Path
 
 from components.report.data import ReportData
+from components.report.scores import expert_colours
 from components.report.theme import Theme, drawing, figure, png
 
 _MOST_DRAWN = 48
@@ -78,7 +79,7 @@ def drawn(family: Mapping[str, Ancestor]) -> dict[str, Ancestor]:
 def picture(data: ReportData, theme: Theme) -> bytes:
     """The tree from the experts (left) to the final model (right) as a PNG; pies are shares of the experts."""
     family = drawn(tree(data))
-    hues = {e.model.id: theme.hue(i) for i, e in enumerate(data.state.experts)}
+    hues = expert_colours(data, theme)
     columns = _columns(list(family.values()))
     places = _places(family, columns)
     tallest = max(len(members) for members in columns)

@@ -27,7 +27,7 @@ def archives(state: State, theme: Theme = LIGHT) -> bytes:
     """
     with drawing(theme):
         drawn = _strips(state, theme) if len(state.tasks) == 2 else _grids(state, theme)
-        legend = "○ where an expert's scores fall   ★ best elite: part of the final model   empty: no model yet"
+        legend = "○ where an expert's scores fall   ★ best elite   empty: no model yet"
         drawn.supxlabel(legend, x=0.01, ha="left", fontsize=8, color=theme.muted)
         return png(drawn)
 

@@ -10,14 +10,20 @@ SPLITS: dict[Split, str] = {"test": "held-out test split", "search": "split the 
 
 
 def colours(data: ReportData, theme: Theme) -> dict[str, str]:
-    """Row id → colour: an expert has its task's, the final model the accent, the others are grey."""
-    found = {}
-    for row in data.rows:
-        if row.kind == "expert":
-            task = data.config.models.experts[row.id.removeprefix("expert-")].task
-            found[row.id] = theme.hue(data.tasks.index(task))
-        else:
-            found[row.id] = theme.accent if row.kind in ("final", "best") else theme.muted
+    """Model id → colour: experts have their own, the final and the best model the accent, the others are grey."""
+    plain = {row.id: theme.accent if row.kind in ("final", "best") else theme.muted for row in data.rows}
+    return plain | expert_colours(data, theme)
+
+
+def expert_colours(data: ReportData, theme: Theme) -> dict[str, str]:
+    """Expert id → colour: its task's for the first expert of a task, as in all pictures; spare ones for the others."""
+    found: dict[str, str] = {}
+    spare = len(data.tasks)
+    for name, expert in data.config.models.experts.items():
+        hue = theme.hue(data.tasks.index(expert.task))
+        if hue in found.values():
+            hue, spare = theme.hue(spare), spare + 1
+        found[f"expert-{name}"] = hue
     return found
 
 
@@ -51,7 +57,7 @@ def forest(data: ReportData, split: Split, theme: Theme) -> bytes:
 
 def short(row: Row) -> str:
     """A row's label where space is short."""
-    return {"naive": "naive merge", "best": "best single", "final": "CycleQD"}.get(row.kind, row.label)
+    return {"naive": "naive merge", "best": "best single", "final": row.label.split(",")[0]}.get(row.kind, row.label)
 
 
 def forgetting(data: ReportData, theme: Theme) -> bytes:

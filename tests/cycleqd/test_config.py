@@ -53,11 +53,17 @@ def test_the_default_folder_is_beside_the_config_file(tmp_path: Path) -> None:
 
 
 def test_the_frozen_config_is_a_config_and_holds_no_path_of_the_machine(tmp_path: Path) -> None:
-    frozen = parse(TREE, "here", tmp_path).frozen()
+    method = {
+        "focus": {"fixed": "db"},
+        "grid": {"bounds": {"code": [0.1, 0.9], "db": [0, 1]}, "bins": {"code": 3, "db": 4}},
+        "stop": {"evaluations": 9},
+    }
+    frozen = parse(tree(method=method), "here", tmp_path).frozen()
     assert str(tmp_path) not in str(frozen)
     assert "place" not in frozen
     again = Config.model_validate(frozen)
     assert again.frozen() == frozen
+    assert again.method == parse(tree(method=method), "here").method
     assert again.models.experts["a"].path == "models/expert-a/checkpoint"
     assert again.tasks["code"].class_ == "tasks/code/plugin.py:Code"
 

@@ -1,9 +1,11 @@
 """Pictures: what they are drawn from, and bytes that depend on nothing else."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
-from components.report import curves, family, heatmaps, render
+from components.report import curves, family, heatmaps, render, scores
 from components.report.page import Picture, page
 from components.report.theme import DARK, LIGHT
 from cycleqd.archive import Archive
@@ -90,6 +92,25 @@ def test_a_large_family_is_drawn_in_part() -> None:
     assert len(drawn) <= 3 + 48 and "final" in drawn
     assert len(list(family.lineage(data))) == len(tree)
     assert family.picture(data, LIGHT).startswith(b"\x89PNG")
+
+
+def test_an_experts_colour_is_its_tasks_and_further_experts_of_a_task_differ() -> None:
+    data = report({"generations": 1})
+    hues = scores.expert_colours(data, LIGHT)
+    assert [hues[f"expert-{task}"] for task in data.tasks] == list(LIGHT.hues[:3])
+    models = data.config.models
+    more = {"second": models.experts["db"], **models.experts}
+    config = data.config.model_copy(update={"models": models.model_copy(update={"experts": more})})
+    hues = scores.expert_colours(replace(data, config=config), LIGHT)
+    assert len(set(hues.values())) == 4 and hues["expert-second"] == LIGHT.hues[1]
+
+
+@pytest.mark.parametrize(
+    ("method", "name"),
+    [({}, "CycleQD"), ({"focus": "fixed"}, "MAP-Elites"), ({"algorithm": "nsga2"}, "NSGA-II")],
+)
+def test_the_method_is_named(method: dict[str, str], name: str) -> None:
+    assert report({"generations": 1, **method}).rows[-1].label == f"{name}, aggregated"
 
 
 def test_pictures_and_page_are_repeatable() -> None:
