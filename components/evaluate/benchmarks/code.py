@@ -46,6 +46,7 @@ _PROMPT = (
     "Please provide a self-contained Python script that solves the following problem in a markdown code block:\n"
     "```\n{prompt}\n```"
 )
+_KINDS = {str: "use a text", int: "use a whole number above 0", float: "use a number above 0"}
 
 
 @dataclass(frozen=True)
@@ -68,6 +69,10 @@ class Settings:
             raise InvalidInputError(
                 f"A code task has no setting {', '.join(unknown)}: remove it from the task's settings."
             )
+        for name, default in vars(cls()).items():
+            value, kind = given.get(name, default), type(default)
+            if not isinstance(value, (int, float) if kind is float else kind) or (kind is not str and value <= 0):
+                raise InvalidInputError(f"The code task's `{name}` is {value!r}: {_KINDS[kind]}.")
         settings = cls(**given)
         if settings.judge not in ("base", "plus"):
             raise InvalidInputError(f'The code task\'s `judge` is {settings.judge!r}: use "base" or "plus".')

@@ -193,7 +193,7 @@ def run(
 
 def memory_file(content: bytes) -> int:
     """An open file descriptor at the start of a nameless file that holds `content` for good. The caller closes it."""
-    descriptor = os.memfd_create("sandbox", os.MFD_ALLOW_SEALING)
+    descriptor = os.memfd_create("sandbox", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
     with os.fdopen(os.dup(descriptor), "wb") as file:
         file.write(content)
     fcntl.fcntl(descriptor, fcntl.F_ADD_SEALS, fcntl.F_SEAL_WRITE | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SHRINK)

@@ -81,7 +81,7 @@ def test_a_prompt_is_filled_from_the_record(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     "settings",
-    [{"judge": "all"}, {"max_rounds": 2}, {"promt": "x"}],
+    [{"judge": "all"}, {"max_rounds": 2}, {"promt": "x"}, {"seconds": "1"}, {"memory": 0}, {"prompt": 5}],
 )
 def test_wrong_settings_are_refused(tmp_path: Path, settings: dict[str, Any]) -> None:
     with pytest.raises(InvalidInputError):

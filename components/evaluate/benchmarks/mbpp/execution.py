@@ -90,11 +90,10 @@ class References:
     def _compute(self, problem: Problem, suite: Suite) -> Expected:
         seconds = [_REFERENCE_SECONDS] * len(suite.arguments)
         finished = self._boxes.execute(problem, suite, problem.reference, seconds, self._limits)
-        *lines, last = finished.stdout.decode().splitlines() or ["[]"]
-        times = json.loads(last)
-        if times[:1] != ["s"] or len(lines) != len(suite.arguments):
+        *lines, last = finished.stdout.decode("utf-8", "replace").splitlines() or [""]
+        if not finished.ok or not last.startswith('["s"') or len(lines) != len(suite.arguments):
             raise InvalidInputError(
                 f"The reference solution of {problem.id} fails on {suite.name} test {max(len(lines), 1)} "
                 f"({finished.reason or last[:200]}): leave the problem out or raise the task's `memory`."
             )
-        return expectation(problem, lines, times[1])
+        return expectation(problem, lines, json.loads(last)[1])
