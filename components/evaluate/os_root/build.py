@@ -1,4 +1,4 @@
-"""Make the root file system tar: `python -m components.evaluate.os_root.build [FILE]`, as root on Debian or Ubuntu.
+"""Making the root file system tar.
 
 The benchmark's tasks were written for a minimal Ubuntu image with python3, git, vim, curl, wget, unzip, zip and tree.
 This is the minimal system of the release that this machine runs, from the package mirror that this machine's apt is set
@@ -11,14 +11,12 @@ import json
 import os
 import shutil
 import subprocess
-import sys
 import tempfile
 from pathlib import Path
 
-from components.evaluate.os_root.tree import default_tar
 from cycleqd.errors import InvalidInputError, UnavailableError
 
-PACKAGES = "sudo procps python3-minimal git vim-tiny curl wget unzip zip tree"
+PACKAGES = "sudo procps python3 git vim curl wget unzip zip tree"
 _UNNEEDED = (
     "usr/share/doc",
     "usr/share/man",
@@ -97,9 +95,3 @@ def _tidy(root: Path) -> None:
         path = root / name
         path.unlink(missing_ok=True)
         path.write_text(text)
-
-
-if __name__ == "__main__":
-    target = Path(sys.argv[1]) if len(sys.argv) > 1 else default_tar()
-    build(target)
-    print(target)

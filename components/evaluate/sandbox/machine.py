@@ -115,7 +115,9 @@ class Keeper:
             message, beside, _, _ = socket.recv_fds(reply, 4096, 1)
             told = json.loads(message or b'{"error": "the keeper has ended"}')
             if "error" in told:
-                raise UnavailableError(f"A box could not be made or entered: {told['error']}; see docs/sandbox.md.")
+                raise UnavailableError(
+                    f"A box could not be made or entered: {told['error']}; docs/benchmarks-os.md says what it needs."
+                )
         except BaseException:
             reply.close()
             raise
