@@ -11,6 +11,7 @@ import subprocess
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
+from pathlib import Path
 from types import TracebackType
 from typing import Self
 
@@ -214,4 +215,6 @@ def preflight() -> list[str]:
             "(sysctl user.max_user_namespaces=10000, and kernel.unprivileged_userns_clone=1 or "
             "kernel.apparmor_restrict_unprivileged_userns=0 where they exist), or run as root with CAP_SYS_ADMIN."
         ]
+    if not Path("/proc/thread-self/children").exists():
+        return ["The sandbox counts memory by /proc/*/task/*/children: use a kernel built with CONFIG_PROC_CHILDREN."]
     return []

@@ -53,7 +53,6 @@ class Setup:
     binds: Mapping[str, Path] = field(default_factory=dict)
     files: Mapping[str, bytes] = field(default_factory=dict)
     environment: Mapping[str, str] = field(default_factory=dict)
-    directory: str = "/tmp"
 
 
 def unused_uid() -> int:
@@ -183,7 +182,7 @@ def _root(limits: Limits, setup: Setup, contents: Mapping[str, int]) -> list[str
     command += ["--dev", "/dev"]
     for scratch in ("/dev/shm", "/tmp"):
         command += ["--size", str(limits.scratch), "--perms", "1777", "--tmpfs", scratch]
-    command += ["--remount-ro", "/dev", "--remount-ro", "/", "--chdir", setup.directory, "--clearenv"]
+    command += ["--remount-ro", "/dev", "--remount-ro", "/", "--chdir", "/tmp", "--clearenv"]
     for name, value in {**ENVIRONMENT, **setup.environment}.items():
         command += ["--setenv", name, value]
     return command
