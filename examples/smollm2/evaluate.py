@@ -26,9 +26,9 @@ from cycleqd.errors import InvalidInputError, UnavailableError
 
 BENCHMARKS = "components.evaluate.benchmarks"
 TASKS = {
-    "code": (f"{BENCHMARKS}.code:CodeTask", "mbppplus/MbppPlus-v0.2.0.jsonl.gz", {"judge": "base"}, 384),
-    "db": (f"{BENCHMARKS}.db:DbTask", "agentbench_db/data_dbbench_standard_dev.jsonl", {"ids": "task_ids.json"}, 256),
-    "os": (f"{BENCHMARKS}.os:OsTask", "agentbench_os/samples.json", {"ids": "task_ids.json"}, 256),
+    "code": (f"{BENCHMARKS}.code:CodeTask", "mbppplus/MbppPlus-v0.2.0.jsonl.gz", {"judge": "base"}, 256),
+    "db": (f"{BENCHMARKS}.db:DbTask", "agentbench_db/data_dbbench_standard_dev.jsonl", {"ids": "task_ids.json"}, 128),
+    "os": (f"{BENCHMARKS}.os:OsTask", "agentbench_os/samples.json", {"ids": "task_ids.json"}, 128),
 }
 """Class, data below CYCLEQD_BENCHMARKS, settings, and the most tokens of a reply."""
 CONTEXT = 4096
@@ -41,9 +41,10 @@ def main() -> None:
     parser.add_argument("--samples", type=int, default=40, help="samples of each task (default 40)")
     parser.add_argument("--engine", choices=["auto", "transformers", "vllm"], default="auto")
     parser.add_argument("--workers", type=int, default=2)
+    parser.add_argument("--threads", type=int, default=os.cpu_count() or 1, help="1 on a machine that others use too")
     parser.add_argument("--out", type=Path, help="folder for scores.md and transcripts")
     options = parser.parse_args()
-    engine = engines.create(options.engine, engines.Settings(threads=os.cpu_count() or 1, max_context=CONTEXT))
+    engine = engines.create(options.engine, engines.Settings(threads=options.threads, max_context=CONTEXT))
     try:
         began = time.perf_counter()
         engine.load(options.model, "model")

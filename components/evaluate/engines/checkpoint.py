@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from components.evaluate.engine import Message
+from components.evaluate.task import Message
 from cycleqd.errors import EvaluationError
 
 # Configuration keys that do not change the arithmetic: where a folder came from, and tokens, which are read per model.

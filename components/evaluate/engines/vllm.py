@@ -118,7 +118,7 @@ class VllmEngine:
         """Ends vLLM's processes; those that do not go when asked to are killed."""
         for process in self._processes:
             process.terminate()
-            process.join(timeout=10)
+            process.join(timeout=3)
         self._kill()
 
     def _start(self, checkpoint: Checkpoint) -> None:
@@ -240,7 +240,7 @@ class _Alive:
         """Called as tqdm is: to go through the prompts (not worth counting), or for a bar to update."""
         if items is not None:
             return items
-        from tqdm import tqdm
+        from tqdm import tqdm  # type: ignore[import-untyped]
 
         alive = self
 
