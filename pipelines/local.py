@@ -11,6 +11,7 @@ import ctypes
 import json
 import os
 import re
+import shlex
 import shutil
 import signal
 import subprocess
@@ -24,6 +25,7 @@ from cycleqd import errors
 from cycleqd.config import Config, parse
 from cycleqd.errors import CycleQDError, UnavailableError
 from pipelines.steps import Step
+from pipelines.warm import SOCKET, Warm
 
 Follow = Callable[[str, str], None]
 """Called with the name of a task and "started", "done" or "failed"."""
@@ -44,10 +46,23 @@ class LocalRunner:
 
     def __init__(self, config: Config, environment: Mapping[str, str], follow: Follow) -> None:
         self.config = config
-        self.environment = environment
+        self.environment = dict(environment)
         self.follow = follow
         self.folder = Path(config.place.folder).resolve() / "runs" / config.name
         self.folder.mkdir(parents=True, exist_ok=True)
+        self.warm = contextlib.ExitStack()
+
+    def __enter__(self) -> LocalRunner:
+        """Let tasks be forks of one warm process as long as the context lasts."""
+        if self.config.place.runner == "local":
+            path = Path(self.warm.enter_context(tempfile.TemporaryDirectory(prefix="cycleqd-warm-"))) / "socket"
+            self.warm.enter_context(Warm(path))
+            self.environment[SOCKET] = str(path)
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.environment.pop(SOCKET, None)
+        self.warm.close()
 
     def log(self, step: Step) -> Path:
         """The step's log file."""
@@ -153,11 +168,14 @@ def main() -> None:
     warnings.simplefilter("ignore")  # kfp warns of every image that has no "python" in its name
     from kfp import local
 
+    from pipelines import warm
     from pipelines.definitions import build
 
     config = parse(job["config"], "the driver's configuration")
     pipeline = build(config, job["kind"], job["count"])
     local.init(_runner(config), pipeline_root=tempfile.mkdtemp(prefix="root-"))
+    if os.environ.get(SOCKET):  # kfp.local puts this into each task's shell command for "python3"
+        sys.executable = shlex.join([sys.executable, "-ES", warm.__file__])
     try:
         pipeline(**job["arguments"])
     except RuntimeError as error:  # kfp.local's word for a failed task

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -37,8 +38,8 @@ def run(path: Path, as_json: bool) -> None:
     with alone(config), running(config.place, tracking=config.place.services == "embedded") as environment:
         session = connect(config, environment)
         try:
-            with Display(config, find_state(session.store)) as display:
-                drive(config, session.store, make_runner(session, display.task), display)
+            with Display(config, find_state(session.store)) as display, make_runner(session, display.task) as runner:
+                drive(config, session.store, runner, display)
         except (KeyboardInterrupt, SystemExit):
             errors.print(Text(saved(config, find_state(session.store), path)))
             raise
@@ -50,12 +51,12 @@ def run(path: Path, as_json: bool) -> None:
     console.print(Text(f"look: cycleqd models -c {path} · cycleqd lineage final -c {path} · cycleqd report -c {path}"))
 
 
-def make_runner(session: Session, follow: Follow) -> Runner:
+def make_runner(session: Session, follow: Follow) -> AbstractContextManager[Runner]:
     """The runner that the place names."""
     if session.config.place.runner == "kubeflow":
         from pipelines.kubeflow import KubeflowRunner
 
-        return KubeflowRunner(session.config, follow)
+        return nullcontext(KubeflowRunner(session.config, follow))
     return LocalRunner(session.config, session.environment, follow)
 
 

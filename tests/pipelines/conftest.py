@@ -1,0 +1,85 @@
+"""One tiny evolution, run once by the real command, with its services kept up for the commands that look at it."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+from typer.testing import CliRunner
+
+from cycleqd.config import load
+from pipelines.cli import app
+from pipelines.cli.session import Session, connect
+from pipelines.services import running
+from tests.pipelines.world import make_world
+
+_OURS = ("AWS_", "MLFLOW_", "CYCLEQD_")
+
+
+def clean_environment() -> dict[str, str]:
+    """The environment without settings of services, so that a command must find its own."""
+    return {name: value for name, value in os.environ.items() if not name.startswith(_OURS)}
+
+
+def start(*arguments: str) -> subprocess.Popen[str]:
+    """The real program, as a process."""
+    return subprocess.Popen(
+        [sys.executable, "-m", "pipelines.cli", *arguments],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=clean_environment(),
+    )
+
+
+@dataclass(frozen=True)
+class Finished:
+    """An evolution that was run to its end, and its session while the services are up."""
+
+    path: Path
+    summary: dict[str, Any]
+    session: Session
+
+
+@pytest.fixture(scope="package")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Finished]:
+    path = make_world(tmp_path_factory.mktemp("evolution"))
+    saved = dict(os.environ)
+    with running(load(path).place) as environment:
+        process = start("run", "-c", str(path), "--json")
+        output, errors = process.communicate(timeout=280)
+        assert process.returncode == 0, errors
+        yield Finished(path, json.loads(output), connect(load(path), environment))
+    os.environ.clear()
+    os.environ.update(saved)
+
+
+@pytest.fixture
+def call(finished: Finished) -> Callable[..., Any]:
+    """call("status", …) → what the command prints as JSON for the finished evolution."""
+
+    def run(*arguments: str) -> Any:
+        result = CliRunner().invoke(app, [*arguments, "-c", str(finished.path), "--json"])
+        assert result.exit_code == 0, result.output
+        return json.loads(result.stdout)
+
+    return run
+
+
+@pytest.fixture
+def text(finished: Finished) -> Callable[..., str]:
+    """text("status", …) → what the command prints for people."""
+
+    def run(*arguments: str) -> str:
+        result = CliRunner().invoke(app, [*arguments, "-c", str(finished.path)])
+        assert result.exit_code == 0, result.output
+        return result.stdout
+
+    return run
