@@ -43,6 +43,7 @@ from components.evaluate.benchmarks.os_rules import Action, action, reads_only_a
 from components.evaluate.os_root import default_tar, unpacked
 from components.evaluate.sandbox import Finished
 from components.evaluate.sandbox import preflight as sandbox_preflight
+from components.evaluate.sandbox.limits import MIB
 from components.evaluate.sandbox.machine import LIMITS, Keeper, Machine, Plan
 from components.evaluate.sandbox.shell import Shell
 from components.evaluate.task import Episode, Message, Outcome, Sample, Task, Verdict, Workspace
@@ -52,6 +53,7 @@ Script = tuple[str, str]
 """(language, text)"""
 SETTINGS = {"ids", "exclude", "max_rounds", "prompt", "root", "root_sha256", "command_seconds", "script_seconds"}
 _LIMITS = replace(LIMITS, wall=math.inf)  # an episode waits for the model; its commands have limits of their own
+_JUDGE_LIMITS = replace(_LIMITS, processes=512, memory=4096 * MIB)  # comparators of all workers at once
 _SETTLING = 2.0
 """Seconds that programs which set-up scripts leave in the background (task 60's five) have to start."""
 _LONGEST_ARGUMENT = 1 << 15
@@ -161,9 +163,8 @@ class OsTask(Task):
                 sha256 = self.settings.get("root_sha256", "")
                 lower = unpacked(default_tar(), self._keeper, self.workspace.scratch, sha256)
             self._plan = Plan(lower=lower, proc=machine_offers().proc, limits=_LIMITS)
-            self._judge = stack.enter_context(
-                self.new_machine()
-            )  # for comparators; no command of a model ever runs there
+            plan = replace(self._plan, limits=_JUDGE_LIMITS)
+            self._judge = stack.enter_context(self._keeper.open(plan))  # no command of a model ever runs there
             if not self._judge.run(["python3", "-c", ""], self.script_seconds).ok:
                 raise UnavailableError("The OS task's comparators need python3 below /usr: `apt-get install python3`.")
             self._stack = stack.pop_all()
@@ -210,34 +211,43 @@ class OsTask(Task):
         if machine.reason:
             outcome = Outcome.TIMEOUT if machine.reason in ("cpu", "wall") else Outcome.ERROR
             return Verdict(outcome, f"the machine was ended by the limit on {machine.reason}")
-        passed, reason = self._matches(episode) if record["match"] else self._checks(episode, machine)
-        if not passed and episode.out_of_rounds:
-            reason = f"no answer in {self.max_rounds} rounds; {reason}"
-        return Verdict(Outcome.PASSED if passed else Outcome.WRONG, reason)
+        verdict = self._matched(episode) if record["match"] else self._checked(episode, machine)
+        if not verdict.passed and episode.out_of_rounds:
+            return replace(verdict, reason=f"no answer in {self.max_rounds} rounds; {verdict.reason}")
+        return verdict
 
-    def _matches(self, episode: OsEpisode) -> tuple[bool, str]:
+    def _matched(self, episode: OsEpisode) -> Verdict:
         match = episode.sample.record["match"]
         answer = episode.answer or ""
         if match.get("strip", True):
             answer = answer.strip()
         if "regex" in match:
-            return re.search(match["regex"], answer) is not None, "searched the answer for the record's expression"
-        return answer == match["answer"], "compared the answer with the record's"
+            found = re.search(match["regex"], answer) is not None
+            return _verdict(found, "searched the answer for the record's expression")
+        return _verdict(answer == match["answer"], "compared the answer with the record's")
 
-    def _checks(self, episode: OsEpisode, machine: Machine) -> tuple[bool, str]:
+    def _checked(self, episode: OsEpisode, machine: Machine) -> Verdict:
         machine.freeze()  # what the model left running can neither watch nor disturb the scripts
         record = episode.sample.record
         arguments = [str(episode.answer)]
         for number, entry in enumerate(record["check"], 1):
             script: Script = entry or record["example_script"]
             if max(map(len, arguments)) > _LONGEST_ARGUMENT or any("\0" in text for text in arguments):
-                return False, f"script {number} was not run: the answer or an output cannot be an argument"
+                return _verdict(False, f"script {number} was not run: the answer or an output cannot be an argument")
             place = self._judge if reads_only_arguments(script) else machine
             done = place.run(command(script, arguments), self.script_seconds)
+            if self._judge.reason:
+                raise EvaluationError(f"The OS task's comparators were ended by the limit on {self._judge.reason}.")
+            if done.timed_out:
+                return Verdict(Outcome.TIMEOUT, f"script {number} was ended by the limit on {done.reason}")
             if not done.ok:
-                return False, f"script {number} {_end(done)}"
+                return _verdict(False, f"script {number} {_end(done)}")
             arguments.append(done.stdout.decode(errors="replace"))
-        return True, f"all {len(record['check'])} scripts agreed"
+        return _verdict(True, f"all {len(record['check'])} scripts agreed")
+
+
+def _verdict(passed: bool, reason: str) -> Verdict:
+    return Verdict(Outcome.PASSED if passed else Outcome.WRONG, reason)
 
 
 def command(script: Script, arguments: Sequence[str]) -> list[str]:

@@ -160,6 +160,14 @@ def test_a_slow_command_leaves_the_shell_usable(tmp_path: Path) -> None:
             episode.close()
 
 
+def test_a_check_that_never_ends_is_a_time_out(tmp_path: Path) -> None:
+    with opened(HOST | {"script_seconds": 1}, tmp_path) as hasty:
+        sample = hasty.load(SMALL)[6]
+        endless = "mkdir /root/bin; printf '#!/bin/bash\\nsleep 60\\n' > /root/bin/double; chmod +x /root/bin/double"
+        verdict, _ = play(hasty, sample, lambda e: "Act: finish" if e.replies else bash(endless))
+        assert (verdict.outcome, verdict.reason) == (Outcome.TIMEOUT, "script 1 was ended by the limit on wall")
+
+
 def test_users_own_and_log_in(os_image: Path, tmp_path: Path) -> None:
     if not machine_offers().users:
         pytest.skip("this machine has no range of user ids for the machines' users")
