@@ -18,6 +18,7 @@ from components.evaluate.task import Outcome, Workspace
 from cycleqd.errors import InvalidInputError, UnavailableError
 from tests.os_play import bash, gold, play, play_all, says
 
+pytestmark = pytest.mark.timeout(900)  # the first to need the root may have to make it
 SMALL = Path(__file__).parents[2] / "data/os_small.json"
 HOST = {"root": "host", "ids": list(range(8))}  # the last two have users that log in, whom only an image knows
 

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import os
 import socket
+import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -134,6 +136,25 @@ def test_everything_ends_with_the_keeper(plan: Plan) -> None:
     assert eventually(lambda: processes_with("98762") == [])
     shell.close()
     machine.close()
+
+
+STAGE = """
+import os, time
+from components.evaluate.sandbox.machine import Keeper, Plan
+from components.evaluate.sandbox.shell import Shell
+keeper = Keeper().__enter__()
+Shell(keeper.open(Plan(proc=False)), 5).execute("sleep 98764 &")
+print("ready", flush=True)
+time.sleep(60)
+"""
+
+
+def test_everything_ends_with_a_killed_stage(keeper: Keeper) -> None:
+    with subprocess.Popen([sys.executable, "-c", STAGE], stdout=subprocess.PIPE) as stage:
+        assert stage.stdout is not None and stage.stdout.readline() == b"ready\n"
+        assert eventually(lambda: processes_with("sleep\x0098764") != [])
+        stage.kill()
+    assert eventually(lambda: processes_with("sleep\x0098764") == [])
 
 
 def test_a_fork_bomb_stays_small(keeper: Keeper, plan: Plan) -> None:

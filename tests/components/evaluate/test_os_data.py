@@ -18,6 +18,7 @@ from components.evaluate.benchmarks.os_records import positions, read, selected
 from components.evaluate.task import Outcome, Workspace
 from tests.os_play import gold, play_all, says
 
+pytestmark = pytest.mark.timeout(900)  # the first to need the root may have to make it
 BROKEN_CHECK = {"153"}  # its comparator reads du's "4.0K" as an integer, and fails on every answer
 TIMING = {"57"}  # counts processes called bash, among them its own pipeline's while it starts
 NEED_USERS = {"21", "49", "52", "60", "148", "163", "164", "165"}
