@@ -1,7 +1,7 @@
 """A process that has imported what stages import, and forks itself for each task of a local run.
 
-Importing torch, transformers, MLflow and kfp takes seconds, which a task of a small evolution would otherwise spend over
-and over. A fork is as fresh a process as one that was started: nothing was computed before it, and it takes arguments,
+Importing torch, transformers, MLflow and kfp takes seconds, which each task of a small evolution would otherwise spend
+again. A fork is as fresh a process as one that was started: nothing was computed before it, and it takes arguments,
 environment, folder and standard streams from its client.
 
 `python -m pipelines.warm serve SOCKET` is the server; `python pipelines/warm.py …` runs Python's arguments through it.
@@ -25,6 +25,10 @@ SOCKET = "CYCLEQD_WARM"
 _MODULES = (
     *("kfp.dsl.executor_main", "boto3", "mlflow", "torch", "safetensors", "transformers"),
     *(f"components.{stage}.stage" for stage in ("seed", "select_parents", "merge", "evaluate", "update_archives")),
+    *(
+        f"transformers.models.{part}"
+        for part in ("auto.modeling_auto", "auto.tokenization_auto", "llama.modeling_llama")
+    ),
     *("components.evaluate.engines.transformers", "components.shared.logbook", "cycleqd.weights.merge"),
 )
 _STREAMS = 3

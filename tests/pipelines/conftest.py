@@ -54,7 +54,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Finished]:
     saved = dict(os.environ)
     with running(load(path).place) as environment:
         process = start("run", "-c", str(path), "--json")
-        output, errors = process.communicate(timeout=280)
+        output, errors = process.communicate(timeout=1500)
         assert process.returncode == 0, errors
         yield Finished(path, json.loads(output), connect(load(path), environment))
     os.environ.clear()

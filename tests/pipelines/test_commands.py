@@ -18,6 +18,7 @@ from pipelines.replay import stored
 from tests.pipelines.conftest import Finished
 
 Call = Callable[..., Any]
+pytestmark = pytest.mark.timeout(1800)  # the evolution that these look at is run first, a minute on an idle machine
 
 
 def test_run_reaches_the_end_and_says_what_it_found(finished: Finished) -> None:

@@ -1,0 +1,39 @@
+"""Counts and costs that `validate` states, worked by hand."""
+
+from __future__ import annotations
+
+from cycleqd.config import load
+from pipelines.checks import check_method
+from pipelines.estimate import cells, estimate, planned_children
+from tests.pipelines.configs import LLAMA3, two_tasks
+
+
+def test_the_published_setting() -> None:
+    config = load(LLAMA3)
+    assert planned_children(config) == 1200
+    assert cells(config) == {"mbpp": 225, "db": 225, "os": 225}
+    cost = estimate(config, 16_000_000_000, {})
+    assert cost.models == 1204
+    assert cost.evaluations == (1 + 3 + 1200 + 3) * 3 + 7 * 3
+    assert cost.seconds is None
+    assert cost.written == (1204 + 2) * 16_000_000_000
+    assert cost.kept == (4 + 675 + 2) * 16_000_000_000
+    assert cost.pods == 2 * 1200 * (2 + 1 + 1)  # select, update, merge, one evaluation of all tasks
+    assert list(check_method(config)) == []
+
+
+def test_measured_seconds_give_the_time() -> None:
+    config = two_tasks()
+    cost = estimate(config, 1000, {"merge": 2.0, "evaluate": 3.0})
+    evaluations = (1 + 2 + 1200 + 3) * 2 + 6 * 3
+    assert cost.evaluations == evaluations
+    assert cost.seconds == 1200 * 2.0 + evaluations * 3.0
+
+
+def test_a_budget_bounds_the_children() -> None:
+    config = load(LLAMA3)
+    stop = config.method.stop.model_copy(update={"evaluations": 50})
+    every = config.method.model_copy(update={"focus": "all", "generations": 10, "stop": stop})
+    assert planned_children(config.model_copy(update={"method": every})) == 30
+    longer = every.model_copy(update={"generations": 100})
+    assert planned_children(config.model_copy(update={"method": longer})) == 50

@@ -1,0 +1,110 @@
+"""A driver that is interrupted, killed, or not alone."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import time
+from pathlib import Path
+
+import pytest
+
+from components.shared.store.objects import Store
+from cycleqd.config import load
+from pipelines.cli.session import connect
+from pipelines.services import running
+from tests.pipelines.conftest import Finished, start
+from tests.pipelines.world import make_world
+
+pytestmark = pytest.mark.timeout(1800)
+
+
+def wait_for(path: Path, text: str, process: subprocess.Popen[str]) -> None:
+    """Until a log says something."""
+    while text not in (path.read_text() if path.exists() else ""):
+        assert process.poll() is None, f"ended before {path.name} said {text!r}: {process.communicate()[1]}"
+        time.sleep(0.05)
+
+
+def processes_of(folder: Path) -> list[int]:
+    """Processes whose arguments or environment name the evolution's folder: its services, its driver and its tasks."""
+    found = []
+    for entry in Path("/proc").glob("[0-9]*"):
+        try:
+            known = (entry / "cmdline").read_bytes() + (entry / "environ").read_bytes()
+        except OSError:  # it has ended, or is somebody else's
+            continue
+        if os.fsencode(folder) in known and int(entry.name) != os.getpid():
+            found.append(int(entry.name))
+    return found
+
+
+def wait_for_none(folder: Path) -> None:
+    deadline = time.monotonic() + 60
+    while processes_of(folder):
+        assert time.monotonic() < deadline, f"still running: {processes_of(folder)}"
+        time.sleep(0.1)
+
+
+def content(store: Store) -> dict[str, bytes]:
+    """What an evolution is: archives, HEAD, plans and results. Runs' records tell of time and are left out."""
+    return {key: store.get(key) for key in store.list("") if not key.endswith(("/run.json", "/mlflow.json"))}
+
+
+def test_an_evolution_survives_ctrl_c_and_kill_9_unchanged(finished: Finished, tmp_path: Path) -> None:
+    """Interrupted while staging, killed while scoring experts, while merging, and while updating: the same archives."""
+    path = make_world(tmp_path)
+    runs = tmp_path / "state" / "runs" / "world"
+
+    process = start("run", "-c", str(path))
+    wait_for(runs / "seeding.log", "Executing task", process)
+    process.send_signal(signal.SIGINT)
+    _, errors = process.communicate(timeout=120)
+    assert process.returncode == 130
+    assert "saved: nothing is complete yet" in errors and f"cycleqd run -c {path}" in errors
+    assert "Traceback" not in errors
+    wait_for_none(tmp_path)
+
+    for log, task in (("seeding", "evaluate"), ("generation-000000", "merge"), ("generation-000001", "update")):
+        process = start("run", "-c", str(path))
+        wait_for(runs / f"{log}.log", f"'{task}", process)
+        process.kill()
+        process.communicate(timeout=120)
+
+    process = start("run", "-c", str(path), "--json")
+    _, errors = process.communicate(timeout=1500)
+    assert process.returncode == 0, errors
+    wait_for_none(tmp_path)
+    config = load(path)
+    with running(config.place, tracking=False) as environment:
+        interrupted = content(connect(config, environment).store)
+    os.environ.update(finished.session.environment)
+    assert interrupted == content(finished.session.store)
+
+
+def test_a_second_driver_is_told_of_the_first(tmp_path: Path) -> None:
+    path = make_world(tmp_path)
+    first = start("run", "-c", str(path))
+    lock = tmp_path / "state" / "runs" / "world" / "driver.lock"
+    wait_for(lock, str(first.pid), first)
+    second = start("run", "-c", str(path))
+    _, errors = second.communicate(timeout=120)
+    assert second.returncode == 4
+    assert f"is being run by process {first.pid}" in errors
+    first.terminate()
+    first.communicate(timeout=120)
+    assert first.returncode == 143
+    wait_for_none(tmp_path)
+
+
+def test_a_failing_stage_is_one_sentence(tmp_path: Path) -> None:
+    """The error that a stage raised in a process of its own, with its exit code."""
+    path = make_world(tmp_path)
+    (tmp_path / "red" / "config.json").unlink()
+    process = start("run", "-c", str(path))
+    _, errors = process.communicate(timeout=600)
+    assert process.returncode in (2, 3)
+    last = errors.strip().splitlines()[-1]
+    assert last.startswith("cycleqd: ") and "config.json" in last and "Traceback" not in errors
+    wait_for_none(tmp_path)

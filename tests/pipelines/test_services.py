@@ -1,0 +1,50 @@
+"""Embedded services: shared by the commands of one folder, stopped by the last."""
+
+from __future__ import annotations
+
+import stat
+from pathlib import Path
+
+import pytest
+
+from components.shared.store.objects import Store, probe
+from cycleqd.config import Place
+from pipelines.cli.session import connect
+from pipelines.services import Services, running
+from tests.pipelines.configs import two_tasks
+
+
+@pytest.mark.timeout(600)
+def test_commands_share_services_and_the_last_one_stops_them(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("AWS_ENDPOINT_URL", "AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_REGION", "MLFLOW_TRACKING_URI"):
+        monkeypatch.setenv(name, "")  # so that what `connect` sets is undone
+    for name in ("CYCLEQD_BUCKET", "CYCLEQD_CACHE"):
+        monkeypatch.setenv(name, "")
+    place = Place(services="embedded", folder=str(tmp_path), bucket="kept")
+    with running(place, tracking=False) as first:
+        services = Services(tmp_path)
+        pid = services._alive("s3")
+        with running(place, tracking=False) as second:
+            assert second == first and services._alive("s3") == pid
+        assert services._alive("s3") == pid  # the first command still uses it
+        session = connect(two_tasks(services="embedded", bucket="kept"), first)
+        probe(session.store)
+        session.store.put("note", b"durable")
+    assert services._alive("s3") == 0
+    assert services._alive("mlflow") == 0  # nobody needed it
+    with running(place, tracking=False) as again:
+        assert again["AWS_ACCESS_KEY_ID"] == first["AWS_ACCESS_KEY_ID"]
+        assert Store.connect(connect(session.config, again).settings, "golden").get("note") == b"durable"
+    keys = tmp_path / "services" / "credentials.json"
+    assert stat.S_IMODE(keys.stat().st_mode) == 0o600
+    assert stat.S_IMODE((keys.parent / "s3.json").stat().st_mode) == 0o600
+    printed = "".join(capfd.readouterr())
+    assert first["AWS_SECRET_ACCESS_KEY"] not in printed
+
+
+def test_external_services_are_the_environments_own(tmp_path: Path) -> None:
+    with running(Place(folder=str(tmp_path), bucket="theirs")) as environment:
+        assert environment == {"CYCLEQD_BUCKET": "theirs"}
+    assert list(tmp_path.iterdir()) == []
