@@ -24,7 +24,7 @@ import time
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -104,15 +104,20 @@ def _product(size: tuple[int, ...]) -> int:
 
 
 def _write_random(file: Any, count: int, seed: int) -> None:
-    """Normal weights of deviation 0.02 for the base, a tenth of that beside it for an expert."""
+    """`count` normal weights, the same 16 million over and over."""
+    values = _weights(seed)
+    for start in range(0, count, len(values) // 2):
+        file.write(values[: 2 * (count - start)])
+
+
+@cache
+def _weights(seed: int) -> Any:
+    """Deviation 0.02 for the base, a tenth of that beside it for an expert."""
     import torch
 
-    step = 1 << 24
-    base = torch.randn(step, generator=torch.Generator().manual_seed(0)) * 0.02
-    other = torch.randn(step, generator=torch.Generator().manual_seed(seed)) * (0.002 if seed else 0.0)
-    values = (base + other).bfloat16().view(torch.uint8).numpy()
-    for start in range(0, count, step):
-        file.write(values[: 2 * min(step, count - start)])
+    base = torch.randn(1 << 24, generator=torch.Generator().manual_seed(0)) * 0.02
+    other = torch.randn(1 << 24, generator=torch.Generator().manual_seed(seed)) * (0.002 if seed else 0.0)
+    return (base + other).bfloat16().view(torch.uint8).numpy()
 
 
 def _config(shape: Shape, layers: int) -> dict[str, Any]:
@@ -178,8 +183,8 @@ def work(name: str, models: str, out: str, threads: int, device: str = "cpu") ->
     return [sys.executable, "-m", "benchmarks.weights", "_work", name, models, out, str(threads), device]
 
 
-def operate(name: str, models: str, out: str, threads: str, device: str) -> None:
-    """In a process of its own: merge, linear, mutate, fused or copy; prints its seconds, syncing to the disk included."""
+def operate(name: str, models: str, out: str, threads: str, device: str, sync: bool) -> None:
+    """In a process of its own: merge, linear, mutate, fused or copy; prints its seconds, with a sync if asked."""
     from cycleqd.weights.aggregate import combine
     from cycleqd.weights.checkpoint import open_checkpoint
     from cycleqd.weights.merge import merge
@@ -201,10 +206,9 @@ def operate(name: str, models: str, out: str, threads: str, device: str) -> None
             parents, omega = ([a], [1.0]) if name == "mutate" else ([a, b], [1.0, 0.8])
             mutation = None if name == "merge" else spec
             merge(base, parents, omega, sink, mutation=mutation, seed=1, device=device, **options)
-    if not out.startswith("s3://"):
-        for path in Path(out).iterdir():
-            with path.open("rb") as file:
-                os.fsync(file.fileno())
+    for path in Path(out).iterdir() if sync and not out.startswith("s3://") else ():
+        with path.open("rb") as file:
+            os.fsync(file.fileno())
     print(json.dumps({"seconds": time.perf_counter() - started}))
 
 
@@ -288,7 +292,7 @@ def part_mergekit(scratch: Path, layers: int, repeats: int) -> None:
 
 
 def _timed_whole(command: list[str]) -> list[str]:
-    """Time a command with its start, as the other side is: its own seconds are not printed."""
+    """Time a command with its start and without a sync, as the other side is: its own seconds are not printed."""
     return [*command, "whole"]
 
 
@@ -370,7 +374,7 @@ def _upload(models: Path, bucket: str) -> None:
 
 
 def part_svd(repeats: int, device: str = "cpu") -> None:
-    """One thread and two: time of one matrix, best of alternating runs, and the error against a float64 SVD."""
+    """One thread and two: the median time of one matrix in alternating runs, after one to warm up."""
     import torch
 
     from cycleqd.weights.mutation import svd_rescale
@@ -381,18 +385,20 @@ def part_svd(repeats: int, device: str = "cpu") -> None:
 
     for threads in (1, 2):
         torch.set_num_threads(threads)
-        print(f"SVD mutation of one matrix, {threads} thread(s), {device}: seconds, ratio, relative error of each")
+        print(
+            f"SVD mutation of one matrix, {threads} thread(s), {device}: ours against torch.linalg.svd and rebuilding"
+        )
         for rows, columns in ((512, 2048), (2048, 512), (2048, 2048), (8192, 2048), (2048, 8192)):
             torch.manual_seed(0)
             tau, w = torch.randn(rows, columns, device=device) * 1e-3, torch.rand(min(rows, columns), device=device) * 2
             times: dict[Any, list[float]] = {svd_rescale: [], full: []}
-            for _ in range(repeats):
+            for _ in range(repeats + 1):
                 for function, seconds in times.items():
                     started = time.perf_counter()
                     result = function(tau, w)
                     float(result[0, 0])  # waits for the device
                     seconds.append(time.perf_counter() - started)
-            ours, theirs = (statistics.median(seconds) for seconds in times.values())
+            ours, theirs = (statistics.median(seconds[1:]) for seconds in times.values())
             print(f"  {rows} x {columns}: {ours:.2f} s against {theirs:.2f} s, {theirs / ours:.1f}x", flush=True)
 
 
@@ -432,7 +438,7 @@ def main() -> None:
         name, models, out, threads, device, *whole = sys.argv[2:]
         if whole:
             sys.stdout = open(os.devnull, "w")  # noqa: SIM115, PTH123 - the caller times the whole process
-        operate(name, models, out, threads, device)
+        operate(name, models, out, threads, device, sync=not whole)
         return
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("part", choices=["mergekit", "paths", "svd", "gpu"])
