@@ -21,19 +21,23 @@ from components.evaluate.benchmarks.db import table_md5
 from examples.tiny.skills import TEMPLATES, WORDS, Item, draw, held_out
 
 ITEMS = 256  # sixteen of each template
+TRIES = 1000  # draws without an unseen request after which a template has run out
 
 
 def items(skill: str, count: int, rng: np.random.Generator) -> list[Item]:
-    """`count` different held-out items, the templates in turn, so that any stretch of them is balanced."""
+    """`count` different held-out items, the templates in turn; a template that has run out of them is passed over."""
     found: dict[str, Item] = {}
-    for number in range(count):
-        for _ in range(10_000):
-            item = draw(skill, number % len(TEMPLATES[skill]), rng)
-            if held_out(item) and item.request not in found:
-                found[item.request] = item
-                break
-        else:
-            raise SystemExit(f"template {number % len(TEMPLATES[skill])} of {skill} has too few held-out requests")
+    templates = list(range(len(TEMPLATES[skill])))
+    while len(found) < count and templates:
+        for template in list(templates):
+            drawn = (draw(skill, template, rng) for _ in range(TRIES))
+            fresh = next((item for item in drawn if held_out(item) and item.request not in found), None)
+            if fresh is None:
+                templates.remove(template)
+            elif len(found) < count:
+                found[fresh.request] = fresh
+    if len(found) < count:
+        raise SystemExit(f"the templates of {skill} give {len(found)} held-out requests: ask for no more items")
     return list(found.values())
 
 

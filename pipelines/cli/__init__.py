@@ -198,6 +198,14 @@ def report(
 
 
 @command
+def ui(config: Config = DEFAULT) -> None:
+    """Keep the embedded S3 and MLflow servers up until Ctrl-C, and say where MLflow's pages are."""
+    from pipelines.cli.ui import serve
+
+    serve(config)
+
+
+@command
 def compile(
     folder: Annotated[Path, typer.Argument(help="Where to write the YAML files.")],
     config: Config = DEFAULT,
