@@ -8,6 +8,7 @@ from itertools import combinations
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
+from matplotlib.ticker import MaxNLocator
 
 from components.report.data import ReportData
 from components.report.theme import Theme, drawing, figure, percent, percent_axis, png
@@ -61,7 +62,8 @@ def curves(data: ReportData, series: Series, theme: Theme) -> bytes:
             "Distinct models per filled cell, %": {"diversity": ""},
         }
         for panel, (title, names) in zip(panels, titles.items(), strict=True):
-            hues: Iterable[str] = theme.hues if len(names) == len(data.tasks) else (theme.accent, theme.muted)
+            each_task = next(iter(names)).endswith(f"/{data.tasks[0]}")
+            hues: Iterable[str] = theme.hues if each_task else (theme.accent, theme.muted)
             for (name, label), hue in zip(names.items(), _cycled(hues, len(names)), strict=True):
                 dashes = (0, (3, 1.5)) if name == "hypervolume_elites" else "-"
                 panel.step(series["generation"], series[name], where="post", color=hue, label=label, linestyle=dashes)
@@ -74,6 +76,7 @@ def curves(data: ReportData, series: Series, theme: Theme) -> bytes:
         for panel in made.axes:
             panel.set_xlabel("generation")
             panel.margins(x=0.01)
+            panel.xaxis.set_major_locator(MaxNLocator(integer=True))
         return png(made)
 
 

@@ -18,12 +18,13 @@ from components.report.theme import percent
 from cycleqd.state import average as mean
 from cycleqd.state import bests
 
+_FEW = 30
 _TEMPLATE = Path(__file__).with_name("report.html.jinja")
 
 
 @dataclass(frozen=True)
 class Picture:
-    """A picture in both themes as data: URIs, with its size in pixels."""
+    """A picture in both themes as data: URIs, with the size in CSS pixels at which its letters fit the page's."""
 
     light: str
     dark: str
@@ -127,9 +128,20 @@ def notes(data: ReportData) -> list[str]:
         )
     if data.recipe and data.scored("test", "final") is None:
         found.append("The final model was not scored on held-out samples: the search split's figures are optimistic.")
+    for task, count in sorted(held_out(data).items()):
+        if count < _FEW:
+            found.append(
+                f"Only {count} samples of {task} are held out: its error bars, and those of averages, are rough."
+            )
     if data.best not in data.children:
         found.append("No child has a better average than the best expert so far.")
     return found
+
+
+def held_out(data: ReportData) -> dict[str, int]:
+    """Search task → samples of its test split; empty when nothing was scored there."""
+    tallies = next((found for row in data.rows if (found := data.scored("test", row.id))), {})
+    return {task: tally.total for task, tally in tallies.items()}
 
 
 def table(data: ReportData, split: Split) -> list[tuple[Row, list[Estimate], list[bool]]]:

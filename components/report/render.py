@@ -13,6 +13,7 @@ from components.report.page import Picture, page
 from components.report.scores import SPLITS
 from components.report.theme import DARK, LIGHT, Theme
 
+_DENSITY = 1.65  # pictures are drawn for a page of 10.6 inches and shown on one of 1030 CSS pixels
 Draw = Callable[[Theme], bytes]
 
 
@@ -55,5 +56,6 @@ def _uri(data: bytes) -> str:
 
 
 def _size(data: bytes) -> tuple[int, int]:
-    """Width and height of a PNG, from its header."""
-    return int.from_bytes(data[16:20], "big"), int.from_bytes(data[20:24], "big")
+    """Width and height in CSS pixels at which a PNG is shown: its header's, less its higher resolution."""
+    width, height = (int.from_bytes(data[start : start + 4], "big") for start in (16, 20))
+    return round(width / _DENSITY), round(height / _DENSITY)

@@ -77,12 +77,12 @@ def test_the_tables_hold_every_model_on_both_splits(html: str, data: ReportData)
     assert "sha256 " + data.state.digest in " ".join(text.split())
 
 
-def with_final(data: ReportData, verdicts: dict[str, str], **changes: object) -> ReportData:
+def with_final(data: ReportData, verdicts: dict[str, str], pairs: int = 60) -> ReportData:
     """The data with other test results: naive merge and experts at half, the final model as given."""
-    half = {task: Tally("10" * 60) for task in data.tasks}
+    half = {task: Tally("10" * pairs) for task in data.tasks}
     final = {task: Tally(bits) for task, bits in verdicts.items()}
     rivals = dict.fromkeys(("base", "naive", *(e.model.id for e in data.state.experts)), half)
-    return replace(data, results={**data.results, "test": {**rivals, "final": final}}, **changes)
+    return replace(data, results={**data.results, "test": {**rivals, "final": final}})
 
 
 @pytest.mark.parametrize(
@@ -110,6 +110,7 @@ def test_notes_warn_of_what_weakens_the_figures(data: ReportData) -> None:
             (replace(data, final_snapshot=3), "built from snapshot 3; the search has since gone on to 12"),
             (replace(data, results={"search": data.results["search"]}), "not scored on held-out samples"),
             (replace(data, best="expert-code"), "No child has a better average"),
+            (with_final(data, dict.fromkeys(data.tasks, "10" * 5), 5), "Only 10 samples of os are held out"),
         ]
     )
     for changed, sentence in cases:
