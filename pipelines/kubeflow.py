@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -30,19 +31,15 @@ _GOOD, _BAD, _GONE = "SUCCEEDED", "FAILED", ("CANCELED", "CANCELING", "SKIPPED")
 class KubeflowRunner:
     """Runs steps as KFP runs in an experiment of the evolution's name. `follow`: see pipelines.local."""
 
-    def __init__(
-        self,
-        config: Config,
-        follow: Callable[[str, str], None],
-        client: Client | None = None,
-        poll: float = POLL_SECONDS,
-    ) -> None:
+    def __init__(self, config: Config, follow: Callable[[str, str], None], poll: float = POLL_SECONDS) -> None:
         self.config = config
         self.follow = follow
         self.poll = poll
-        with _reported("reached"):
-            self.client = client or _connect(config)
-            experiment = self.client.create_experiment(config.name, namespace=config.place.namespace)
+        # KFP installed for one user knows no namespaces and refuses them; profiles are never in its own namespace
+        namespace = None if config.place.namespace == "kubeflow" else config.place.namespace
+        with _reported("reached"), contextlib.redirect_stdout(sys.stderr):
+            self.client = _connect()
+            experiment = self.client.create_experiment(config.name, namespace=namespace)
             self.experiment: str = experiment.experiment_id
 
     def finished(self, step: Step) -> bool:

@@ -17,7 +17,7 @@ from pipelines.cli.output import duration, plain, size
 from tests.pipelines.configs import LLAMA3
 from tests.pipelines.conftest import clean_environment
 
-HEAVY = {"torch", "transformers", "mlflow", "kfp", "boto3", "botocore", "vllm", "numpy", "pydantic", "matplotlib"}
+HEAVY = {"torch", "transformers", "mlflow", "kfp", "boto3", "botocore", "vllm", "numpy", "matplotlib"}
 COMMANDS = {
     *("validate", "run", "status", "archive", "models", "lineage", "samples"),
     *("replay", "export", "compare", "report", "compile"),
