@@ -136,6 +136,7 @@ class VllmEngine:
                 self._llm = self._call("starting", START_SECONDS, LLM, **self._arguments(checkpoint))
             finally:
                 self._processes = [p for p in multiprocessing.active_children() if p not in before]
+        self._call("starting", SWAP_SECONDS, self._llm.collective_rpc, "end_with", args=(os.getpid(),))
 
     def _arguments(self, checkpoint: Checkpoint) -> dict[str, Any]:
         """How the engine is started. On a CPU the token budget sizes the cache, in place of a share of all memory."""

@@ -6,12 +6,31 @@ Kernels may repack a projection's weights, therefore projections are compared by
 
 from __future__ import annotations
 
+import os
+import select
+import signal
+import threading
 from pathlib import Path
 from typing import Any
 
 
 class ReadBack:
-    """Mixed into vLLM's worker (its `worker_extension_cls`); the method is called by `collective_rpc`."""
+    """Mixed into vLLM's worker (its `worker_extension_cls`); its methods are called by `collective_rpc`."""
+
+    def end_with(self, owner: int) -> None:
+        """End this worker and the engine's process, its parent, as soon as the process `owner` is gone.
+
+        vLLM's processes outlive an owner that was killed, and would keep the device's memory from its next try.
+        """
+        gone, engine = os.pidfd_open(owner), os.getppid()
+
+        def wait() -> None:
+            select.select([gone], [], [])
+            if engine != owner:
+                os.kill(engine, signal.SIGKILL)
+            os._exit(1)
+
+        threading.Thread(target=wait, name="end-with-owner", daemon=True).start()
 
     def differing_weights(self, folder: str) -> list[str]:
         """Names whose values are not the checkpoint's: of repacked projections beyond rounding, of others at all."""

@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import importlib.util
 import multiprocessing
+import signal
+import subprocess
+import sys
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -111,13 +115,30 @@ def test_a_checkpoint_that_does_not_fit_is_refused_and_the_engine_lives_on(
 
 
 def test_a_call_that_never_returns_is_an_error() -> None:
-    import threading
-
     engine = VllmEngine(SETTINGS)
     never = threading.Event()
     with pytest.raises(EvaluationError, match=r"vLLM failed while generating .*no answer for 0 s"):
         engine._call("generating", 0.1, never.wait)
     never.set()
+
+
+def test_the_engines_processes_end_with_the_process_that_started_them() -> None:
+    """A sleeping owner, and an engine with its worker, as plain processes."""
+    owner = subprocess.Popen(["sleep", "60"])
+    worker = (
+        "import time; from components.evaluate.engines.vllm_worker import ReadBack; "
+        f"ReadBack().end_with({owner.pid}); print('ready', flush=True); time.sleep(60)"
+    )
+    engine = subprocess.Popen(
+        [sys.executable, "-c", f"import subprocess, sys; subprocess.run([sys.executable, '-c', {worker!r}])"],
+        stdout=subprocess.PIPE,
+    )
+    with engine:
+        assert engine.stdout is not None and engine.stdout.readline() == b"ready\n"
+        owner.kill()
+        owner.wait()
+        assert engine.wait(timeout=30) == -signal.SIGKILL
+        assert engine.stdout.read() == b""  # the worker has closed its end, too
 
 
 def test_a_dead_engine_is_an_error_and_leaves_no_process(engine: VllmEngine, make_model: MakeModel) -> None:
