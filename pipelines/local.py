@@ -44,25 +44,16 @@ _PR_SET_PDEATHSIG = 1
 class LocalRunner:
     """Runs steps by kfp.local: each task a process of this Python, or a container when the place says docker."""
 
-    def __init__(self, config: Config, environment: Mapping[str, str], follow: Follow) -> None:
+    def __init__(
+        self, config: Config, environment: Mapping[str, str], follow: Follow, warm: Warm | None = None
+    ) -> None:
+        """With `warm`, tasks are forks of that process instead of new ones (not in containers)."""
         self.config = config
-        self.environment = dict(environment)
+        self.environment = environment
         self.follow = follow
+        self.warm = warm if config.place.runner == "local" else None
         self.folder = Path(config.place.folder).resolve() / "runs" / config.name
         self.folder.mkdir(parents=True, exist_ok=True)
-        self.warm = contextlib.ExitStack()
-
-    def __enter__(self) -> LocalRunner:
-        """Let tasks be forks of one warm process as long as the context lasts."""
-        if self.config.place.runner == "local":
-            path = Path(self.warm.enter_context(tempfile.TemporaryDirectory(prefix="cycleqd-warm-"))) / "socket"
-            self.warm.enter_context(Warm(path))
-            self.environment[SOCKET] = str(path)
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        self.environment.pop(SOCKET, None)
-        self.warm.close()
 
     def log(self, step: Step) -> Path:
         """The step's log file."""
@@ -80,6 +71,7 @@ class LocalRunner:
             "count": step.count,
             "arguments": dict(arguments),
         }
+        warm = self.warm.ready() if self.warm else {}
         with self._temporary() as temporary, self.log(step).open("w") as log:
             process = subprocess.Popen(
                 [sys.executable, "-m", "pipelines.local"],
@@ -89,7 +81,7 @@ class LocalRunner:
                 text=True,
                 errors="replace",
                 start_new_session=True,
-                env={**os.environ, **self.environment, "TMPDIR": str(temporary)},
+                env={**os.environ, **self.environment, **warm, "TMPDIR": str(temporary)},
             )
             with _ended(process):
                 assert process.stdin is not None and process.stdout is not None  # both are pipes

@@ -212,12 +212,12 @@ class Services:
 
 
 @contextlib.contextmanager
-def running(place: Place, tracking: bool = True, wait_for_tracking: bool = True) -> Iterator[dict[str, str]]:
+def running(place: Place, tracking: bool = True) -> Iterator[dict[str, str]]:
     """The environment in which stages and clients reach S3 and MLflow, as long as the context lasts.
 
     Embedded services are started when they do not run and stopped by the last command that uses them; `tracking` says
-    whether MLflow is needed at all, `wait_for_tracking` whether it must answer at once. External services are the
-    environment's own. Raises UnavailableError when an embedded service does not start.
+    whether MLflow is needed. External services are the environment's own. Raises UnavailableError when an embedded
+    service does not start.
     """
     folder = Path(place.folder).resolve()
     common = {"CYCLEQD_BUCKET": place.bucket}
@@ -230,7 +230,7 @@ def running(place: Place, tracking: bool = True, wait_for_tracking: bool = True)
         fcntl.flock(users, fcntl.LOCK_SH)
         try:
             services.start(tracking)
-            services.wait(tracking and wait_for_tracking)
+            services.wait(tracking)
             services.make_bucket(place.bucket)
             yield {**common, "CYCLEQD_CACHE": str(folder / "cache"), **services.environment()}
         finally:

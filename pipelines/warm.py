@@ -14,10 +14,12 @@ import contextlib
 import json
 import os
 import select
+import shutil
 import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 
@@ -32,19 +34,16 @@ _MODULES = (
     *("components.evaluate.engines.transformers", "components.shared.logbook", "cycleqd.weights.merge"),
 )
 _STREAMS = 3
+_START_SECONDS = 180
 
 
 class Warm:
     """The server, as long as the context lasts. It ends with its starter, however that ends."""
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        self.process: subprocess.Popen[bytes] | None = None
-
     def __enter__(self) -> Warm:
-        with contextlib.suppress(FileNotFoundError):
-            self.path.unlink()
-        with self.path.with_suffix(".log").open("wb") as log:
+        self.folder = Path(tempfile.mkdtemp(prefix="cycleqd-warm-"))
+        self.path = self.folder / "socket"
+        with (self.folder / "log").open("wb") as log:
             self.process = subprocess.Popen(
                 [sys.executable, "-m", "pipelines.warm", "serve", str(self.path)],
                 stdin=subprocess.DEVNULL,
@@ -55,11 +54,16 @@ class Warm:
         return self
 
     def __exit__(self, *error: object) -> None:
-        if self.process is not None:
-            self.process.kill()
-            self.process.wait()
-        with contextlib.suppress(FileNotFoundError):
-            self.path.unlink()
+        self.process.kill()
+        self.process.wait()
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+    def ready(self) -> dict[str, str]:
+        """Wait for the imports; the environment of clients. Empty if the server died: tasks then start as usual."""
+        deadline = time.monotonic() + _START_SECONDS
+        while not self.path.exists() and self.process.poll() is None and time.monotonic() < deadline:
+            time.sleep(0.05)
+        return {SOCKET: str(self.path)} if self.path.exists() else {}
 
 
 def main() -> None:
@@ -96,7 +100,6 @@ def serve(path: Path) -> None:
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # keepers are not waited for
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as server:
         hidden = path.with_suffix(".new")
-        hidden.unlink(missing_ok=True)
         server.bind(str(hidden))
         server.listen()
         hidden.rename(path)  # clients find it only when it is ready
@@ -109,6 +112,7 @@ def serve(path: Path) -> None:
                         server.close()
                         link.settimeout(None)
                         _keep(link)
+    shutil.rmtree(path.parent, ignore_errors=True)
 
 
 def _keep(link: socket.socket) -> None:
@@ -140,7 +144,6 @@ def _keep(link: socket.socket) -> None:
 def _become(job: dict[str, object], streams: list[int]) -> None:
     """Be the Python process that the client asked for."""
     import runpy
-    import tempfile
     import traceback
 
     status = 1

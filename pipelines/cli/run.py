@@ -19,6 +19,7 @@ from pipelines.driver import Runner, alone, drive
 from pipelines.local import Follow, LocalRunner
 from pipelines.services import running
 from pipelines.steps import Step, find_state
+from pipelines.warm import Warm
 
 _DOING = {
     "seed": "staging models and data",
@@ -35,11 +36,11 @@ _DOING = {
 def run(path: Path, as_json: bool) -> None:
     """Run to the end. On Ctrl-C everything started here is ended, and said what is saved."""
     config = load(path)
-    with alone(config), running(config.place, tracking=config.place.services == "embedded") as environment:
+    with alone(config), warmed(config) as warm, running(config.place) as environment:
         session = connect(config, environment)
         try:
-            with Display(config, find_state(session.store)) as display, make_runner(session, display.task) as runner:
-                drive(config, session.store, runner, display)
+            with Display(config, find_state(session.store)) as display:
+                drive(config, session.store, make_runner(session, display.task, warm), display)
         except (KeyboardInterrupt, SystemExit):
             errors.print(Text(saved(config, find_state(session.store), path)))
             raise
@@ -51,13 +52,18 @@ def run(path: Path, as_json: bool) -> None:
     console.print(Text(f"look: cycleqd models -c {path} · cycleqd lineage final -c {path} · cycleqd report -c {path}"))
 
 
-def make_runner(session: Session, follow: Follow) -> AbstractContextManager[Runner]:
+def warmed(config: Config) -> AbstractContextManager[Warm | None]:
+    """The warm process of a local run, importing while the services start."""
+    return Warm() if config.place.runner == "local" else nullcontext()
+
+
+def make_runner(session: Session, follow: Follow, warm: Warm | None) -> Runner:
     """The runner that the place names."""
     if session.config.place.runner == "kubeflow":
         from pipelines.kubeflow import KubeflowRunner
 
-        return nullcontext(KubeflowRunner(session.config, follow))
-    return LocalRunner(session.config, session.environment, follow)
+        return KubeflowRunner(session.config, follow)
+    return LocalRunner(session.config, session.environment, follow, warm)
 
 
 def saved(config: Config, state: State | None, path: Path) -> str:
