@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
+import secrets
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -27,22 +27,24 @@ def services(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str
         yield environment
 
 
-@pytest.fixture
-def environment(
-    services: dict[str, str], request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> dict[str, str]:
-    """The environment of a stage, set for this test: a bucket of its own, a cache and a scratch folder."""
-    bucket = f"test-{os.getpid()}-{abs(hash(request.node.nodeid)) % 10**12}"
-    variables = {
-        **services,
-        "CYCLEQD_BUCKET": bucket,
-        "CYCLEQD_CACHE": str(tmp_path / "cache"),
-        "CYCLEQD_SCRATCH": str(tmp_path / "scratch"),
-    }
+def _new_bucket(services: dict[str, str], folder: Path, patch: pytest.MonkeyPatch) -> dict[str, str]:
+    """The environment of a stage, set: a new bucket, a cache and a scratch folder of its own."""
+    bucket = f"test-{secrets.token_hex(8)}"
+    own = {"CYCLEQD_BUCKET": bucket, "CYCLEQD_CACHE": str(folder / "cache"), "CYCLEQD_SCRATCH": str(folder / "scratch")}
+    variables = {**services, **own}
     for name, value in variables.items():
-        monkeypatch.setenv(name, value)
+        patch.setenv(name, value)
     connect_client(Settings.from_environment(variables)).create_bucket(Bucket=bucket)
     return variables
+
+
+@pytest.fixture
+def environment(services: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[dict[str, str]]:
+    """The environment of a stage, set for this test, with a bucket of its own that goes with it."""
+    variables = _new_bucket(services, tmp_path, monkeypatch)
+    client = connect_client(Settings.from_environment(variables))
+    yield variables
+    client.delete_bucket(Bucket=variables["CYCLEQD_BUCKET"])  # SeaweedFS deletes what is in it, and frees its volumes
 
 
 @pytest.fixture
@@ -64,9 +66,7 @@ def tiny_tasks(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def evolution(
-    environment: dict[str, str], tiny_models: Path, tiny_tasks: Path, request: pytest.FixtureRequest
-) -> Callable[..., Evolution]:
+def evolution(environment: dict[str, str], tiny_models: Path, tiny_tasks: Path) -> Callable[..., Evolution]:
     """evolution(name, **changes of the configuration's sections) → an Evolution whose stages can be called."""
 
     def make(name: str = "evo", **changes: object) -> Evolution:
@@ -74,3 +74,28 @@ def evolution(
         return Evolution.make(unique, tiny_models, tiny_tasks, json.loads(json.dumps(changes)))
 
     return make
+
+
+@pytest.fixture(scope="session")
+def _grown(
+    services: dict[str, str], tiny_models: Path, tiny_tasks: Path, tmp_path_factory: pytest.TempPathFactory
+) -> tuple[dict[str, str], Evolution]:
+    with pytest.MonkeyPatch.context() as patch:
+        variables = _new_bucket(services, tmp_path_factory.mktemp("grown"), patch)
+        changes = {"seed": 3, "method": {"generations": 4, "children": 2}}
+        made = Evolution.make(f"grown-{variables['CYCLEQD_BUCKET']}", tiny_models, tiny_tasks, changes)
+        made.seeding()
+        for _ in range(4):
+            made.generation()
+        made.aggregate()
+        made.evaluate(["final", "naive"], "test")
+    return variables, made
+
+
+@pytest.fixture
+def grown(_grown: tuple[dict[str, str], Evolution], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Evolution:
+    """A finished evolution of four generations, shared by all tests of the session: leave it as it is found."""
+    variables, made = _grown
+    for name, value in {**variables, "CYCLEQD_CACHE": str(tmp_path / "cache")}.items():
+        monkeypatch.setenv(name, value)
+    return made

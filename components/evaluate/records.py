@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import gzip
 import hashlib
+import json
 
 from components.evaluate.engine import Engine
 from components.evaluate.evaluator import Evaluation
 from components.evaluate.staged import Split, StagedTask
 from components.shared import layout
-from components.shared.stage import Clock, write_result
+from components.shared.stage import Clock, need_result, write_result
 from components.shared.store.objects import Store
 from cycleqd.config import Config
+from cycleqd.errors import IntegrityError
 from cycleqd.records import JSON, canonical, digest
 
 METHOD_VERSION = 1
@@ -37,6 +39,19 @@ def inputs_of(config: Config, model: str, task: StagedTask, split: Split) -> JSO
         "plugin": task.files["plugin"] and task.files["plugin"]["sha256"],
         "evaluation": config.evaluation.model_dump(mode="json", exclude={"allow_flat_tasks"}),
     }
+
+
+def read_transcripts(store: Store, model: str, task: str, split: Split) -> list[JSON]:
+    """The transcripts of an evaluation, a record a sample. Raises IntegrityError when they are not as recorded."""
+    folder = layout.evaluation(model, task, split)
+    data = store.get(f"{folder}/{TRANSCRIPTS}")
+    recorded, found = need_result(store, folder)["outputs"]["transcripts"]["sha256"], hashlib.sha256(data).hexdigest()
+    if found != recorded:
+        raise IntegrityError(
+            f"{store.url(f'{folder}/{TRANSCRIPTS}')} has sha256 {found}, recorded was {recorded}; restore it, or delete"
+            " its result.json to evaluate again"
+        )
+    return [json.loads(line) for line in gzip.decompress(data).splitlines()]
 
 
 def write_evaluation(

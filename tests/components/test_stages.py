@@ -1,0 +1,195 @@
+"""The stages together: repeated, grouped, raced; and what they refuse before anything is written."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+
+from components.shared.evolution import Head, find_head, find_plan, need_head
+from components.shared.stage import Clock, need_result, write_result
+from components.shared.store.objects import Store
+from components.update_archives.stage import move_head
+from cycleqd.errors import ConflictError, CycleQDError, IntegrityError, InvalidInputError, UnavailableError
+from tests.evolution import Evolution
+from tests.ledger import ledger
+
+Make = Callable[..., Evolution]
+
+
+def contents(store: Store, folder: str = "") -> dict[str, bytes]:
+    return {key: store.get(key) for key in store.list(folder)}
+
+
+def test_running_everything_again_changes_nothing(grown: Evolution) -> None:
+    bucket, tracked = contents(grown.store), ledger(grown.name)
+    grown.seeding()
+    for generation in range(4):
+        grown.generation(generation)
+    grown.aggregate()
+    grown.evaluate(["final", "naive"], "test")
+    assert contents(grown.store) == bucket
+    assert ledger(grown.name).runs == tracked.runs
+
+
+def test_every_placement_gives_the_same_bytes(evolution: Make) -> None:
+    first = evolution(method={"children": 2})
+    first.seeding()
+    item_a, item_b = first.select(0)
+    apart = Evolution(first.config.model_copy(update={"place": first.config.place.model_copy(update={"fused": False})}))
+    first.merge(item_a)
+    fused = contents(first.store, "generations/000000/children/g000000-c00/checkpoint")
+    first.store.delete_prefix("generations/000000/children/g000000-c00")
+    for item in (item_a, item_b):
+        apart.merge(item)
+        apart.mutate(item)
+    assert contents(first.store, "generations/000000/children/g000000-c00/checkpoint") == fused
+    first.evaluate(["g000000-c00", "g000000-c01"])
+    together = scores(first.store)
+    for child in ("g000000-c00", "g000000-c01"):
+        first.store.delete_prefix(f"generations/000000/children/{child}/evaluations")
+        for task in reversed(first.config.search_tasks):
+            first.evaluate([child], tasks=[task])
+    assert scores(first.store) == together
+    first.update(0)
+    assert not [key for key in first.store.list("generations") if "/merged/" in key]
+
+
+def scores(store: Store) -> dict[str, bytes]:
+    found = contents(store, "generations/000000/children")
+    return {k: v for k, v in found.items() if "/evaluations/" in k and not k.endswith("run.json")}
+
+
+def test_two_claimants_plan_once(evolution: Make) -> None:
+    evo = evolution()
+    evo.seeding()
+    with ThreadPoolExecutor(2) as pool:
+        first, second = pool.map(evo.select, [0, -1])
+    assert first == second == ['{"child":"g000000-c00","generation":0}']
+    assert len([run for run in ledger(evo.name).runs if run.startswith("model:g000000")]) == 1
+    with pytest.raises(ConflictError, match=r"generation 3 .* starts from snapshot 3, but HEAD is at 0"):
+        evo.select(3)
+    assert find_plan(evo.store, 3) is None
+
+
+def test_of_two_updates_at_once_one_wins(evolution: Make) -> None:
+    evo = evolution()
+    evo.seeding()
+    for item in evo.select(0):
+        evo.merge(item)
+    evo.evaluate(["g000000-c00"])
+
+    def update(_: int) -> CycleQDError | None:
+        try:
+            evo.update(0)
+        except ConflictError as error:
+            return error
+        return None
+
+    with ThreadPoolExecutor(2) as pool:
+        assert None in list(pool.map(update, range(2)))
+    assert need_head(evo.store).snapshot == 1
+    history = [len(points) for points in ledger(evo.name).runs["evolution"]["metrics"].values()]
+    assert max(history) == 2  # snapshots 0 and 1, each once
+    evo.update(0)
+
+
+def test_head_moves_one_step_and_never_sideways(store: Store) -> None:
+    move_head(store, Head(0, "a"))
+    move_head(store, Head(1, "b"))
+    move_head(store, Head(0, "a"))
+    with pytest.raises(ConflictError, match="'snapshot': 1, 'sha256': 'b'"):
+        move_head(store, Head(1, "other"))
+    with pytest.raises(ConflictError, match="cannot be moved"):
+        move_head(store, Head(3, "c"))
+    found = find_head(store)
+    assert found is not None and (found.snapshot, found.sha256) == (1, "b")
+
+
+def test_another_configuration_is_refused_by_key(evolution: Make) -> None:
+    evo = evolution()
+    evo.seed()
+    changed = evolution(method={"grid": {"bins": 5}}, evaluation={"batch_tokens": 99})
+    with pytest.raises(ConflictError, match=r"different: evaluation\.batch_tokens, method\.grid\.bins"):
+        changed.seed()
+    tree = evo.tree
+    tree["tasks"] = dict(reversed(tree["tasks"].items()))
+    reordered = Evolution(type(evo.config).model_validate(tree))
+    with pytest.raises(ConflictError, match="the order of its keys"):
+        reordered.seed()
+
+
+def test_the_order_of_tasks_survives_in_s3(evolution: Make) -> None:
+    evo = evolution()
+    evo.seed()
+    assert list(evo.store.get_json("config.json")["tasks"]) == ["one", "two", "three"]
+
+
+def test_seeding_refuses_before_it_writes(evolution: Make, tmp_path: Path, tiny_models: Path) -> None:
+    (tmp_path / "config.json").write_text((tiny_models / "base" / "config.json").read_text())
+    for changes, sentence in (
+        ({"tasks": {"two": {"data": "/nowhere/data.json"}}}, "task 'two': there is no /nowhere/data.json"),
+        ({"models": {"experts": {"a": {"path": str(tmp_path)}}}}, "has no \\*.safetensors files"),
+    ):
+        evo = evolution(**changes)
+        with pytest.raises(InvalidInputError, match=sentence):
+            evo.seed()
+        assert evo.store.list("") == {}
+
+
+def test_a_task_that_misses_something_is_refused_before_a_model_is_loaded(evolution: Make, tmp_path: Path) -> None:
+    plugin = tmp_path / "unready.py"
+    source = Path(__file__).parents[1] / "data" / "letters.py"
+    plugin.write_text(
+        source.read_text() + '\n    def preflight(self) -> list[str]:\n        return ["install the moon"]\n'
+    )
+    evo = evolution(tasks={"two": {"class": f"{plugin}:Letters"}})
+    evo.seed()
+    with pytest.raises(UnavailableError, match="task 'two': install the moon"):
+        evo.evaluate(["base"])
+    assert not [key for key in evo.store.list("models/base") if "evaluations" in key]
+    assert not list(tmp_path.glob("cache/*"))
+
+
+def test_scores_of_different_engines_are_not_compared(evolution: Make) -> None:
+    evo = evolution()
+    evo.seeding()
+    for item in evo.select(0):
+        evo.merge(item)
+    evo.evaluate(["g000000-c00"])
+    folder = "generations/000000/children/g000000-c00/evaluations/two/search"
+    body = need_result(evo.store, folder)
+    outputs = {**body["outputs"], "engine": "vllm"}
+    write_result(evo.store, folder, "evaluate", 1, body["inputs"], outputs, Clock())
+    with pytest.raises(ConflictError, match=r"'g000000-c00' and the base were scored differently on 'two' .*vllm"):
+        evo.update(0)
+    assert need_head(evo.store).snapshot == 0
+
+
+def test_a_score_of_another_checkpoint_is_refused(evolution: Make) -> None:
+    evo = evolution()
+    evo.seeding()
+    for item in evo.select(0):
+        evo.merge(item)
+    evo.evaluate(["g000000-c00"])
+    folder = "generations/000000/children/g000000-c00/evaluations/one/search"
+    body = need_result(evo.store, folder)
+    write_result(evo.store, folder, "evaluate", 1, {**body["inputs"], "model": "0" * 64}, body["outputs"], Clock())
+    with pytest.raises(IntegrityError, match="scores a model of digest 0000"):
+        evo.update(0)
+
+
+def test_unknown_names_are_refused(grown: Evolution) -> None:
+    with pytest.raises(InvalidInputError, match=r"no tasks \['four'\]"):
+        grown.evaluate(["base"], tasks=["four"])
+    with pytest.raises(InvalidInputError, match="'nobody' is not a model id"):
+        grown.evaluate(["nobody"])
+    with pytest.raises(InvalidInputError, match="split is 'train'"):
+        grown.evaluate(["base"], "train")
+    with pytest.raises(InvalidInputError, match="has no child 'g000000-c09'"):
+        grown.merge(json.dumps({"generation": 0, "child": "g000000-c09"}))
+    with pytest.raises(InvalidInputError, match="is not a loop item"):
+        grown.merge("g000000-c00")

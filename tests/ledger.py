@@ -1,0 +1,59 @@
+"""All that MLflow holds of an evolution, without what differs between two runs of it: ids, times, machines, buckets."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from typing import Any
+
+from mlflow import MlflowClient
+
+from components.shared.tracking import KEY
+
+_OWN = ("cycleqd.checkpoint", "cycleqd.url", "mlflow.parentRunId", "mlflow.note.content")
+
+
+@dataclass(frozen=True)
+class Ledger:
+    """runs: key → name, parent's key, status, params, tags, metrics' points (values of seconds left out), artifacts."""
+
+    experiment: str
+    runs: dict[str, dict[str, Any]]
+
+    def rename(self, name: str) -> None:
+        MlflowClient(os.environ["MLFLOW_TRACKING_URI"]).rename_experiment(self.experiment, name)
+
+
+def ledger(evolution: str) -> Ledger:
+    """Read by MLflow's API alone."""
+    client = MlflowClient(os.environ["MLFLOW_TRACKING_URI"])
+    experiment = client.get_experiment_by_name(evolution)
+    assert experiment is not None
+    runs = client.search_runs([experiment.experiment_id], max_results=1000)
+    keys = {run.info.run_id: run.data.tags[KEY] for run in runs}
+    assert len(set(keys.values())) == len(runs), "a run was created twice"
+    return Ledger(experiment.experiment_id, {keys[run.info.run_id]: _entry(client, run, keys) for run in runs})
+
+
+def _entry(client: MlflowClient, run: Any, keys: dict[str, str]) -> dict[str, Any]:
+    parent = run.data.tags.get("mlflow.parentRunId")
+    histories = {name: client.get_metric_history(run.info.run_id, name) for name in run.data.metrics}
+    return {
+        "name": run.info.run_name,
+        "parent": keys[parent] if parent else None,
+        "status": run.info.status,
+        "params": run.data.params,
+        "tags": {name: value for name, value in run.data.tags.items() if name not in _OWN},
+        "metrics": {
+            name: [(point.step, None if name.startswith("seconds/") else point.value) for point in points]
+            for name, points in histories.items()
+        },
+        "artifacts": sorted(_files(client, run.info.run_id, None)),
+    }
+
+
+def _files(client: MlflowClient, run: str, folder: str | None) -> list[tuple[str, int]]:
+    found = []
+    for item in client.list_artifacts(run, folder):
+        found += _files(client, run, item.path) if item.is_dir else [(item.path, item.file_size)]
+    return found

@@ -1,0 +1,42 @@
+"""Imported once by the server from which tests fork processes: what every stage would else import again."""
+
+import boto3
+import matplotlib.figure
+import mlflow
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaForCausalLM, PreTrainedTokenizerFast
+from transformers.generation.utils import GenerationMixin
+
+from components.aggregate import stage as aggregate
+from components.evaluate import stage as evaluate
+from components.evaluate.engines import transformers as engine
+from components.merge import stage as merge
+from components.mutate import stage as mutate
+from components.report import heatmaps
+from components.seed import stage as seed
+from components.select_parents import stage as select_parents
+from components.update_archives import stage as update_archives
+from tests import evolution
+
+boto3.client("s3", region_name="us-east-1")  # parses the description of S3, which the session then keeps
+
+__all__ = [
+    "AutoModelForCausalLM",
+    "AutoTokenizer",
+    "GenerationMixin",
+    "LlamaForCausalLM",
+    "PreTrainedTokenizerFast",
+    "aggregate",
+    "engine",
+    "evaluate",
+    "evolution",
+    "heatmaps",
+    "matplotlib",
+    "merge",
+    "mlflow",
+    "mutate",
+    "seed",
+    "select_parents",
+    "torch",
+    "update_archives",
+]
