@@ -50,7 +50,7 @@ def drive(config: Config, store: Store, runner: Runner, watcher: Watcher) -> Non
     moving HEAD and logging or cleaning, and repeating is free otherwise. Raises ConflictError when the evolution was
     started with another configuration.
     """
-    refuse_other_config(store, config.frozen())
+    refuse_other_config(store, config)
     state = find_state(store)
     before = previous_step(config, state)
     if before is not None and not runner.finished(before):

@@ -75,7 +75,8 @@ def test_lineage_ends_at_the_experts(call: Call, text: Call) -> None:
 
 def test_samples_agree_with_the_score(call: Call, finished: Finished) -> None:
     found = call("samples", "expert-red", "one", "--limit", "0")
-    score = current(finished.session.store)[1].experts[0].scores["one"]
+    experts = {expert.model.id: expert.scores for expert in current(finished.session.store)[1].experts}
+    score = experts["expert-red"]["one"]
     assert sum(sample["outcome"] == "passed" for sample in found) / len(found) == pytest.approx(score)
     wrong = call("samples", "expert-red", "one", "--outcome", "wrong", "--limit", "1")
     assert len(wrong) <= 1 and all(sample["outcome"] == "wrong" for sample in wrong)
