@@ -186,11 +186,18 @@ def _rounds(
             if steps[step].prompt is None:
                 judging.append(pool.submit(_judge, task, steps[step]))
         live = [run for run in live if run.prompt is not None]
-        reported += _report(progress, sum(future.done() for future in judging) - reported)
-    for future in as_completed(judging):
-        future.result()
-        reported += _report(progress, sum(future.done() for future in judging) - reported)
+        reported += _report(progress, _judged(judging) - reported)
+    for _ in as_completed(judging):
+        reported += _report(progress, _judged(judging) - reported)
     return generating, rounds
+
+
+def _judged(judging: Sequence[Future[None]]) -> int:
+    """How many verdicts are there; raises what one of them raised."""
+    done = [future for future in judging if future.done()]
+    for future in done:
+        future.result()
+    return len(done)
 
 
 def _report(progress: Callable[[int], None], judged: int) -> int:
