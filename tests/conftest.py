@@ -82,10 +82,10 @@ def _grown(
 ) -> tuple[dict[str, str], Evolution]:
     with pytest.MonkeyPatch.context() as patch:
         variables = _new_bucket(services, tmp_path_factory.mktemp("grown"), patch)
-        changes = {"seed": 3, "method": {"generations": 4, "children": 2}}
+        changes = {"seed": 3, "method": {"generations": 3, "children": 2}}
         made = Evolution.make(f"grown-{variables['CYCLEQD_BUCKET']}", tiny_models, tiny_tasks, changes)
         made.seeding()
-        for _ in range(4):
+        for _ in range(3):
             made.generation()
         made.aggregate()
         made.evaluate(["final", "naive"], "test")
@@ -94,7 +94,7 @@ def _grown(
 
 @pytest.fixture
 def grown(_grown: tuple[dict[str, str], Evolution], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Evolution:
-    """A finished evolution of four generations, shared by all tests of the session: leave it as it is found."""
+    """A finished evolution of three generations, shared by all tests of the session: leave it as it is found."""
     variables, made = _grown
     for name, value in {**variables, "CYCLEQD_CACHE": str(tmp_path / "cache")}.items():
         monkeypatch.setenv(name, value)

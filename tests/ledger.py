@@ -15,7 +15,7 @@ _OWN = ("cycleqd.checkpoint", "cycleqd.url", "mlflow.parentRunId", "mlflow.note.
 
 @dataclass(frozen=True)
 class Ledger:
-    """runs: key → name, parent's key, status, params, tags, metrics' points (values of seconds left out), artifacts."""
+    """runs: key → name, parent's key, status, params, tags, metrics' points (but for seconds), artifacts."""
 
     experiment: str
     runs: dict[str, dict[str, Any]]
@@ -38,6 +38,8 @@ def ledger(evolution: str) -> Ledger:
 def _entry(client: MlflowClient, run: Any, keys: dict[str, str]) -> dict[str, Any]:
     parent = run.data.tags.get("mlflow.parentRunId")
     histories = {name: client.get_metric_history(run.info.run_id, name) for name in run.data.metrics}
+    seconds = {name for name in histories if name.startswith("seconds/")}
+    assert all(len(histories[name]) == 1 for name in seconds), "a time was logged twice"
     return {
         "name": run.info.run_name,
         "parent": keys[parent] if parent else None,
@@ -45,8 +47,9 @@ def _entry(client: MlflowClient, run: Any, keys: dict[str, str]) -> dict[str, An
         "params": run.data.params,
         "tags": {name: value for name, value in run.data.tags.items() if name not in _OWN},
         "metrics": {
-            name: [(point.step, None if name.startswith("seconds/") else point.value) for point in points]
+            name: [(point.step, point.value) for point in points]
             for name, points in histories.items()
+            if name not in seconds
         },
         "artifacts": sorted(_files(client, run.info.run_id, None)),
     }

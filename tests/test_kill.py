@@ -104,7 +104,7 @@ def evolve(evolution: Evolution, step: Disturbed | Undisturbed) -> None:
     step(tree, ("evaluate", [["final", "naive"], "test"]), 4)
 
 
-@pytest.mark.timeout(900)
+@pytest.mark.timeout(1500)
 def test_killed_stages_leave_the_same_evolution(
     environment: dict[str, str], tiny_models: Path, tiny_tasks: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -123,7 +123,9 @@ def test_killed_stages_leave_the_same_evolution(
     assert disturb.kills > 80
     compare_buckets(undisturbed, evolution.store)
     found = ledger(name)
-    assert found.runs == expected.runs
+    assert found.runs.keys() == expected.runs.keys()
+    for key, entry in expected.runs.items():
+        assert found.runs[key] == entry, key
     assert not list(evolution.store.uploads())
 
 

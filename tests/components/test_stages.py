@@ -24,10 +24,11 @@ def contents(store: Store, folder: str = "") -> dict[str, bytes]:
     return {key: store.get(key) for key in store.list(folder)}
 
 
+@pytest.mark.timeout(900)
 def test_running_everything_again_changes_nothing(grown: Evolution) -> None:
     bucket, tracked = contents(grown.store), ledger(grown.name)
     grown.seeding()
-    for generation in range(4):
+    for generation in range(3):
         grown.generation(generation)
     grown.aggregate()
     grown.evaluate(["final", "naive"], "test")

@@ -1,0 +1,123 @@
+"""MLflow: the family tree can be read from it alone; runs are created once; failures are one sentence."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from components.shared.evolution import find_child
+from components.shared.layout import child_generation
+from components.shared.settings import Settings
+from components.shared.stage import need_result
+from components.shared.store.objects import Store
+from components.shared.tracking import Ids, NewRun, Tracker
+from cycleqd.errors import ConflictError, UnavailableError
+from tests.evolution import Evolution
+from tests.ledger import ledger
+
+Tree = dict[str, tuple[tuple[str, ...], tuple[str, ...]]]
+"""Model → its parents' ids and digests."""
+
+
+def tree_of_mlflow(name: str) -> Tree:
+    runs, found, open_ = ledger(name).runs, Tree(), ["final"]
+    while open_:
+        model = open_.pop()
+        tags = runs[f"model:{model}"]["tags"]
+        parents = tuple(tags["cycleqd.parents"].split(",")) if "cycleqd.parents" in tags else ()
+        digests = tuple(tags["cycleqd.parent_digests"].split(",")) if parents else ()
+        assert tags["cycleqd.kind"] in ("base", "expert") or parents
+        for parent, digest in zip(parents, digests, strict=True):
+            assert runs[f"model:{parent}"]["tags"]["cycleqd.digest"] == digest
+        found[model] = (parents, digests)
+        open_ += [parent for parent in parents if parent not in found]
+    return found
+
+
+def tree_of_s3(store: Store) -> Tree:
+    found, open_ = Tree(), ["final"]
+    while open_:
+        model = open_.pop()
+        generation = child_generation(model)
+        if generation is not None:
+            parents = find_child(store, model, generation).parents
+            found[model] = (tuple(p.id for p in parents), tuple(p.digest for p in parents))
+        elif model == "final":
+            made = need_result(store, "models/final/make")["inputs"]["models"]
+            found[model] = (tuple(p["id"] for p in made), tuple(p["digest"] for p in made))
+        else:
+            found[model] = ((), ())
+        open_ += [parent for parent in found[model][0] if parent not in found]
+    return found
+
+
+def test_the_family_tree_is_in_mlflow_alone(grown: Evolution) -> None:
+    tree = tree_of_mlflow(grown.name)
+    assert tree == tree_of_s3(grown.store)
+    assert any(model.startswith("g") for model in tree) and any(model.startswith("expert-") for model in tree)
+
+
+def test_runs_are_nested_and_complete(grown: Evolution) -> None:
+    runs = ledger(grown.name).runs
+    assert {key: run["parent"] for key, run in runs.items() if not key.startswith("model:g")} == {
+        "evolution": None,
+        **{f"model:{name}": "evolution" for name in ("base", "expert-a", "expert-b", "expert-c", "final", "naive")},
+        **{f"generation:{number:06d}": "evolution" for number in range(3)},
+    }
+    child = runs["model:g000001-c01"]
+    assert child["parent"] == "generation:000001" and child["name"] == "g000001-c01"
+    result = need_result(grown.store, "generations/000001/children/g000001-c01/evaluations/two/search")["outputs"]
+    assert child["metrics"]["search_score/two"] == [(0, result["score"])]
+    assert child["metrics"]["search_stderr/two"] == [(0, result["standard_error"])]
+    assert child["metrics"]["search_outcomes/two/wrong"] == [(0, result["counts"]["wrong"])]
+    curves = runs["evolution"]["metrics"]
+    assert [step for step, _ in sorted(curves["best_average"])] == [0, 1, 2, 3]
+    artifacts = [path for path, _ in runs["evolution"]["artifacts"]]
+    assert "config.json" in artifacts
+    assert [path for path in artifacts if "/" in path] == [
+        *(f"archives/{n:06d}.json" for n in range(4)),
+        *(f"heatmaps/{n:06d}.png" for n in range(4)),
+    ]
+    assert {run["status"] for run in runs.values()} == {"FINISHED"}
+
+
+def test_a_run_without_a_stored_id_is_taken_over(store: Store) -> None:
+    store = Store(store.client, store.bucket, f"evolution-{store.bucket}")
+    tracker = Tracker(Settings.from_environment())
+    experiment = tracker.experiment(store, "about")
+    wanted = [NewRun("evolution", "name", "about"), NewRun("model:base", "base", "about", parent="evolution")]
+    first = tracker.create_runs(store, "seed/mlflow.json", experiment, wanted, Ids(experiment))
+    store.delete(["seed/mlflow.json"])  # as if killed before the ids were stored
+    assert tracker.create_runs(store, "seed/mlflow.json", experiment, wanted, Ids(experiment)) == first
+    assert len(ledger(store.evolution).runs) == 2
+
+
+def test_the_slower_of_two_creators_gives_its_runs_up(store: Store) -> None:
+    store = Store(store.client, store.bucket, f"evolution-{store.bucket}")
+    tracker = Tracker(Settings.from_environment())
+    experiment = tracker.experiment(store, "about")
+    winner = tracker.create_runs(store, "a.json", experiment, [NewRun("evolution", "n", "d")], Ids(experiment))
+    tracker.client.set_tag(winner.runs["evolution"], "cycleqd.key", "hidden")  # as when both search before both create
+    original = store.find
+    answers = iter([None])
+    store.find = lambda key: next(answers, original(key))  # type: ignore[method-assign]
+    assert tracker.create_runs(store, "a.json", experiment, [NewRun("evolution", "n", "d")], Ids(experiment)) == winner
+    assert list(ledger(store.evolution).runs) == ["hidden"]
+
+
+def test_an_experiment_of_another_bucket_is_refused(store: Store) -> None:
+    mine = Store(store.client, store.bucket, f"evolution-{store.bucket}")
+    tracker = Tracker(Settings.from_environment())
+    assert tracker.experiment(mine, "about") == tracker.experiment(mine, "about")
+    with pytest.raises(ConflictError, match=f"belongs to s3://{store.bucket}/evolution"):
+        tracker.experiment(Store(store.client, "elsewhere", mine.evolution), "about")
+
+
+def test_an_unreachable_server_is_one_sentence(
+    environment: dict[str, str], store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+    settings = replace(Settings.from_environment(environment), tracking="http://127.0.0.1:9")
+    with pytest.raises(UnavailableError, match=r"MLflow at http://127\.0\.0\.1:9 failed .*check MLFLOW_TRACKING_URI"):
+        Tracker(settings).experiment(store, "about")

@@ -1,0 +1,100 @@
+"""Whatever is truncated or altered in S3 is noticed by its digest, named, and never scored."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import pytest
+
+from components.evaluate.records import read_transcripts
+from components.shared.evolution import current, load_config, load_state, need_head, need_plan
+from components.shared.store.objects import Store
+from cycleqd.errors import IntegrityError
+from tests.evolution import Evolution
+
+WEIGHTS = "models/expert-a/checkpoint/model.safetensors"
+
+
+def flipped(data: bytes) -> bytes:
+    middle = len(data) // 2
+    return data[:middle] + bytes([data[middle] ^ 1]) + data[middle + 1 :]
+
+
+def truncated(data: bytes) -> bytes:
+    return data[:-7]
+
+
+@contextmanager
+def damaged(store: Store, key: str, how: Callable[[bytes], bytes]) -> Iterator[None]:
+    whole = store.get(key)
+    store.put(key, how(whole))
+    try:
+        yield
+    finally:
+        store.put(key, whole)
+
+
+def elite_child(evolution: Evolution) -> str:
+    """A child whose checkpoint is kept."""
+    keys = evolution.store.list("generations")
+    return next(key.split("/")[3] for key in keys if "/checkpoint/" in key)
+
+
+@pytest.mark.parametrize("how", [flipped, truncated])
+def test_a_damaged_checkpoint_is_never_scored(grown: Evolution, how: Callable[[bytes], bytes]) -> None:
+    with damaged(grown.store, WEIGHTS, how), pytest.raises(IntegrityError, match=r"expert-a/checkpoint/model\.safe"):
+        grown.evaluate(["expert-a"], "test")
+    assert not [key for key in grown.store.list("models/expert-a/evaluations") if "/test/" in key]
+
+
+@pytest.mark.parametrize("how", [flipped, truncated])
+def test_a_damaged_parent_is_never_merged(evolution: Callable[..., Evolution], how: Callable[[bytes], bytes]) -> None:
+    evo = evolution()
+    evo.seeding()
+    (item,) = evo.select()
+    parent = need_plan(evo.store, 0).children[0].parents[0].id
+    key = f"models/{parent}/checkpoint/model.safetensors"
+    with damaged(evo.store, key, how), pytest.raises(IntegrityError, match=f"{parent}/checkpoint"):
+        evo.merge(item)
+    assert [key for key in evo.store.list("generations") if "/children/" in key] == []
+
+
+@pytest.mark.parametrize("how", [flipped, truncated])
+@pytest.mark.parametrize(
+    ("key", "read"),
+    [
+        ("config.json", load_config),
+        ("archives/000001.json", lambda store: load_state(store, 1)),
+        ("archives/000003.json", current),
+        ("generations/000001/plan.json", lambda store: need_plan(store, 1)),
+        ("generations/000002/update/result.json", current),
+        (
+            "models/expert-a/evaluations/one/search/samples.jsonl.gz",
+            lambda store: read_transcripts(store, "expert-a", "one", "search"),
+        ),
+    ],
+)
+def test_damaged_records_are_named(
+    grown: Evolution, key: str, read: Callable[[Store], object], how: Callable[[bytes], bytes]
+) -> None:
+    read(grown.store)
+    with damaged(grown.store, key, how), pytest.raises(IntegrityError, match=key):
+        read(grown.store)
+
+
+@pytest.mark.parametrize("key", ["tasks/two/data/two.json", "tasks/two/plugin.py"])
+def test_damaged_task_files_are_named_and_not_used(evolution: Callable[..., Evolution], key: str) -> None:
+    evo = evolution()
+    evo.seed()
+    with damaged(evo.store, key, lambda data: data + b"\n"), pytest.raises(IntegrityError, match=key):
+        evo.evaluate(["base"])
+    assert not [key for key in evo.store.list("models/base") if "evaluations" in key]
+
+
+def test_an_altered_head_is_named(grown: Evolution) -> None:
+    with damaged(grown.store, "HEAD.json", lambda data: data[:20]), pytest.raises(IntegrityError, match=r"HEAD\.json"):
+        need_head(grown.store)
+    other = b'{"sha256":"' + b"0" * 64 + b'","snapshot":3}'
+    with damaged(grown.store, "HEAD.json", lambda data: other), pytest.raises(IntegrityError, match="it was altered"):
+        current(grown.store)
