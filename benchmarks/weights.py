@@ -2,7 +2,9 @@
 
 python -m benchmarks.weights PART [--scratch FOLDER] [--layers 16] [--repeats 3]
   mergekit   merge of two experts against mergekit (in a virtual environment of its own), alternating
-  paths      merge, mutate and fused; local and from/to SeaweedFS; against a raw copy; memory by layers
+  local      merge, mutate and fused with local files, against a raw copy of the same bytes
+  s3         merge from and to SeaweedFS, against boto3's transfers of the same bytes
+  memory     peak memory of merge and fused for 2, 4 and 8 layers
   svd        the SVD mutation against torch.linalg.svd, a matrix shape at a time
   gpu        merge and mutate of layers of an 8B on CUDA; says so where there is none
 
@@ -22,9 +24,11 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Mapping
+from concurrent.futures import ProcessPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import cache, partial
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -73,7 +77,13 @@ def model_tensors(shape: Shape, layers: int) -> dict[str, tuple[int, ...]]:
 
 
 def make_models(folder: Path, shape: Shape, layers: int) -> Path:
-    """base, expert a and expert b in bf16, four shards each; made once."""
+    """base, expert a and expert b, made once, in a process of its own: a child's peak memory begins at its parent's."""
+    with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
+        return pool.submit(_make_models, folder, shape, layers).result()
+
+
+def _make_models(folder: Path, shape: Shape, layers: int) -> Path:
+    """bf16, at most four shards each."""
     from cycleqd.weights.headers import TensorInfo
     from cycleqd.weights.layout import INDEX, index_json, plan_shards
 
@@ -320,11 +330,8 @@ def _remove(folder: Path) -> None:
     shutil.rmtree(folder, ignore_errors=True)
 
 
-def part_paths(scratch: Path, layers: int, repeats: int) -> None:
-    """Local warm, local from the disk, S3; then memory by layers."""
-    from cycleqd.config import Place
-    from pipelines.services import running
-
+def part_local(scratch: Path, layers: int, repeats: int) -> None:
+    """Merge against a copy, files in memory and from the disk; mutate and fused."""
     models, out = make_models(scratch / f"small-{layers}", SMALL, layers), scratch / "out"
     moved = 3 * size_mb(models / "a")
 
@@ -340,6 +347,15 @@ def part_paths(scratch: Path, layers: int, repeats: int) -> None:
         _compare(found, moved)
     print(f"mutation, local, {layers} layers")
     alternate({name: lambda n=name: local(n, False) for name in ("mutate", "fused")}, 1)
+
+
+def part_s3(scratch: Path, layers: int, repeats: int) -> None:
+    """Merge from and to SeaweedFS on this machine, against boto3's own transfers of the same bytes."""
+    from cycleqd.config import Place
+    from pipelines.services import running
+
+    models = make_models(scratch / f"small-{layers}", SMALL, layers)
+    moved = 3 * size_mb(models / "a")
     with ExitStack() as stack:
         place = Place(services="embedded", folder=str(scratch / "services"))
         environment = {**stack.enter_context(running(place, tracking=False)), "CYCLEQD_SCRATCH": str(scratch)}
@@ -350,7 +366,11 @@ def part_paths(scratch: Path, layers: int, repeats: int) -> None:
         place_in, place_out = f"s3://{bucket}/models", f"s3://{bucket}/out"
         found = alternate({n: lambda n=n: measure(work(n, place_in, place_out, 2)) for n in ("copy", "merge")}, repeats)
         _compare(found, moved)
-    print("peak memory by layers")
+
+
+def part_memory(scratch: Path) -> None:
+    """Peak memory of merge and fused for 2, 4 and 8 layers."""
+    out = scratch / "out"
     for count in (2, 4, 8):
         folder = make_models(scratch / f"small-{count}", SMALL, count)
         for name in ("merge", "fused"):
@@ -367,7 +387,6 @@ def _compare(found: Mapping[str, Measured], moved: float) -> None:
 
 def _upload(models: Path, bucket: str) -> None:
     client = _client()
-    client.create_bucket(Bucket=bucket)
     for path in sorted(models.rglob("*")):
         if path.is_file():
             client.upload_file(str(path), bucket, f"models/{path.relative_to(models)}")
@@ -441,7 +460,7 @@ def main() -> None:
         operate(name, models, out, threads, device, sync=not whole)
         return
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("part", choices=["mergekit", "paths", "svd", "gpu"])
+    parser.add_argument("part", choices=["mergekit", "local", "s3", "memory", "svd", "gpu"])
     parser.add_argument("--scratch", type=Path, default=Path(tempfile.gettempdir()) / "cycleqd-benchmark")
     parser.add_argument("--layers", type=int, default=16)
     parser.add_argument("--repeats", type=int, default=3)
@@ -451,8 +470,10 @@ def main() -> None:
         part_svd(options.repeats)
     elif options.part == "gpu":
         part_gpu(options.scratch, options.repeats)
+    elif options.part == "memory":
+        part_memory(options.scratch)
     else:
-        part = part_mergekit if options.part == "mergekit" else part_paths
+        part = {"mergekit": part_mergekit, "local": part_local, "s3": part_s3}[options.part]
         part(options.scratch, options.layers, options.repeats)
 
 
