@@ -22,7 +22,6 @@ def assign(task: dsl.PipelineTask, stage: str, place: Place) -> dsl.PipelineTask
     """
     task.set_container_image(place.image.format(stage=stage))
     task.set_caching_options(False)
-    task.set_retry(num_retries=place.retries, backoff_duration=BACKOFF, backoff_factor=2.0)
     kubernetes.set_timeout(task, place.timeout)
     if place.runner == "kubeflow":
         _on_cluster(task, stage, place)
@@ -31,6 +30,8 @@ def assign(task: dsl.PipelineTask, stage: str, place: Place) -> dsl.PipelineTask
 
 def _on_cluster(task: dsl.PipelineTask, stage: str, place: Place) -> None:
     """What only a pod needs. Left out elsewhere, where kfp.local would put these values over the machine's own."""
+    # pods are lost to preemption and moving nodes; kfp.local would repeat a wrong configuration after half a minute
+    task.set_retry(num_retries=place.retries, backoff_duration=BACKOFF, backoff_factor=2.0)
     resources = _resources(stage, place)
     task.set_cpu_request(resources.cpu).set_cpu_limit(resources.cpu)
     task.set_memory_request(resources.memory).set_memory_limit(resources.memory)

@@ -16,7 +16,7 @@ def golden_configs() -> dict[str, Config]:
         "llama3": load(LLAMA3),
         "task": two_tasks(group="task"),
         "child": two_tasks(group="child", fused=False),
-        "generation": two_tasks(group="generation", retries=0),
+        "generation": two_tasks(group="generation"),
     }
 
 
