@@ -101,6 +101,7 @@ class Scoring:
     cache: CheckpointCache
 
     def run(self, missing: Sequence[Missing], manifests: Mapping[str, Manifest]) -> None:
+        """Check everything that can be checked, then start the engine and score. Missing pairs come model by model."""
         with ExitStack() as stack:
             tasks = {pair.task.name: pair.task.open(self.scratch, self.place.workers) for pair in missing}
             refuse_unready(tasks)

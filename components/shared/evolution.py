@@ -67,6 +67,7 @@ def find_head(store: Store) -> Head | None:
 
 
 def need_head(store: Store) -> Head:
+    """HEAD. Raises ConflictError before seeding has ended."""
     found = find_head(store)
     if found is None:
         raise ConflictError(f"{store.url('')} has no HEAD yet: run the seeding pipeline first")
@@ -105,6 +106,7 @@ def find_plan(store: Store, generation: int) -> Plan | None:
 
 
 def need_plan(store: Store, generation: int) -> Plan:
+    """A generation's plan. Raises ConflictError when the generation was not claimed."""
     found = find_plan(store, generation)
     if found is None:
         raise ConflictError(f"generation {generation} of {store.url('')} has no plan: run select_parents first")
@@ -132,10 +134,12 @@ def manifest_json(value: Manifest) -> JSON:
 
 
 def manifest_from(value: Any) -> Manifest:
+    """The manifest that a record holds."""
     return Manifest.from_json(json.dumps({"files": value["files"]}))
 
 
 def model_ref(store: Store, model: str) -> ModelRef:
+    """A model and the digest of its checkpoint. Raises as `manifest` does."""
     return ModelRef(model, manifest(store, model).digest)
 
 

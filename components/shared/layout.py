@@ -54,6 +54,7 @@ def home(model: str) -> str:
 
 
 def checkpoint(model: str) -> str:
+    """The folder of a model's checkpoint."""
     return f"{home(model)}/checkpoint"
 
 
@@ -75,22 +76,27 @@ def makers(model: str) -> tuple[str, ...]:
 
 
 def evaluation(model: str, task: str, split: str) -> str:
+    """The folder of the record and transcripts of a model on a task and split."""
     return f"{home(model)}/evaluations/{task}/{split}"
 
 
 def task(name: str) -> str:
+    """The folder of a task's data and plug-in."""
     return f"tasks/{name}"
 
 
 def generation(number: int) -> str:
+    """The folder of a generation."""
     return f"generations/{number:06d}"
 
 
 def plan(number: int) -> str:
+    """The sealed plan of a generation: writing it is the claim."""
     return f"{generation(number)}/plan.json"
 
 
 def mlflow(number: int) -> str:
+    """The MLflow run ids of a generation and its children."""
     return f"{generation(number)}/mlflow.json"
 
 
@@ -100,12 +106,15 @@ def update(number: int) -> str:
 
 
 def snapshot(number: int) -> str:
+    """The state after `number` generations."""
     return f"archives/{number:06d}.json"
 
 
 def result(folder: str) -> str:
+    """The sealed record of a stage's folder."""
     return f"{folder}/result.json"
 
 
 def run(folder: str) -> str:
+    """When, where and with what a stage was computed."""
     return f"{folder}/run.json"

@@ -21,10 +21,12 @@ EVOLUTION = "evolution"
 
 
 def generation_key(number: int) -> str:
+    """The key of a generation's run."""
     return f"generation:{number:06d}"
 
 
 def model_key(model: str) -> str:
+    """The key of a model's run."""
     return f"model:{model}"
 
 
@@ -37,6 +39,7 @@ def ids_of(store: Store, model: str) -> Ids:
 
 
 def model_tags(store: Store, model: str, kind: str) -> dict[str, str]:
+    """What every model's run is tagged with: kind, id, where its checkpoint is."""
     return {
         "cycleqd.kind": kind,
         "cycleqd.model": model,
@@ -124,6 +127,7 @@ def lineage_tags(child: Child) -> dict[str, str]:
 
 
 def lineage_params(child: Child) -> dict[str, object]:
+    """A child's parents, ω and mutation as parameters: columns to compare runs by."""
     mutation = {f"mutation.{name}": value for name, value in child.mutation.to_json().items()}
     omega = {f"omega_{i}": value for i, value in enumerate(child.omega, 1)}
     parents = {f"parent_{i}": parent.id for i, parent in enumerate(child.parents, 1)}

@@ -35,6 +35,7 @@ class Clock:
 
     @contextmanager
     def part(self, name: str) -> Iterator[None]:
+        """Add the seconds that the block takes to a part; parts of one name add up."""
         begin = time.monotonic()
         try:
             yield

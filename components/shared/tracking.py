@@ -179,6 +179,7 @@ class Ids:
 
 
 def load_ids(store: Store, key: str) -> Ids | None:
+    """The ids stored under `key`, None when none were."""
     found = store.find_json(key)
     return None if found is None else Ids(found["experiment"], found["runs"])
 

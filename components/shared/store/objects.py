@@ -56,6 +56,7 @@ class Store:
 
     @classmethod
     def connect(cls, settings: Settings, evolution: str) -> Store:
+        """The evolution's objects, with a client of their own."""
         return cls(connect_client(settings), settings.bucket, evolution)
 
     def key(self, key: str) -> str:
@@ -101,6 +102,7 @@ class Store:
         return None if found is None else self._parse(key, found)
 
     def exists(self, key: str) -> bool:
+        """Whether there is an object of this key."""
         with self._reported(key, "read"):
             try:
                 self.client.head_object(Bucket=self.bucket, Key=self.key(key))
@@ -111,10 +113,12 @@ class Store:
                 raise
 
     def put(self, key: str, data: bytes) -> None:
+        """Write, whatever was there."""
         with self._reported(key, "written"):
             self.client.put_object(Bucket=self.bucket, Key=self.key(key), Body=data)
 
     def put_json(self, key: str, value: JSON) -> None:
+        """Write the canonical JSON of a value: equal values, equal bytes."""
         self.put(key, canonical(value))
 
     def create(self, key: str, data: bytes) -> bool:
