@@ -1,7 +1,7 @@
 """How much of an evaluation is not generating: engine start and swap, verdicts a second, scaling with workers.
 
     python -m benchmarks.evaluation verdicts [--items 48] [--workers 1 2 4]
-    python -m benchmarks.evaluation engines MODELS [--engines transformers vllm] [--items 192] [--workers 2]
+    python -m benchmarks.evaluation engines MODELS [--engines transformers vllm] [--items 192] [--threads 1]
 
 `verdicts` needs no model: an engine that knows the answers replies at once, so all time is the evaluators'. It measures
 the tiny tasks and, where CYCLEQD_BENCHMARKS names their data, the three real ones. `engines` takes a folder made by
@@ -117,13 +117,13 @@ def verdicts(items: int, workers: Sequence[int]) -> None:
                     )
 
 
-def measure_engines(models: Path, names: Sequence[str], items: int, workers: int) -> None:
+def measure_engines(models: Path, names: Sequence[str], items: int, workers: int, threads: int) -> None:
     """Start-up, swaps, and the share of time that is not generating, over all models of a folder and the tiny tasks."""
     folders = sorted(path for path in models.iterdir() if (path / "config.json").is_file())
     with tempfile.TemporaryDirectory() as data:
         make_tasks.main(Path(data), items, 0)
         for name in names:
-            engine = engines.create(name, engines.Settings(device="auto", threads=os.cpu_count() or 1))  # type: ignore[arg-type]
+            engine = engines.create(name, engines.Settings(device="auto", threads=threads))  # type: ignore[arg-type]
             try:
                 report(engine, folders, Path(data), workers)
             finally:
@@ -170,11 +170,12 @@ def main() -> None:
     whole.add_argument("--engines", nargs="+", default=["transformers", "vllm"])
     whole.add_argument("--items", type=int, default=192)
     whole.add_argument("--workers", type=int, default=2)
+    whole.add_argument("--threads", type=int, default=os.cpu_count() or 1)
     options = parser.parse_args()
     if options.command == "verdicts":
         verdicts(options.items, options.workers)
     else:
-        measure_engines(options.models, options.engines, options.items, options.workers)
+        measure_engines(options.models, options.engines, options.items, options.workers, options.threads)
 
 
 if __name__ == "__main__":
