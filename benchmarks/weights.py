@@ -343,10 +343,10 @@ def part_local(scratch: Path, layers: int, repeats: int) -> None:
 
     for cold, what in ((False, "local, files in memory"), (True, "local, read from the disk")):
         print(f"{what}, {layers} layers; a merge moves {moved:.0f} MB")
-        found = alternate({name: lambda n=name, c=cold: local(n, c) for name in ("copy", "merge")}, repeats)
+        found = alternate({name: partial(local, name, cold) for name in ("copy", "merge")}, repeats)
         _compare(found, moved)
     print(f"mutation, local, {layers} layers")
-    alternate({name: lambda n=name: local(n, False) for name in ("mutate", "fused")}, 1)
+    alternate({name: partial(local, name, False) for name in ("mutate", "fused")}, 1)
 
 
 def part_s3(scratch: Path, layers: int, repeats: int) -> None:
@@ -364,7 +364,7 @@ def part_s3(scratch: Path, layers: int, repeats: int) -> None:
         _upload(models, bucket)
         print(f"S3 (SeaweedFS on this machine), {layers} layers; a merge moves {moved:.0f} MB")
         place_in, place_out = f"s3://{bucket}/models", f"s3://{bucket}/out"
-        found = alternate({n: lambda n=n: measure(work(n, place_in, place_out, 2)) for n in ("copy", "merge")}, repeats)
+        found = alternate({n: partial(measure, work(n, place_in, place_out, 2)) for n in ("copy", "merge")}, repeats)
         _compare(found, moved)
 
 
@@ -443,7 +443,7 @@ def part_gpu(scratch: Path, repeats: int) -> None:
         _remove(out)
         return measure(work(name, str(models), str(out), 8, device))
 
-    found = alternate({n: lambda n=n: run(n, "cuda") for n in ("copy", "merge", "mutate", "fused")}, repeats)
+    found = alternate({n: partial(run, n, "cuda") for n in ("copy", "merge", "mutate", "fused")}, repeats)
     _compare(found, moved)
     for name in ("mutate", "fused"):
         print(f"  {name}: {found[name].seconds - found['merge'].seconds:.1f} s more than the merge; "
