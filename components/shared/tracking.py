@@ -26,6 +26,7 @@ KEY = "cycleqd.key"
 """Tag: what a run stands for, unique in its experiment: "evolution", "generation:000012", "model:g000012-c00"."""
 
 _URL = "cycleqd.url"
+_KIND = {"mlflow.experimentKind": "custom_model_development"}  # the pages open on runs, not on traces
 _PART = 400  # entities a request; MLflow takes 1000, and 100 params or tags
 
 
@@ -65,7 +66,7 @@ class Tracker:
             found = self.client.get_experiment_by_name(store.evolution)
             if found is None:
                 try:
-                    tags = {_URL: url, "mlflow.note.content": description}
+                    tags = {_URL: url, "mlflow.note.content": description, **_KIND}
                     return str(self.client.create_experiment(store.evolution, tags=tags))
                 except MlflowException as error:
                     found = self.client.get_experiment_by_name(store.evolution)  # another process was faster
