@@ -82,7 +82,7 @@ def _grown(
 ) -> tuple[dict[str, str], Evolution]:
     with pytest.MonkeyPatch.context() as patch:
         variables = _new_bucket(services, tmp_path_factory.mktemp("grown"), patch)
-        changes = {"seed": 3, "method": {"generations": 3, "children": 2}}
+        changes = {"seed": 3, "method": {"generations": 3, "children": 2, "grid": {"bins": 2}}}
         made = Evolution.make(f"grown-{variables['CYCLEQD_BUCKET']}", tiny_models, tiny_tasks, changes)
         made.seeding()
         for _ in range(3):

@@ -25,7 +25,15 @@ def open_model(store: Store, model: ModelRef) -> Checkpoint:
             f"model '{model.id}' at {store.url(layout.checkpoint(model.id))} has digest {recorded.digest}, but"
             f" {model.digest} is wanted; it was made anew from something else"
         )
-    return open_checkpoint(source(store, layout.checkpoint(model.id), recorded))
+    stored = source(store, layout.checkpoint(model.id), recorded)
+    sizes = stored.files()
+    for name, entry in recorded.files.items():
+        if sizes.get(name) != entry.size:
+            raise IntegrityError(
+                f"{stored.location}/{name} has {sizes.get(name, 'no')} bytes, recorded were {entry.size}; it was deleted"
+                f" or damaged: `cycleqd replay {model.id}` rebuilds it"
+            )
+    return open_checkpoint(stored)
 
 
 def source(store: Store, folder: str, recorded: Manifest) -> S3Source:
