@@ -30,8 +30,8 @@ def open_model(store: Store, model: ModelRef) -> Checkpoint:
     for name, entry in recorded.files.items():
         if sizes.get(name) != entry.size:
             raise IntegrityError(
-                f"{stored.location}/{name} has {sizes.get(name, 'no')} bytes, recorded were {entry.size}; it was deleted"
-                f" or damaged: `cycleqd replay {model.id}` rebuilds it"
+                f"{stored.location}/{name} has {sizes.get(name, 'no')} bytes, recorded were {entry.size}; deleted or"
+                f" damaged: `cycleqd replay {model.id}` rebuilds it"
             )
     return open_checkpoint(stored)
 
