@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from components.shared import layout
 from components.shared.evolution import manifest
 from components.shared.store.checkpoints import S3Sink, S3Source
@@ -11,7 +13,9 @@ from cycleqd.errors import IntegrityError
 from cycleqd.records import ModelRef, Mutation
 from cycleqd.weights.checkpoint import Checkpoint, open_checkpoint
 from cycleqd.weights.manifest import Manifest
-from cycleqd.weights.mutation import MutationSpec
+
+if TYPE_CHECKING:
+    from cycleqd.weights.mutation import MutationSpec
 
 
 def open_model(store: Store, model: ModelRef) -> Checkpoint:
@@ -48,6 +52,8 @@ def sink(store: Store, folder: str) -> S3Sink:
 
 def mutation_spec(mutation: Mutation) -> MutationSpec | None:
     """A planned mutation for the weights code; None when there is none."""
+    from cycleqd.weights.mutation import MutationSpec  # brings torch, which seeding's image lacks
+
     if mutation.kind == "none":
         return None
     return MutationSpec(mutation.kind, mutation.mode, mutation.w_max, mutation.sigma, mutation.embeddings)  # type: ignore[arg-type]
