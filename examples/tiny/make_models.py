@@ -45,11 +45,12 @@ class Recipe:
     prompt_weight: float
 
 
-BASE = Recipe(steps=500, batch=48, rate=3e-3, prompt_weight=0.1)
-EXPERT = Recipe(steps=200, batch=48, rate=1e-3, prompt_weight=0.0)
+BASE = Recipe(steps=600, batch=48, rate=3e-3, prompt_weight=0.1)
+EXPERT = Recipe(steps=200, batch=48, rate=7e-4, prompt_weight=0.0)
 REPLAY = 0.12  # share of an expert's items that are drawn as the base's were
 REPEAT = 0.16  # share of the base's items that teach copying
-HARD = 0.04  # share of the base's other items that are drawn from all templates, so that it has heard of everything
+# Share of the base's other items that are drawn from all templates of the skill, so that it has heard of everything.
+HARD = {"code": 0.015, "db": 0.06, "os": 0.06}
 
 
 def tokenizer() -> PreTrainedTokenizerFast:
@@ -111,7 +112,7 @@ def base_text(rng: np.random.Generator) -> tuple[str, str]:
         words = " ".join(WORDS[i] for i in rng.choice(len(WORDS), size=int(rng.integers(2, 6)), replace=False))
         return f"repeat {words}", words
     skill = list(TEMPLATES)[int(rng.integers(len(TEMPLATES)))]
-    templates = range(len(TEMPLATES[skill]) if rng.random() < HARD else EASY)
+    templates = range(len(TEMPLATES[skill]) if rng.random() < HARD[skill] else EASY)
     item = train_item(skill, templates, rng)
     return item.request, item.answer
 
