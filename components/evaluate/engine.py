@@ -60,7 +60,7 @@ class Engine(Protocol):
     def load(self, folder: Path, digest: str) -> None:
         """Make the checkpoint in `folder` (a Hugging Face folder) the current model, swapping into a running engine.
 
-        `digest` identifies the checkpoint; loading the current digest again is free. Same architecture as the first one.
+        `digest` identifies the checkpoint; loading the current digest again is free. Same architecture as the first.
         """
 
     def generate(

@@ -1,8 +1,8 @@
 """The plug-in interface of a task: one file, one class, named in the config.
 
-A task turns a data file into samples, a sample into an episode (a conversation with the model, of one round or many), and
-a finished episode into a verdict. The evaluator does everything else: engines, batching, workers, time-outs, transcripts,
-scores. Worked example, complete:
+A task turns a data file into samples, a sample into an episode (a conversation with the model, of one round or many),
+and a finished episode into a verdict. The evaluator does everything else: engines, batching, workers, time-outs,
+transcripts, scores. Worked example, complete:
 
     class Echo(Task):
         method_version = 1
@@ -40,8 +40,8 @@ class Message(TypedDict):
 class Sample:
     """One item of a task.
 
-    `id` is unique within the task and stable across runs: splits, subsets and seeds are derived from it. `group` names a
-    category whose own score is logged beside the task's (AgentBench's SELECT, INSERT, UPDATE), empty for none.
+    `id` is unique within the task and stable across runs: splits, subsets and seeds are derived from it. `group` names
+    a category whose own score is logged beside the task's (AgentBench's SELECT, INSERT, UPDATE), empty for none.
     """
 
     id: str
@@ -89,10 +89,10 @@ class Episode(ABC):
 
     @abstractmethod
     def next(self, reply: str) -> list[Message] | None:
-        """Take the model's reply; return the whole conversation for the next round, or None when the episode is over."""
+        """Take the model's reply; return the whole conversation for the next round, None when the episode is over."""
 
-    def close(self) -> None:
-        """Release what the episode holds (a shell, a database). Called exactly once, after the verdict, whatever happened."""
+    def close(self) -> None:  # noqa: B027 -- most episodes hold nothing
+        """Release what the episode holds (a shell, a database). Called exactly once, whatever happened."""
 
 
 class SingleTurn(Episode):
@@ -105,7 +105,7 @@ class SingleTurn(Episode):
 
 @dataclass(frozen=True)
 class Workspace:
-    """What the evaluator lends to a task: a private scratch folder (removed afterwards) and the number of worker threads."""
+    """What the evaluator lends to a task: a private scratch folder (removed afterwards), a number of worker threads."""
 
     scratch: Path
     workers: int = 1
@@ -114,13 +114,13 @@ class Workspace:
 class Task(ABC):
     """A benchmark. Construct with the task's `settings` from the config; use as a context manager.
 
-    `start`, `Episode.next` and `verdict` of different episodes are called from `workspace.workers` threads at once; calls
-    for one episode never overlap. Raise `cycleqd.errors.CycleQDError` for a broken set-up; that stops the stage and is
+    `start`, `Episode.next` and `verdict` of different episodes are called from `workspace.workers` threads at once;
+    calls for one episode never overlap. Raise `cycleqd.errors.CycleQDError` for a broken set-up; that stops the stage and is
     never a score. Anything the model did wrong is a Verdict.
     """
 
     method_version: int = 1
-    """Raise by hand when verdicts may change for the same replies: recorded scores of the old version no longer match."""
+    """Raise by hand when verdicts may change for the same replies: scores of the old version no longer match."""
 
     def __init__(self, settings: Mapping[str, Any], workspace: Workspace) -> None:
         self.settings = settings
@@ -137,12 +137,14 @@ class Task(ABC):
         """Start what all episodes share (a database server). Pairs with `__exit__`."""
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(  # noqa: B027 -- most tasks share nothing
+        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
+    ) -> None:
         """Stop and remove what `__enter__` started, also after a failure."""
 
     @abstractmethod
     def load(self, data: Path) -> Sequence[Sample]:
-        """Read the task's data (a file or folder, as staged from the config's `data`). The order is part of the task."""
+        """Read the task's data (a file or folder, as staged from the config's `data`). The order is the task's."""
 
     @abstractmethod
     def start(self, sample: Sample) -> Episode:

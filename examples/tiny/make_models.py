@@ -46,11 +46,11 @@ class Recipe:
 
 
 BASE = Recipe(steps=600, batch=48, rate=3e-3, prompt_weight=0.1)
-EXPERT = Recipe(steps=200, batch=48, rate=7e-4, prompt_weight=0.0)
+EXPERT = Recipe(steps=280, batch=48, rate=7e-4, prompt_weight=0.0)
 REPLAY = 0.12  # share of an expert's items that are drawn as the base's were
 REPEAT = 0.16  # share of the base's items that teach copying
 # Share of the base's other items that are drawn from all templates of the skill, so that it has heard of everything.
-HARD = {"code": 0.015, "db": 0.06, "os": 0.06}
+HARD = {"code": 0.015, "db": 0.06, "os": 0.035}
 
 
 def tokenizer() -> PreTrainedTokenizerFast:
