@@ -105,7 +105,7 @@ class SingleTurn(Episode):
 
 @dataclass(frozen=True)
 class Workspace:
-    """What the evaluator lends to a task: a private scratch folder (removed afterwards), a number of worker threads."""
+    """What the evaluator lends to a task: a private scratch folder (removed afterwards) and its worker threads."""
 
     scratch: Path
     workers: int = 1
@@ -115,8 +115,8 @@ class Task(ABC):
     """A benchmark. Construct with the task's `settings` from the config; use as a context manager.
 
     `start`, `Episode.next` and `verdict` of different episodes are called from `workspace.workers` threads at once;
-    calls for one episode never overlap. Raise `cycleqd.errors.CycleQDError` for a broken set-up; that stops the stage and is
-    never a score. Anything the model did wrong is a Verdict.
+    calls for one episode never overlap. Raise `cycleqd.errors.CycleQDError` for a broken set-up; that stops the stage
+    and is never a score. Anything the model did wrong is a Verdict.
     """
 
     method_version: int = 1

@@ -10,7 +10,7 @@ from components.evaluate.task import Episode, Outcome, Sample, SingleTurn, Task,
 
 
 class Letters(Task):
-    """Data: a JSON list of {"id", "prompt"}. The reply's byte sum modulo 97 must be in [settings.low, settings.high)."""
+    """Data: a JSON list of {"id", "prompt"}. The reply's byte sum modulo 97 be in [settings.low, settings.high)."""
 
     method_version = 1
 
