@@ -37,6 +37,7 @@ _EVENTS = (
     re.compile(r"Task '(?P<failed>[^']+)' finished with status FAILURE"),
 )
 _ERROR = re.compile(r"cycleqd\.errors\.(?P<kind>\w+): (?P<sentence>.+)")
+_RAISED = re.compile(r"^\s*Traceback \(most recent call last\)", re.MULTILINE)
 _STOP_SECONDS = 10
 _PR_SET_PDEATHSIG = 1
 
@@ -89,7 +90,7 @@ class LocalRunner:
                 process.stdin.close()
                 self._listen(process.stdout, log)
                 code = process.wait()
-        if code:
+        if code or self._failed_unnoticed(step):
             raise self._failure(step)
         (self.folder / f"{step.name}.done").touch()
 
@@ -102,10 +103,16 @@ class LocalRunner:
                 for event, task in match.groupdict().items():
                     self.follow(task, event)
 
+    def _failed_unnoticed(self, step: Step) -> bool:
+        """Whether a container's stage raised: kfp calls one a success that is gone before its status is read."""
+        return self.config.place.runner == "docker" and bool(_RAISED.search(self._text(step)))
+
+    def _text(self, step: Step) -> str:
+        return _ANSI.sub("", self.log(step).read_text(errors="replace"))
+
     def _failure(self, step: Step) -> CycleQDError:
         """The last of our own errors in the log, as the stage raised it."""
-        text = _ANSI.sub("", self.log(step).read_text(errors="replace"))
-        found = list(_ERROR.finditer(text))
+        found = list(_ERROR.finditer(self._text(step)))
         kind = getattr(errors, found[-1]["kind"], None) if found else None
         if kind is not None and issubclass(kind, CycleQDError):
             return kind(found[-1]["sentence"].strip())
@@ -179,12 +186,20 @@ def _runner(config: Config) -> Any:
 
     if config.place.runner != "docker":
         return local.SubprocessRunner(use_venv=False)
+    from docker.client import DockerClient
     from docker.types import Mount
 
     passed = {name: os.environ[name] for name in _PASSED if os.environ.get(name)}
     mounts = [Mount(path, path, type="bind", read_only=True) for path in _read_by_seeding(config)]
+    with contextlib.closing(DockerClient.from_env()) as client:
+        podman = any("Podman" in part["Name"] for part in client.version()["Components"])
     return local.DockerRunner(
-        network_mode="host", user="0:0", environment=passed, mounts=mounts, security_opt=["unmask=ALL"]
+        network_mode="host",
+        user="0:0",
+        environment=passed,
+        mounts=mounts,
+        # Default profiles refuse what boxes are made of, name spaces or their host names; Docker has no word for /proc.
+        security_opt=["seccomp=unconfined", *(["unmask=ALL"] if podman else [])],
     )
 
 
