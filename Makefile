@@ -50,7 +50,7 @@ format: .venv/.dev ## rewrite the code in its style
 	$(BIN)/ruff check --fix .
 
 golden: .venv/.dev ## regenerate the compiled pipelines that tests compare with
-	$(BIN)/python -m tests.pipelines.configs
+	CYCLEQD_REGENERATE=1 $(BIN)/pytest tests/pipelines/test_compiled.py
 
 os-root: .venv/.demo ## the root file system of the OS benchmark, once
 	scripts/system-packages debootstrap

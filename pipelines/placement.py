@@ -47,6 +47,8 @@ def _on_cluster(task: dsl.PipelineTask, stage: str, place: Place) -> None:
     kubernetes.empty_dir_mount(task, "scratch", SCRATCH)
     kubernetes.use_secret_as_env(task, place.secret, {name: name for name in CREDENTIALS})
     kubernetes.use_secret_as_env(task, place.secret, {name: name for name in OPTIONAL_CREDENTIALS}, optional=True)
+    kubernetes.use_field_path_as_env(task, "KFP_RUN_ID", "metadata.labels['pipeline/runid']")
+    task.set_env_variable("CYCLEQD_IMAGE", place.image.format(stage=stage))
     task.set_env_variable("CYCLEQD_BUCKET", place.bucket)
     task.set_env_variable("CYCLEQD_CACHE", f"{SCRATCH}/cache")
     task.set_env_variable("CYCLEQD_SCRATCH", SCRATCH)

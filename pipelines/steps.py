@@ -81,12 +81,13 @@ def compared(config: Config, state: State) -> list[str]:
 
 
 def finalised(config: Config, store: Store, state: State) -> bool:
-    """Whether every score that finalising makes is recorded."""
+    """Whether the final model was built from this snapshot, and every score that finalising makes is recorded."""
+    claimed = store.find_json(layout.FINAL_PLAN)
+    if claimed is None or claimed["sha256"] != state.digest:
+        return False
     models = compared(config, state)
     wanted = {(model, task, "search") for model in models for task in config.search_tasks}
     wanted |= {(model, task, "test") for model in models for task in config.tasks}
-    if not store.exists(layout.result(layout.evaluation("final", config.search_tasks[0], "search"))):
-        return False
     return all(store.exists(layout.result(layout.evaluation(*key))) for key in wanted)
 
 

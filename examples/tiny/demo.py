@@ -27,27 +27,23 @@ def main() -> int:
     """Run the steps; the exit code is that of the first one that fails."""
     began = time.monotonic()
     config = load(ROOT / CONFIG)
-    making = [
+    steps = [
         ("three experts and their base, trained from scratch", [*python("examples.tiny.make_models"), HOME / "models"]),
-        (
-            "three small benchmarks in the formats of the real ones",
-            [*python("examples.tiny.make_tasks"), HOME / "tasks"],
-        ),
-    ]
-    evolving = [
+        ("three small benchmarks in the real ones' formats", [*python("examples.tiny.make_tasks"), HOME / "tasks"]),
         ("is everything in order? (cycleqd validate)", cycleqd("validate")),
         ("the evolution (cycleqd run)", cycleqd("run")),
         ("the report (cycleqd report)", [*cycleqd("report"), "--folder", REPORT]),
         ("every model, best first (cycleqd models)", cycleqd("models")),
         ("where the final model came from (cycleqd lineage final)", [*cycleqd("lineage"), "final"]),
     ]
-    with running(config.place, wait_for_tracking=False):  # MLflow takes a while to start: meanwhile, the models
-        for title, command in [*making, *evolving]:
-            say(f"\n── {title}")
-            done = subprocess.run([str(part) for part in command], cwd=ROOT, check=False)
-            if done.returncode:
-                say(f"\nstopped with exit code {done.returncode}; {KEPT}")
-                return done.returncode
+    running_step = start(*steps[0])
+    with running(config.place):  # S3 and MLflow start while the models are trained
+        for following in [*steps[1:], None]:
+            if code := running_step.wait():
+                say(f"\nstopped with exit code {code}; {KEPT}")
+                return code
+            if following:
+                running_step = start(*following)
     minutes, seconds = divmod(round(time.monotonic() - began), 60)
     say(
         f"""
@@ -57,6 +53,12 @@ def main() -> int:
    .venv/bin/cycleqd archive -c {CONFIG}   the grids in the terminal; also: status, samples, export, replay"""
     )
     return 0
+
+
+def start(title: str, command: Sequence[str | Path]) -> subprocess.Popen[bytes]:
+    """Say what comes, and start it."""
+    say(f"\n── {title}")
+    return subprocess.Popen([str(part) for part in command], cwd=ROOT)
 
 
 def python(module: str) -> list[str | Path]:

@@ -115,7 +115,7 @@ def test_no_credential_is_in_a_definition(name: str) -> None:
         pipeline, _ = compiled(name, kind)
         for executor in pipeline["deploymentSpec"]["executors"].values():
             names = {entry["name"] for entry in executor["container"].get("env", [])}
-            assert names <= {"CYCLEQD_BUCKET", "CYCLEQD_CACHE", "CYCLEQD_SCRATCH"}
+            assert names <= {"CYCLEQD_BUCKET", "CYCLEQD_CACHE", "CYCLEQD_IMAGE", "CYCLEQD_SCRATCH"}
 
 
 def test_the_grouping_decides_how_many_evaluations_there_are() -> None:
