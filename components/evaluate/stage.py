@@ -19,6 +19,7 @@ from components.evaluate import engines
 from components.evaluate.engine import Engine, Sampling
 from components.evaluate.evaluator import evaluate
 from components.evaluate.records import METHOD_VERSION, NAME, inputs_of, write_evaluation
+from components.evaluate.secrets import withheld
 from components.evaluate.staged import Split, StagedTask
 from components.evaluate.task import Sample, Task
 from components.shared import layout, logbook
@@ -50,7 +51,8 @@ def run(evolution: str, models: str, tasks: str, split: str, place: str) -> None
     unknown = sorted(set(chosen) - set(config.tasks))
     if unknown:
         raise InvalidInputError(f"evolution '{evolution}' has no tasks {unknown}; it has {list(config.tasks)}")
-    evaluate_all(settings, store, config, where, names, chosen, cast(Split, split))
+    with withheld():
+        evaluate_all(settings, store, config, where, names, chosen, cast(Split, split))
     logbook.log_evaluations(settings, store, [(model, task) for model in names for task in chosen], split)
 
 

@@ -106,6 +106,7 @@ def describe_run(clock: Clock) -> JSON:
         "started": clock.started,
         "finished": time.time_ns() // 1_000_000,
         "seconds": clock.seconds,
+        "peak_memory": peak_memory(os.getpid()),
         "code_version": os.environ.get("CYCLEQD_CODE_VERSION") or __version__,
         "image": os.environ.get("CYCLEQD_IMAGE", ""),
         "host": platform.node(),
@@ -113,6 +114,20 @@ def describe_run(clock: Clock) -> JSON:
         **machine(),
         **clock.facts,
     }
+
+
+def peak_memory(pid: int) -> int:
+    """Bytes: the largest resident sets so far of a process and of its living descendants, added up; 0 without /proc.
+
+    An engine's worker counts because it lives on; boxes are gone by then. Memory that a fork shares counts twice.
+    """
+    try:
+        status = Path(f"/proc/{pid}/status").read_text()
+        children = [file.read_text().split() for file in Path(f"/proc/{pid}/task").glob("*/children")]
+    except OSError:  # it ended, or this is not Linux
+        return 0
+    own = next((int(line.split()[1]) << 10 for line in status.splitlines() if line.startswith("VmHWM:")), 0)
+    return own + sum(peak_memory(int(child)) for part in children for child in part)
 
 
 def machine() -> dict[str, JSON]:

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
 
 import pytest
 
-from components.shared.stage import Clock, find_result, need_result, once, read_result
+from components.shared.stage import Clock, find_result, need_result, once, peak_memory, read_result
 from components.shared.store.objects import Store
 from cycleqd.errors import IntegrityError
 from cycleqd.records import JSON
@@ -26,7 +29,8 @@ def test_a_stage_computes_once_and_then_only_reads(store: Store) -> None:
     assert calls == ["called"]
     assert {key: store.get(key) for key in store.list("")} == before
     assert set(before) == {"home/result.json", "home/run.json"}
-    assert "work" in store.get_json("home/run.json")["seconds"]
+    run = store.get_json("home/run.json")
+    assert "work" in run["seconds"] and run["peak_memory"] > 10 << 20
 
 
 @pytest.mark.parametrize(
@@ -36,6 +40,17 @@ def test_other_inputs_or_versions_do_not_match(store: Store, stage: str, version
     once(store, "home", "merge", 1, {"a": "x"}, lambda clock: 1)
     assert find_result(store, "home", stage, version, inputs) is None
     assert once(store, "home", stage, version, inputs, lambda clock: 2) == 2
+
+
+def test_peak_memory_counts_what_was_freed_and_living_children() -> None:
+    program = "block = bytearray(100 << 20); del block; print('ready', flush=True); input()"
+    with subprocess.Popen([sys.executable, "-c", program], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as child:
+        assert child.stdout is not None and child.stdout.readline() == b"ready\n"
+        alone, both = peak_memory(child.pid), peak_memory(os.getpid())
+        child.communicate(b"\n")
+    assert 100 << 20 < alone < 200 << 20
+    assert both >= alone + (10 << 20)
+    assert peak_memory(child.pid) == 0
 
 
 def test_an_altered_record_is_named(store: Store) -> None:

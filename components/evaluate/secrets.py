@@ -1,0 +1,47 @@
+"""Keeping the stage's credentials out of reach while hostile output runs: no process of an evaluation carries them.
+
+Boxes see no process of the host. This is the second wall: a process that broke out would read its owner's environment
+first. Starting this process again without them would do the same, but takes Kubeflow's executor, or the warm process of
+a local run, with it; so they are wiped where they stand.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+NAMES = frozenset(
+    {
+        *("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN"),
+        *("MLFLOW_TRACKING_USERNAME", "MLFLOW_TRACKING_PASSWORD", "MLFLOW_TRACKING_TOKEN"),
+    }
+)
+_ENV_START = 50 - 3  # field of /proc/PID/stat, counted from the one after the program's name
+
+
+@contextmanager
+def withheld() -> Iterator[None]:
+    """The credentials are in no environment: not in os.environ, which children inherit, and not in /proc/self/environ.
+
+    Clients that were made before keep working with what they read then. On leaving, os.environ has them again, which
+    /proc does not show.
+    """
+    kept = {name: os.environ.pop(name) for name in NAMES & os.environ.keys()}
+    _wipe()
+    try:
+        yield
+    finally:
+        os.environ.update(kept)
+
+
+def _wipe() -> None:
+    """Overwrite the credentials in the block of memory that the kernel shows as this process's first environment."""
+    stat = Path("/proc/self/stat").read_text().rpartition(")")[2].split()
+    position = int(stat[_ENV_START])
+    for entry in Path("/proc/self/environ").read_bytes().split(b"\0"):
+        if entry.partition(b"=")[0].decode(errors="replace") in NAMES:
+            ctypes.memset(position, 0, len(entry))
+        position += len(entry) + 1

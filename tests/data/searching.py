@@ -1,0 +1,44 @@
+"""A task for tests, given by path: its verdict tells where a credential is found while the stage is at work."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+from components.evaluate import sandbox
+from components.evaluate.sandbox.machine import Keeper, Plan
+from components.evaluate.sandbox.watch import descendants
+from components.evaluate.task import Episode, Outcome, Sample, SingleTurn, Task, Verdict
+
+ENVIRONMENTS = "cat /proc/[0-9]*/environ /proc/[0-9]*/task/*/environ /proc/self/environ 2>/dev/null; env; echo searched"
+
+
+class Searching(Task):
+    """Data: any file. The credential is `settings.secret`; `detail` holds what was seen of it."""
+
+    def load(self, data: Path) -> Sequence[Sample]:
+        return [Sample(str(number), {}) for number in range(2)]
+
+    def start(self, sample: Sample) -> Episode:
+        return SingleTurn(sample, [{"role": "user", "content": "hello"}])
+
+    def verdict(self, episode: Episode) -> Verdict:
+        shell = ["/usr/bin/bash", "-c", ENVIRONMENTS]
+        with Keeper() as keeper, keeper.open(Plan()) as machine:
+            children = [self.read(pid) for pid in descendants(os.getpid())]
+            seen = {
+                "box without /proc": sandbox.run(shell).stdout,
+                "machine with /proc": machine.run(shell, 5).stdout,
+                "machine's own": machine.run(["cat", "/proc/1/environ"], 5).stdout,
+                "stage": self.read(os.getpid()),
+                "stage's children": b"".join(children),
+                "stage's parent": self.read(os.getppid()),
+            }
+        found = {name: self.settings["secret"].encode() in text for name, text in seen.items()}
+        sizes = {name: len(text) for name, text in seen.items()}
+        return Verdict(Outcome.WRONG, "searched", {"found": found, "sizes": sizes, "children": len(children)})
+
+    @staticmethod
+    def read(pid: int) -> bytes:
+        return Path(f"/proc/{pid}/environ").read_bytes()
