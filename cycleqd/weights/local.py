@@ -5,14 +5,14 @@ from __future__ import annotations
 import errno
 import fcntl
 import hashlib
-import mmap
 import os
 from collections.abc import Mapping
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from threading import Lock
 
 from cycleqd.errors import ConflictError, IntegrityError, InvalidInputError, UnavailableError
+from cycleqd.weights.buffers import buffer
 from cycleqd.weights.protocols import Buffer
 
 
@@ -43,8 +43,7 @@ class LocalSource:
 
     def read_range(self, name: str, start: int, stop: int) -> memoryview:
         """Bytes [start, stop) of a file; a file that is shorter raises IntegrityError."""
-        # straight from the kernel and back to it: malloc would keep a part of each thread's buffers
-        view = memoryview(mmap.mmap(-1, max(stop - start, 1)))[: stop - start]
+        view = buffer(stop - start)
         done = 0
         while done < len(view):
             got = os.preadv(self._descriptor(name), [view[done:]], start + done)
@@ -96,6 +95,7 @@ class LocalWriter:
         self._part = path.with_name(f".{path.name}.part")
         self._hash = hashlib.sha256()
         self._hasher = ThreadPoolExecutor(1, thread_name_prefix="sha256")
+        self._hashed: Future[None] = self._hasher.submit(self._hash.update, b"")
         self._closed = False
         self._descriptor = os.open(self._part, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o644)
         try:
@@ -120,19 +120,20 @@ class LocalWriter:
     def write(self, data: Buffer) -> None:
         """Append and hash."""
         view = memoryview(data).cast("B")
-        hashed = self._hasher.submit(self._hash.update, view)  # beside the writing: each takes about as long
+        self._hashed.result()  # one piece at most waits
+        self._hashed = self._hasher.submit(self._hash.update, view)  # hashing takes longer than writing
         while len(view):
             try:
                 view = view[os.write(self._descriptor, view) :]
             except OSError as error:
                 raise _explained(error, self._path, len(view)) from error
-        hashed.result()
 
     def close(self) -> str:
         """Rename into place; the sha256 of what was written."""
+        self._hashed.result()
+        self._hasher.shutdown()
         self._part.rename(self._path)
         os.close(self._descriptor)
-        self._hasher.shutdown()
         self._closed = True
         return self._hash.hexdigest()
 

@@ -35,7 +35,7 @@ class Writer(Protocol):
     """One file being written from front to back."""
 
     def write(self, data: Buffer) -> None:
-        """Append."""
+        """Append. The writer may still read `data` after this returns: do not change it."""
 
     def close(self) -> str:
         """Complete the file and return its sha256 (hex), computed while writing. The file appears only now."""

@@ -9,9 +9,8 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-import numpy as np
-
 from cycleqd.errors import IntegrityError, UnavailableError
+from cycleqd.weights.buffers import buffer
 from cycleqd.weights.protocols import Buffer
 
 if TYPE_CHECKING:
@@ -73,7 +72,7 @@ class S3Source:
 
     def read_range(self, name: str, start: int, stop: int) -> memoryview:
         """Bytes [start, stop) by ranged GETs; a body that breaks off is continued there, five requests at most."""
-        view = np.empty(stop - start, dtype=np.uint8).data
+        view = buffer(stop - start)
         done = 0
         with _reported(f"{self.location}/{name}", "read"):
             for attempt in range(_BODY_ATTEMPTS):
@@ -202,7 +201,7 @@ class S3Writer:
     def _put_part(self, upload: str, number: int, body: bytearray) -> CompletedPartTypeDef:
         with _reported(self._url, "written"):
             answer = self._client.upload_part(
-                Bucket=self._bucket, Key=self._key, UploadId=upload, PartNumber=number, Body=bytes(body)
+                Bucket=self._bucket, Key=self._key, UploadId=upload, PartNumber=number, Body=body
             )
         return {"PartNumber": number, "ETag": answer["ETag"]}
 
