@@ -5,7 +5,8 @@
 Every method is a configuration of the same algorithm (paper, table 2, and the baselines); models, evaluators and engine
 are the product's. S3, MLflow and KFP, which change no score, are left out, and a reply that a sample has had before is
 not run again: a single-round verdict depends on the reply alone. The search sees one half of the items; the table shows
-the other half. Finished (method, seed) pairs are kept in .cycleqd/study, so an interrupted study goes on.
+the other half. "Final model" is the softmax aggregate. Finished (method, seed) pairs are kept in .cycleqd/study, so an
+interrupted study goes on.
 
 Writes docs/study/{results.json, table.md, fronts.png}.
 """
@@ -54,10 +55,10 @@ METHODS: dict[str, dict[str, Any]] = {
     "cyclic, Gaussian": {"parents": RANDOM, "mutation": {"kind": "gaussian"}},
     "cyclic, SVD": {"parents": RANDOM},
     "CycleQD (cyclic, SVD, elite sampling)": {},
+    "CycleQD, w_max 2": {"mutation": {"kind": "svd", "w_max": 2.0}},
     "NSGA-II": {"algorithm": "nsga2", "population": 8},
     "Lexicase": {"algorithm": "lexicase", "population": 8},
 }
-PAPER = ("fixed axis, no mutation", "cyclic, Gaussian", "cyclic, no mutation", "cyclic, SVD")  # ascending, then CycleQD
 
 
 class Replayed(Episode):
@@ -86,6 +87,7 @@ class Remembering(Task):
         super().__init__(inner.settings, inner.workspace)
         self.inner = inner
         self.verdicts: dict[tuple[str, str], Verdict] = {}
+        self.known = 0
         self.prompts: dict[str, list[Message]] = {}
 
     def load(self, data: Path) -> Sequence[Sample]:
@@ -108,6 +110,20 @@ class Remembering(Task):
                 return verdict
             self.verdicts[key] = verdict
         return self.verdicts[key]
+
+    def recall(self, folder: Path) -> None:
+        """Take over the verdicts that earlier runs left in a folder."""
+        for path in sorted(folder.glob("*.json")):
+            for sample, reply, outcome in json.loads(path.read_text()):
+                self.verdicts[sample, reply] = Verdict(Outcome(outcome), "judged before")
+        self.known = len(self.verdicts)
+
+    def keep(self, path: Path) -> None:
+        """Leave the new verdicts to later runs."""
+        path.parent.mkdir(parents=True, exist_ok=True)
+        new = list(self.verdicts.items())[self.known :]
+        path.with_suffix(".partial").write_text(json.dumps([[*key, verdict.outcome.value] for key, verdict in new]))
+        path.with_suffix(".partial").rename(path)
 
 
 class Bench:
@@ -132,8 +148,8 @@ class Bench:
 
 
 @contextmanager
-def bench(config: Config) -> Iterator[Bench]:
-    """Open the suite: one engine, one MariaDB."""
+def bench(config: Config, verdicts: Path) -> Iterator[Bench]:
+    """Open the suite: one engine, one MariaDB; `verdicts` holds what was judged before."""
     with ExitStack() as stack:
         scratch = Path(stack.enter_context(tempfile.TemporaryDirectory()))
         tasks = {}
@@ -142,6 +158,7 @@ def bench(config: Config) -> Iterator[Bench]:
             inner = load_class(wanted.class_)(wanted.settings, Workspace(scratch / name, workers=2))
             (scratch / name).mkdir()
             tasks[name] = Remembering(stack.enter_context(inner))
+            tasks[name].recall(verdicts / name)
         engine = create("transformers", Settings(dtype="float32", threads=1, device="cpu"))
         stack.callback(engine.close)
         yield Bench(config, engine, tasks)
@@ -204,6 +221,7 @@ def configured(method: Mapping[str, Any], seed: int, evaluations: int, items: in
         task["data"] = str(HOME / "tasks" / f"{name}.{'json' if name == 'os' else 'jsonl'}")
         task["split"] = {"share": 0.5, "search_samples": items, "test_samples": items}
     children = tree["method"]["children"]
+    tree["method"] |= {"final": {"kind": "softmax"}}
     tree["method"] |= {"generations": math.ceil(evaluations / children), "stop": {"evaluations": evaluations}}
     tree["method"] |= method
     return parse(tree, "study")
@@ -212,7 +230,8 @@ def configured(method: Mapping[str, Any], seed: int, evaluations: int, items: in
 def one(name: str, seed: int, evaluations: int, items: int) -> dict[str, Any]:
     """Run one method with one seed; all figures of it."""
     config = configured(METHODS[name], seed, evaluations, items)
-    with tempfile.TemporaryDirectory() as scratch, bench(config) as opened:
+    verdicts = HOME / f"verdicts-{items}"
+    with tempfile.TemporaryDirectory() as scratch, bench(config, verdicts) as opened:
         run = Run(config, opened, Path(scratch))
         while states.should_stop(config, run.state) is None:
             run.generation()
@@ -222,7 +241,7 @@ def one(name: str, seed: int, evaluations: int, items: int) -> dict[str, Any]:
         combine(run.base, [run.opened(e.id) for e, _ in experts], [s for _, s in experts], LocalSink(naive_folder))
         naive = opened.scores(naive_folder, "naive", "search")
         best = states.best_average(state).model
-        return {
+        found = {
             "method": name,
             "seed": seed,
             "final": run.fresh("final", states.final_recipe(config, state)),
@@ -233,6 +252,9 @@ def one(name: str, seed: int, evaluations: int, items: int) -> dict[str, Any]:
             "measures": measures.measure(state, naive=naive),
             "front": [dict(point.scores) for point in measures.front_of_all(state)],
         }
+        for task_name, task in opened.tasks.items():
+            task.keep(verdicts / task_name / f"{name.replace(' ', '-')}-{seed}.json")
+        return found
 
 
 def table(results: Sequence[Mapping[str, Any]]) -> str:

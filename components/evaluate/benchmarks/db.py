@@ -38,6 +38,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
+from components.evaluate.benchmarks.positions import positions, selected
 from components.evaluate.mariadb import MariaDB
 from components.evaluate.mariadb_box import missing
 from components.evaluate.mariadb_database import RESERVED, Answer, Database, Databases, quoted
@@ -151,8 +152,8 @@ class DbTask(Task):
             name = _database_name(record["table"]["table_name"], names)
             names.add(name)
             samples.append(Sample(str(position), record | {"database": name}, _group(record)))
-        wanted = _ids(self.settings.get("ids"), file)
-        return samples if wanted is None else _selected(samples, wanted, file)
+        wanted = positions(self.settings.get("ids"), file)
+        return samples if wanted is None else selected(samples, wanted, file)
 
     def start(self, sample: Sample) -> DbEpisode:
         """Create the sample's database and ask its question."""
@@ -304,28 +305,3 @@ def _checked(line: str, where: str) -> dict[str, Any]:
     except (ValueError, KeyError, TypeError, IndexError) as error:
         raise InvalidInputError(f"{where} is not a DBBench record ({error!r}): correct the file.") from error
     return record | {"add_description": record.get("add_description", "")}
-
-
-def _ids(setting: Any, file: Path) -> list[str] | None:
-    if setting is None:
-        return None
-    if isinstance(setting, str):
-        path = file.parent / setting
-        try:
-            setting = json.loads(path.read_text(encoding="utf-8"))
-        except (OSError, ValueError) as error:
-            raise InvalidInputError(
-                f"The DB task's ids cannot be read from {path} ({error}): give a JSON list."
-            ) from error
-    if not isinstance(setting, list):
-        raise InvalidInputError(
-            f"The DB task's ids are {setting!r}: give a list of 0-based positions, or the name of such a file."
-        )
-    return [str(one) for one in setting]
-
-
-def _selected(samples: Sequence[Sample], ids: Sequence[str], file: Path) -> list[Sample]:
-    by_id = {sample.id: sample for sample in samples}
-    if absent := [one for one in ids if one not in by_id]:
-        raise InvalidInputError(f"The DB task's ids name record {absent[0]}, but {file} has {len(samples)} records.")
-    return [by_id[one] for one in ids]

@@ -38,8 +38,9 @@ from types import TracebackType
 from typing import Any, Self
 
 from components.evaluate.benchmarks.os_needs import check_needs, machine_offers
-from components.evaluate.benchmarks.os_records import positions, read, selected
+from components.evaluate.benchmarks.os_records import read
 from components.evaluate.benchmarks.os_rules import Action, action, reads_only_arguments, seeded, shown
+from components.evaluate.benchmarks.positions import positions, selected
 from components.evaluate.os_root import default_tar, unpacked
 from components.evaluate.sandbox import Finished
 from components.evaluate.sandbox import preflight as sandbox_preflight

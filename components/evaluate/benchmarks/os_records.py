@@ -1,9 +1,9 @@
-"""Reading AgentBench's os-interaction records, and choosing among them."""
+"""Reading AgentBench's os-interaction records."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -67,26 +67,3 @@ def _group(record: Mapping[str, Any]) -> str:
     if record["match"]:
         return "match"
     return "answer" if record["check"][0] is None else "state"
-
-
-def positions(setting: Any, file: Path) -> list[str] | None:
-    """A setting of 0-based positions, a list or the name of a JSON file beside the data, as ids; None when not set."""
-    if setting is None:
-        return None
-    if isinstance(setting, str):
-        path = file.parent / setting
-        try:
-            setting = json.loads(path.read_text(encoding="utf-8"))
-        except (OSError, ValueError) as error:
-            raise InvalidInputError(f"The OS task's positions cannot be read from {path} ({error}).") from error
-    if not isinstance(setting, list):
-        raise InvalidInputError(f"The OS task got positions {setting!r}: give a list, or the name of a file with one.")
-    return [str(one) for one in setting]
-
-
-def selected(samples: Sequence[Sample], ids: Sequence[str], file: Path) -> list[Sample]:
-    """The samples with these ids, in their order. Raises InvalidInputError for one that does not exist."""
-    by_id = {sample.id: sample for sample in samples}
-    if absent := [one for one in ids if one not in by_id]:
-        raise InvalidInputError(f"The OS task's ids name record {absent[0]}, but {file} has {len(samples)} records.")
-    return [by_id[one] for one in ids]

@@ -14,7 +14,8 @@ import pytest
 
 from components.evaluate.benchmarks.os import OsTask
 from components.evaluate.benchmarks.os_needs import NO_PROCESSES, NO_USERS, machine_offers, needs
-from components.evaluate.benchmarks.os_records import positions, read, selected
+from components.evaluate.benchmarks.os_records import read
+from components.evaluate.benchmarks.positions import positions, selected
 from components.evaluate.task import Outcome, Workspace
 from tests.os_play import gold, play_all, says
 
