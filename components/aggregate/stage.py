@@ -10,7 +10,7 @@ from collections.abc import Sequence
 
 from components.shared import layout, logbook
 from components.shared.evolution import current, load_config, manifest_json, model_ref, parse_place, size_in_bytes
-from components.shared.models import open_model, sink
+from components.shared.models import opened, sink
 from components.shared.settings import Settings
 from components.shared.stage import Clock, once
 from components.shared.store.objects import Store
@@ -65,10 +65,11 @@ def build(store: Store, config: Config, place: Place, model: str, recipe: Recipe
     def compute(clock: Clock) -> JSON:
         from cycleqd.weights.aggregate import combine
 
-        with clock.part("combine"):
+        models = [base, *(ref for ref, _ in recipe)]
+        with clock.part("combine"), opened(store, place, models) as (theta, *experts):
             written = combine(
-                open_model(store, base),
-                [open_model(store, ref) for ref, _ in recipe],
+                theta,
+                experts,
                 [beta for _, beta in recipe],
                 sink(store, layout.checkpoint(model)),
                 threads=place.threads,

@@ -5,9 +5,11 @@ Reads the plan, the base and the parents; writes the child's checkpoint (fused),
 
 from __future__ import annotations
 
+from contextlib import ExitStack
+
 from components.shared import layout, logbook
 from components.shared.evolution import load_config, manifest_json, parse_place, planned_child, size_in_bytes
-from components.shared.models import device, mutation_spec, open_model, sink
+from components.shared.models import device, mutation_spec, opened, sink
 from components.shared.settings import Settings
 from components.shared.stage import Clock, once
 from components.shared.store.objects import Store
@@ -37,21 +39,21 @@ def make(store: Store, config: Config, child: Child, place: Place) -> None:
         folder = layout.checkpoint(child.id) if place.fused else layout.merged(child.id)
         where = device(place)
         clock.facts["device"] = where
-        with clock.part("open"):
-            base = open_model(store, child.base)
-            parents = [open_model(store, parent) for parent in child.parents]
-        with clock.part("merge"):
-            written = merge(
-                base,
-                parents,
-                child.omega,
-                sink(store, folder),
-                mutation=mutation_spec(child.mutation) if place.fused else None,
-                seed=child.mutation.seed,
-                threads=place.threads,
-                device=where,
-                shard_size=size_in_bytes(config.models.shard_size),
-            )
+        with ExitStack() as stack:
+            with clock.part("open"):
+                base, *parents = stack.enter_context(opened(store, place, [child.base, *child.parents]))
+            with clock.part("merge"):
+                written = merge(
+                    base,
+                    parents,
+                    child.omega,
+                    sink(store, folder),
+                    mutation=mutation_spec(child.mutation) if place.fused else None,
+                    seed=child.mutation.seed,
+                    threads=place.threads,
+                    device=where,
+                    shard_size=size_in_bytes(config.models.shard_size),
+                )
         return {"checkpoint" if place.fused else "merged": manifest_json(written)}
 
     once(store, layout.stage(child.id, "merge"), "merge", METHOD_VERSION, inputs, compute)

@@ -5,6 +5,8 @@ Reads the intermediate that merge wrote; writes the child's checkpoint: the same
 
 from __future__ import annotations
 
+from contextlib import ExitStack
+
 from components.shared import layout, logbook
 from components.shared.evolution import (
     load_config,
@@ -14,7 +16,7 @@ from components.shared.evolution import (
     planned_child,
     size_in_bytes,
 )
-from components.shared.models import device, mutation_spec, open_model, sink, source
+from components.shared.models import device, mutation_spec, opened, sink, source
 from components.shared.settings import Settings
 from components.shared.stage import Clock, need_result, once
 from components.shared.store.objects import Store
@@ -46,22 +48,23 @@ def make(store: Store, config: Config, child: Child, place: Place) -> None:
 
         where = device(place)
         clock.facts["device"] = where
-        with clock.part("open"):
-            base = open_model(store, child.base)
-            unmutated = open_checkpoint(source(store, layout.merged(child.id), merged))
-        with clock.part("mutate"):
-            # a merge of one parent is that parent, bit for bit: also for the mutation "none"
-            written = merge(
-                base,
-                [unmutated],
-                [1.0],
-                sink(store, layout.checkpoint(child.id)),
-                mutation=mutation_spec(child.mutation),
-                seed=child.mutation.seed,
-                threads=place.threads,
-                device=where,
-                shard_size=size_in_bytes(config.models.shard_size),
-            )
+        with ExitStack() as stack:
+            with clock.part("open"):
+                (base,) = stack.enter_context(opened(store, place, [child.base]))
+                unmutated = open_checkpoint(source(store, layout.merged(child.id), merged))
+            with clock.part("mutate"):
+                # a merge of one parent is that parent, bit for bit: also for the mutation "none"
+                written = merge(
+                    base,
+                    [unmutated],
+                    [1.0],
+                    sink(store, layout.checkpoint(child.id)),
+                    mutation=mutation_spec(child.mutation),
+                    seed=child.mutation.seed,
+                    threads=place.threads,
+                    device=where,
+                    shard_size=size_in_bytes(config.models.shard_size),
+                )
         return {"checkpoint": manifest_json(written)}
 
     once(store, layout.stage(child.id, "mutate"), "mutate", METHOD_VERSION, inputs, compute)

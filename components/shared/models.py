@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING
 
 from components.shared import layout
-from components.shared.evolution import manifest
+from components.shared.evolution import manifest, size_in_bytes
+from components.shared.settings import Settings
+from components.shared.store.cache import CheckpointCache
 from components.shared.store.checkpoints import S3Sink, S3Source
 from components.shared.store.objects import Store
 from cycleqd.config import Place
-from cycleqd.errors import IntegrityError
+from cycleqd.errors import IntegrityError, InvalidInputError, UnavailableError
 from cycleqd.records import ModelRef, Mutation
 from cycleqd.weights.checkpoint import Checkpoint, open_checkpoint
+from cycleqd.weights.local import LocalSource
 from cycleqd.weights.manifest import Manifest
 
 if TYPE_CHECKING:
@@ -19,10 +24,37 @@ if TYPE_CHECKING:
 
 
 def open_model(store: Store, model: ModelRef) -> Checkpoint:
-    """A model's checkpoint for reading; every byte that is read is checked against its record.
+    """A model's checkpoint in S3 for reading; every byte that is read is checked against its record.
 
     Raises IntegrityError when the record is missing or is not of the wanted digest.
     """
+    return open_checkpoint(_stored(store, model)[0])
+
+
+@contextmanager
+def opened(store: Store, place: Place, models: Sequence[ModelRef]) -> Iterator[list[Checkpoint]]:
+    """`open_model` for a stage's inputs, by way of the machine's cache.
+
+    The base and the experts, which every generation reads, are fetched into a cache that lasts; other models are read
+    there when an evaluation has left them. Where there is no room they are streamed from S3.
+    """
+    settings = Settings.from_environment()
+    cache = CheckpointCache(settings.cache, size_in_bytes(place.cache_size))
+    with ExitStack() as held:
+        found = []
+        for model in models:
+            stored, recorded = _stored(store, model)
+            again = settings.cache_lasts and layout.child_generation(model.id) is None
+            try:
+                folder = held.enter_context(cache.fetch(stored, recorded) if again else cache.find(recorded))
+            except (InvalidInputError, UnavailableError):  # larger than the cache, or no room beside what is in use
+                folder = None
+            found.append(open_checkpoint(LocalSource(folder, recorded.digests()) if folder else stored))
+        yield found
+
+
+def _stored(store: Store, model: ModelRef) -> tuple[S3Source, Manifest]:
+    """The model in S3, whole by its files' sizes, and its manifest."""
     recorded = manifest(store, model.id)
     if recorded.digest != model.digest:
         raise IntegrityError(
@@ -37,7 +69,7 @@ def open_model(store: Store, model: ModelRef) -> Checkpoint:
                 f"{stored.location}/{name} has {sizes.get(name, 'no')} bytes, recorded were {entry.size}; deleted or"
                 f" damaged: `cycleqd replay {model.id}` rebuilds it"
             )
-    return open_checkpoint(stored)
+    return stored, recorded
 
 
 def source(store: Store, folder: str, recorded: Manifest) -> S3Source:

@@ -22,6 +22,11 @@ class Settings:
     cache: Path
     scratch: Path
 
+    @property
+    def cache_lasts(self) -> bool:
+        """Whether the cache outlives the task: a pod's lies in its scratch folder and goes with it."""
+        return not self.cache.is_relative_to(self.scratch)
+
     @classmethod
     def from_environment(cls, environ: Mapping[str, str] = os.environ) -> Settings:
         """Read CYCLEQD_BUCKET, AWS_ENDPOINT_URL, AWS_REGION, MLFLOW_TRACKING_URI, CYCLEQD_CACHE, CYCLEQD_SCRATCH.

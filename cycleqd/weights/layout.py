@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, replace
 
 from cycleqd.weights.headers import TensorInfo, build_header
@@ -24,6 +24,11 @@ class Shard:
     def size(self) -> int:
         """Bytes of the whole file."""
         return len(self.header) + sum(t.nbytes for t in self.tensors)
+
+
+def leftovers(present: Iterable[str], wanted: Collection[str]) -> list[str]:
+    """The shards and indexes among a folder's files that are not wanted: an earlier run's, of another shard size."""
+    return [n for n in present if n.startswith("model") and n.endswith((".safetensors", INDEX)) and n not in wanted]
 
 
 def plan_shards(tensors: Sequence[TensorInfo], shard_size: int) -> list[Shard]:

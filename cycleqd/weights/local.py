@@ -6,13 +6,14 @@ import errno
 import fcntl
 import hashlib
 import os
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from threading import Lock
 
 from cycleqd.errors import ConflictError, IntegrityError, InvalidInputError, UnavailableError
 from cycleqd.weights.buffers import buffer
+from cycleqd.weights.layout import leftovers
 from cycleqd.weights.protocols import Buffer
 
 
@@ -81,6 +82,14 @@ class LocalSink:
     def create(self, name: str, size: int) -> LocalWriter:
         """Reserve `size` bytes on the disk now, so that a full disk is found before anything is computed."""
         return LocalWriter(self._folder / name, size)
+
+    def keep_only(self, names: Collection[str]) -> None:
+        """Remove what an earlier run left: shards and an index of other names, and unfinished files."""
+        present = {path.name for path in self._folder.iterdir()}
+        unfinished = {name: name[1:].removesuffix(".part") for name in present if name.endswith(".part")}
+        stale = leftovers(unfinished.values(), ())
+        for name in [*leftovers(present, names), *(part for part, name in unfinished.items() if name in stale)]:
+            (self._folder / name).unlink(missing_ok=True)
 
 
 class LocalWriter:

@@ -5,7 +5,7 @@ Local folders implement them in `cycleqd.weights.local`, S3 in `components.share
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Protocol
 
 Buffer = bytes | bytearray | memoryview
@@ -53,3 +53,6 @@ class Sink(Protocol):
 
     def create(self, name: str, size: int) -> Writer:
         """Start a file of `size` bytes (known in advance: safetensors headers fix it)."""
+
+    def keep_only(self, names: Collection[str]) -> None:
+        """Remove the shards and the index that an earlier run, of another shard size, left here beside `names`."""

@@ -101,6 +101,7 @@ def write_checkpoint(
         run.finish()
         manifest = Manifest({name: FileEntry(size, w.close()) for name, (size, w) in sorted(writers.items())})
         stack.pop_all()
+    sink.keep_only(manifest.files)
     return manifest
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
@@ -55,6 +57,7 @@ def test_a_damaged_parent_is_never_merged(evolution: Callable[..., Evolution], h
     (item,) = evo.select()
     parent = need_plan(evo.store, 0).children[0].parents[0].id
     key = f"models/{parent}/checkpoint/model.safetensors"
+    shutil.rmtree(os.environ["CYCLEQD_CACHE"])  # the evaluation's good copy
     with damaged(evo.store, key, how), pytest.raises(IntegrityError, match=f"{parent}/checkpoint"):
         evo.merge(item)
     assert [key for key in evo.store.list("generations") if "/children/" in key] == []

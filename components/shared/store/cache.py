@@ -48,6 +48,20 @@ class CheckpointCache:
             os.utime(entry)
             yield entry
 
+    @contextmanager
+    def find(self, manifest: Manifest) -> Iterator[Path | None]:
+        """The checkpoint's folder as by `fetch` when it is there already, else None."""
+        entry = self._folder / manifest.digest
+        if not entry.is_dir():
+            yield None
+            return
+        with self._open_lock(f"{manifest.digest}.lock") as lock:
+            fcntl.flock(lock, fcntl.LOCK_SH)
+            there = entry.is_dir()  # it may have been evicted before it was locked
+            if there:
+                os.utime(entry)
+            yield entry if there else None
+
     def _fill(self, entry: Path, source: Source, manifest: Manifest) -> None:
         part = self._reserve(entry.name, manifest.size)
         try:

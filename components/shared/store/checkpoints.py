@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import hashlib
 from collections import deque
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from cycleqd.errors import IntegrityError, UnavailableError
 from cycleqd.weights.buffers import buffer
+from cycleqd.weights.layout import leftovers
 from cycleqd.weights.protocols import Buffer
 
 if TYPE_CHECKING:
@@ -127,6 +128,13 @@ class S3Sink:
         """Start an object; its multipart upload begins with the first full part."""
         return S3Writer(self._client, self._bucket, f"{self._prefix}/{name}", size, self._pool)
 
+    def keep_only(self, names: Collection[str]) -> None:
+        """Remove the shards and the index of other names that a run killed while closing its files left."""
+        present = S3Source(self._client, self._bucket, self._prefix).files()
+        for name in leftovers(present, names):
+            with _reported(f"{self.location}/{name}", "removed"):
+                self._client.delete_object(Bucket=self._bucket, Key=f"{self._prefix}/{name}")
+
 
 class S3Writer:
     """One object: full parts are uploaded by the sink's pool while later ones are filled."""
@@ -201,7 +209,11 @@ class S3Writer:
     def _put_part(self, upload: str, number: int, body: bytearray) -> CompletedPartTypeDef:
         with _reported(self._url, "written"):
             answer = self._client.upload_part(
-                Bucket=self._bucket, Key=self._key, UploadId=upload, PartNumber=number, Body=body
+                Bucket=self._bucket,
+                Key=self._key,
+                UploadId=upload,
+                PartNumber=number,
+                Body=body,  # type: ignore[arg-type] - botocore takes bytearrays, its stubs do not
             )
         return {"PartNumber": number, "ETag": answer["ETag"]}
 

@@ -61,6 +61,18 @@ def test_a_checkpoint_in_use_is_never_evicted(tmp_path: Path) -> None:
         assert models[2][1].digest in entries(tmp_path / "cache")
 
 
+def test_finding_fetches_nothing_and_keeps_what_it_found(tmp_path: Path) -> None:
+    cache = CheckpointCache(tmp_path / "cache", 1_500)
+    models = [model(tmp_path / n, n.encode() * 1000) for n in "ab"]
+    with cache.find(models[0][1]) as absent:
+        assert absent is None and not list((tmp_path / "cache").iterdir())
+    with cache.fetch(*models[0]):
+        pass
+    with cache.find(models[0][1]) as found, pytest.raises(UnavailableError, match="left beside the checkpoints in use"):
+        assert found == tmp_path / "cache" / models[0][1].digest
+        cache.fetch(*models[1]).__enter__()
+
+
 def test_too_large_and_damaged_checkpoints_leave_no_entry(tmp_path: Path) -> None:
     source, manifest = model(tmp_path / "m", b"x" * 1000)
     with pytest.raises(InvalidInputError, match="1,000 bytes does not fit"):

@@ -133,6 +133,18 @@ def test_shard_size_changes_the_files_but_no_tensor(zoo: Path, tmp_path: Path) -
     assert opened(tmp_path / "many").tensors.keys() == opened(zoo / "0").tensors.keys()
 
 
+def test_a_run_with_another_shard_size_takes_over_the_folder(zoo: Path, tmp_path: Path) -> None:
+    child(zoo, tmp_path, [1, 1], shard_size=3000)
+    (tmp_path / ".model-00002-of-00009.safetensors.part").write_bytes(b"killed")
+    (tmp_path / "notes.txt").write_text("the user's")
+    written = child(zoo, tmp_path, [1, 1])
+    assert sorted(p.name for p in tmp_path.iterdir()) == sorted([*written.files, "notes.txt"])
+    assert opened(tmp_path).tensors.keys() == opened(zoo / "0").tensors.keys()
+    again = child(zoo, tmp_path, [1, 1], shard_size=3000)
+    assert sorted(p.name for p in tmp_path.iterdir()) == sorted([*again.files, "notes.txt"])
+    assert INDEX in again.files and opened(tmp_path).tensors.keys() == opened(zoo / "0").tensors.keys()
+
+
 def test_the_folder_holds_what_the_base_has_and_nothing_of_its_training(zoo: Path, tmp_path: Path) -> None:
     written = child(zoo, tmp_path, [1, 1])
     assert sorted(p.name for p in tmp_path.iterdir()) == sorted(written.files)
