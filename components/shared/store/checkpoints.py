@@ -213,7 +213,7 @@ class S3Writer:
                 Key=self._key,
                 UploadId=upload,
                 PartNumber=number,
-                Body=body,  # type: ignore[arg-type] - botocore takes bytearrays, its stubs do not
+                Body=body,  # type: ignore[arg-type]  # botocore takes bytearrays
             )
         return {"PartNumber": number, "ETag": answer["ETag"]}
 
