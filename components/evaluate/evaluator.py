@@ -146,8 +146,8 @@ def evaluate(
 
     An episode whose prompt no longer fits the context ends as an error, "context overflow", without a verdict of the
     task. `progress` is called with the number of samples judged since its last call. Raises EvaluationError, with no
-    score, when the task's code fails unexpectedly; any CycleQDError of task or engine is passed on. Every episode that
-    was started is closed exactly once, whatever happens.
+    score, when the task's code fails unexpectedly or no sample's first prompt fits the context; any CycleQDError of
+    task or engine is passed on. Every episode that was started is closed exactly once, whatever happens.
     """
     if not samples:
         raise InvalidInputError(f"{type(task).__name__} was given no samples; a score needs at least one")
@@ -178,6 +178,12 @@ def _rounds(
         completions = engine.generate([run.prompt or () for run in live], sampling)
         generating += time.perf_counter() - began
         rounds += 1
+        if all(completion.finish == "overflow" for completion in completions) and rounds == 1:
+            longest = max(completion.prompt_tokens for completion in completions)
+            raise EvaluationError(
+                f"no prompt of {type(task).__name__} fits the context (the longest has {longest} tokens), so no"
+                " score was recorded; raise evaluation.max_context or take models with a longer context"
+            )
         for run, completion in zip(live, completions, strict=True):
             run.completions.append(completion)
         steps = {pool.submit(_step, task, run): run for run in live}

@@ -13,7 +13,14 @@ from components.shared.evolution import Head, find_head, find_plan, need_head
 from components.shared.stage import Clock, need_result, write_result
 from components.shared.store.objects import Store
 from components.update_archives.stage import move_head
-from cycleqd.errors import ConflictError, CycleQDError, IntegrityError, InvalidInputError, UnavailableError
+from cycleqd.errors import (
+    ConflictError,
+    CycleQDError,
+    EvaluationError,
+    IntegrityError,
+    InvalidInputError,
+    UnavailableError,
+)
 from tests.evolution import Evolution
 from tests.ledger import ledger
 
@@ -153,6 +160,21 @@ def test_a_task_that_misses_something_is_refused_before_a_model_is_loaded(evolut
         evo.evaluate(["base"])
     assert not [key for key in evo.store.list("models/base") if "evaluations" in key]
     assert not list(tmp_path.glob("cache/*"))
+
+
+def test_an_evaluation_error_leaves_no_score_and_stops_the_generation(evolution: Make) -> None:
+    """The context is too short for any prompt: a model that could not be asked has not failed at the task."""
+    evo = evolution(evaluation={"max_context": 16})
+    evo.seed()
+    models = ["base", *(f"expert-{name}" for name in evo.config.models.experts)]
+    with pytest.raises(
+        EvaluationError, match=r"no prompt of Letters fits the context .* raise evaluation\.max_context"
+    ):
+        evo.evaluate(models)
+    assert not [key for key in evo.store.list("models") if "evaluations" in key]
+    with pytest.raises(IntegrityError, match=r"evaluations/one/search/result\.json is missing"):
+        evo.update(-1)
+    assert find_head(evo.store) is None
 
 
 def test_scores_of_different_engines_are_not_compared(evolution: Make) -> None:

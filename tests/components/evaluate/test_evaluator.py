@@ -155,6 +155,13 @@ def test_an_overflow_ends_the_episode_without_asking_the_task() -> None:
     assert (record.outcome, record.reason, record.replies) == (Outcome.ERROR, "context overflow", ())
 
 
+def test_prompts_that_all_overflow_are_an_error_and_not_a_score_of_0() -> None:
+    task, samples = rounds(), [Sample("a", {"first": "overflow"}), Sample("b", {"first": "overflow too"})]
+    with pytest.raises(EvaluationError, match=r"no prompt of Rounds fits .*longest has 99 tokens.*max_context"):
+        evaluate(Scripted(), task, samples, SAMPLING, workers=2)
+    assert [episode.closed for episode in task.episodes] == [1, 1]
+
+
 def test_the_same_records_again_and_with_any_number_of_workers() -> None:
     found = {records(evaluate(Scripted(), rounds(), SAMPLES, SAMPLING, workers=w)) for w in (1, 1, 2, 8)}
     assert len(found) == 1
