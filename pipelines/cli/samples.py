@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-import gzip
-import json
 from pathlib import Path
-from typing import Any
+from typing import cast
 
+from components.evaluate.records import read_transcripts
+from components.evaluate.staged import Split
 from components.shared import layout
+from components.shared.stage import read_result
 from components.shared.store.objects import Store
 from cycleqd.errors import InvalidInputError
+from cycleqd.records import JSON
 from pipelines.cli.output import print_json, say
 from pipelines.cli.session import session
 
@@ -21,7 +23,7 @@ def show(path: Path, model: str, task: str, split: str, outcome: str, limit: int
         if split not in ("search", "test"):
             raise InvalidInputError(f"--split is '{split}'; it is search or test")
         name = opened.model(model)
-        found = read(opened.store, name, task, split)
+        found = read(opened.store, name, task, cast(Split, split))
     chosen = [sample for sample in found if not outcome or sample["outcome"] == outcome][: limit or None]
     if as_json:
         print_json(chosen)
@@ -32,18 +34,17 @@ def show(path: Path, model: str, task: str, split: str, outcome: str, limit: int
         _print(sample)
 
 
-def read(store: Store, model: str, task: str, split: str) -> list[dict[str, Any]]:
+def read(store: Store, model: str, task: str, split: Split) -> list[JSON]:
     """All per-sample results. Raises InvalidInputError when the model was not evaluated there."""
-    key = f"{layout.evaluation(model, task, split)}/samples.jsonl.gz"
-    data = store.find(key)
-    if data is None:
+    folder = layout.evaluation(model, task, split)
+    if read_result(store, folder) is None:
         raise InvalidInputError(
-            f"'{model}' has no results on the {split} split of '{task}' ({store.url(key)} is missing)"
+            f"'{model}' has no results on the {split} split of '{task}' ({store.url(folder)} has no result.json)"
         )
-    return [json.loads(line) for line in gzip.decompress(data).decode().splitlines()]
+    return read_transcripts(store, model, task, split)
 
 
-def _print(sample: dict[str, Any]) -> None:
+def _print(sample: JSON) -> None:
     say(f"\n── {sample['id']} ── {sample['outcome']}: {sample.get('reason', '')}")
     for message in sample.get("messages", []):
         say(f"[{message['role']}]\n{message['content']}")
