@@ -11,20 +11,22 @@ from collections import deque
 
 import numpy as np
 
-PIECE = 16 << 20
-"""Bytes of a piece: what the streaming code reads, computes and writes at a time, in the widest dtype."""
+_SIZES = (8 << 20, 16 << 20)  # a unit of the streaming code in a 16-bit dtype and in fp32
+_KEPT = 16  # free pieces of a size, over all threads
 
-_free: deque[mmap.mmap] = deque(maxlen=16)  # of every thread; a piece beyond them goes back to the kernel
+_free: dict[int, deque[mmap.mmap]] = {size: deque(maxlen=_KEPT) for size in _SIZES}
 
 
 def buffer(size: int) -> memoryview:
     """`size` writable bytes of any content; the memory is free again when no view of it is left."""
-    if size > PIECE:
+    piece = next((fits for fits in _SIZES if size <= fits), None)
+    if piece is None:
         return memoryview(mmap.mmap(-1, size))
+    free = _free[piece]
     try:
-        memory = _free.pop()  # the last one used: its pages are there, and perhaps in a cache
+        memory = free.pop()  # the last one used: its pages are there, and perhaps in a cache
     except IndexError:
-        memory = mmap.mmap(-1, PIECE)
+        memory = mmap.mmap(-1, piece)
     owner = np.frombuffer(memory, dtype=np.uint8)  # views keep it alive, and unlike them it tells when it goes
-    weakref.finalize(owner, _free.append, memory).atexit = False
+    weakref.finalize(owner, free.append, memory).atexit = False
     return owner.data[:size]

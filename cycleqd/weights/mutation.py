@@ -9,6 +9,8 @@ from typing import Literal
 import numpy as np
 import torch
 
+from cycleqd.weights.buffers import buffer
+
 Seed = int | np.random.SeedSequence
 
 _NOISE_CHUNK = 1 << 20
@@ -85,11 +87,9 @@ def _right_vectors(tall: torch.Tensor, floor: float) -> torch.Tensor:
 def gaussian_noise(spec: MutationSpec, seed: Seed, name: str, start: int, stop: int) -> torch.Tensor:
     """Elements [start, stop) of a tensor's noise, N(0, sigma²), float32; the same however the range is cut."""
     first = start - start % _NOISE_CHUNK
-    chunks = [
-        tensor_stream(seed, name, begin // _NOISE_CHUNK).standard_normal(
-            min(_NOISE_CHUNK, stop - begin), dtype=np.float32
-        )
-        for begin in range(first, stop, _NOISE_CHUNK)
-    ]
-    noise = np.concatenate(chunks)[start - first :] if chunks else np.empty(0, np.float32)
-    return torch.from_numpy(noise * np.float32(spec.sigma))
+    noise = np.frombuffer(buffer(4 * (stop - first)), np.float32)
+    for begin in range(0, len(noise), _NOISE_CHUNK):
+        stream = tensor_stream(seed, name, (first + begin) // _NOISE_CHUNK)
+        stream.standard_normal(out=noise[begin : begin + _NOISE_CHUNK], dtype=np.float32)
+    noise *= np.float32(spec.sigma)
+    return torch.from_numpy(noise[start - first :])

@@ -10,7 +10,7 @@ from cycleqd.weights.checkpoint import FLOATS, Checkpoint
 from cycleqd.weights.headers import TensorInfo
 from cycleqd.weights.mutation import MutationSpec, Seed, draw_w, gaussian_noise, svd_rescale, tensor_stream
 from cycleqd.weights.stream import Unit
-from cycleqd.weights.tensors import DTYPES, combine_blocks, finite
+from cycleqd.weights.tensors import DTYPES, add_blocks, combine_blocks, finite
 
 
 class Combination:
@@ -56,7 +56,7 @@ class Combination:
             return merged
         if self._mutation.kind == "gaussian":
             noise = gaussian_noise(self._mutation, self._seed, unit.tensor.name, unit.start, unit.stop)
-            return finite(noise.add_(merged).to(dtype))
+            return add_blocks(noise, merged)
         return self._svd(unit.tensor, merged, arrays[-1]) if self.whole(unit.tensor) else merged
 
     def _svd(self, tensor: TensorInfo, merged: torch.Tensor, base: torch.Tensor) -> torch.Tensor:

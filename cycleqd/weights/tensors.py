@@ -26,6 +26,11 @@ def from_bytes(data: Buffer, dtype: str) -> torch.Tensor:
     return torch.frombuffer(data, dtype=DTYPES[dtype])
 
 
+def empty(count: int, dtype: torch.dtype) -> torch.Tensor:
+    """A flat CPU tensor of any content, in memory that is used again."""
+    return torch.frombuffer(buffer(count * dtype.itemsize), dtype=dtype)
+
+
 def to_bytes(tensor: torch.Tensor) -> memoryview:
     """The tensor's bytes, row-major, without copying (CPU, contiguous)."""
     return tensor.reshape(-1).view(torch.uint8).numpy().data
@@ -40,7 +45,7 @@ def combine_blocks(arrays: Sequence[torch.Tensor], weights: Sequence[float], dty
     """
     if len(arrays) == 1 and arrays[0].dtype == dtype:
         return finite(arrays[0])
-    out = torch.frombuffer(buffer(len(arrays[0]) * dtype.itemsize), dtype=dtype)
+    out = empty(len(arrays[0]), dtype)
     if len(arrays) == 2 and arrays[0].dtype == arrays[1].dtype == dtype:
         return finite(torch.lerp(arrays[0], arrays[1], weights[1], out=out))
     scratch = torch.empty(3, BLOCK)
@@ -54,6 +59,17 @@ def combine_blocks(arrays: Sequence[torch.Tensor], weights: Sequence[float], dty
             diff.sub_(origin)
             acc.add_(diff, alpha=weight)
         out[start : start + BLOCK].copy_(acc)
+    return finite(out)
+
+
+def add_blocks(noise: torch.Tensor, array: torch.Tensor) -> torch.Tensor:
+    """array + noise in fp32, rounded once to the array's dtype; `noise` (fp32) is overwritten.
+
+    In blocks, for torch converts the whole of an operand of another dtype. Raises NotFiniteError.
+    """
+    out = empty(len(array), array.dtype)
+    for target, term, added in zip(out.split(BLOCK), array.split(BLOCK), noise.split(BLOCK), strict=True):
+        target.copy_(added.add_(term))
     return finite(out)
 
 
