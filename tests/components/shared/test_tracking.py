@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import pytest
 
+from components.shared import layout
 from components.shared.evolution import find_child
 from components.shared.layout import child_generation
 from components.shared.settings import Settings
@@ -67,10 +68,6 @@ def test_runs_are_nested_and_complete(grown: Evolution) -> None:
     }
     child = runs["model:g000001-c01"]
     assert child["parent"] == "generation:000001" and child["name"] == "g000001-c01"
-    result = need_result(grown.store, "generations/000001/children/g000001-c01/evaluations/two/search")["outputs"]
-    assert child["metrics"]["search_score/two"] == [(0, result["score"])]
-    assert child["metrics"]["search_stderr/two"] == [(0, result["standard_error"])]
-    assert child["metrics"]["search_outcomes/two/wrong"] == [(0, result["counts"]["wrong"])]
     curves = runs["evolution"]["metrics"]
     assert [step for step, _ in sorted(curves["best_average"])] == [0, 1, 2, 3]
     artifacts = [path for path, _ in runs["evolution"]["artifacts"]]
@@ -80,6 +77,18 @@ def test_runs_are_nested_and_complete(grown: Evolution) -> None:
         *(f"heatmaps/{n:06d}.png" for n in range(4)),
     ]
     assert {run["status"] for run in runs.values()} == {"FINISHED"}
+
+
+@pytest.mark.parametrize(("model", "split"), [("g000001-c01", "search"), ("final", "test")])
+def test_score_error_and_every_outcome_are_on_the_models_run(grown: Evolution, model: str, split: str) -> None:
+    found = ledger(grown.name).runs[f"model:{model}"]["metrics"]
+    for task in grown.config.search_tasks:
+        result = need_result(grown.store, layout.evaluation(model, task, split))["outputs"]
+        assert sum(result["counts"].values()) == result["count"] > 0
+        expected = {f"{split}_outcomes/{task}/{outcome}": count for outcome, count in result["counts"].items()}
+        expected |= {f"{split}_score/{task}": result["score"], f"{split}_stderr/{task}": result["standard_error"]}
+        assert {name: found[name] for name in expected} == {name: [(0, value)] for name, value in expected.items()}
+        assert {name.rpartition("/")[2] for name in expected} >= {"passed", "wrong", "error", "time-out", "format"}
 
 
 def test_a_run_without_a_stored_id_is_taken_over(store: Store) -> None:
