@@ -94,20 +94,22 @@ def _read_json(source: Source, sizes: Mapping[str, int], name: str) -> dict[str,
 
 def _refuse_other_formats(source: Source, sizes: Mapping[str, int]) -> None:
     where = source.location
-    if "adapter_config.json" in sizes and "config.json" not in sizes:
+    weights = [name for name in sizes if name.endswith(".safetensors") and not name.startswith("adapter_")]
+    if "adapter_config.json" in sizes and not weights:
         raise InvalidInputError(
             f"{where} is a PEFT adapter, not a model; merge it into its base first: pip install peft && python -c "
             f"\"from peft import AutoPeftModelForCausalLM as M; m = M.from_pretrained({where!r}, dtype='auto'); "
-            f'm.merge_and_unload().save_pretrained({where + "-merged"!r})".'
+            f"m.merge_and_unload().save_pretrained({where + '-merged'!r})\", and copy the base's tokenizer files there."
         )
-    if any(name.endswith(".safetensors") for name in sizes):
+    if weights:
         return
     pickles = [name for name in sizes if name.endswith((".bin", ".pt", ".pth")) and name != "training_args.bin"]
     if pickles:
         raise InvalidInputError(
             f"{where} holds pickled weights ({pickles[0]}), which can run code; if you trust them, convert them: "
             f'python -c "from transformers import AutoModelForCausalLM as M; '
-            f"M.from_pretrained({where!r}, dtype='auto').save_pretrained({where + '-safetensors'!r})\"."
+            f"M.from_pretrained({where!r}, dtype='auto').save_pretrained({where + '-safetensors'!r})\", and copy the "
+            "tokenizer's files there."
         )
     if any(name.endswith(".gguf") for name in sizes):
         raise InvalidInputError(f"{where} holds GGUF weights; merging needs the model's safetensors.")

@@ -68,8 +68,9 @@ def add_blocks(noise: torch.Tensor, array: torch.Tensor) -> torch.Tensor:
     In blocks, for torch converts the whole of an operand of another dtype. Raises NotFiniteError.
     """
     out = empty(len(array), array.dtype)
-    for target, term, added in zip(out.split(BLOCK), array.split(BLOCK), noise.split(BLOCK), strict=True):
-        target.copy_(added.add_(term))
+    for start in range(0, len(out), BLOCK):
+        part = slice(start, start + BLOCK)
+        out[part].copy_(noise[part].add_(array[part]))
     return finite(out)
 
 

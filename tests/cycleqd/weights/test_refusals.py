@@ -35,6 +35,13 @@ def edit_json(path: Path, change: Callable[[dict[str, Any]], object]) -> None:
     path.write_text(json.dumps(content))
 
 
+def as_adapter(folder: Path, also: Callable[[], object] = lambda: None) -> None:
+    """What PEFT saves; some trainers put the model's config beside it."""
+    (folder / "adapter_config.json").write_text("{}")
+    (folder / "model.safetensors").rename(folder / "adapter_model.safetensors")
+    also()
+
+
 BREAKS: dict[str, tuple[Callable[[Path], object], str]] = {
     "no folder": (lambda f: f.rename(f.with_name("gone")), "no checkpoint folder"),
     "no config": (lambda f: (f / "config.json").unlink(), "no config.json"),
@@ -46,10 +53,8 @@ BREAKS: dict[str, tuple[Callable[[Path], object], str]] = {
     "pickle": (lambda f: (f / "model.safetensors").rename(f / "pytorch_model.bin"), "pickled.*save_pretrained"),
     "gguf": (lambda f: (f / "model.safetensors").rename(f / "model.gguf"), "GGUF"),
     "nothing": (lambda f: (f / "model.safetensors").unlink(), "no .*safetensors"),
-    "adapter": (
-        lambda f: (f / "config.json").rename(f / "adapter_config.json"),
-        "PEFT adapter.*merge_and_unload",
-    ),
+    "adapter": (lambda f: as_adapter(f, (f / "config.json").unlink), "PEFT adapter.*merge_and_unload"),
+    "adapter with a config": (as_adapter, "PEFT adapter.*merge_and_unload"),
     "truncated": (lambda f: os.truncate(f / "model.safetensors", 5000), "truncated"),
     "empty": (lambda f: os.truncate(f / "model.safetensors", 0), "truncated"),
     "garbage": (lambda f: (f / "model.safetensors").write_bytes(b"\x10" + bytes(100)), "broken safetensors header"),
