@@ -48,31 +48,40 @@ def draw_w(spec: MutationSpec, count: int, stream: np.random.Generator) -> torch
 
 
 def svd_rescale(tau: torch.Tensor, w: torch.Tensor) -> torch.Tensor:
-    """τ' = U diag(w σ) Vᵀ for τ = U diag(σ) Vᵀ; w_i belongs to the i-th largest σ. tau (m, n), w (min(m, n),), float32.
+    """τ' = U diag(w σ) Vᵀ for τ = U diag(σ) Vᵀ; w_i belongs to the i-th largest σ.
 
     U (Σ W) Vᵀ = (U W Uᵀ) τ = τ (V W Vᵀ), so the smaller side's singular vectors suffice: the eigenvectors of the
     smaller Gram matrix. Against a float64 SVD the result is off by less than 1e-3 of |τ'| (Frobenius): directions
     whose singular values are closer than fp32 tells apart are mixed, as in any fp32 SVD, and so are those below 1e-6
-    of the largest. An all-zero τ is returned as it is.
+    of the largest. An all-zero τ is returned as it is. tau (m, n) and w (min(m, n),), float32; or a stack of matrices
+    (b, m, n) with w (b, min(m, n)), which gives the same up to rounding.
     """
-    wide = tau.shape[0] < tau.shape[1]
-    tall = tau.T if wide else tau
-    scale = tau.abs().max()
-    if not scale:
+    wide = tau.shape[-2] < tau.shape[-1]
+    tall = tau.mT if wide else tau
+    scale = tau.abs().amax((-2, -1), keepdim=True)
+    if not scale.any():
         return tau
+    scale[scale == 0] = 1.0  # a zero matrix of a stack
     vectors = _right_vectors(tall / scale, floor=0.0)  # scaled, so that squares neither overflow nor vanish
-    mix = torch.matmul(vectors * w, vectors.T)
+    mix = torch.matmul(vectors * w.unsqueeze(-2), vectors.mT)
     return torch.matmul(mix, tau) if wide else torch.matmul(tau, mix)
 
 
 def _right_vectors(tall: torch.Tensor, floor: float) -> torch.Tensor:
-    """The right singular vectors of a tall matrix (m ≥ n) as columns (n, n), largest singular value first.
+    """The right singular vectors of a tall matrix (m ≥ n) or of each of a stack, as columns, largest first.
 
     A Gram matrix squares the singular values, so one pass resolves about three orders of magnitude; what lies below is
     projected out and resolved by a Gram matrix of its own, until nothing above `floor` (a singular value) is left.
     """
-    decomposition = torch.linalg.eigh(tall.T @ tall)
-    values, vectors = decomposition.eigenvalues.flip(0), torch.flip(decomposition.eigenvectors, (1,))
+    decomposition = torch.linalg.eigh(tall.mT @ tall)
+    values, vectors = decomposition.eigenvalues.flip(-1), torch.flip(decomposition.eigenvectors, (-1,))
+    if tall.ndim == 2:
+        return _resolved(tall, values, vectors, floor)
+    return torch.stack([_resolved(*matrix, floor) for matrix in zip(tall, values, vectors, strict=True)])
+
+
+def _resolved(tall: torch.Tensor, values: torch.Tensor, vectors: torch.Tensor, floor: float) -> torch.Tensor:
+    """The eigenvectors of one Gram matrix, those of the small values found anew."""
     largest = float(values[0])
     resolved = int((values > _RESOLVED * largest).sum())
     if 0 < resolved < len(values):

@@ -57,14 +57,34 @@ class Combination:
         if self._mutation.kind == "gaussian":
             noise = gaussian_noise(self._mutation, self._seed, unit.tensor.name, unit.start, unit.stop)
             return add_blocks(noise, merged)
-        return self._svd(unit.tensor, merged, arrays[-1]) if self.whole(unit.tensor) else merged
+        return self._svd([unit.tensor], [merged], [arrays[-1]])[0] if self.whole(unit.tensor) else merged
 
-    def _svd(self, tensor: TensorInfo, merged: torch.Tensor, base: torch.Tensor) -> torch.Tensor:
+    def batches(self, first: TensorInfo, second: TensorInfo) -> bool:
+        """Matrices of one shape are mutated together on a GPU; on the CPU each has a thread, for the same bytes."""
+        alike = (first.shape, first.dtype) == (second.shape, second.dtype) and self.whole(first) and self.whole(second)
+        return alike and self._device != "cpu"
+
+    def compute_batch(self, units: Sequence[Unit], arrays: Sequence[Sequence[torch.Tensor]]) -> list[torch.Tensor]:
+        """`compute` for whole matrices of one shape."""
+        dtype = DTYPES[units[0].tensor.dtype]
+        merged = [combine_blocks(a[: len(self._models)], self._weights, dtype) for a in arrays]
+        return self._svd([unit.tensor for unit in units], merged, [a[-1] for a in arrays])
+
+    def _svd(
+        self, tensors: Sequence[TensorInfo], merged: Sequence[torch.Tensor], bases: Sequence[torch.Tensor]
+    ) -> list[torch.Tensor]:
         assert self._mutation is not None
-        origin = base.to(self._device, torch.float32).view(tensor.shape)
-        tau = merged.to(self._device, torch.float32).view(tensor.shape) - origin
+        shape = tensors[0].shape
+        origin = self._placed(bases, shape)
+        tau = self._placed(merged, shape) - origin
         if not tau.any():
-            return merged
-        w = draw_w(self._mutation, min(tensor.shape), tensor_stream(self._seed, tensor.name))
-        mutated = svd_rescale(tau, w.to(self._device)).add_(origin)
-        return finite(mutated.to(merged.dtype).cpu().reshape(-1))
+            return list(merged)
+        w = [draw_w(self._mutation, min(shape), tensor_stream(self._seed, tensor.name)) for tensor in tensors]
+        mutated = svd_rescale(tau, self._placed(w, (min(shape),))).add_(origin)
+        results = finite(mutated.to(merged[0].dtype).cpu().reshape(-1)).split(len(merged[0]))  # type: ignore[no-untyped-call]
+        return list(results)
+
+    def _placed(self, arrays: Sequence[torch.Tensor], shape: tuple[int, ...]) -> torch.Tensor:
+        """In fp32 on the device: one array in its shape, or several as a stack."""
+        placed = [array.to(self._device, torch.float32).view(shape) for array in arrays]
+        return placed[0] if len(placed) == 1 else torch.stack(placed)

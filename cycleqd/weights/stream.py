@@ -29,6 +29,8 @@ CHUNK = 1 << 22
 """Elements of a unit that is not a whole tensor: 8 MiB of bf16."""
 
 _READERS = 4
+_BATCH = 512_000_000  # bytes of stored matrices that are computed together on a GPU
+_TOO_LARGE = "The result's {0.name} does not fit {0.dtype}; use smaller coefficients or a smaller w_max."
 _FP32_COPIES = 4  # what a whole-matrix unit needs beside its inputs and output
 
 Progress = Callable[[int], None]
@@ -49,6 +51,9 @@ class Unit:
         return (self.stop - self.start) * self.tensor.item_size == self.tensor.nbytes
 
 
+Batch = list[Unit]
+
+
 class Recipe(Protocol):
     """What to compute from what. Stateless: called from several threads."""
 
@@ -63,6 +68,12 @@ class Recipe(Protocol):
 
     def compute(self, unit: Unit, arrays: Sequence[torch.Tensor]) -> torch.Tensor:
         """The result in the storage dtype, flat, from the inputs' flat arrays. Raises NotFiniteError."""
+
+    def batches(self, first: TensorInfo, second: TensorInfo) -> bool:
+        """Whether two neighbours are computed together."""
+
+    def compute_batch(self, units: Sequence[Unit], arrays: Sequence[Sequence[torch.Tensor]]) -> Sequence[torch.Tensor]:
+        """`compute` for neighbours that are computed together."""
 
 
 def default_threads() -> int:
@@ -143,10 +154,10 @@ class _Run:
 
     def results(self, shards: Sequence[Shard]) -> Iterator[tuple[Unit, Buffer]]:
         """Every unit's bytes, in order. In memory at most four times what the largest unit needs, or 200 MB."""
-        units = [unit for shard in shards for tensor in shard.tensors for unit in self._cut(tensor)]
+        units = self._batched([unit for shard in shards for tensor in shard.tensors for unit in self._cut(tensor)])
         limit = max(4 * max(map(self._cost, units), default=0), 24 * CHUNK)
         most = 2 * self._threads + 2
-        pending: deque[tuple[Unit, Future[Buffer]]] = deque()
+        pending: deque[tuple[Batch, Future[list[Buffer]]]] = deque()
         used = 0
         previous = torch.get_num_threads()
         with (
@@ -157,13 +168,13 @@ class _Run:
                 for unit in units:
                     while pending and (len(pending) >= most or used + self._cost(unit) > limit):
                         done, future = pending.popleft()
-                        yield done, future.result()
+                        yield from zip(done, future.result(), strict=True)
                         used -= self._cost(done)
                     pending.append((unit, self._submit(unit, readers, workers)))
                     used += self._cost(unit)
                 while pending:
                     done, future = pending.popleft()
-                    yield done, future.result()
+                    yield from zip(done, future.result(), strict=True)
             finally:
                 workers.shutdown(cancel_futures=True)
                 readers.shutdown(cancel_futures=True)
@@ -175,32 +186,53 @@ class _Run:
         for start in range(0, count, max(step, 1)):
             yield Unit(tensor, start, min(start + step, count))
 
-    def _cost(self, unit: Unit) -> int:
+    def _batched(self, units: Sequence[Unit]) -> list[Batch]:
+        """Neighbours that are computed together, such as a layer's gate and up projections; mostly single units."""
+        batches: list[Batch] = []
+        for unit in units:
+            last = batches[-1] if batches else []
+            fits = (len(last) + 1) * unit.tensor.nbytes <= _BATCH
+            if last and fits and self._recipe.batches(last[0].tensor, unit.tensor):
+                last.append(unit)
+            else:
+                batches.append([unit])
+        return batches
+
+    def _cost(self, batch: Batch) -> int:
+        return sum(map(self._unit_cost, batch))
+
+    def _unit_cost(self, unit: Unit) -> int:
         elements = unit.stop - unit.start
         copies = _FP32_COPIES * 4 if self._recipe.whole(unit.tensor) else 0
         return elements * (unit.tensor.item_size * (len(self._recipe.inputs(unit.tensor)) + 1) + copies)
 
-    def _submit(self, unit: Unit, readers: ThreadPoolExecutor, workers: ThreadPoolExecutor) -> Future[Buffer]:
-        reads = [readers.submit(self._read, c, unit) for c in self._recipe.inputs(unit.tensor)]
-        return workers.submit(self._compute, unit, reads)
+    def _submit(self, batch: Batch, readers: ThreadPoolExecutor, workers: ThreadPoolExecutor) -> Future[list[Buffer]]:
+        reads = [[readers.submit(self._read, c, unit) for c in self._recipe.inputs(unit.tensor)] for unit in batch]
+        return workers.submit(self._compute, batch, reads)
 
     def _read(self, checkpoint: Checkpoint, unit: Unit) -> Buffer:
         stored = checkpoint.tensors[unit.tensor.name]
         first = stored.start + unit.start * stored.item_size
         return self.reader(checkpoint).read(stored.file, first, first + (unit.stop - unit.start) * stored.item_size)
 
-    def _compute(self, unit: Unit, reads: Sequence[Future[Buffer]]) -> Buffer:
-        data = [read.result() for read in reads]
-        if not self._recipe.computes(unit.tensor):
+    def _compute(self, batch: Batch, reads: Sequence[Sequence[Future[Buffer]]]) -> list[Buffer]:
+        data = [[read.result() for read in of_unit] for of_unit in reads]
+        if not self._recipe.computes(batch[0].tensor):
             return data[0]
-        stored = [c.tensors[unit.tensor.name] for c in self._recipe.inputs(unit.tensor)]
-        arrays = [from_bytes(piece, s.dtype) for piece, s in zip(data, stored, strict=True)]
+        arrays = [self._arrays(unit, pieces) for unit, pieces in zip(batch, data, strict=True)]
         try:
-            return to_bytes(self._recipe.compute(unit, arrays))
+            if len(batch) == 1:
+                return [to_bytes(self._recipe.compute(batch[0], arrays[0]))]
+            return [to_bytes(result) for result in self._recipe.compute_batch(batch, arrays)]
         except NotFiniteError as error:
-            raise InvalidInputError(self._culprit(unit, arrays)) from error
+            sentences = [self._culprit(unit, found) for unit, found in zip(batch, arrays, strict=True)]
+            raise InvalidInputError(next((s for s in sentences if s), _TOO_LARGE.format(batch[0].tensor))) from error
 
-    def _culprit(self, unit: Unit, arrays: Sequence[torch.Tensor]) -> str:
+    def _arrays(self, unit: Unit, data: Sequence[Buffer]) -> list[torch.Tensor]:
+        stored = [c.tensors[unit.tensor.name] for c in self._recipe.inputs(unit.tensor)]
+        return [from_bytes(piece, s.dtype) for piece, s in zip(data, stored, strict=True)]
+
+    def _culprit(self, unit: Unit, arrays: Sequence[torch.Tensor]) -> str | None:
         name = unit.tensor.name
         for checkpoint, array in zip(self._recipe.inputs(unit.tensor), arrays, strict=True):
             try:
@@ -208,4 +240,4 @@ class _Run:
             except NotFiniteError:
                 file = f"{checkpoint.location}/{checkpoint.tensors[name].file}"
                 return f"{name} in {file} holds NaN or Inf; the model is broken and cannot be merged."
-        return f"The result's {name} does not fit {unit.tensor.dtype}; use smaller coefficients or a smaller w_max."
+        return None

@@ -116,6 +116,25 @@ def test_fused_and_separate_give_the_same_bytes_with_any_number_of_threads(
     assert separate.digest == manifest_of(tmp_path / "two").digest
 
 
+def test_neighbours_of_one_shape_are_mutated_together_where_the_device_is_not_the_cpu(tmp_path: Path) -> None:
+    """Torch takes "cpu:0" for the CPU; to the streaming code it is a device as "cuda" is."""
+    from cycleqd.weights.recipe import Combination
+
+    for seed in range(3):
+        weights = tensors(seed, torch.float32)
+        up = weights.pop("model.layers.0.mlp.up_proj.weight")
+        write_model(tmp_path / str(seed), {**weights, "a.gate.weight": up, "a.up.weight": up * 2, "a.z.weight": up * 3})
+    base = opened(tmp_path / "0")
+    gate, up_proj = base.tensors["a.gate.weight"], base.tensors["a.up.weight"]
+    recipes = {device: Combination(base, [(base, 1.0)], MutationSpec(), 5, device) for device in ("cpu", "cpu:0")}
+    assert {device: r.batches(gate, up_proj) for device, r in recipes.items()} == {"cpu": False, "cpu:0": True}
+    for device in recipes:
+        child(tmp_path, tmp_path / device, [1.0, 0.6], mutation=MutationSpec(), seed=5, device=device)
+    single, stacked = loaded(tmp_path / "cpu"), loaded(tmp_path / "cpu:0")
+    assert single.keys() == stacked.keys()
+    assert all(torch.allclose(single[name], value, atol=1e-5) for name, value in stacked.items())
+
+
 def test_mutation_leaves_vectors_and_on_request_embeddings_alone(zoo: Path, tmp_path: Path) -> None:
     child(zoo, tmp_path / "plain", [1.0, 0.6])
     child(zoo, tmp_path / "mutated", [1.0, 0.6], mutation=MutationSpec(embeddings=False), seed=1)

@@ -78,6 +78,17 @@ def test_an_all_zero_task_vector_stays_zero_and_tiny_values_do_not_vanish() -> N
     assert error(svd_rescale(tau, w), reference(tau, w)) < TOLERANCE
 
 
+@pytest.mark.parametrize("shape", [(40, 90), (90, 40), (64, 64)])
+def test_a_stack_gives_what_its_matrices_give_one_by_one(shape: tuple[int, int]) -> None:
+    torch.manual_seed(4)
+    small = with_spectrum(*shape, torch.logspace(0, -5, min(shape), dtype=torch.float64))
+    stack = torch.stack([torch.randn(shape), torch.zeros(shape), small * 1e-3])
+    w = torch.rand(3, min(shape)) * 2
+    found = svd_rescale(stack, w)
+    assert not found[1].any()
+    assert all(error(found[i], svd_rescale(stack[i], w[i]).double()) < 1e-5 for i in (0, 2))
+
+
 def test_the_first_factor_belongs_to_the_largest_singular_value() -> None:
     tau = torch.diag(torch.tensor([1.0, 3.0, 2.0]))
     found = svd_rescale(tau, torch.tensor([0.5, 1.0, 2.0]))
