@@ -58,7 +58,7 @@ def test_gold_passes_but_for_what_the_data_breaks(task: OsTask, data: Path) -> N
     verdicts = play_all(task, task.load(data), gold, workers=4)
     missed = {one for one, verdict in verdicts.items() if not verdict.passed}
     assert BROKEN_CHECK <= missed <= BROKEN_CHECK | TIMING
-    assert len(verdicts) - len(missed) >= 97
+    assert len(verdicts) - len(missed) >= (107 if len(verdicts) == 110 else 97)  # 110: a plain machine, as root
 
 
 def test_wrong_and_malformed_answers_fail(task: OsTask, data: Path) -> None:
