@@ -183,7 +183,7 @@ class MutationMethod(Section):
 
     kind: Literal["svd", "gaussian", "none"] = "svd"
     mode: Literal["rescale", "additive"] = "rescale"
-    w_max: float = Field(default=3.0, ge=0)
+    w_max: float = Field(default=2.0, ge=0)
     sigma: float = Field(default=0.0003, ge=0)
     embeddings: bool = True
 
