@@ -1,6 +1,5 @@
 """Imported once by the server from which tests fork processes: what every stage would else import again."""
 
-import boto3
 import matplotlib.figure
 import mlflow
 import torch
@@ -17,8 +16,6 @@ from components.seed import stage as seed
 from components.select_parents import stage as select_parents
 from components.update_archives import stage as update_archives
 from tests import evolution
-
-boto3.client("s3", region_name="us-east-1")  # parses the description of S3, which the session then keeps
 
 __all__ = [
     "AutoModelForCausalLM",

@@ -25,11 +25,14 @@ _CHUNK = 1 << 20
 
 
 def connect_client(settings: Settings, attempts: int = 5) -> S3Client:
-    """An S3 client. It is thread-safe; credentials come from boto3's own chain."""
+    """An S3 client. It is thread-safe; credentials come from boto3's own chain.
+
+    A session of its own: boto3's shared one keeps the credentials that it found first, also for another store.
+    """
     import boto3
     from botocore.config import Config
 
-    return boto3.client(
+    return boto3.Session().client(
         "s3",
         endpoint_url=settings.endpoint,
         region_name=settings.region,
