@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -29,13 +30,14 @@ def clean_environment() -> dict[str, str]:
 
 
 def start(*arguments: str) -> subprocess.Popen[str]:
-    """The real program, as a process."""
+    """The real program, as a process that Ctrl-C reaches, even where the tests themselves run in the background."""
     return subprocess.Popen(
         [sys.executable, "-m", "pipelines.cli", *arguments],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
         env=clean_environment(),
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
 
 
