@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
+from components.shared.store.objects import Store
 from cycleqd.config import load
 from pipelines.cli import app
 from pipelines.cli.session import Session, connect
@@ -43,11 +44,17 @@ def start(*arguments: str) -> subprocess.Popen[str]:
 
 @dataclass(frozen=True)
 class Finished:
-    """An evolution that was run to its end, and its session while the services are up."""
+    """An evolution that was run to its end, its session while the services are up, and what it was at its end."""
 
     path: Path
     summary: dict[str, Any]
     session: Session
+    content: dict[str, bytes]
+
+
+def content(store: Store) -> dict[str, bytes]:
+    """What an evolution is: archives, HEAD, plans and results. Runs' records tell of time and are left out."""
+    return {key: store.get(key) for key in store.list("") if not key.endswith(("/run.json", "/mlflow.json"))}
 
 
 @pytest.fixture(scope="package")
@@ -58,7 +65,8 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Finished]:
         process = start("run", "-c", str(path), "--json")
         output, errors = process.communicate(timeout=1500)
         assert process.returncode == 0, errors
-        yield Finished(path, json.loads(output), connect(load(path), environment))
+        session = connect(load(path), environment)
+        yield Finished(path, json.loads(output), session, content(session.store))
     os.environ.clear()
     os.environ.update(saved)
 
