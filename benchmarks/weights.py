@@ -3,7 +3,7 @@
 python -m benchmarks.weights PART [--scratch FOLDER] [--layers 16] [--repeats 3]
   mergekit   merge of two experts against mergekit (in a virtual environment of its own), alternating
   local      merge, mutate and fused with local files, against a raw copy of the same bytes
-  s3         merge from and to SeaweedFS, against boto3's transfers of the same bytes
+  s3         merge, mutate and fused from and to SeaweedFS, against boto3's transfers of the same bytes
   memory     peak memory of merge and fused for 2, 4 and 8 layers
   svd        the SVD mutation against torch.linalg.svd, a matrix shape at a time
   gpu        merge and mutate of layers of an 8B on CUDA; says so where there is none
@@ -350,7 +350,7 @@ def part_local(scratch: Path, layers: int, repeats: int) -> None:
 
 
 def part_s3(scratch: Path, layers: int, repeats: int) -> None:
-    """Merge from and to SeaweedFS on this machine, against boto3's own transfers of the same bytes."""
+    """From and to SeaweedFS here: merge against boto3's own transfers of the same bytes; mutate and fused."""
     from cycleqd.config import Place
     from pipelines.services import running
 
@@ -363,9 +363,12 @@ def part_s3(scratch: Path, layers: int, repeats: int) -> None:
         bucket = environment["CYCLEQD_BUCKET"]
         _upload(models, bucket)
         print(f"S3 (SeaweedFS on this machine), {layers} layers; a merge moves {moved:.0f} MB")
-        place_in, place_out = f"s3://{bucket}/models", f"s3://{bucket}/out"
-        found = alternate({n: partial(measure, work(n, place_in, place_out, 2)) for n in ("copy", "merge")}, repeats)
-        _compare(found, moved)
+        runs = {
+            name: partial(measure, work(name, f"s3://{bucket}/models", f"s3://{bucket}/out", 2))
+            for name in ("copy", "merge", "mutate", "fused")
+        }
+        _compare(alternate({name: runs[name] for name in ("copy", "merge")}, repeats), moved)
+        alternate({name: runs[name] for name in ("mutate", "fused")}, 1)
 
 
 def part_memory(scratch: Path) -> None:

@@ -34,7 +34,8 @@ def leftovers(present: Iterable[str], wanted: Collection[str]) -> list[str]:
 def plan_shards(tensors: Sequence[TensorInfo], shard_size: int) -> list[Shard]:
     """Fill shards in the given order up to `shard_size` bytes (a larger tensor gets a shard of its own).
 
-    Names follow Hugging Face. Within a shard wider dtypes come first, so that every tensor is aligned to its item size.
+    Names follow Hugging Face. Within a shard wider dtypes come first, so that every tensor is aligned to its item size,
+    and tensors of one shape lie side by side, so that a GPU can compute the matrices of several layers together.
     """
     groups: list[list[TensorInfo]] = [[]]
     used = 0
@@ -51,7 +52,7 @@ def _shard(group: list[TensorInfo], number: int, count: int) -> Shard:
     name = "model.safetensors" if count == 1 else f"model-{number:05d}-of-{count:05d}.safetensors"
     placed: list[TensorInfo] = []
     position = 0
-    for tensor in sorted(group, key=lambda t: -t.item_size):
+    for tensor in sorted(group, key=lambda t: (-t.item_size, t.shape)):
         placed.append(replace(tensor, file=name, start=position, stop=position + tensor.nbytes))
         position += tensor.nbytes
     return Shard(name, build_header(placed), tuple(placed))

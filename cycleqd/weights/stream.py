@@ -29,7 +29,7 @@ CHUNK = 1 << 22
 """Elements of a unit that is not a whole tensor: 8 MiB of bf16."""
 
 _READERS = 4
-_BATCH = 512_000_000  # bytes of stored matrices that are computed together on a GPU
+_BATCH = 128_000_000  # bytes of stored matrices that are computed together on a GPU; larger ones fill it alone
 _TOO_LARGE = "The result's {0.name} does not fit {0.dtype}; use smaller coefficients or a smaller w_max."
 _FP32_COPIES = 4  # what a whole-matrix unit needs beside its inputs and output
 
@@ -187,7 +187,7 @@ class _Run:
             yield Unit(tensor, start, min(start + step, count))
 
     def _batched(self, units: Sequence[Unit]) -> list[Batch]:
-        """Neighbours that are computed together, such as a layer's gate and up projections; mostly single units."""
+        """Neighbours that are computed together, such as the key projections of all layers; on a CPU single units."""
         batches: list[Batch] = []
         for unit in units:
             last = batches[-1] if batches else []

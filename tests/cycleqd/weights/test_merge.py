@@ -116,20 +116,24 @@ def test_fused_and_separate_give_the_same_bytes_with_any_number_of_threads(
     assert separate.digest == manifest_of(tmp_path / "two").digest
 
 
-def test_neighbours_of_one_shape_are_mutated_together_where_the_device_is_not_the_cpu(tmp_path: Path) -> None:
+def test_matrices_of_one_shape_are_mutated_together_where_the_device_is_not_the_cpu(tmp_path: Path) -> None:
     """Torch takes "cpu:0" for the CPU; to the streaming code it is a device as "cuda" is."""
     from cycleqd.weights.recipe import Combination
 
     for seed in range(3):
         weights = tensors(seed, torch.float32)
         up = weights.pop("model.layers.0.mlp.up_proj.weight")
-        write_model(tmp_path / str(seed), {**weights, "a.gate.weight": up, "a.up.weight": up * 2, "a.z.weight": up * 3})
+        more = {"a.0.up.weight": up, "a.0.vector": up[0].clone(), "a.1.up.weight": up * 2, "a.2.up.weight": up * 3}
+        write_model(tmp_path / str(seed), {**weights, **more})
     base = opened(tmp_path / "0")
-    gate, up_proj = base.tensors["a.gate.weight"], base.tensors["a.up.weight"]
+    first, second = base.tensors["a.0.up.weight"], base.tensors["a.1.up.weight"]
     recipes = {device: Combination(base, [(base, 1.0)], MutationSpec(), 5, device) for device in ("cpu", "cpu:0")}
-    assert {device: r.batches(gate, up_proj) for device, r in recipes.items()} == {"cpu": False, "cpu:0": True}
+    assert {device: r.batches(first, second) for device, r in recipes.items()} == {"cpu": False, "cpu:0": True}
     for device in recipes:
         child(tmp_path, tmp_path / device, [1.0, 0.6], mutation=MutationSpec(), seed=5, device=device)
+    order = sorted(opened(tmp_path / "cpu").tensors.values(), key=lambda t: t.start)
+    ups = [number for number, tensor in enumerate(order) if tensor.name.endswith("up.weight")]
+    assert ups == list(range(ups[0], ups[0] + 3)), "layers' matrices of one shape lie side by side"
     single, stacked = loaded(tmp_path / "cpu"), loaded(tmp_path / "cpu:0")
     assert single.keys() == stacked.keys()
     assert all(torch.allclose(single[name], value, atol=1e-5) for name, value in stacked.items())
