@@ -7,8 +7,9 @@
 from __future__ import annotations
 
 import os
+import re
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeVar
 
 import yaml
 from pydantic import (
@@ -22,6 +23,7 @@ from pydantic import (
     model_validator,
 )
 
+from cycleqd import __version__
 from cycleqd.errors import InvalidInputError
 
 Name = Annotated[str, Field(pattern=r"^[a-z0-9]([a-z0-9._-]{0,62}[a-z0-9])?$")]
@@ -41,14 +43,32 @@ def _absolute_plugin(plugin: str, info: ValidationInfo) -> str:
     return f"{_absolute(module, info)}:{name}" if module.endswith(".py") else plugin
 
 
+def _quantity(pattern: str, example: str) -> AfterValidator:
+    """Refuse what Kubernetes, by way of KFP, does not take as an amount."""
+
+    def check(text: str) -> str:
+        if not re.fullmatch(pattern, text):
+            raise ValueError(f"'{text}' is not a Kubernetes quantity; write it like {example}")
+        return text
+
+    return AfterValidator(check)
+
+
 Location = Annotated[str, Field(min_length=1), AfterValidator(_absolute)]
 Plugin = Annotated[str, Field(pattern=r"^.+:[A-Za-z_][A-Za-z0-9_]*$"), AfterValidator(_absolute_plugin)]
+Cpu = Annotated[str, _quantity(r"([0-9]*[.])?[0-9]+m?", '"2" or "500m"')]
+_BYTES = r"[0-9]+(\.[0-9]+)?([EPTGMK]i?)?"
+Bytes = Annotated[str, _quantity(_BYTES, '"8G" or "16Gi"')]
+Image = Literal["control", "weights", "evaluate"]
 
 
 class Section(BaseModel):
     """A strict, immutable part of the configuration."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+S = TypeVar("S", bound=Section)
 
 
 class Expert(Section):
@@ -230,15 +250,36 @@ class Method(Section):
         return self.algorithm == "lexicase" and self.lexicase_cases == "samples"
 
 
-class Resources(Section):
-    """What one task pod asks for on a cluster (Kubernetes quantities), and the nodes it may run on."""
+class Images(Section):
+    """The three images, as full references: with a registry where nodes do not hold them, with a digest to pin them."""
 
-    cpu: str = "2"
-    memory: str = "8G"
+    control: str = f"cycleqd/control:{__version__}"
+    weights: str = f"cycleqd/weights:{__version__}"
+    evaluate: str = f"cycleqd/evaluate:{__version__}"
+
+
+def image_of(stage: str) -> Image:
+    """The image that a stage runs in, which is also the name of its resources."""
+    if stage in ("merge", "mutate", "aggregate"):
+        return "weights"
+    return "evaluate" if stage == "evaluate" else "control"
+
+
+class Resources(Section):
+    """What one task pod asks for on a cluster (Kubernetes quantities), and the nodes it may run on.
+
+    shared_memory is the size of /dev/shm, part of memory; empty leaves the container's own 64 MiB. timeout: seconds,
+    None takes the place's.
+    """
+
+    cpu: Cpu = "2"
+    memory: Bytes = "8G"
     gpu: int = Field(default=0, ge=0)
     gpu_type: str = "nvidia.com/gpu"
+    shared_memory: Annotated[str, _quantity(f"({_BYTES})?", '"16Gi"')] = ""
     node_selector: dict[str, str] = {}
-    tolerations: tuple[dict[str, str], ...] = ()
+    tolerations: tuple[dict[str, str | int], ...] = ()
+    timeout: int | None = Field(default=None, ge=60)
 
 
 class Place(Section):
@@ -247,7 +288,8 @@ class Place(Section):
     group: what one evaluate task does: "task" one child on one benchmark, "child" all benchmarks of a child,
     "generation" all children. fused: merge and mutate in one task. embedded services: a SeaweedFS and an MLflow
     server started in `folder` by the command; otherwise AWS_ENDPOINT_URL, MLFLOW_TRACKING_URI and the usual AWS
-    variables name them.
+    variables name them. On a cluster the Secret `secret` holds the keys and the ConfigMap `config_map` the addresses,
+    both in `namespace`, where runs execute; `control`, `weights` and `evaluate` are the pods of the three images.
     """
 
     runner: Literal["local", "docker", "kubeflow"] = "local"
@@ -265,11 +307,28 @@ class Place(Section):
     timeout: int = Field(default=6 * 3600, ge=60)
     retries: int = Field(default=1, ge=0)
     pins: tuple[str, ...] = ()
-    image: str = "cycleqd/{stage}:0.1.0"
+    images: Images = Images()
+    pull_policy: Literal["Always", "IfNotPresent", "Never"] = "IfNotPresent"
+    pull_secrets: tuple[str, ...] = ()
+    endpoint: str | None = None
+    tls_ca: Location | None = None
     namespace: str = "kubeflow"
+    service_account: str = ""
     secret: str = "cycleqd-credentials"
+    config_map: str = "cycleqd-settings"
+    control: Resources = Resources(cpu="1", memory="2G")
     weights: Resources = Resources()
     evaluate: Resources = Resources()
+
+    def image(self, stage: str) -> str:
+        """The reference of a stage's image."""
+        found: str = getattr(self.images, image_of(stage))
+        return found
+
+    def resources(self, stage: str) -> Resources:
+        """What a stage's pod asks for."""
+        found: Resources = getattr(self, image_of(stage))
+        return found
 
 
 class Config(Section):
@@ -326,20 +385,20 @@ class Config(Section):
         return self
 
 
-def load(path: Path) -> Config:
+def load(path: Path, profile: Path | None = None) -> Config:
     """Read a YAML (or JSON) configuration. Relative paths in it are taken from its own folder.
 
-    Raises InvalidInputError with one sentence a problem.
+    A profile is a file of `place`'s keys that are laid over the configuration's: sections of it key by key, values and
+    lists as a whole. Raises InvalidInputError with one sentence a problem.
     """
-    try:
-        tree = yaml.safe_load(path.read_text())
-    except OSError as error:
-        raise InvalidInputError(f"{path}: cannot be read ({error.strerror}); give the path of a config file") from error
-    except yaml.YAMLError as error:
-        raise InvalidInputError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from error
+    tree = _read(path)
     if isinstance(tree, dict):
         tree.setdefault("place", {})  # the default folder lies beside the file, too
-    return parse(tree, str(path), path.absolute().parent)
+    config = parse(tree, str(path), path.absolute().parent)
+    if profile is None:
+        return config
+    over = _validated(Place, _read(profile) or {}, str(profile), profile.absolute().parent)
+    return config.model_copy(update={"place": _overlaid(config.place, over)})
 
 
 def parse(tree: Any, where: str, folder: Path | None = None) -> Config:
@@ -347,8 +406,36 @@ def parse(tree: Any, where: str, folder: Path | None = None) -> Config:
 
     Raises InvalidInputError naming every problem and its place in the tree.
     """
+    return _validated(Config, tree, where, folder)
+
+
+def placed(config: Config, **changes: object) -> Config:
+    """The configuration with other values in its `place`. Raises InvalidInputError for those that it does not take."""
+    over = _validated(Place, changes, "the command line", Path.cwd())
+    return config.model_copy(update={"place": _overlaid(config.place, over)})
+
+
+def _overlaid(under: S, over: S) -> S:
+    """`under` with everything that was said in `over`."""
+    changes = {name: getattr(over, name) for name in over.model_fields_set}
+    for name, value in changes.items():
+        if isinstance(value, Section):
+            changes[name] = _overlaid(getattr(under, name), value)
+    return under.model_copy(update=changes)
+
+
+def _read(path: Path) -> Any:
     try:
-        return Config.model_validate(tree, context=None if folder is None else {"folder": folder})
+        return yaml.safe_load(path.read_text())
+    except OSError as error:
+        raise InvalidInputError(f"{path}: cannot be read ({error.strerror}); give the path of a config file") from error
+    except yaml.YAMLError as error:
+        raise InvalidInputError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from error
+
+
+def _validated(kind: type[S], tree: Any, where: str, folder: Path | None) -> S:
+    try:
+        return kind.model_validate(tree, context=None if folder is None else {"folder": folder})
     except ValidationError as error:
         lines = [f"{where}: {'.'.join(map(str, e['loc'])) or 'config'}: {e['msg']}" for e in error.errors()]
         raise InvalidInputError("\n".join(lines)) from error

@@ -5,7 +5,7 @@ from kfp import dsl
 from cycleqd.config import Place
 
 
-@dsl.component(base_image=Place().image.format(stage="aggregate"), install_kfp_package=False)
+@dsl.component(base_image=Place().image("aggregate"), install_kfp_package=False)
 def aggregate(evolution: str, place: str) -> None:
     from components.aggregate.stage import run
 

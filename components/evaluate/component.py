@@ -5,7 +5,7 @@ from kfp import dsl
 from cycleqd.config import Place
 
 
-@dsl.component(base_image=Place().image.format(stage="evaluate"), install_kfp_package=False)
+@dsl.component(base_image=Place().image("evaluate"), install_kfp_package=False)
 def evaluate_child(evolution: str, item: str, tasks: str, split: str, place: str) -> str:
     from components.evaluate.stage import run
     from components.shared import items
@@ -14,7 +14,7 @@ def evaluate_child(evolution: str, item: str, tasks: str, split: str, place: str
     return item
 
 
-@dsl.component(base_image=Place().image.format(stage="evaluate"), install_kfp_package=False)
+@dsl.component(base_image=Place().image("evaluate"), install_kfp_package=False)
 def evaluate_models(evolution: str, models: list, tasks: str, split: str, place: str) -> None:
     from components.evaluate.stage import run
     from components.shared import items

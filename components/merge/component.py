@@ -5,7 +5,7 @@ from kfp import dsl
 from cycleqd.config import Place
 
 
-@dsl.component(base_image=Place().image.format(stage="merge"), install_kfp_package=False)
+@dsl.component(base_image=Place().image("merge"), install_kfp_package=False)
 def merge(evolution: str, item: str, place: str) -> str:
     from components.merge.stage import run
 

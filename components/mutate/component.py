@@ -5,7 +5,7 @@ from kfp import dsl
 from cycleqd.config import Place
 
 
-@dsl.component(base_image=Place().image.format(stage="mutate"), install_kfp_package=False)
+@dsl.component(base_image=Place().image("mutate"), install_kfp_package=False)
 def mutate(evolution: str, item: str, place: str) -> str:
     from components.mutate.stage import run
 

@@ -5,7 +5,7 @@ from kfp import dsl
 from cycleqd.config import Place
 
 
-@dsl.component(base_image=Place().image.format(stage="select_parents"), install_kfp_package=False)
+@dsl.component(base_image=Place().image("select_parents"), install_kfp_package=False)
 def select_parents(evolution: str, generation: int, offset: int, place: str) -> list:
     from components.select_parents.stage import run
     from components.shared import items

@@ -5,7 +5,7 @@ from kfp import dsl
 from cycleqd.config import Place
 
 
-@dsl.component(base_image=Place().image.format(stage="update_archives"), install_kfp_package=False)
+@dsl.component(base_image=Place().image("update_archives"), install_kfp_package=False)
 def update_archives(evolution: str, children: list, place: str) -> None:
     from components.shared import items
     from components.update_archives.stage import run

@@ -13,6 +13,7 @@ from typing import Annotated, NoReturn, ParamSpec
 import typer
 
 from cycleqd.errors import CycleQDError
+from pipelines.cli.given import Given
 
 INTERRUPTED = 130
 _EPILOG = (
@@ -33,6 +34,9 @@ app = typer.Typer(
 P = ParamSpec("P")
 Config = Annotated[
     Path, typer.Option("--config", "-c", envvar="CYCLEQD_CONFIG", help="The evolution's configuration file.")
+]
+Profile = Annotated[
+    Path | None, typer.Option(envvar="CYCLEQD_PROFILE", help="A file of `place` keys laid over the configuration's.")
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print data as JSON.")]
 Model = Annotated[str, typer.Argument(help="A model id: base, expert-NAME, g000012-c00, final, naive; or best.")]
@@ -74,44 +78,51 @@ def _terminated(number: int, frame: object) -> NoReturn:
 
 
 @command
-def validate(config: Config = DEFAULT, json: Json = False) -> None:
+def validate(config: Config = DEFAULT, profile: Profile = None, json: Json = False) -> None:
     """Check a configuration, its models, data and services; estimate the cost. Every problem at once."""
     from pipelines.cli.validate import show
 
-    show(config, json)
+    show(Given(config, profile), json)
 
 
 @command
-def run(config: Config = DEFAULT, json: Json = False) -> None:
+def run(
+    config: Config = DEFAULT,
+    profile: Profile = None,
+    runner: Annotated[str | None, typer.Option(help="local or docker, in place of place.runner.")] = None,
+    json: Json = False,
+) -> None:
     """Run the evolution to its end, from wherever it is. May be stopped and started again at any time."""
     from pipelines.cli.run import run as start
 
-    start(config, json)
+    start(Given(config, profile, {"runner": runner}), json)
 
 
 @command
-def status(config: Config = DEFAULT, json: Json = False) -> None:
+def status(config: Config = DEFAULT, profile: Profile = None, json: Json = False) -> None:
     """How far the evolution is, its best models, and what is in flight."""
     from pipelines.cli.status import show
 
-    show(config, json)
+    show(Given(config, profile), json)
 
 
 @command
 def archive(
     config: Config = DEFAULT,
+    profile: Profile = None,
     generation: Annotated[int | None, typer.Option(help="After so many generations; default: now.")] = None,
     json: Json = False,
 ) -> None:
     """The archives' grids in the terminal."""
     from pipelines.cli.archive import show
 
-    show(config, generation, json)
+    show(Given(config, profile), generation, json)
 
 
 @command
 def models(
     config: Config = DEFAULT,
+    profile: Profile = None,
     sort: Annotated[str, typer.Option(help="A task, or: average, generation, id.")] = "average",
     ascending: Annotated[bool, typer.Option("--ascending", help="Lowest first.")] = False,
     limit: Annotated[int, typer.Option(min=0, help="Show so many; 0 is all.")] = 20,
@@ -120,15 +131,15 @@ def models(
     """A table of all models that were scored."""
     from pipelines.cli.models import show
 
-    show(config, sort, ascending, limit, json)
+    show(Given(config, profile), sort, ascending, limit, json)
 
 
 @command
-def lineage(model: Model, config: Config = DEFAULT, json: Json = False) -> None:
+def lineage(model: Model, config: Config = DEFAULT, profile: Profile = None, json: Json = False) -> None:
     """The family tree of a model, back to the experts."""
     from pipelines.cli.lineage import show
 
-    show(config, model, json)
+    show(Given(config, profile), model, json)
 
 
 @command
@@ -136,6 +147,7 @@ def samples(
     model: Model,
     task: Annotated[str, typer.Argument(help="A task of the configuration.")],
     config: Config = DEFAULT,
+    profile: Profile = None,
     split: Annotated[str, typer.Option(help="search or test.")] = "search",
     outcome: Annotated[str, typer.Option(help="Only: passed, wrong, error, time-out, format.")] = "",
     limit: Annotated[int, typer.Option(min=0, help="Show so many; 0 is all.")] = 10,
@@ -144,20 +156,21 @@ def samples(
     """What a model was asked, what it said, and how that was judged."""
     from pipelines.cli.samples import show
 
-    show(config, model, task, split, outcome, limit, json)
+    show(Given(config, profile), model, task, split, outcome, limit, json)
 
 
 @command
 def replay(
     model: Model,
     config: Config = DEFAULT,
+    profile: Profile = None,
     folder: Annotated[Path | None, typer.Option(help="Keep the rebuilt model in this new folder.")] = None,
     json: Json = False,
 ) -> None:
     """Rebuild a model, and its collected ancestors, from its lineage; compare the digest with the recorded one."""
     from pipelines.cli.replay import replay as rebuild
 
-    rebuild(config, model, folder, json)
+    rebuild(Given(config, profile), model, folder, json)
 
 
 @command
@@ -165,56 +178,60 @@ def export(
     model: Model,
     folder: Annotated[Path, typer.Argument(help="A folder that does not exist yet, or is empty.")],
     config: Config = DEFAULT,
+    profile: Profile = None,
     json: Json = False,
 ) -> None:
     """Write a model as a Hugging Face folder."""
     from pipelines.cli.export import export as write
 
-    write(config, model, folder, json)
+    write(Given(config, profile), model, folder, json)
 
 
 @command
 def compare(
     evolutions: Annotated[list[str], typer.Argument(help="Names of evolutions in the configuration's bucket.")],
     config: Config = DEFAULT,
+    profile: Profile = None,
     json: Json = False,
 ) -> None:
     """Evolutions side by side."""
     from pipelines.cli.compare import show
 
-    show(config, evolutions, json)
+    show(Given(config, profile), evolutions, json)
 
 
 @command
 def report(
     config: Config = DEFAULT,
+    profile: Profile = None,
     folder: Annotated[Path, typer.Option(help="Where to write it.")] = Path("report"),
     json: Json = False,
 ) -> None:
     """Write the report: one HTML file and its pictures."""
     from pipelines.cli.report import write
 
-    write(config, folder, json)
+    write(Given(config, profile), folder, json)
 
 
 @command
-def ui(config: Config = DEFAULT) -> None:
+def ui(config: Config = DEFAULT, profile: Profile = None) -> None:
     """Keep the embedded S3 and MLflow servers up until Ctrl-C, and say where MLflow's pages are."""
     from pipelines.cli.ui import serve
 
-    serve(config)
+    serve(Given(config, profile))
 
 
 @command
 def compile(
     folder: Annotated[Path, typer.Argument(help="Where to write the YAML files.")],
     config: Config = DEFAULT,
+    profile: Profile = None,
     json: Json = False,
 ) -> None:
     """Write the pipelines as KFP YAML, to be uploaded to a cluster."""
     from pipelines.cli.compile import write
 
-    write(config, folder, json)
+    write(Given(config, profile), folder, json)
 
 
 def main() -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from itertools import combinations
-from pathlib import Path
 from typing import Any
 
 from rich.text import Text
@@ -13,6 +12,7 @@ from components.shared.evolution import load_state
 from cycleqd.archive import Archive
 from cycleqd.errors import InvalidInputError
 from cycleqd.state import State
+from pipelines.cli.given import Given
 from pipelines.cli.output import console, percent, print_json, say
 from pipelines.cli.session import session
 
@@ -20,8 +20,8 @@ Plane = Mapping[tuple[int, int], float]
 _WIDTH = 4
 
 
-def show(path: Path, generation: int | None, as_json: bool) -> None:
-    with session(path) as opened:
+def show(given: Given, generation: int | None, as_json: bool) -> None:
+    with session(given) as opened:
         state = opened.state()
         if generation is not None:
             if not 0 <= generation <= state.generation:

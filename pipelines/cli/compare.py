@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 from components.shared import layout
@@ -13,6 +12,7 @@ from cycleqd import state as states
 from cycleqd.config import Config
 from cycleqd.errors import InvalidInputError
 from cycleqd.state import State
+from pipelines.cli.given import Given
 from pipelines.cli.output import percent, print_json, table
 from pipelines.cli.scores import scores_of
 from pipelines.cli.session import session
@@ -21,8 +21,8 @@ from pipelines.steps import find_state
 _FRACTIONS = ("best", "best_average", "worst_of_best", "coverage", "final", "naive", "diversity")
 
 
-def show(path: Path, names: list[str], as_json: bool) -> None:
-    with session(path) as opened:
+def show(given: Given, names: list[str], as_json: bool) -> None:
+    with session(given) as opened:
         found = {name: gather(Store(opened.store.client, opened.store.bucket, name)) for name in names}
     if as_json:
         print_json(found)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from cycleqd.config import load
+from pipelines.cli.given import Given
 from pipelines.cli.output import print_json, say
 from pipelines.definitions import write as write_pipeline
 from pipelines.steps import Kind
@@ -12,9 +12,9 @@ from pipelines.steps import Kind
 _KINDS: tuple[Kind, ...] = ("seeding", "generation", "finalising")
 
 
-def write(path: Path, folder: Path, as_json: bool) -> None:
+def write(given: Given, folder: Path, as_json: bool) -> None:
     """Compile all three pipelines of a configuration into a folder."""
-    config = load(path)
+    config = given.load()
     folder.mkdir(parents=True, exist_ok=True)
     files = {kind: folder / f"{kind}.yaml" for kind in _KINDS}
     for kind, file in files.items():

@@ -10,16 +10,17 @@ from components.shared.evolution import manifest
 from components.shared.store.objects import Store
 from cycleqd.errors import InvalidInputError
 from cycleqd.weights.manifest import Manifest
+from pipelines.cli.given import Given
 from pipelines.cli.output import print_json, say, size
 from pipelines.cli.progress import counting
 from pipelines.cli.session import session
 from pipelines.replay import stored
 
 
-def export(path: Path, model: str, folder: Path, as_json: bool) -> None:
+def export(given: Given, model: str, folder: Path, as_json: bool) -> None:
     """Download every file of the model and check it against the recorded sha256."""
     refuse_filled(folder)
-    with session(path) as opened:
+    with session(given) as opened:
         name = opened.model(model)
         recorded = manifest(opened.store, name)
         refuse_collected(opened.store, name)

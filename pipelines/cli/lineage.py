@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 from rich.text import Text
@@ -11,13 +10,14 @@ from rich.tree import Tree
 
 from cycleqd.records import Mutation, Scores
 from cycleqd.state import average
+from pipelines.cli.given import Given
 from pipelines.cli.output import console, percent, plain, print_json
 from pipelines.cli.session import session
 from pipelines.family import Family, family
 
 
-def show(path: Path, model: str, as_json: bool) -> None:
-    with session(path) as opened:
+def show(given: Given, model: str, as_json: bool) -> None:
+    with session(given) as opened:
         state, name = opened.state(), opened.model(model)
         members = family(opened.store, name)
     scores = {line.model.id: line.scores for line in state.history} | {"base": state.base.scores}

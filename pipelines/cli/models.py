@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 from cycleqd import state as states
 from cycleqd.config import Config
 from cycleqd.errors import InvalidInputError
 from cycleqd.state import State
+from pipelines.cli.given import Given
 from pipelines.cli.output import percent, print_json, table
 from pipelines.cli.scores import scores_of
 from pipelines.cli.session import Session, session
 
 
-def show(path: Path, sort: str, ascending: bool, limit: int, as_json: bool) -> None:
-    with session(path) as opened:
+def show(given: Given, sort: str, ascending: bool, limit: int, as_json: bool) -> None:
+    with session(given) as opened:
         config, state = opened.seeded(), opened.state()
         found = rows(opened, config, state)
     keys = {"average", "generation", "id", *state.tasks}

@@ -11,6 +11,7 @@ from pathlib import Path
 from components.shared.evolution import manifest
 from cycleqd.errors import InvalidInputError
 from pipelines.cli.export import refuse_filled
+from pipelines.cli.given import Given
 from pipelines.cli.output import errors, print_json, say
 from pipelines.cli.progress import counting
 from pipelines.cli.session import session
@@ -18,11 +19,11 @@ from pipelines.family import family
 from pipelines.replay import difference, rebuild, to_rebuild
 
 
-def replay(path: Path, model: str, folder: Path | None, as_json: bool) -> None:
+def replay(given: Given, model: str, folder: Path | None, as_json: bool) -> None:
     """Rebuild the model with the ancestors that were cleaned up; keep it in `folder` if one is given."""
     if folder is not None:
         refuse_filled(folder)
-    with session(path) as opened, _scratch(folder) as scratch:
+    with session(given) as opened, _scratch(folder) as scratch:
         name = opened.model(model)
         members = family(opened.store, name)
         if not members[name].parents:

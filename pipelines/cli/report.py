@@ -4,15 +4,16 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from pipelines.cli.given import Given
 from pipelines.cli.output import print_json, say
 from pipelines.cli.session import session
 
 
-def write(path: Path, folder: Path, as_json: bool) -> None:
+def write(given: Given, folder: Path, as_json: bool) -> None:
     """Write the report of the evolution as it is now."""
     from components.report.stage import run
 
-    with session(path) as opened:
+    with session(given) as opened:
         opened.state()
         page = run(opened.store, folder)
     if as_json:

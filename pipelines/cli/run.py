@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from contextlib import AbstractContextManager, nullcontext
-from pathlib import Path
 from typing import Any
 
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeRemainingColumn
@@ -11,12 +10,14 @@ from rich.text import Text
 
 from cycleqd import measures
 from cycleqd import state as states
-from cycleqd.config import Config, load
+from cycleqd.config import Config
+from cycleqd.errors import InvalidInputError
 from cycleqd.state import State
+from pipelines.cli.given import Given
 from pipelines.cli.output import console, errors, percent, plain, print_json
-from pipelines.cli.session import Session, connect
-from pipelines.driver import Runner, alone, drive
-from pipelines.local import Follow, LocalRunner
+from pipelines.cli.session import connect
+from pipelines.driver import alone, drive
+from pipelines.local import LocalRunner
 from pipelines.services import running
 from pipelines.steps import Step, find_state
 from pipelines.warm import Warm
@@ -33,23 +34,33 @@ _DOING = {
 }
 
 
-def run(path: Path, as_json: bool) -> None:
-    """Run to the end. On Ctrl-C everything started here is ended, and said what is saved."""
-    config = load(path)
+def run(given: Given, as_json: bool) -> None:
+    """Run to the end. On Ctrl-C everything started here is ended, and said what is saved.
+
+    Raises InvalidInputError where the place is a cluster: other commands run the evolution there.
+    """
+    config = given.load()
+    if config.place.runner == "kubeflow":
+        raise InvalidInputError(
+            f"place.runner is kubeflow: `cycleqd drive {given.flags}` runs '{config.name}' on the cluster,"
+            " `cycleqd run --runner local` on this machine"
+        )
     with alone(config), warmed(config) as warm, running(config.place) as environment:
         session = connect(config, environment)
         try:
             with Display(config, find_state(session.store)) as display:
-                drive(config, session.store, make_runner(session, display.task, warm), display)
+                runner = LocalRunner(config, session.environment, display.task, warm)
+                drive(config, session.store, runner, display)
         except (KeyboardInterrupt, SystemExit):
-            errors.print(Text(saved(config, find_state(session.store), path)))
+            errors.print(Text(saved(config, find_state(session.store), given)))
             raise
         summary = summarise(config, session.state())
     if as_json:
         print_json(summary)
         return
     console.print(Text(f"done: {summary['generations']} generations, {summary['evaluations']} children evaluated"))
-    console.print(Text(f"look: cycleqd models -c {path} · cycleqd lineage final -c {path} · cycleqd report -c {path}"))
+    looks = " · ".join(f"cycleqd {look} {given.flags}" for look in ("models", "lineage final", "report"))
+    console.print(Text(f"look: {looks}"))
 
 
 def warmed(config: Config) -> AbstractContextManager[Warm | None]:
@@ -57,21 +68,14 @@ def warmed(config: Config) -> AbstractContextManager[Warm | None]:
     return Warm() if config.place.runner == "local" else nullcontext()
 
 
-def make_runner(session: Session, follow: Follow, warm: Warm | None) -> Runner:
-    """The runner that the place names."""
-    if session.config.place.runner == "kubeflow":
-        from pipelines.kubeflow import KubeflowRunner
-
-        return KubeflowRunner(session.config, follow)
-    return LocalRunner(session.config, session.environment, follow, warm)
-
-
-def saved(config: Config, state: State | None, path: Path) -> str:
+def saved(config: Config, state: State | None, given: Given) -> str:
     """What an interrupted run leaves, and how to go on."""
     kept = (
         "nothing is complete yet" if state is None else f"{state.generation} of {config.method.generations} generations"
     )
-    return f"\nstopped; saved: {kept}, and every finished part of the one in flight. Go on with: cycleqd run -c {path}"
+    return (
+        f"\nstopped; saved: {kept}, and every finished part of the one in flight. Go on with: cycleqd run {given.flags}"
+    )
 
 
 def summarise(config: Config, state: State) -> dict[str, Any]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import cast
 
 from components.evaluate.records import read_transcripts
@@ -12,12 +11,13 @@ from components.shared.stage import read_result
 from components.shared.store.objects import Store
 from cycleqd.errors import InvalidInputError
 from cycleqd.records import JSON
+from pipelines.cli.given import Given
 from pipelines.cli.output import print_json, say
 from pipelines.cli.session import session
 
 
-def show(path: Path, model: str, task: str, split: str, outcome: str, limit: int, as_json: bool) -> None:
-    with session(path) as opened:
+def show(given: Given, model: str, task: str, split: str, outcome: str, limit: int, as_json: bool) -> None:
+    with session(given) as opened:
         if task not in opened.config.tasks:
             raise InvalidInputError(f"there is no task '{task}'; the tasks are {', '.join(opened.config.tasks)}")
         if split not in ("search", "test"):

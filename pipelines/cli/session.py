@@ -6,16 +6,16 @@ import contextlib
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 
 from components.shared import layout
 from components.shared.evolution import current, find_head, load_config
 from components.shared.settings import Settings
 from components.shared.store.objects import Store
 from cycleqd import state as states
-from cycleqd.config import Config, load
+from cycleqd.config import Config
 from cycleqd.errors import ConflictError, InvalidInputError
 from cycleqd.state import State
+from pipelines.cli.given import Given
 from pipelines.services import running
 
 
@@ -59,9 +59,9 @@ class Session:
 
 
 @contextlib.contextmanager
-def session(path: Path, tracking: bool = False) -> Iterator[Session]:
+def session(given: Given, tracking: bool = False) -> Iterator[Session]:
     """Read the configuration and reach (if embedded: start) its services. `tracking`: MLflow is needed too."""
-    config = load(path)
+    config = given.load()
     with running(config.place, tracking) as environment:
         yield connect(config, environment)
 

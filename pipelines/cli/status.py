@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 from components.shared import layout
@@ -11,14 +10,15 @@ from components.shared.store.objects import Store
 from cycleqd import state as states
 from cycleqd.config import Config
 from cycleqd.state import State
+from pipelines.cli.given import Given
 from pipelines.cli.output import percent, print_json, say, size, table
 from pipelines.cli.run import summarise
 from pipelines.cli.session import session
 from pipelines.steps import find_state, next_step
 
 
-def show(path: Path, as_json: bool) -> None:
-    with session(path) as opened:
+def show(given: Given, as_json: bool) -> None:
+    with session(given) as opened:
         state = find_state(opened.store)
         facts = gather(opened.config, opened.store, state)
     if as_json:

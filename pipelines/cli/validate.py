@@ -5,16 +5,16 @@ from __future__ import annotations
 import dataclasses
 import sys
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 from rich.text import Text
 
 from components.shared.store.objects import Store
-from cycleqd.config import Config, load
+from cycleqd.config import Config
 from cycleqd.errors import CycleQDError, InvalidInputError
 from pipelines import checks
 from pipelines.checks import Findings
+from pipelines.cli.given import Given
 from pipelines.cli.output import console, duration, plain, print_json, say, size
 from pipelines.cli.session import connect
 from pipelines.estimate import Estimate, estimate, measured
@@ -22,10 +22,10 @@ from pipelines.services import running
 from pipelines.steps import find_state
 
 
-def show(path: Path, as_json: bool) -> None:
+def show(given: Given, as_json: bool) -> None:
     findings = Findings()
     try:
-        config = load(path)
+        config = given.load()
     except InvalidInputError as error:
         findings.collect(error)
         _print(findings, None, {}, as_json)

@@ -104,9 +104,28 @@ def test_pods_get_their_placement() -> None:
     assert evaluate["nodeSelector"]["labels"] == {"nvidia.com/gpu.present": "true"}
     assert evaluate["tolerations"] == [{"key": "nvidia.com/gpu", "operator": "Exists", "effect": "NoSchedule"}]
     assert "nodeSelector" not in merge
-    required = [group for group in merge["secretAsEnv"] if not group.get("optional")]
-    assert [group["secretName"] for group in required] == ["cycleqd-credentials"]
-    assert {entry["envVar"] for entry in required[0]["keyToEnv"]} >= {"AWS_SECRET_ACCESS_KEY", "MLFLOW_TRACKING_URI"}
+    assert named(merge["secretAsEnv"], optional=False) == {
+        ("cycleqd-credentials", "AWS_ACCESS_KEY_ID"),
+        ("cycleqd-credentials", "AWS_SECRET_ACCESS_KEY"),
+    }
+    assert named(merge["configMapAsEnv"], optional=False) == {
+        ("cycleqd-settings", "AWS_ENDPOINT_URL"),
+        ("cycleqd-settings", "MLFLOW_TRACKING_URI"),
+    }
+    assert ("cycleqd-credentials", "MLFLOW_TRACKING_PASSWORD") in named(merge["secretAsEnv"], optional=True)
+    assert ("cycleqd-settings", "AWS_REGION") in named(merge["configMapAsEnv"], optional=True)
+
+
+def named(groups: list[dict[str, Any]], optional: bool) -> set[tuple[str, str]]:
+    """(object, key) of the values that a pod takes from Secrets or ConfigMaps under the key's own name."""
+    found = set()
+    for group in groups:
+        entries = group["keyToEnv"]
+        if group.get("optional", False) == optional:
+            name = group.get("secretName") or group["configMapName"]
+            found |= {(name, entry.get("secretKey") or entry["configMapKey"]) for entry in entries}
+        assert all((e.get("secretKey") or e["configMapKey"]) == e["envVar"] for e in entries)
+    return found
 
 
 @pytest.mark.parametrize("name", golden_configs())
