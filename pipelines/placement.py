@@ -7,7 +7,7 @@ from typing import Any
 
 from kfp import dsl, kubernetes
 
-from cycleqd.config import Place, Resources
+from cycleqd.config import Place, Resources, image_of
 
 SECRET = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY")
 OPTIONAL_SECRET = ("MLFLOW_TRACKING_USERNAME", "MLFLOW_TRACKING_PASSWORD")
@@ -15,7 +15,11 @@ SETTINGS = ("AWS_ENDPOINT_URL", "MLFLOW_TRACKING_URI")
 OPTIONAL_SETTINGS = ("AWS_REGION", "AWS_CA_BUNDLE")
 FIELDS = {"KFP_RUN_ID": "metadata.labels['pipeline/runid']", "KFP_POD_NAME": "metadata.name"}
 SCRATCH = "/scratch"
+LABEL = "cycleqd/image"
 BACKOFF = "30s"
+# Argo lets no attempt begin or go on when this has passed since the first one began, KFP's own value being an hour.
+# Attempts are bounded by their number and time-out; waiting for a free GPU counts here, too.
+RETRYING = "30 days"
 
 
 def assign(task: dsl.PipelineTask, stage: str, place: Place) -> dsl.PipelineTask:
@@ -30,9 +34,10 @@ def assign(task: dsl.PipelineTask, stage: str, place: Place) -> dsl.PipelineTask
     if place.runner == "kubeflow":
         # Left out elsewhere: kfp.local would put these values over the machine's own, and it would repeat a wrong
         # configuration after half a minute. On a cluster pods are lost to preemption and moving nodes.
-        task.set_retry(num_retries=place.retries, backoff_duration=BACKOFF, backoff_factor=2.0)
+        task.set_retry(place.retries, BACKOFF, backoff_factor=2.0, backoff_max_duration=RETRYING)
         _ask_for(task, place.resources(stage))
         _tell(task, stage, place)
+        kubernetes.add_pod_label(task, LABEL, image_of(stage))  # what network policies select
         kubernetes.set_image_pull_policy(task, place.pull_policy)
         if place.pull_secrets:
             kubernetes.set_image_pull_secrets(task, list(place.pull_secrets))
