@@ -265,6 +265,16 @@ def image_of(stage: str) -> Image:
     return "evaluate" if stage == "evaluate" else "control"
 
 
+class Toleration(Section):
+    """A taint that pods tolerate, in Kubernetes' words."""
+
+    key: str | None = None
+    operator: Literal["Equal", "Exists"] | None = None
+    value: str | None = None
+    effect: Literal["NoExecute", "NoSchedule", "PreferNoSchedule"] | None = None
+    seconds: int | None = Field(default=None, alias="tolerationSeconds", ge=0)
+
+
 class Resources(Section):
     """What one task pod asks for on a cluster (Kubernetes quantities), and the nodes it may run on.
 
@@ -278,7 +288,7 @@ class Resources(Section):
     gpu_type: str = "nvidia.com/gpu"
     shared_memory: Annotated[str, _quantity(f"({_BYTES})?", '"16Gi"')] = ""
     node_selector: dict[str, str] = {}
-    tolerations: tuple[dict[str, str | int], ...] = ()
+    tolerations: tuple[Toleration, ...] = ()
     timeout: int | None = Field(default=None, ge=60)
 
 

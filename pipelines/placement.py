@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
-
 from kfp import dsl, kubernetes
 
 from cycleqd.config import Place, Resources, image_of
@@ -55,7 +52,9 @@ def _ask_for(task: dsl.PipelineTask, resources: Resources) -> None:
     for label, value in resources.node_selector.items():
         kubernetes.add_node_selector(task, label, value)
     for toleration in resources.tolerations:
-        kubernetes.add_toleration(task, **_snake(toleration))
+        kubernetes.add_toleration(
+            task, toleration.key, toleration.operator, toleration.value, toleration.effect, toleration.seconds
+        )
 
 
 def _tell(task: dsl.PipelineTask, stage: str, place: Place) -> None:
@@ -71,11 +70,3 @@ def _tell(task: dsl.PipelineTask, stage: str, place: Place) -> None:
     task.set_env_variable("CYCLEQD_BUCKET", place.bucket)
     task.set_env_variable("CYCLEQD_CACHE", f"{SCRATCH}/cache")
     task.set_env_variable("CYCLEQD_SCRATCH", SCRATCH)
-
-
-def _snake(toleration: Mapping[str, str | int]) -> dict[str, Any]:
-    """Kubernetes' spelling of a toleration in kfp-kubernetes' terms."""
-    fields: dict[str, Any] = dict(toleration)
-    if "tolerationSeconds" in fields:
-        fields["toleration_seconds"] = int(fields.pop("tolerationSeconds"))
-    return fields

@@ -231,7 +231,7 @@ def compile(
     """Write the pipelines as KFP YAML, to be uploaded to a cluster."""
     from pipelines.cli.compile import write
 
-    write(Given(config, profile), folder, json)
+    write(Given(config, profile, {"runner": "kubeflow"}), folder, json)
 
 
 def main() -> None:

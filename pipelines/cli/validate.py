@@ -31,6 +31,9 @@ def show(given: Given, as_json: bool) -> None:
         _print(findings, None, {}, as_json)
         sys.exit(InvalidInputError.exit_code)
     findings.warnings += checks.check_method(config)
+    if config.place.runner == "kubeflow":
+        findings.problems += checks.check_cluster(config)
+        findings.warnings += checks.cluster_warnings(config)
     samples = checks.check_tasks(config, findings)
     findings.warnings += checks.split_warnings(config, samples)
     cost = _check_services(config, findings)

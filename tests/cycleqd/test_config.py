@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 import yaml
 
-from cycleqd.config import Config, load, parse
+from cycleqd.config import Config, Images, image_of, load, parse, placed
 from cycleqd.errors import InvalidInputError
 
 TREE: dict[str, Any] = {
@@ -87,6 +87,11 @@ def test_search_tasks_leave_out_those_that_are_only_reported() -> None:
         ({"method": {"focus": {"fixed": "math"}}}, "method.focus.fixed is 'math'"),
         ({"method": {"focus": {}}}, "method.focus"),
         ({"tasks": {"code": TREE["tasks"]["code"]}}, "tasks: Dictionary should have at least 2"),
+        ({"place": {"weights": {"cpu": "two"}}}, "place.weights.cpu: .*'two' is not a Kubernetes quantity.*\"500m\""),
+        ({"place": {"control": {"memory": "8 GB"}}}, "place.control.memory: .*'8 GB' is not a Kubernetes quantity"),
+        ({"place": {"evaluate": {"shared_memory": "16GiB"}}}, "place.evaluate.shared_memory: .*'16GiB'"),
+        ({"place": {"evaluate": {"tolerations": [{"kind": "x"}]}}}, "place.evaluate.tolerations.0.kind: Extra"),
+        ({"place": {"image": "cycleqd/{stage}:1"}}, "place.image: Extra inputs"),
         ({"name": "No Spaces"}, "name: String should match"),
     ],
 )
@@ -118,3 +123,66 @@ def test_a_file_that_is_missing_or_no_yaml(tmp_path: Path) -> None:
     (tmp_path / "bad.yaml").write_text("a: [")
     with pytest.raises(InvalidInputError, match="not valid YAML"):
         load(tmp_path / "bad.yaml")
+
+
+def test_each_stage_has_one_of_three_images_and_its_resources() -> None:
+    stages = ("seed", "select_parents", "merge", "mutate", "aggregate", "evaluate", "update_archives")
+    assert [image_of(stage) for stage in stages] == [
+        *("control", "control", "weights", "weights", "weights", "evaluate", "control"),
+    ]
+    images = {"weights": "registry.example/x/weights@sha256:0f"}
+    place = parse(tree(place={"images": images, "weights": {"memory": "24Gi"}}), "here").place
+    assert place.image("merge") == "registry.example/x/weights@sha256:0f"
+    assert place.image("seed") == Images().control
+    assert place.resources("aggregate").memory == "24Gi" and place.resources("seed").memory != "24Gi"
+
+
+PROFILE = {
+    "runner": "kubeflow",
+    "tls_ca": "certificates/kfp.pem",
+    "images": {"weights": "registry.example/weights:2"},
+    "evaluate": {"gpu": 2, "node_selector": {"pool": "b"}},
+    "pins": [],
+}
+
+
+def test_a_profile_is_laid_over_the_place(tmp_path: Path) -> None:
+    """Sections key by key, values and lists as a whole; what it does not name stays; its paths are from its folder."""
+    place = {
+        "bucket": "mine",
+        "folder": "state",
+        "pins": ["base"],
+        "images": {"weights": "weights:1", "evaluate": "evaluate:1"},
+        "evaluate": {"memory": "48G", "gpu": 1, "node_selector": {"pool": "a", "zone": "c"}},
+    }
+    (tmp_path / "places").mkdir()
+    (tmp_path / "evolution.yaml").write_text(yaml.safe_dump(tree(place=place)))
+    (tmp_path / "places" / "cluster.yaml").write_text(yaml.safe_dump(PROFILE))
+    under = load(tmp_path / "evolution.yaml")
+    over = load(tmp_path / "evolution.yaml", tmp_path / "places" / "cluster.yaml")
+    assert (over.place.runner, over.place.bucket, over.place.pins) == ("kubeflow", "mine", ())
+    assert over.place.folder == str(tmp_path / "state")
+    assert over.place.tls_ca == str(tmp_path / "places" / "certificates" / "kfp.pem")
+    assert (over.place.images.weights, over.place.images.evaluate) == ("registry.example/weights:2", "evaluate:1")
+    assert (over.place.evaluate.memory, over.place.evaluate.gpu) == ("48G", 2)
+    assert over.place.evaluate.node_selector == {"pool": "b"}
+    assert over.frozen() == under.frozen()
+
+
+def test_a_profile_holds_nothing_but_a_place(tmp_path: Path) -> None:
+    (tmp_path / "evolution.yaml").write_text(yaml.safe_dump(TREE))
+    (tmp_path / "profile.yaml").write_text(yaml.safe_dump({"seed": 1, "evaluate": {"cpu": "many"}}))
+    with pytest.raises(InvalidInputError) as caught:
+        load(tmp_path / "evolution.yaml", tmp_path / "profile.yaml")
+    lines = str(caught.value).splitlines()
+    assert [line.split(": ")[1] for line in lines] == ["evaluate.cpu", "seed"]
+    assert all(line.startswith(f"{tmp_path / 'profile.yaml'}: ") for line in lines)
+    (tmp_path / "profile.yaml").write_text("")
+    assert load(tmp_path / "evolution.yaml", tmp_path / "profile.yaml") == load(tmp_path / "evolution.yaml")
+
+
+def test_flags_beat_the_place_and_are_checked() -> None:
+    config = placed(parse(TREE, "here"), runner="docker", namespace="team")
+    assert (config.place.runner, config.place.namespace, config.place.bucket) == ("docker", "team", "cycleqd")
+    with pytest.raises(InvalidInputError, match=r"the command line: runner: .*'local', 'docker' or 'kubeflow'"):
+        placed(config, runner="moon")

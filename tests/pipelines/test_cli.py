@@ -58,6 +58,16 @@ def test_a_missing_configuration_is_one_sentence(tmp_path: Path) -> None:
     assert result.stderr.startswith("cycleqd: ") and "none.yaml" in result.stderr
 
 
+def test_run_on_a_cluster_names_the_command_for_it(tmp_path: Path) -> None:
+    profile = tmp_path / "profile.yaml"
+    profile.write_text("runner: kubeflow")
+    result = CliRunner().invoke(app, ["run", "-c", str(LLAMA3)], env={"CYCLEQD_PROFILE": str(profile)})
+    assert result.exit_code == 2
+    assert f"`cycleqd drive -c {LLAMA3} --profile {profile}`" in result.stderr
+    result = CliRunner().invoke(app, ["run", "-c", str(LLAMA3), "--runner", "moon"])
+    assert result.exit_code == 2 and "runner: Input should be 'local'" in result.stderr
+
+
 def test_debug_shows_the_traceback(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CYCLEQD_DEBUG", "1")
     result = CliRunner().invoke(app, ["status", "-c", str(tmp_path / "none.yaml")])

@@ -11,7 +11,7 @@ import yaml
 
 from pipelines.definitions import write
 from pipelines.steps import Kind
-from tests.pipelines.configs import ROOT, golden_configs
+from tests.pipelines.configs import ROOT, golden_configs, two_tasks
 
 GOLDEN = ROOT / "tests" / "golden"
 KINDS: tuple[Kind, ...] = ("seeding", "generation", "finalising")
@@ -114,6 +114,102 @@ def test_pods_get_their_placement() -> None:
     }
     assert ("cycleqd-credentials", "MLFLOW_TRACKING_PASSWORD") in named(merge["secretAsEnv"], optional=True)
     assert ("cycleqd-settings", "AWS_REGION") in named(merge["configMapAsEnv"], optional=True)
+
+
+GPU_CLUSTER: dict[str, Any] = {
+    "runner": "kubeflow",
+    "images": {
+        name: f"registry.example/cycleqd/{name}@sha256:{name[0] * 8}" for name in ("control", "weights", "evaluate")
+    },
+    "pull_policy": "Always",
+    "pull_secrets": ["first", "second"],
+    "secret": "keys",
+    "config_map": "addresses",
+    "bucket": "bucket",
+    "timeout": 600,
+    "retries": 3,
+    "parallelism": 5,
+    "control": {"cpu": "500m", "memory": "1Gi", "timeout": 300},
+    "weights": {"node_selector": {"disk": "fast"}},
+    "evaluate": {
+        "cpu": "16",
+        "memory": "64Gi",
+        "gpu": 2,
+        "gpu_type": "amd.com/gpu",
+        "shared_memory": "12Gi",
+        "node_selector": {"pool": "gpu"},
+        "tolerations": [{"key": "spot", "operator": "Exists", "effect": "NoExecute", "tolerationSeconds": 60}],
+        "timeout": 9000,
+    },
+}
+STAGES = {"seed": "control", "select": "control", "update": "control", "evaluate": "evaluate"}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_pod_of_a_gpu_cluster_gets_what_the_profile_says(kind: Kind, tmp_path: Path) -> None:
+    """Seeding's and finalising's pods as well as a generation's: nothing is applied in one of them only."""
+    write(two_tasks(fused=False, **GPU_CLUSTER), kind, 1, tmp_path / "pipeline.yaml")
+    pipeline, platform = yaml.safe_load_all((tmp_path / "pipeline.yaml").read_text())
+    containers = pipeline["deploymentSpec"]["executors"]
+    pods = platform["platforms"]["kubernetes"]["deploymentSpec"]["executors"]
+    assert set(pods) == set(containers) and pods
+    for label, pod in pods.items():
+        image = STAGES.get(label.split("-")[1], "weights")
+        wanted, container = GPU_CLUSTER[image], containers[label]["container"]
+        assert container["image"] == GPU_CLUSTER["images"][image]
+        assert {"name": "CYCLEQD_IMAGE", "value": container["image"]} in container["env"]
+        assert {"name": "CYCLEQD_BUCKET", "value": "bucket"} in container["env"]
+        assert (container["resources"]["resourceCpuLimit"], container["resources"]["resourceMemoryLimit"]) == (
+            (wanted.get("cpu", "2"), wanted.get("memory", "8G"))
+        )
+        assert pod["activeDeadlineSeconds"] == str(wanted.get("timeout", 600))
+        assert pod["podMetadata"]["labels"] == {"cycleqd/image": image}
+        assert pod["imagePullPolicy"] == "Always"
+        assert [secret["secretName"] for secret in pod["imagePullSecret"]] == ["first", "second"]
+        assert pod.get("nodeSelector", {}).get("labels", {}) == wanted.get("node_selector", {})
+        assert {name for name, _ in named(pod["secretAsEnv"], optional=False)} == {"keys"}
+        assert {name for name, _ in named(pod["configMapAsEnv"], optional=False)} == {"addresses"}
+        assert {entry["name"]: entry["fieldPath"] for entry in pod["fieldPathAsEnv"]} == {
+            "KFP_RUN_ID": "metadata.labels['pipeline/runid']",
+            "KFP_POD_NAME": "metadata.name",
+        }
+        mounts = {mount["mountPath"]: mount.get("sizeLimit") for mount in pod["emptyDirMounts"]}
+        if image == "evaluate":
+            accelerator = container["resources"]["accelerator"]
+            assert (accelerator["resourceType"], accelerator["resourceCount"]) == ("amd.com/gpu", "2")
+            assert mounts == {"/scratch": None, "/dev/shm": "12Gi"}
+            assert pod["tolerations"] == [
+                {"key": "spot", "operator": "Exists", "effect": "NoExecute", "tolerationSeconds": "60"}
+            ]
+        else:
+            assert "accelerator" not in container["resources"] and "tolerations" not in pod
+            assert mounts == {"/scratch": None}
+    for task in every_task(pipeline).values():
+        assert task["retryPolicy"]["maxRetryCount"] == 3
+        # Argo ends attempts at this time after the first one began: it must not come before their own time-outs
+        assert int(task["retryPolicy"]["backoffMaxDuration"][:-1]) > 4 * 9000
+
+
+def test_seeding_scores_so_many_models_at_a_time(tmp_path: Path) -> None:
+    write(two_tasks(runner="kubeflow", group="child", parallelism=2), "seeding", 1, tmp_path / "pipeline.yaml")
+    pipeline = next(yaml.safe_load_all((tmp_path / "pipeline.yaml").read_text()))
+    tasks = pipeline["root"]["dag"]["tasks"]
+    assert tasks["evaluate-models"]["dependentTasks"] == tasks["evaluate-models-2"]["dependentTasks"] == ["seed"]
+    assert tasks["evaluate-models-3"]["dependentTasks"] == ["evaluate-models"]
+    assert len(tasks["update-archives"]["dependentTasks"]) == 3
+
+
+@pytest.mark.parametrize("name", golden_configs())
+def test_nothing_of_a_pipeline_needs_what_backends_were_not_seen_to_do(name: str) -> None:
+    """No exit handlers, conditions or nested loops, no artifacts: strings between tasks, one loop at most."""
+    for kind in KINDS:
+        pipeline, _ = compiled(name, kind)
+        parts = pipeline["components"]
+        assert not [part for part in parts if part.startswith(("comp-exit-handler", "comp-condition"))]
+        loops = [part for part in parts if part.startswith("comp-for-loop")]
+        assert len(loops) == (kind == "generation")
+        for part in parts.values():
+            assert "artifacts" not in part.get("inputDefinitions", {}) | part.get("outputDefinitions", {})
 
 
 def named(groups: list[dict[str, Any]], optional: bool) -> set[tuple[str, str]]:
