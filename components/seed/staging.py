@@ -35,7 +35,7 @@ class Staged:
     """A task's files, found but not copied. data: path below tasks/NAME/data/ → source. No plugin: installed code."""
 
     data: Mapping[str, Path | S3Source]
-    plugin: Path | None
+    plugin: Mapping[str, Path | S3Source]
 
 
 def open_inputs(client: S3Client, config: Config) -> dict[str, Checkpoint]:
@@ -55,19 +55,27 @@ def find_source(client: S3Client, path: str) -> Source:
 
 
 def copy_checkpoint(store: Store, model: str, checkpoint: Checkpoint) -> Manifest:
-    """Copy what belongs to a checkpoint: its shards, configuration, tokenizer, code and licence; nothing else."""
-    shards = {tensor.file for tensor in checkpoint.tensors.values()}
+    """Copy what belongs to a checkpoint."""
     target, files = sink(store, layout.checkpoint(model)), {}
-    for name, size in sorted(checkpoint.sizes.items()):
-        if name in shards or name.endswith(_COMPANIONS) or name.startswith(_NOTICES):
-            with ExitStack() as stack:
-                writer = target.create(name, size)
-                stack.callback(writer.abort)
-                for piece in _pieces(checkpoint.source, name, size):
-                    writer.write(piece)
-                files[name] = FileEntry(size, writer.close())
-                stack.pop_all()
+    for name, size in parts(checkpoint).items():
+        with ExitStack() as stack:
+            writer = target.create(name, size)
+            stack.callback(writer.abort)
+            for piece in _pieces(checkpoint.source, name, size):
+                writer.write(piece)
+            files[name] = FileEntry(size, writer.close())
+            stack.pop_all()
     return Manifest(files)
+
+
+def parts(checkpoint: Checkpoint) -> dict[str, int]:
+    """Files and sizes of what belongs to it: its shards, configuration, tokenizer, code and licence; nothing else."""
+    shards = {tensor.file for tensor in checkpoint.tensors.values()}
+    return {
+        name: size
+        for name, size in sorted(checkpoint.sizes.items())
+        if name in shards or name.endswith(_COMPANIONS) or name.startswith(_NOTICES)
+    }
 
 
 def _pieces(source: Source, name: str, size: int) -> Iterator[Buffer]:
@@ -79,12 +87,12 @@ def find_task(client: S3Client, name: str, task: Task) -> Staged:
     """Where a task's data and plug-in are. Raises InvalidInputError when they are nowhere."""
     basename = task.data.rstrip("/").rsplit("/", 1)[-1]
     module = task.class_.rpartition(":")[0]
-    plugin = Path(module) if module.endswith(".py") else None
-    for path in [p for p in (plugin, None if task.data.startswith("s3://") else Path(task.data)) if p is not None]:
-        if not path.exists():
+    for path in (module if module.endswith(".py") else "", task.data):
+        if path and not path.startswith("s3://") and not Path(path).exists():
             raise InvalidInputError(
                 f"task '{name}': there is no {path}; correct its data or class in the configuration"
             )
+    plugin = _find_plugin(client, name, module) if module.endswith(".py") else {}
     if task.data.startswith("s3://"):
         return Staged(_remote(client, name, task.data, basename), plugin)
     root = Path(task.data)
@@ -96,6 +104,11 @@ def find_task(client: S3Client, name: str, task: Task) -> Staged:
             f"task '{name}': the folder {root} holds no file; correct its data in the configuration"
         )
     return Staged(files, plugin)
+
+
+def _find_plugin(client: S3Client, name: str, module: str) -> dict[str, Path | S3Source]:
+    basename = module.rsplit("/", 1)[-1]
+    return _remote(client, name, module, basename) if module.startswith("s3://") else {basename: Path(module)}
 
 
 def _remote(client: S3Client, name: str, url: str, basename: str) -> dict[str, Path | S3Source]:
@@ -112,16 +125,16 @@ def _remote(client: S3Client, name: str, url: str, basename: str) -> dict[str, P
 
 def copy_task(store: Store, name: str, staged: Staged) -> JSON:
     """Copy a task's data and plug-in; their files, sizes and digests."""
-    data = {key: _copy(store, f"{layout.task(name)}/data/{key}", where) for key, where in staged.data.items()}
+    data = {key: _copy(store, f"{layout.task(name)}/data/{key}", key, where) for key, where in staged.data.items()}
     found: dict[str, JSON] = {"data": {"digest": digest(data), "files": data}, "plugin": None}
-    if staged.plugin is not None:
-        found["plugin"] = _copy(store, f"{layout.task(name)}/plugin.py", staged.plugin)
+    for key, where in staged.plugin.items():
+        found["plugin"] = _copy(store, f"{layout.task(name)}/plugin.py", key, where)
     return found
 
 
-def _copy(store: Store, key: str, where: Path | S3Source) -> JSON:
-    """Copy one file; task data are small enough to be read whole."""
-    name = key.rsplit("/", 1)[-1]
+def _copy(store: Store, key: str, path: str, where: Path | S3Source) -> JSON:
+    """Copy the file of this path, which `where` is or holds; task data are small enough to be read whole."""
+    name = path.rsplit("/", 1)[-1]
     content = where.read_bytes() if isinstance(where, Path) else bytes(where.read_range(name, 0, where.files()[name]))
     store.put(key, content)
     return {"size": len(content), "sha256": hashlib.sha256(content).hexdigest()}

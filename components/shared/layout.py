@@ -1,5 +1,6 @@
 """Where everything is under s3://BUCKET/EVOLUTION/. Keys are relative to the evolution; a folder has no trailing slash.
 
+    sources/…                                what a client brought for seeding to read, gone once HEAD is there
     config.json                              the frozen configuration
     seed/{result,run,mlflow}.json            digests and manifests of base, experts, task data and plug-ins
     seed/update/{result,run}.json            the making of snapshot 0
@@ -23,6 +24,7 @@ import re
 
 from cycleqd.errors import InvalidInputError
 
+SOURCES = "sources"
 CONFIG = "config.json"
 HEAD = "HEAD.json"
 SEED = "seed"

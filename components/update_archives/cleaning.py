@@ -1,4 +1,5 @@
-"""What an evolution no longer needs: checkpoints of children that are nobody's elite, intermediates, broken uploads.
+"""What an evolution no longer needs: checkpoints of children that are nobody's elite, intermediates, broken uploads,
+and what a client brought for seeding to copy.
 
 Records stay, so that every collected model can be rebuilt from its lineage (`replay`).
 """
@@ -28,8 +29,10 @@ def clean(store: Store, config: Config, pins: Iterable[str] = ()) -> None:
     kept = needed(store, config, head.snapshot, state) | set(pins)
     garbage = [key for key in objects if _is_garbage(key, kept, head.snapshot)]
     store.delete(garbage)
+    store.delete_prefix(layout.SOURCES)
     for key, upload in list(store.uploads()):
-        if _is_past(key, head.snapshot) or (key.startswith("models/") and _made(store, key)):
+        made = key.startswith("models/") and _made(store, key)
+        if made or _is_past(key, head.snapshot) or key.startswith(f"{layout.SOURCES}/"):
             store.abort_upload(key, upload)
 
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 _MISSING = {"NoSuchKey", "404", "NotFound"}
 _LOST_RACE = {"PreconditionFailed", "412", "ConditionalRequestConflict", "409"}
 _CHUNK = 1 << 20
+_SHA256 = "sha256"  # the name of an object's metadata
 
 
 def connect_client(settings: Settings, attempts: int = 5) -> S3Client:
@@ -161,12 +162,27 @@ class Store:
         """Delete everything below a folder."""
         self.delete(self.list(prefix))
 
-    def put_file(self, key: str, path: Path) -> str:
-        """Upload a file of any size (in parts when large) and return its sha256 (hex)."""
+    def put_file(self, key: str, path: Path, progress: Callable[[int], None] | None = None) -> str:
+        """Upload a file of any size (in parts when large) and return its sha256 (hex), which the object carries, too.
+
+        `progress` is called with the number of bytes of every part, from several threads.
+        """
         sha = file_sha256(path)
         with self._reported(key, "written"):
-            self.client.upload_file(str(path), self.bucket, self.key(key))
+            options = {"Metadata": {_SHA256: sha}}
+            self.client.upload_file(str(path), self.bucket, self.key(key), ExtraArgs=options, Callback=progress)
         return sha
+
+    def carried(self, key: str) -> tuple[int, str] | None:
+        """Size and sha256 of an object that `put_file` wrote; None when there is none."""
+        with self._reported(key, "read"):
+            try:
+                found = self.client.head_object(Bucket=self.bucket, Key=self.key(key))
+            except self.client.exceptions.ClientError as error:
+                if _code(error) in _MISSING:
+                    return None
+                raise
+        return found["ContentLength"], found["Metadata"].get(_SHA256, "")
 
     def get_file(self, key: str, path: Path, sha256: str) -> None:
         """Download to `path`, which appears only whole. Raises IntegrityError when its sha256 differs."""
