@@ -1,0 +1,217 @@
+"""Every object of every overlay: the Kubernetes schemas, Pod Security, images, requests, probes, names."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import json
+import re
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import kubernetes_validate
+import pytest
+import yaml
+
+from tests.manifests.conftest import KUBECTL, MANIFESTS, OVERLAYS, Objects, build
+
+VERSIONS = ("1.30", "1.34", "1.37")  # the oldest with what is used, the one Kubeflow 2.17 was tried on, the newest
+SECRET, SETTINGS = "cycleqd-credentials", "cycleqd-settings"
+
+
+def named(objects: Objects, kind: str, name: str) -> dict[str, Any]:
+    (found,) = [o for o in objects if o["kind"] == kind and o["metadata"]["name"] == name]
+    return found
+
+
+def kinds(objects: Objects, *wanted: str) -> Objects:
+    return [o for o in objects if o["kind"] in wanted]
+
+
+def templates(objects: Objects) -> dict[str, dict[str, Any]]:
+    """The pod templates, by the name of what makes the pods."""
+    made = kinds(objects, "Deployment", "StatefulSet", "Job")
+    return {o["metadata"]["name"]: o["spec"]["template"] for o in made}
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+def test_objects_fit_the_schemas(objects: Objects, version: str) -> None:
+    for one in objects:
+        kubernetes_validate.validate(one, version, strict=True)
+
+
+@pytest.mark.parametrize("file", ["namespace", "secret"])
+def test_what_is_applied_by_hand_fits_the_schemas(file: str) -> None:
+    text = build(MANIFESTS / file) if file == "namespace" else (MANIFESTS / "secret.yaml").read_text()
+    kubernetes_validate.validate(yaml.safe_load(text), VERSIONS[-1], strict=True)
+
+
+def test_an_overlay_brings_what_it_says(built: dict[str, Objects]) -> None:
+    services = {"cycleqd-s3", "cycleqd-mlflow"}
+    assert services | {"cycleqd-driver"} == set(templates(built["test"])) == set(templates(built["gpu"]))
+    assert set(templates(built["bring-your-own"])) == {"cycleqd-driver"}
+    assert not kinds(built["bring-your-own"], "Service", "PersistentVolumeClaim")
+
+
+def test_everything_is_in_one_namespace_that_the_overlay_does_not_own(objects: Objects, overlay: str) -> None:
+    place = yaml.safe_load((MANIFESTS / "overlays" / overlay / "profile.yaml").read_text())
+    assert {o["metadata"]["namespace"] for o in objects} == {place["namespace"]}
+    assert not kinds(objects, "Namespace")  # deleting an overlay must not delete Kubeflow
+    for binding in kinds(objects, "RoleBinding"):
+        assert {subject["namespace"] for subject in binding["subjects"]} == {place["namespace"]}
+    assert all(
+        o["metadata"]["labels"]["app.kubernetes.io/part-of"] == "cycleqd" for o in objects if o["kind"] != "ConfigMap"
+    )
+
+
+def test_pods_pass_pod_security_restricted(objects: Objects) -> None:
+    for name, template in templates(objects).items():
+        spec = template["spec"]
+        pod = spec["securityContext"]
+        assert pod["runAsNonRoot"] is True and pod["runAsUser"] > 0, name
+        assert pod["seccompProfile"] == {"type": "RuntimeDefault"}, name
+        assert not {"hostNetwork", "hostPID", "hostIPC", "initContainers"} & set(spec), name
+        for volume in spec["volumes"]:
+            assert set(volume) - {"name"} <= {"configMap", "emptyDir", "projected", "persistentVolumeClaim"}, name
+        for container in spec["containers"]:
+            context = container["securityContext"]
+            assert context["allowPrivilegeEscalation"] is False, name
+            assert context["capabilities"] == {"drop": ["ALL"]}, name
+            assert context["readOnlyRootFilesystem"] is True, name
+            assert not {"privileged", "runAsUser", "procMount", "seccompProfile"} & set(context), name
+
+
+def test_only_the_driver_has_a_token_of_the_kubernetes_api(objects: Objects) -> None:
+    for name, template in templates(objects).items():
+        assert template["spec"].get("automountServiceAccountToken", True) == (name == "cycleqd-driver")
+
+
+def test_images_are_pinned_and_resources_are_asked_for(objects: Objects) -> None:
+    for name, template in templates(objects).items():
+        for container in template["spec"]["containers"]:
+            assert re.fullmatch(r"[^:@]+(:v?\d[\w.-]+|@sha256:[0-9a-f]{64})", container["image"]), container["image"]
+            assert "latest" not in container["image"]
+            assert set(container["resources"]["requests"]) == {"cpu", "memory"}, name
+            assert "memory" in container["resources"]["limits"], name
+
+
+def test_servers_are_probed_on_their_own_ports(objects: Objects) -> None:
+    for workload in kinds(objects, "Deployment", "StatefulSet"):
+        (container,) = workload["spec"]["template"]["spec"]["containers"]
+        ports = {port["name"] for port in container["ports"]}
+        for probe in ("startupProbe", "readinessProbe", "livenessProbe"):
+            assert container[probe]["httpGet"]["port"] in ports
+
+
+def test_services_lead_to_pods_and_addresses_to_services(built: dict[str, Objects]) -> None:
+    for name in ("test", "gpu"):
+        settings = named(built[name], "ConfigMap", SETTINGS)["data"]
+        for service in kinds(built[name], "Service"):
+            template = templates(built[name])[service["metadata"]["name"]]
+            assert service["spec"]["selector"].items() <= template["metadata"]["labels"].items()
+            (port,) = service["spec"]["ports"]
+            assert port["targetPort"] in {p["name"] for p in template["spec"]["containers"][0]["ports"]}
+            assert f"http://{service['metadata']['name']}:{port['port']}" in settings.values()
+        for workload in kinds(built[name], "Deployment", "StatefulSet", "PodDisruptionBudget"):
+            selector = workload["spec"]["selector"]
+            assert "matchExpressions" in selector or selector["matchLabels"]["app.kubernetes.io/name"] in templates(
+                built[name]
+            )
+
+
+def test_names_that_pods_refer_to_exist(objects: Objects) -> None:
+    there = {(o["kind"], o["metadata"]["name"]) for o in objects} | {("Secret", SECRET)}
+    for template in templates(objects).values():
+        text = json.dumps(template)
+        for name in re.findall(r'"(?:configMapRef|configMapKeyRef|configMap)": \{[^}]*"name": "([^"]+)"', text):
+            assert ("ConfigMap", name) in there
+        for name in re.findall(r'"(?:secretRef|secretKeyRef)": \{[^}]*"name": "([^"]+)"', text):
+            assert ("Secret", name) in there
+        for name in re.findall(r'"claimName": "([^"]+)"', text):
+            assert ("PersistentVolumeClaim", name) in there
+        account = template["spec"].get("serviceAccountName")
+        assert account is None or ("ServiceAccount", account) in there
+
+
+def test_no_secret_is_in_the_repository(built: dict[str, Objects]) -> None:
+    assert all(not kinds(objects, "Secret") for objects in built.values())
+    template = yaml.safe_load((MANIFESTS / "secret.yaml").read_text())
+    for value in template["data"].values():
+        with pytest.raises(binascii.Error):  # the API server refuses it as it stands
+            base64.b64decode(value, validate=True)
+    for file in MANIFESTS.rglob("*"):
+        if file.is_file():
+            assert not re.search(
+                r"(?i)(password|secret_access_key|token)\W*[:=]\W*[a-z0-9/+]{12,}", file.read_text()
+            ), file
+
+
+def test_the_driver_may_do_what_it_does_and_no_more(objects: Objects) -> None:
+    rules = named(objects, "Role", "cycleqd-driver")["rules"]
+    granted = {
+        (group, resource): (set(rule["verbs"]), tuple(rule.get("resourceNames", ())))
+        for rule in rules
+        for group in rule["apiGroups"]
+        for resource in rule["resources"]
+    }
+    assert granted[("", "secrets")] == ({"get"}, (SECRET,))
+    assert granted[("", "configmaps")] == ({"get"}, (SETTINGS,))
+    assert granted[("pipelines.kubeflow.org", "runs")][0] == {"get", "list", "create", "retry", "terminate"}
+    assert not {"*"} & {text for group, resource in granted for text in (group, resource)}
+    assert not {"*", "delete", "update", "patch"} & {verb for verbs, _ in granted.values() for verb in verbs}
+    assert not kinds(objects, "ClusterRole", "ClusterRoleBinding")
+
+
+def test_only_interrupted_drivers_start_again(objects: Objects) -> None:
+    job = named(objects, "Job", "cycleqd-driver")["spec"]
+    ignored, failed = job["podFailurePolicy"]["rules"]
+    assert ignored["action"] == "Ignore" and ignored["onPodConditions"][0]["type"] == "DisruptionTarget"
+    assert failed["action"] == "FailJob" and failed["onExitCodes"]["values"] == [1, 2, 3, 4, 5, 6]
+    assert failed["onExitCodes"]["containerName"] in {c["name"] for c in job["template"]["spec"]["containers"]}
+    assert job["template"]["spec"]["restartPolicy"] == "Never" and job["suspend"] is True
+
+
+def test_mlflow_on_postgresql_keeps_nothing_on_a_volume(tmp_path: Path) -> None:
+    (tmp_path / "manifests").symlink_to(MANIFESTS)
+    lines = {
+        "namespace": "kubeflow",
+        "resources": ["../manifests/base"],
+        "components": ["../manifests/components/postgresql"],
+    }
+    folder = tmp_path / "overlay"
+    folder.mkdir()
+    (folder / "kustomization.yaml").write_text(yaml.safe_dump(lines))
+    objects = list(yaml.safe_load_all(build(folder)))
+    for one in objects:
+        kubernetes_validate.validate(one, VERSIONS[-1], strict=True)
+    assert not kinds(objects, "PersistentVolumeClaim")
+    spec = templates(objects)["cycleqd-mlflow"]["spec"]
+    (uri,) = [e for e in spec["containers"][0]["env"] if e["name"] == "MLFLOW_BACKEND_STORE_URI"]
+    assert uri["valueFrom"]["secretKeyRef"] == {"name": "cycleqd-mlflow-database", "key": "uri"} and "value" not in uri
+    assert [v["name"] for v in spec["volumes"]] == ["tmp"] == [m["name"] for m in spec["containers"][0]["volumeMounts"]]
+
+
+def test_the_workflow_patch_takes_the_seccomp_profile_from_tasks_and_from_nothing_else(tmp_path: Path) -> None:
+    """As Argo does: a strategic merge of the patch into a pod as Kubeflow Pipelines 2.17 makes it."""
+    profile = {"seccompProfile": {"type": "RuntimeDefault"}}
+    mine = {**profile, "allowPrivilegeEscalation": False, "capabilities": {"drop": ["ALL"]}}
+    containers = [{"name": n, "image": f"image/{n}:1", "securityContext": mine} for n in ("wait", "main")]
+    spec = {"securityContext": {**profile, "fsGroup": 7}, "containers": containers}
+    pod = tmp_path / "pod.json"
+    pod.write_text(json.dumps({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "p"}, "spec": spec}))
+    whole = json.loads((MANIFESTS / "kubeflow" / "workflow-spec-patch.json").read_text())
+    assert set(whole) == {"podSpecPatch"}
+    patch = json.dumps({"spec": json.loads(whole["podSpecPatch"])})
+    command = [KUBECTL, "patch", "--local", "-f", pod, "--type=strategic", "-p", patch, "-o", "json"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True)
+    patched = json.loads(done.stdout)["spec"]
+    after = {c["name"]: c for c in patched["containers"]}
+    assert patched["securityContext"] == {"fsGroup": 7}
+    assert after["wait"]["securityContext"] == mine
+    assert after["main"]["securityContext"] == {k: v for k, v in mine.items() if k != "seccompProfile"}
+    assert after["main"]["image"] == "image/main:1"
+
+
+def test_every_overlay_is_tested() -> None:
+    assert {folder.name for folder in (MANIFESTS / "overlays").iterdir()} == set(OVERLAYS)
