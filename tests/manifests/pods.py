@@ -152,7 +152,9 @@ def use(settings: dict[str, str]) -> dict[str, Any]:
         "stranger": refused,
         "score": mlflow.get_run(run.info.run_id).data.metrics["score"],
         "artifacts": [key.rsplit("/", 1)[-1] for key in artifacts],
-        "hosts": {host: answer(f"{tracking}/version", host) for host in hosts},
+        "hosts": {
+            host: answer(f"{tracking}/ajax-api/2.0/mlflow/experiments/search?max_results=1", host) for host in hosts
+        },
     }
 
 

@@ -65,6 +65,17 @@ def test_everything_is_in_one_namespace_that_the_overlay_does_not_own(objects: O
     )
 
 
+def test_one_setting_moves_everything_to_another_namespace(overlay: str, tmp_path: Path) -> None:
+    (tmp_path / "manifests").symlink_to(MANIFESTS)
+    folder = tmp_path / "mine"
+    folder.mkdir()
+    lines = {"namespace": "team-a", "resources": [f"../manifests/overlays/{overlay}"]}
+    (folder / "kustomization.yaml").write_text(yaml.safe_dump(lines))
+    objects = list(yaml.safe_load_all(build(folder)))
+    assert {o["metadata"]["namespace"] for o in objects} == {"team-a"}
+    assert named(objects, "RoleBinding", "cycleqd-driver")["subjects"][0]["namespace"] == "team-a"
+
+
 def test_pods_pass_pod_security_restricted(objects: Objects) -> None:
     for name, template in templates(objects).items():
         spec = template["spec"]
