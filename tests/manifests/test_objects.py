@@ -203,7 +203,8 @@ def test_mlflow_on_postgresql_keeps_nothing_on_a_volume(tmp_path: Path) -> None:
     assert [v["name"] for v in spec["volumes"]] == ["tmp"] == [m["name"] for m in spec["containers"][0]["volumeMounts"]]
 
 
-def test_the_workflow_patch_takes_the_seccomp_profile_from_tasks_and_from_nothing_else(tmp_path: Path) -> None:
+@pytest.mark.parametrize("file", ["workflow-spec-patch", "workflow-spec-patch-apparmor"])
+def test_a_workflow_patch_frees_what_runs_tasks_and_nothing_else(file: str, tmp_path: Path) -> None:
     """As Argo does: a strategic merge of the patch into a pod as Kubeflow Pipelines 2.17 makes it."""
     profile = {"seccompProfile": {"type": "RuntimeDefault"}}
     mine = {**profile, "allowPrivilegeEscalation": False, "capabilities": {"drop": ["ALL"]}}
@@ -211,17 +212,20 @@ def test_the_workflow_patch_takes_the_seccomp_profile_from_tasks_and_from_nothin
     spec = {"securityContext": {**profile, "fsGroup": 7}, "containers": containers}
     pod = tmp_path / "pod.json"
     pod.write_text(json.dumps({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "p"}, "spec": spec}))
-    whole = json.loads((MANIFESTS / "kubeflow" / "workflow-spec-patch.json").read_text())
+    whole = json.loads((MANIFESTS / "kubeflow" / f"{file}.json").read_text())
     assert set(whole) == {"podSpecPatch"}
     patch = json.dumps({"spec": json.loads(whole["podSpecPatch"])})
     command = [KUBECTL, "patch", "--local", "-f", pod, "--type=strategic", "-p", patch, "-o", "json"]
     done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True)
     patched = json.loads(done.stdout)["spec"]
+    kubernetes_validate.validate({**json.loads(pod.read_text()), "spec": patched}, VERSIONS[-1], strict=True)
     after = {c["name"]: c for c in patched["containers"]}
+    freed = {k: v for k, v in mine.items() if k != "seccompProfile"}
+    if file.endswith("apparmor"):
+        freed["appArmorProfile"] = {"type": "Unconfined"}
     assert patched["securityContext"] == {"fsGroup": 7}
     assert after["wait"]["securityContext"] == mine
-    assert after["main"]["securityContext"] == {k: v for k, v in mine.items() if k != "seccompProfile"}
-    assert after["main"]["image"] == "image/main:1"
+    assert after["main"]["securityContext"] == freed and after["main"]["image"] == "image/main:1"
 
 
 def test_every_overlay_is_tested() -> None:
