@@ -5,11 +5,11 @@ Reads records, computes nothing. Every function may be repeated.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from components.shared import layout
 from components.shared.settings import Settings
-from components.shared.stage import need_result
+from components.shared.stage import need_result, provenance
 from components.shared.store.objects import Store
 from components.shared.tracking import Ids, NewRun, Tracker, need_ids
 from cycleqd.config import Config
@@ -90,7 +90,8 @@ def log_seed(settings: Settings, store: Store, config: Config) -> None:
     )
     tracker.text(ids.runs[EVOLUTION], "config.json", store.get(layout.CONFIG).decode())
     for model, made in outputs["models"].items():
-        tracker.log(ids.runs[model_key(model)], time=moment, tags=_digest(made), params={"bytes": made["size"]})
+        tags = _digest(made) | _where(store.get_json(layout.run(layout.stage(model, "make"))))
+        tracker.log(ids.runs[model_key(model)], time=moment, tags=tags, params={"bytes": made["size"]})
 
 
 def open_generation(settings: Settings, store: Store, plan: Plan) -> None:
@@ -101,7 +102,7 @@ def open_generation(settings: Settings, store: Store, plan: Plan) -> None:
     names = ", ".join(child.id for child in plan.children)
     tags = {"cycleqd.kind": "generation", "cycleqd.generation": str(plan.generation), "cycleqd.focus": focus}
     about = f"Generation {plan.generation}: {names}. Parents from: {focus}."
-    runs = [NewRun(number, f"generation {plan.generation:06d}", about, tags, EVOLUTION)]
+    runs = [NewRun(number, f"generation {plan.generation:06d}", about, tags | _where(provenance()), EVOLUTION)]
     for child, task in zip(plan.children, plan.focus, strict=True):
         about = f"{describe(child)} Parents from: {task or 'population'}."
         lineage = lineage_tags(child) | {"cycleqd.focus": task or "population"}
@@ -172,7 +173,7 @@ def log_evaluations(settings: Settings, store: Store, pairs: Iterable[tuple[str,
             **{f"{split}_groups/{task}/{name}": value for name, value in outputs["groups"].items()},
             **{f"seconds/evaluate_{split}/{task}/{part}": value for part, value in run["seconds"].items()},
         }
-        tags = {"cycleqd.engine": outputs["engine"], **_where(run)}
+        tags = {"cycleqd.engine": outputs["engine"], **_where(run, f".{split}.{task}")}
         tracker.log(ids_of(store, model).runs[model_key(model)], time=run["started"], metrics=metrics, tags=tags)
 
 
@@ -202,7 +203,7 @@ def log_update(settings: Settings, store: Store, generation: int, models: Sequen
     if generation >= 0:
         own = need_ids(store, layout.mlflow(generation)).runs[generation_key(generation)]
         seconds = {f"seconds/update/{part}": value for part, value in run["seconds"].items()}
-        tracker.log(own, time=run["started"], step=snapshot, metrics={**measures, **seconds})
+        tracker.log(own, time=run["started"], step=snapshot, metrics={**measures, **seconds}, tags=_where(run))
         tracker.end(own, run["finished"])
 
 
@@ -241,7 +242,10 @@ def _digest(made: JSON) -> dict[str, object]:
     return {"cycleqd.digest": made["digest"]}
 
 
-def _where(run: JSON) -> dict[str, object]:
-    """Tags that lead from a run to the pod, image and code that computed it."""
-    named = {"cycleqd.kfp_run": run["kfp_run"], "cycleqd.image": run["image"], "cycleqd.code": run["code_version"]}
-    return {name: value for name, value in named.items() if value}
+def _where(run: Mapping[str, str], evaluation: str = "") -> dict[str, str]:
+    """Tags that lead from a run to the KFP run, pod, image and code that made what it stands for, and back by a search.
+
+    Those of an evaluation (".search.TASK") are apart: it may have been done elsewhere, long after the making.
+    """
+    keys = {"kfp_run": "kfp_run", "kfp_pod": "kfp_pod", "image": "image", "code": "code_version"}
+    return {f"cycleqd.{tag}{evaluation}": run[key] for tag, key in keys.items() if run.get(key)}

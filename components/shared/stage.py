@@ -100,6 +100,16 @@ def once(store: Store, folder: str, name: str, version: int, inputs: JSON, compu
     return found
 
 
+def provenance() -> dict[str, str]:
+    """Which code in which image computes, and the KFP run and pod that it does so in, where there are such."""
+    return {
+        "code_version": os.environ.get("CYCLEQD_CODE_VERSION") or __version__,
+        "image": os.environ.get("CYCLEQD_IMAGE", ""),
+        "kfp_run": os.environ.get("KFP_RUN_ID", ""),
+        "kfp_pod": os.environ.get("KFP_POD_NAME", ""),
+    }
+
+
 def describe_run(clock: Clock) -> JSON:
     """When, how long, where and with what: the content of run.json. Times in milliseconds since the epoch."""
     return {
@@ -107,10 +117,8 @@ def describe_run(clock: Clock) -> JSON:
         "finished": time.time_ns() // 1_000_000,
         "seconds": clock.seconds,
         "peak_memory": peak_memory(os.getpid()),
-        "code_version": os.environ.get("CYCLEQD_CODE_VERSION") or __version__,
-        "image": os.environ.get("CYCLEQD_IMAGE", ""),
+        **provenance(),
         "host": platform.node(),
-        "kfp_run": os.environ.get("KFP_RUN_ID", ""),
         **machine(),
         **clock.facts,
     }

@@ -111,6 +111,22 @@ class Tracker:
                 tags["mlflow.parentRunId"] = created[run.parent]
             return str(self.client.create_run(experiment, tags=tags, run_name=run.name).info.run_id)
 
+    def tags(self, run: str) -> dict[str, str]:
+        """A run's tags. Raises UnavailableError when there is no such run."""
+        with self._reported():
+            return dict(self.client.get_run(run).data.tags)
+
+    def search(self, experiment: str, condition: str) -> list[dict[str, str]]:
+        """The tags of an experiment's runs that meet a condition, in MLflow's filter language."""
+        found: list[dict[str, str]] = []
+        token: str | None = ""
+        with self._reported():
+            while token is not None:
+                page = self.client.search_runs([experiment], condition, page_token=token or None)
+                found += [dict(run.data.tags) for run in page]
+                token = page.token or None
+        return found
+
     def log(
         self,
         run: str,

@@ -174,6 +174,19 @@ def replay(
 
 
 @command
+def audit(
+    model: Annotated[str, typer.Argument(help="A model id, best, or the id of an MLflow run or a KFP run.")],
+    config: Config = DEFAULT,
+    profile: Profile = None,
+    json: Json = False,
+) -> None:
+    """Who made a model in what image and from what, back to the experts; every digest verified against S3."""
+    from pipelines.cli.audit import show
+
+    show(Given(config, profile), model, json)
+
+
+@command
 def export(
     model: Model,
     folder: Annotated[Path, typer.Argument(help="A folder that does not exist yet, or is empty.")],

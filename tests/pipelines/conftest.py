@@ -30,14 +30,26 @@ def clean_environment() -> dict[str, str]:
     return {name: value for name, value in os.environ.items() if not name.startswith(_OURS)}
 
 
-def start(*arguments: str) -> subprocess.Popen[str]:
-    """The real program, as a process that Ctrl-C reaches, even where the tests themselves run in the background."""
+POD = {
+    "KFP_RUN_ID": "0f8fad5b-d9cb-469f-a165-70867728950e",
+    "KFP_POD_NAME": "cycleqd-abcde-system-container-impl-1",
+    "CYCLEQD_IMAGE": "registry.example/cycleqd@sha256:0123456789abcdef",
+    "CYCLEQD_CODE_VERSION": "0.1.0+1234567",
+}
+"""What a pod's environment says of where it runs."""
+
+
+def start(*arguments: str, **more: str) -> subprocess.Popen[str]:
+    """The real program, as a process that Ctrl-C reaches, even where the tests themselves run in the background.
+
+    `more` is added to its environment.
+    """
     return subprocess.Popen(
         [sys.executable, "-m", "pipelines.cli", *arguments],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
-        env=clean_environment(),
+        env=clean_environment() | more,
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
 
@@ -62,7 +74,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Finished]:
     path = make_world(tmp_path_factory.mktemp("evolution"))
     saved = dict(os.environ)
     with running(load(path).place) as environment:
-        process = start("run", "-c", str(path), "--json")
+        process = start("run", "-c", str(path), "--json", **POD)
         output, errors = process.communicate(timeout=1500)
         assert process.returncode == 0, errors
         session = connect(load(path), environment)

@@ -184,6 +184,19 @@ class Store:
                 raise
         return found["ContentLength"], found["Metadata"].get(_SHA256, "")
 
+    def sha256(self, key: str) -> str | None:
+        """The sha256 of the object's bytes as they are now, streamed; None when there is none."""
+        found = hashlib.sha256()
+        with self._reported(key, "read"):
+            try:
+                for chunk in self.client.get_object(Bucket=self.bucket, Key=self.key(key))["Body"].iter_chunks(_CHUNK):
+                    found.update(chunk)
+            except self.client.exceptions.ClientError as error:
+                if _code(error) in _MISSING:
+                    return None
+                raise
+        return found.hexdigest()
+
     def get_file(self, key: str, path: Path, sha256: str) -> None:
         """Download to `path`, which appears only whole. Raises IntegrityError when its sha256 differs."""
         part = path.with_name(path.name + ".part")

@@ -1,0 +1,99 @@
+"""cycleqd audit: the chain from a model back to the base and the experts, every digest verified."""
+
+from __future__ import annotations
+
+import dataclasses
+import datetime
+import sys
+from typing import Any
+
+from rich.text import Text
+
+from components.shared.store.objects import Store
+from components.shared.tracking import Tracker
+from cycleqd.errors import IntegrityError, InvalidInputError
+from pipelines.audit import Audit, Link, Work, compare_tracking, resolve, trace, verify
+from pipelines.cli.given import Given
+from pipelines.cli.output import console, plain, print_json, say
+from pipelines.cli.progress import counting
+from pipelines.cli.session import Session, session
+
+
+def show(given: Given, name: str, as_json: bool) -> None:
+    """Print the chain and what differs. Exits with IntegrityError's code when something does."""
+    with session(given, tracking=True) as opened:
+        tracker = Tracker(opened.settings)
+        models = find_models(opened, tracker, name)
+        found = trace(opened.store, opened.seeded(), models, opened.config.place.pins)
+        found.problems += compare_tracking(tracker, found.links)
+        with counting("hashing objects", len(found.objects)) as advance:
+            found.problems += verify(opened.store, found.objects, advance)
+        if as_json:
+            print_json(to_json(opened.store, models, found))
+        else:
+            _print(opened.store, found)
+    if found.problems:
+        sys.exit(IntegrityError.exit_code)
+
+
+def find_models(opened: Session, tracker: Tracker, name: str) -> list[str]:
+    """The models that a model's id, "best", an MLflow run's id or a KFP run's id stands for.
+
+    Raises InvalidInputError for an id that nobody knows.
+    """
+    models = [opened.model(model) for model in resolve(opened.store, tracker, name)]
+    if not models:
+        raise InvalidInputError(
+            f"no model of '{opened.config.name}' was made by a KFP run {name} or has an MLflow run of that id;"
+            " `cycleqd models` lists the models"
+        )
+    return models
+
+
+def to_json(store: Store, models: list[str], found: Audit) -> dict[str, Any]:
+    """All that was found; `objects` are keys below `url` with the sha256 that was recorded."""
+    return {
+        "models": models,
+        "url": store.url(""),
+        "chain": [dataclasses.asdict(link) for link in found.links],
+        "collected": [link.model for link in found.links if not link.stored],
+        "objects": found.objects,
+        "problems": found.problems,
+    }
+
+
+def _print(store: Store, found: Audit) -> None:
+    for link in found.links:
+        _print_link(link)
+    say(f"{len(found.objects)} objects of {store.url('')} hashed")
+    for problem in found.problems:
+        console.print(Text("problem: ", style="red").append(plain(problem), style="default"))
+    say(f"{len(found.problems)} problems" if found.problems else "every digest is as recorded")
+
+
+def _print_link(link: Link) -> None:
+    console.print(Text(link.model, style="bold").append(f"  digest {link.digest}", style="not bold"))
+    if link.parents:
+        say("  from " + ", ".join(f"{weight:+.3f} × {parent}" for parent, weight in link.parents))
+    if not link.stored:
+        say(
+            f"  its checkpoint was collected, as nothing needs it: `cycleqd replay {link.model}` rebuilds and checks it"
+        )
+    say(f"  MLflow run {link.mlflow_run}")
+    for done in link.work:
+        say(f"  {_title(done)}: {_where(done)}")
+
+
+def _title(done: Work) -> str:
+    named = f" {done.inputs['task']} ({done.inputs['split']})" if done.stage == "evaluate" else ""
+    return f"{done.stage}{named}, record {done.sha256[:12]}"
+
+
+def _where(done: Work) -> str:
+    """Where a stage's work was done, and when it ended."""
+    where = done.where
+    kfp = f"KFP run {where['kfp_run']}, pod {where['kfp_pod'] or 'unknown'}" if where["kfp_run"] else "no KFP run"
+    image = where["image"] or f"no image (host {where['host']})"
+    pinned = "" if "@" in image or not where["image"] else " (a tag, not a digest)"
+    ended = datetime.datetime.fromtimestamp((where["finished"] or 0) / 1000, datetime.UTC)
+    return f"{kfp}, {image}{pinned}, code {where['code_version']}, {ended:%Y-%m-%d %H:%M} UTC"
