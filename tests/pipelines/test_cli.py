@@ -20,7 +20,7 @@ from tests.pipelines.conftest import clean_environment
 HEAVY = {"torch", "transformers", "mlflow", "kfp", "boto3", "botocore", "vllm", "numpy", "matplotlib"}
 COMMANDS = {
     *("validate", "run", "status", "archive", "models", "lineage", "samples"),
-    *("replay", "export", "compare", "report", "compile"),
+    *("replay", "audit", "export", "compare", "report", "compile"),
 }
 
 
