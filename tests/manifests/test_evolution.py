@@ -15,6 +15,7 @@ from pipelines.cli import app
 from pipelines.definitions import write
 from pipelines.placement import LABEL
 from pipelines.steps import Kind
+from tests.components.evaluate.test_os_data import NEED_PROCESSES, NEED_USERS
 from tests.manifests.conftest import MANIFESTS, OVERLAYS, Objects
 from tests.manifests.test_objects import SECRET, SETTINGS, named
 
@@ -103,6 +104,11 @@ def test_gpu_tasks_are_placed_on_gpus_and_no_others_are(built: dict[str, Objects
         shared = [m for m in executor["emptyDirMounts"] if m["mountPath"] == "/dev/shm"]
         assert ("nodeSelector" in executor) == ("tolerations" in executor) == bool(shared) == (name in with_gpu)
     assert {c["resources"]["accelerator"]["type"] for n, c in containers.items() if n in with_gpu} == {"nvidia.com/gpu"}
+
+
+def test_os_tasks_that_no_pod_can_run_are_left_out() -> None:
+    task = load(MANIFESTS / "overlays" / "gpu" / "cycleqd.yaml").tasks["os"]
+    assert {str(one) for one in task.settings["exclude"]} == NEED_USERS | NEED_PROCESSES
 
 
 def test_the_test_overlay_is_the_tiny_example() -> None:

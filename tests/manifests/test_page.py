@@ -1,0 +1,60 @@
+"""docs/kubernetes.md: the files, commands and pages that it names exist, and its patch applies."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+import typer.main
+import yaml
+
+from pipelines.cli import app
+from tests.manifests.conftest import MANIFESTS, build
+from tests.manifests.test_objects import named
+
+ROOT = MANIFESTS.parent
+PAGE = (ROOT / "docs" / "kubernetes.md").read_text()
+SECTION = (ROOT / "README.md").read_text().partition("## On Kubernetes")[2].partition("\n## ")[0]
+COMMANDS = typer.main.get_command(app).commands  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize("text", [PAGE, SECTION], ids=["page", "section"])
+def test_commands_exist_and_take_these_options(text: str) -> None:
+    found = re.findall(r"\bcycleqd ([a-z]+)\b([^`\n;#]*)", re.sub(r"cycleqd/|name: cycleqd", "", text))
+    assert len(found) > 5
+    for command, rest in found:
+        options = {o for p in COMMANDS[command].params for o in p.opts}
+        assert set(re.findall(r"(?<!\S)--?[a-z-]+", rest)) <= options, (command, rest)
+
+
+@pytest.mark.parametrize("text", [PAGE, SECTION], ids=["page", "section"])
+def test_files_exist(text: str) -> None:
+    ours = text.replace("kubeflow/pipelines/manifests", "")
+    named_files = re.findall(r"\b((?:manifests|overlays|components|tests|examples|docker)/[\w./-]+\w)", ours)
+    assert len(named_files) > 2
+    for name in named_files:
+        if not name.startswith("docker/build"):
+            assert (ROOT / name).exists() or (MANIFESTS / name).exists(), name
+
+
+def test_links_lead_somewhere() -> None:
+    def anchors(page: str) -> set[str]:
+        return {re.sub(r"[^\w -]", "", title.lower()).replace(" ", "-") for title in re.findall(r"(?m)^#+ (.*)$", page)}
+
+    for file, anchor in re.findall(r"\]\((?!https:)([^)#]*)#?([^)]*)\)", PAGE):
+        page = ROOT / "docs" / file if file else ROOT / "docs" / "kubernetes.md"
+        assert page.exists(), file
+        assert not anchor or anchor in anchors(page.read_text()), anchor
+
+
+def test_the_patch_for_the_kubernetes_api_narrows_that_rule(tmp_path: Path) -> None:
+    (example,) = re.findall(r"```yaml\n(.*?)```", PAGE, re.DOTALL)
+    (tmp_path / "manifests").symlink_to(MANIFESTS)
+    folder = tmp_path / "mine"
+    folder.mkdir()
+    lines = {"resources": ["../manifests/overlays/test"], **yaml.safe_load(example)}
+    (folder / "kustomization.yaml").write_text(yaml.safe_dump(lines))
+    rules = named(list(yaml.safe_load_all(build(folder))), "NetworkPolicy", "cycleqd-pods")["spec"]["egress"]
+    (rule,) = [rule for rule in rules if 6443 in [port["port"] for port in rule["ports"]]]
+    assert rule["to"] == [{"ipBlock": {"cidr": "172.18.0.2/32"}}]
