@@ -1,134 +1,318 @@
-"""Running a step on a Kubeflow Pipelines cluster.
+"""A Kubeflow Pipelines server: its REST API (v2beta1), as the kfp SDK's generated client speaks it.
 
-A step's run has a name that follows from the evolution and the step, so a driver finds the run that is in flight and
-joins it. A run's state is what counts: its task details keep failed attempts beside the later successes.
+Not kfp.Client: that asks for health five times over before it says that nothing answers, waits for ever on a server
+that hangs, writes a file into the home folder and takes its namespace from there.
 """
 
 from __future__ import annotations
 
 import contextlib
 import json
-import sys
-import tempfile
-import time
+import os
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from cycleqd.config import Config
-from cycleqd.errors import ConflictError, UnavailableError
-from pipelines.definitions import write
-from pipelines.steps import Step
+from cycleqd.config import Place
+from cycleqd.errors import ConflictError, CycleQDError, InvalidInputError, UnavailableError
 
 if TYPE_CHECKING:
-    from kfp import Client
+    from kfp_server_api import ApiClient, Configuration, V2beta1Experiment, V2beta1RecurringRun, V2beta1Run
 
-POLL_SECONDS = 5.0
-_RETRY_SECONDS = 120.0  # a retried run still reads FAILED for a while
-_GOOD, _BAD, _GONE = "SUCCEEDED", "FAILED", ("CANCELED", "CANCELING", "SKIPPED")
+ENDPOINT, TOKEN, TOKEN_FILE = "KF_PIPELINES_ENDPOINT", "KF_PIPELINES_TOKEN", "KF_PIPELINES_SA_TOKEN_PATH"
+UI_ENDPOINT = "KF_PIPELINES_UI_ENDPOINT"
+TESTED = "2.17"
+_MOUNTED_TOKEN = "/var/run/secrets/kubeflow/pipelines/token"  # where kfp's own client looks, too
+_HOME = "kubeflow"  # the namespace of the server itself, unless an endpoint is given
+_TIMEOUT = (5, 30)  # seconds to connect, to read
+_PAGE = 100
+_TRANSIENT = (429, 500, 502, 503, 504)
 
 
-class KubeflowRunner:
-    """Runs steps as KFP runs in an experiment of the evolution's name. `follow`: see pipelines.local."""
+class MissingError(ConflictError):
+    """There is nothing of that id on the server."""
 
-    def __init__(self, config: Config, follow: Callable[[str, str], None], poll: float = POLL_SECONDS) -> None:
-        self.config = config
-        self.follow = follow
-        self.poll = poll
-        # KFP installed for one user knows no namespaces and refuses them; profiles are never in its own namespace
-        namespace = None if config.place.namespace == "kubeflow" else config.place.namespace
-        with _reported("reached"), contextlib.redirect_stdout(sys.stderr):
-            self.client = _connect()
-            experiment = self.client.create_experiment(config.name, namespace=namespace)
-            self.experiment: str = experiment.experiment_id
 
-    def finished(self, step: Step) -> bool:
-        """Whether a run of this step ended well."""
-        run = self._find(step)
-        return run is not None and run.state == _GOOD
+class ExistsError(ConflictError):
+    """Something of that name is on the server already."""
 
-    def run(self, step: Step, arguments: Mapping[str, Any]) -> None:
-        """Submit or join the step's run and wait for it; a failed one is retried `place.retries` times.
 
-        Raises ConflictError when somebody cancels it, UnavailableError when it fails for good or KFP does not answer.
-        """
-        run = self._find(step) or self._submit(step, arguments)
-        for attempt in range(self.config.place.retries + 1):
-            state = self._wait(run.run_id)
-            if state == _GOOD:
-                return
-            if state in _GONE:
-                raise ConflictError(f"run '{run.display_name}' ({run.run_id}) was cancelled; start again to go on")
-            if attempt < self.config.place.retries:
-                self._retry(run.run_id)
-        raise UnavailableError(
-            f"run '{run.display_name}' ({run.run_id}) failed {self.config.place.retries + 1} times;"
-            f" look at its tasks in the experiment '{self.config.name}' of Kubeflow Pipelines"
+class Kubeflow:
+    """A server that answers. `namespace`: where runs live, None where the server serves one user and knows none.
+
+    Every failure is one sentence: UnavailableError when the server does not answer or says that it cannot just now,
+    InvalidInputError for what is wrong with credentials or settings, ConflictError for what it refuses.
+    """
+
+    def __init__(self, place: Place) -> None:
+        """Connect. Raises UnavailableError, and InvalidInputError for a server that is no KFP 2."""
+        import kfp_server_api as api
+
+        configuration = _configuration(place)
+        self.where: str = configuration.host
+        self._wanted = place.namespace
+        self._client: ApiClient = api.ApiClient(configuration)
+        self._runs = api.RunServiceApi(self._client)
+        self._experiments = api.ExperimentServiceApi(self._client)
+        self._pipelines = api.PipelineServiceApi(self._client)
+        self._uploads = api.PipelineUploadServiceApi(self._client)
+        self._schedules = api.RecurringRunServiceApi(self._client)
+        health = self._health()
+        self.version: str = str(health.get("tag_name") or "unknown")
+        self.namespace: str | None = place.namespace if health.get("multi_user") else None
+        if self.version.lstrip("v").startswith(("0.", "1.")):
+            raise InvalidInputError(
+                f"{self.where} is Kubeflow Pipelines {self.version}; version 2 is needed (tried: {TESTED})"
+            )
+
+    def _health(self) -> Mapping[str, Any]:
+        try:
+            found = self._ask(
+                self._client.call_api,
+                "/apis/v2beta1/healthz",
+                "GET",
+                response_type="object",
+                auth_settings=["Bearer"],
+                _return_http_data_only=True,
+            )
+        except MissingError:
+            found = None
+        if not isinstance(found, dict):
+            raise InvalidInputError(
+                f"{self.where} answers, but not as the API of Kubeflow Pipelines 2 (a login page, another server, or"
+                f" version 1); correct place.endpoint or {ENDPOINT}, and give a token as {TOKEN} where one is wanted"
+            )
+        return found
+
+    def url(self, run_id: str) -> str:
+        """The run's page."""
+        return f"{os.environ.get(UI_ENDPOINT, self.where).rstrip('/')}/#/runs/details/{run_id}"
+
+    def find_experiment(self, name: str) -> str | None:
+        """The id of an experiment."""
+        found = self._find(self._experiments.experiment_service_list_experiments, "experiments", name)
+        return None if found is None else str(found.experiment_id)
+
+    def experiment(self, name: str) -> str:
+        """The id of an experiment, which is made unless it exists."""
+        import kfp_server_api as api
+
+        found = self.find_experiment(name)
+        if found is None:
+            wanted = api.V2beta1Experiment(display_name=name, namespace=self.namespace)
+            with contextlib.suppress(ExistsError):  # somebody was faster
+                made: V2beta1Experiment = self._ask(self._experiments.experiment_service_create_experiment, wanted)
+                return str(made.experiment_id)
+            found = self.find_experiment(name)
+        if found is None:
+            raise ConflictError(f"{self.where} has an experiment '{name}' that is not listed; is it archived?")
+        return found
+
+    def version_of(self, pipeline: str, digest: str, package: Path) -> tuple[str, str]:
+        """Ids of the pipeline and of its version named by the digest; whichever is missing is made."""
+        import kfp_server_api as api
+
+        if self._pipeline(pipeline) is None:
+            wanted = api.V2beta1Pipeline(name=pipeline, display_name=pipeline, namespace=self.namespace)
+            with contextlib.suppress(ExistsError):
+                self._ask(self._pipelines.pipeline_service_create_pipeline, wanted)
+        pipeline_id = self._pipeline(pipeline)
+        if pipeline_id is None:
+            raise ConflictError(f"{self.where} has a pipeline '{pipeline}' that is not listed; look at its page")
+        found = self._version(pipeline_id, digest)
+        if found is None:
+            with contextlib.suppress(ExistsError):
+                self._ask(self._uploads.upload_pipeline_version, str(package), name=digest, pipelineid=pipeline_id)
+            found = self._version(pipeline_id, digest)
+        if found is None:
+            raise ConflictError(f"version {digest} of pipeline '{pipeline}' was uploaded, but is not at {self.where}")
+        return pipeline_id, found
+
+    def _pipeline(self, name: str) -> str | None:
+        found = self._find(self._pipelines.pipeline_service_list_pipelines, "pipelines", name)
+        return None if found is None else str(found.pipeline_id)
+
+    def _version(self, pipeline_id: str, name: str) -> str | None:
+        call = self._pipelines.pipeline_service_list_pipeline_versions
+        found = self._pages(call, "pipeline_versions", pipeline_id, filter=named(name))
+        return next((str(version.pipeline_version_id) for version in found if version.display_name == name), None)
+
+    def create_run(self, experiment: str, name: str, source: tuple[str, str], body: Mapping[str, Any]) -> V2beta1Run:
+        """Start a run of a pipeline's version. `body`: runtime_config and service_account."""
+        import kfp_server_api as api
+
+        reference = api.V2beta1PipelineVersionReference(*source)
+        run = api.V2beta1Run(experiment_id=experiment, display_name=name, pipeline_version_reference=reference, **body)
+        return self._ask(self._runs.run_service_create_run, run)
+
+    def get_run(self, run_id: str) -> V2beta1Run:
+        """A run with the details of its tasks. Raises MissingError."""
+        return self._ask(self._runs.run_service_get_run, run_id)
+
+    def runs(self, experiment: str, name: str | None = None) -> Iterator[V2beta1Run]:
+        """The experiment's runs, the newest first; those that were archived are left out."""
+        options = {"filter": named(name)} if name else {}
+        call = self._runs.run_service_list_runs
+        for run in self._pages(call, "runs", experiment_id=experiment, sort_by="created_at desc", **options):
+            if run.storage_state != "ARCHIVED" and name in (None, run.display_name):
+                yield run
+
+    def retry(self, run_id: str) -> None:
+        """Ask for the failed tasks, and what follows them, to run again in the same run."""
+        self._ask(self._runs.run_service_retry_run, run_id)
+
+    def terminate(self, run_id: str) -> None:
+        """Ask for a run's end."""
+        self._ask(self._runs.run_service_terminate_run, run_id)
+
+    def schedules(self, experiment: str, name: str) -> list[V2beta1RecurringRun]:
+        """The recurring runs of a name."""
+        call = self._schedules.recurring_run_service_list_recurring_runs
+        found = self._pages(call, "recurring_runs", experiment_id=experiment, filter=named(name))
+        return [schedule for schedule in found if schedule.display_name == name]
+
+    def create_schedule(
+        self, experiment: str, name: str, source: tuple[str, str], cron: str, body: Mapping[str, Any]
+    ) -> V2beta1RecurringRun:
+        """Have runs started by a cron of six fields: one at a time, missed ones dropped."""
+        import kfp_server_api as api
+
+        schedule = api.V2beta1RecurringRun(
+            experiment_id=experiment,
+            display_name=name,
+            pipeline_version_reference=api.V2beta1PipelineVersionReference(*source),
+            trigger=api.V2beta1Trigger(cron_schedule=api.V2beta1CronSchedule(cron=cron)),
+            max_concurrency="1",
+            no_catchup=True,
+            mode="ENABLE",
+            **body,
         )
+        return self._ask(self._schedules.recurring_run_service_create_recurring_run, schedule)
 
-    def _name(self, step: Step) -> str:
-        return f"{self.config.name}-{step.name}"
+    def delete_schedule(self, schedule_id: str) -> None:
+        """Remove a recurring run; its runs stay. One that is gone is no error."""
+        with contextlib.suppress(MissingError):
+            self._ask(self._schedules.recurring_run_service_delete_recurring_run, schedule_id)
 
-    def _find(self, step: Step) -> Any | None:
-        """The step's oldest run that was not cancelled."""
-        wanted = {"predicates": [{"operation": "EQUALS", "key": "display_name", "stringValue": self._name(step)}]}
-        with _reported("asked for runs"):
-            answer = self.client.list_runs(
-                experiment_id=self.experiment, sort_by="created_at", page_size=100, filter=json.dumps(wanted)
-            )
-        return next((run for run in answer.runs or [] if run.state not in _GONE), None)
+    def _find(self, call: Callable[..., Any], kind: str, name: str) -> Any | None:
+        options = {"namespace": self.namespace} if self.namespace else {}
+        found = self._pages(call, kind, filter=named(name), **options)
+        return next((one for one in found if one.display_name == name), None)
 
-    def _submit(self, step: Step, arguments: Mapping[str, Any]) -> Any:
-        """Create the run. Of two drivers that do so at once the later one withdraws its run and joins the other's."""
-        with tempfile.TemporaryDirectory() as folder, _reported("given a run"):
-            package = Path(folder) / "pipeline.yaml"
-            write(self.config, step.kind, step.count, package)
-            made = self.client.run_pipeline(
-                self.experiment, self._name(step), str(package), params=dict(arguments), enable_caching=False
-            )
-        first = self._find(step) or made
-        if first.run_id != made.run_id:
-            with _reported("told to end a run"):
-                self.client.terminate_run(made.run_id)
-        return first
-
-    def _wait(self, run_id: str, seconds: float | None = None, leaving: str = "") -> str:
-        """Poll until the run has ended, or has left the state `leaving`, or the time is over; its state."""
-        deadline = None if seconds is None else time.monotonic() + seconds
+    def _pages(self, call: Callable[..., Any], kind: str, *given: str, **options: str) -> Iterator[Any]:
+        token = ""
         while True:
-            with _reported("asked for a run"):
-                state = str(self.client.get_run(run_id).state)
-            self.follow(run_id, state)
-            over = state != leaving if leaving else state in (_GOOD, _BAD, *_GONE)
-            if over or (deadline is not None and time.monotonic() > deadline):
-                return state
-            time.sleep(self.poll)
+            page = self._ask(call, *given, page_size=_PAGE, page_token=token, **options)
+            yield from getattr(page, kind) or []
+            token = page.next_page_token
+            if not token:
+                return
 
-    def _retry(self, run_id: str) -> None:
-        """Run the failed branch and what follows it again, in the same run; the SDK has no method for that."""
-        with _reported("asked to retry a run"):
-            self.client._run_api.run_service_retry_run(run_id=run_id)
-        self._wait(run_id, _RETRY_SECONDS, leaving=_BAD)
+    def _ask(self, call: Callable[..., Any], *given: Any, **options: Any) -> Any:
+        from kfp_server_api.exceptions import ApiException
+        from urllib3.exceptions import HTTPError
+
+        try:
+            return call(*given, _request_timeout=_TIMEOUT, **options)
+        except ApiException as error:
+            raise self._refused(error) from error
+        except (HTTPError, OSError) as error:
+            raise UnavailableError(
+                f"Kubeflow Pipelines does not answer at {self.where} ({_short(error)}); give its address as --endpoint,"
+                f" place.endpoint or {ENDPOINT}, and see that a port-forward to it is up"
+            ) from error
+
+    def _refused(self, error: Any) -> CycleQDError:
+        """One sentence for an answer that is no success."""
+        said = _said(error)
+        if not error.status:
+            return UnavailableError(
+                f"the certificate of {self.where} cannot be verified ({said}); name its authority as place.tls_ca"
+            )
+        if error.status == 401:
+            return InvalidInputError(
+                f"{self.where} does not accept the credentials ({said}); give a valid token as {TOKEN} or, in a pod,"
+                f" mount one for the audience pipelines.kubeflow.org at {_MOUNTED_TOKEN}"
+            )
+        if error.status == 403:
+            return InvalidInputError(
+                f"{self.where} does not allow this in namespace '{self._wanted}' ({said});"
+                " correct --namespace or place.namespace, or have the account added to it"
+            )
+        if error.status in _TRANSIENT:
+            return UnavailableError(
+                f"Kubeflow Pipelines at {self.where} answers {error.status} ({said}); look at its ml-pipeline pod's log"
+            )
+        kind = {404: MissingError, 409: ExistsError}.get(error.status, ConflictError)
+        return kind(f"Kubeflow Pipelines at {self.where} refuses ({error.status}: {said}); look at what it names")
 
 
-def _connect() -> Client:
-    """The client that the environment describes: KF_PIPELINES_ENDPOINT, or the cluster of the kubeconfig."""
-    from kfp import Client
-
-    return Client()
+def named(name: str) -> str:
+    """The filter of lists for a display name."""
+    return json.dumps({"predicates": [{"operation": "EQUALS", "key": "display_name", "stringValue": name}]})
 
 
-@contextlib.contextmanager
-def _reported(what: str) -> Iterator[None]:
-    """Turn the client's failures, after urllib3's own bounded retries, into one sentence."""
-    from kfp_server_api.exceptions import ApiException
-    from urllib3.exceptions import HTTPError
+def _configuration(place: Place) -> Configuration:
+    """Address and credentials: place.endpoint, the environment, the pod's cluster, or the kubeconfig's."""
+    import kfp_server_api as api
+    from urllib3 import Retry
+
+    configuration = api.Configuration()
+    # Two more attempts at what can be repeated; a POST only when nothing was sent
+    configuration.retries = Retry(2, backoff_factor=0.3, status_forcelist=_TRANSIENT, raise_on_status=False)
+    endpoint = place.endpoint or os.environ.get(ENDPOINT)
+    if endpoint:
+        if not endpoint.startswith(("http://", "https://")):
+            raise InvalidInputError(
+                f"the endpoint of Kubeflow Pipelines is '{endpoint}'; begin it with http:// or https://"
+            )
+        configuration.host = endpoint.rstrip("/")
+    elif os.environ.get("KUBERNETES_SERVICE_HOST"):
+        configuration.host = f"http://ml-pipeline.{_HOME}:8888"
+    else:
+        _from_kubeconfig(configuration)
+    if place.tls_ca:
+        configuration.ssl_ca_cert = place.tls_ca
+    _authorize(configuration)
+    return configuration
+
+
+def _from_kubeconfig(configuration: Configuration) -> None:
+    """By way of the Kubernetes API, which passes on to services."""
+    from kubernetes import config
 
     try:
-        yield
-    except (ApiException, HTTPError, OSError) as error:
-        text = " ".join(str(error).split())[:300]
-        raise UnavailableError(
-            f"Kubeflow Pipelines cannot be {what} ({text});"
-            " check KF_PIPELINES_ENDPOINT, or that the kubeconfig's cluster is up"
+        config.load_kube_config(client_configuration=configuration)
+    except (config.ConfigException, OSError) as error:
+        raise InvalidInputError(
+            f"no address of Kubeflow Pipelines is known; give --endpoint, place.endpoint or {ENDPOINT}, or a kubeconfig"
+            f" ({_short(error)})"
         ) from error
+    configuration.host += f"/api/v1/namespaces/{_HOME}/services/ml-pipeline:http/proxy"
+
+
+def _authorize(configuration: Configuration) -> None:
+    token, file = os.environ.get(TOKEN), Path(os.environ.get(TOKEN_FILE) or _MOUNTED_TOKEN)
+    if not token and not file.exists():
+        return
+    configuration.api_key_prefix["authorization"] = "Bearer"
+    configuration.api_key["authorization"] = token or file.read_text().strip()
+    if not token:  # the kubelet writes a new one every hour or so
+
+        def read_again(given: Configuration) -> None:
+            given.api_key["authorization"] = file.read_text().strip()
+
+        configuration.refresh_api_key_hook = read_again
+
+
+def _said(error: Any) -> str:
+    """What the server says, without its stack of wrappings."""
+    try:
+        body = json.loads(error.body or "")
+        return _short(body.get("message") or body.get("error_message") or body.get("error") or error.reason)
+    except (ValueError, AttributeError):
+        return _short(error.body or error.reason)
+
+
+def _short(text: object) -> str:
+    return " ".join(str(text).split())[:300].rstrip(".")
