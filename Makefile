@@ -33,10 +33,10 @@ study: .venv/.demo ## methods x seeds on the tiny suite at equal evaluations: do
 test: .venv/.dev ## the whole test suite
 	$(BIN)/pytest
 
-test-containers: .venv/.dev ## build the images and run an evolution with a container a task
+test-containers: .venv/.dev ## build the images, test them and run an evolution with a container a task
 	docker/test
 
-images: ## one container image a stage
+images: ## the three container images
 	docker/build
 
 lint: .venv/.dev ## style, types and import rules

@@ -11,14 +11,24 @@ from components.evaluate.benchmarks.db import DbTask
 from components.evaluate.task import Episode, Message, Sample, SingleTurn
 
 
+def code_answer(sample: Sample, right: bool = True) -> str:
+    name, solution = sample.record["entry_point"], sample.record["canonical_solution"]
+    return f"```python\n{solution if right else f'def {name}(*given): return None'}\n```"
+
+
+def db_answer(sample: Sample, right: bool = True) -> str:
+    record = sample.record
+    statement = record["sql"]["query"] if "sql" in record else record["label"][0]
+    return f"Action: Operation\n```sql\n{statement if right else 'SELECT 1'}\n```"
+
+
 def _lucky(reply: str) -> bool:
     return zlib.crc32(reply.encode()) % 5 < 3
 
 
 class _Coder(SingleTurn):
     def next(self, reply: str) -> None:
-        name, solution = self.sample.record["entry_point"], self.sample.record["canonical_solution"]
-        super().next(f"```python\n{solution if _lucky(reply) else f'def {name}(*given): return None'}\n```")
+        super().next(code_answer(self.sample, _lucky(reply)))
 
 
 class Code(CodeTask):
@@ -37,9 +47,7 @@ class _Clerk(Episode):
 
     def next(self, reply: str) -> list[Message] | None:
         self.replies.append(reply)
-        record = self.sample.record
-        right = record["sql"]["query"] if "sql" in record else record["label"][0]
-        return self.inner.next(f"Action: Operation\n```sql\n{right if _lucky(reply) else 'SELECT 1'}\n```")
+        return self.inner.next(db_answer(self.sample, _lucky(reply)))
 
     def close(self) -> None:
         self.inner.close()

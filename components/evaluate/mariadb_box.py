@@ -12,6 +12,7 @@ import os
 import shutil
 from pathlib import Path
 
+from components.evaluate.sandbox.box import preflight
 from components.evaluate.sandbox.command import Entry, entry, unused_uid
 
 INSIDE = "/data"
@@ -35,10 +36,7 @@ def missing() -> list[str]:
     if importlib.util.find_spec("pymysql") is None:
         lacks.append("The DB task needs the Python package PyMySQL, which is not installed: pip install 'cycleqd[db]'.")
     if entry() is None:
-        lacks.append(
-            "The DB task runs MariaDB in bubblewrap, which this machine lacks or does not let make user namespaces: "
-            "apt-get install bubblewrap util-linux, and allow unprivileged user namespaces."
-        )
+        lacks += [f"The DB task runs MariaDB in a box: {problem}" for problem in preflight()]
     return lacks
 
 

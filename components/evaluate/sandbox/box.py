@@ -210,11 +210,20 @@ def preflight() -> list[str]:
         install = " ".join(sorted({packages.get(name, "util-linux") for name in missing}))
         return [f"The sandbox needs {', '.join(missing)}, not found on PATH: run `apt-get install {install}`."]
     if command.entry() is None:
-        return [
-            "bubblewrap is installed but cannot make name spaces here: allow unprivileged user name spaces "
-            "(sysctl user.max_user_namespaces=10000, and kernel.unprivileged_userns_clone=1 or "
-            "kernel.apparmor_restrict_unprivileged_userns=0 where they exist), or run as root with CAP_SYS_ADMIN."
-        ]
+        return [f"bubblewrap cannot make name spaces here: {_allow()}, or run as root with CAP_SYS_ADMIN."]
     if not Path("/proc/thread-self/children").exists():
         return ["The sandbox counts memory by /proc/*/task/*/children: use a kernel built with CONFIG_PROC_CHILDREN."]
     return []
+
+
+def _allow() -> str:
+    """What lets bubblewrap make name spaces: a container may filter system calls that the kernel itself would allow."""
+    if "\nSeccomp:\t2\n" in Path("/proc/self/status").read_text():
+        return (
+            "the seccomp profile of this container refuses them (Kubernetes' RuntimeDefault does), so give it another"
+            " (seccompProfile type Unconfined; with Docker or Podman --security-opt seccomp=unconfined)"
+        )
+    return (
+        "allow unprivileged user name spaces (sysctl user.max_user_namespaces=10000, and"
+        " kernel.unprivileged_userns_clone=1 or kernel.apparmor_restrict_unprivileged_userns=0 where they exist)"
+    )
