@@ -24,13 +24,15 @@ import yaml
 
 ROOT = Path(__file__).parents[2]
 SECRET = {"AWS_ACCESS_KEY_ID": "cycleqd-test", "AWS_SECRET_ACCESS_KEY": "only-in-this-test"}
+TOKEN = "of-the-drivers-account"
+KUBEFLOW = ("127.0.0.2", 8888)  # another address: SeaweedFS has this port on its own loopback
 POD_ADDRESS = "10.244.0.7"  # what a kubelet's probe has in its Host header
 
 
 def world(overlay: Path, folder: Path) -> dict[str, Any]:
-    """Start S3 and MLflow as the overlay says, with a network of their own, use them as a task does; what was seen."""
+    """Start S3, MLflow and driver as the overlay says, with a network of their own, and use them; what was seen."""
     names = folder / "hosts"
-    names.write_text("127.0.0.1 localhost cycleqd-s3 cycleqd-mlflow\n")
+    names.write_text(f"127.0.0.1 localhost cycleqd-s3 cycleqd-mlflow\n{KUBEFLOW[0]} ml-pipeline.kubeflow\n")
     inside = [sys.executable, "-m", "tests.manifests.pods", str(overlay), str(folder)]
     box = ["bwrap", "--dev-bind", "/", "/", "--ro-bind", str(names), "/etc/hosts", "--unshare-net", "--unshare-pid"]
     done = subprocess.run(
@@ -55,22 +57,25 @@ class Pod:
         (self.container,) = self.spec["containers"]
         self.name = workload["metadata"]["name"]
         self.environment = environment_of(self.container, objects)
-        self.box = self._box(folder)
+        self.box = self._box(folder, {o["metadata"]["name"]: o["data"] for o in objects if o["kind"] == "ConfigMap"})
         program = [*self.container["command"], *self.container.get("args", [])]
         self.log = folder / f"{self.name}.log"
         with self.log.open("wb") as log:
             self.process = subprocess.Popen([*self.box, *program], stdout=log, stderr=log, env=self.environment)
 
-    def _box(self, folder: Path) -> list[str]:
+    def _box(self, folder: Path, maps: dict[str, dict[str, str]]) -> list[str]:
         """Read-only but for the volumes; the user of the security context."""
         box = ["bwrap", "--die-with-parent", "--unshare-user", "--uid", str(self.spec["securityContext"]["runAsUser"])]
         for path in ("/usr", "/bin", "/lib", "/lib64", "/etc"):
             box += ["--ro-bind-try", path, path]
+        volumes = {volume["name"]: volume for volume in self.spec.get("volumes", [])}
         for mount in self.container["volumeMounts"]:
             volume = folder / self.name / mount["name"]
             volume.mkdir(parents=True)
-            box += ["--bind", str(volume), mount["mountPath"]]
-        for path in (sys.base_prefix, sys.prefix):
+            for name, text in contents(volumes.get(mount["name"], {}), maps).items():
+                (volume / name).write_text(text)
+            box += ["--ro-bind" if mount.get("readOnly") else "--bind", str(volume), mount["mountPath"]]
+        for path in (sys.base_prefix, sys.prefix, str(ROOT)):
             box += ["--ro-bind", path, path]
         return [*box, "--dev", "/dev", "--proc", "/proc", "--remount-ro", "/", "--chdir", "/", "--"]
 
@@ -92,10 +97,19 @@ class Pod:
             time.sleep(0.2)
 
 
+def contents(volume: dict[str, Any], maps: dict[str, dict[str, str]]) -> dict[str, str]:
+    """The files of a volume that has some from the start."""
+    if "configMap" in volume:
+        return maps[volume["configMap"]["name"]]
+    return {source["serviceAccountToken"]["path"]: TOKEN for source in volume.get("projected", {}).get("sources", [])}
+
+
 def environment_of(container: dict[str, Any], objects: list[dict[str, Any]]) -> dict[str, str]:
     """A container's variables, those from ConfigMaps and the Secret resolved."""
     maps = {o["metadata"]["name"]: o["data"] for o in objects if o["kind"] == "ConfigMap"}
     found = {"PATH": f"{Path(sys.executable).parent}:/usr/bin:/bin"}
+    for source in container.get("envFrom", []):
+        found |= maps[source["configMapRef"]["name"]] if "configMapRef" in source else SECRET
     for entry in container.get("env", []):
         source = entry.get("valueFrom", {})
         if "configMapKeyRef" in source:
@@ -158,16 +172,43 @@ def use(settings: dict[str, str]) -> dict[str, Any]:
     }
 
 
+def drive(job: dict[str, Any], objects: list[dict[str, Any]], folder: Path) -> dict[str, Any]:
+    """Run the driver's Job against a Kubeflow that asks for the account's token and whose first run fails."""
+    import boto3
+
+    from tests.pipelines.kfp_server import Backend, serving
+    from tests.pipelines.world import make_world
+
+    make_world(folder / "given")
+    given = {"base": "base", "expert-code": "red", "expert-db": "blue", "expert-os": "red"}
+    files = [(f"models/{to}/{f.name}", f) for to, name in given.items() for f in (folder / "given" / name).iterdir()]
+    files += [(f"tasks/{name}", folder / "hosts") for name in ("code.jsonl", "db.jsonl", "os.json", "copying.txt")]
+    client = boto3.client("s3", endpoint_url=os.environ["AWS_ENDPOINT_URL"])
+    for key, file in [*files, ("copying.py", ROOT / "examples/tiny/copying.py")]:
+        client.upload_file(str(file), "cycleqd", f"given/tiny/{key}")
+    backend = Backend(token=TOKEN, scripts=[("FAILED",)])
+    with serving(backend, KUBEFLOW):
+        driver = Pod(job, objects, folder)
+        code = driver.process.wait(120)
+    return {
+        "code": code,
+        "said": driver.log.read_text(),
+        "pipelines": sorted(pipeline["name"] for pipeline in backend.pipelines.values()),
+        "runs": [run["display_name"] for run in backend.runs.values()],
+    }
+
+
 def main(overlay: Path, folder: Path) -> None:
     objects = [o for o in yaml.safe_load_all(overlay.read_text()) if o]
-    workloads = {o["metadata"]["name"]: o for o in objects if o["kind"] in ("StatefulSet", "Deployment")}
+    workloads = {o["metadata"]["name"]: o for o in objects if o["kind"] in ("StatefulSet", "Deployment", "Job")}
     (settings,) = (o["data"] for o in objects if o["metadata"]["name"] == "cycleqd-settings")
     s3 = Pod(workloads["cycleqd-s3"], objects, folder)
     s3.after_start()
     s3.wait("readinessProbe")
     mlflow = Pod(workloads["cycleqd-mlflow"], objects, folder)
     mlflow.wait("readinessProbe")
-    print(json.dumps(use(settings)))
+    seen = use(settings)
+    print(json.dumps({**seen, "driver": drive(workloads["cycleqd-driver"], objects, folder)}))
 
 
 if __name__ == "__main__":
