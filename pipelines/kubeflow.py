@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import logging
 import os
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -210,25 +211,31 @@ class Kubeflow:
 
     def _ask(self, call: Callable[..., Any], *given: Any, **options: Any) -> Any:
         from kfp_server_api.exceptions import ApiException
-        from urllib3.exceptions import HTTPError
+        from urllib3.exceptions import HTTPError, SSLError
 
         try:
             return call(*given, _request_timeout=_TIMEOUT, **options)
         except ApiException as error:
             raise self._refused(error) from error
         except (HTTPError, OSError) as error:
+            cause = getattr(error, "reason", None) or error  # what the last of the attempts met
+            if isinstance(cause, SSLError):
+                raise self._untrusted(cause) from error
             raise UnavailableError(
-                f"Kubeflow Pipelines does not answer at {self.where} ({_short(error)}); give its address as --endpoint,"
+                f"Kubeflow Pipelines does not answer at {self.where} ({_short(cause)}); give its address as --endpoint,"
                 f" place.endpoint or {ENDPOINT}, and see that a port-forward to it is up"
             ) from error
+
+    def _untrusted(self, cause: object) -> UnavailableError:
+        return UnavailableError(
+            f"the certificate of {self.where} cannot be verified ({_short(cause)}); name its authority as place.tls_ca"
+        )
 
     def _refused(self, error: Any) -> CycleQDError:
         """One sentence for an answer that is no success."""
         said = _said(error)
         if not error.status:
-            return UnavailableError(
-                f"the certificate of {self.where} cannot be verified ({said}); name its authority as place.tls_ca"
-            )
+            return self._untrusted(said)
         if error.status == 401:
             return InvalidInputError(
                 f"{self.where} does not accept the credentials ({said}); give a valid token as {TOKEN} or, in a pod,"
@@ -274,6 +281,7 @@ def _configuration(place: Place) -> Configuration:
     if place.tls_ca:
         configuration.ssl_ca_cert = place.tls_ca
     _authorize(configuration)
+    logging.getLogger("urllib3").setLevel(logging.ERROR)  # its attempts are nobody's business; the last one is told
     return configuration
 
 
@@ -288,7 +296,15 @@ def _from_kubeconfig(configuration: Configuration) -> None:
             f"no address of Kubeflow Pipelines is known; give --endpoint, place.endpoint or {ENDPOINT}, or a kubeconfig"
             f" ({_short(error)})"
         ) from error
-    configuration.host += f"/api/v1/namespaces/{_HOME}/services/ml-pipeline:http/proxy"
+    proxied = f"{configuration.host}/api/v1/namespaces/{_HOME}/services/ml-pipeline:http/proxy"
+    configuration.host, refresh = proxied, configuration.refresh_api_key_hook
+
+    def keep_the_path(given: Configuration) -> None:  # beside the token that hook sets the address, and itself
+        refresh(given)
+        given.host, given.refresh_api_key_hook = proxied, keep_the_path
+
+    if refresh is not None:
+        configuration.refresh_api_key_hook = keep_the_path
 
 
 def _authorize(configuration: Configuration) -> None:

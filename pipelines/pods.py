@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import logging
 import os
 import re
 from collections.abc import Iterator
@@ -56,6 +57,7 @@ class Kubernetes:
                 f"no Kubernetes cluster is known ({_short(error)}); name a kubeconfig as KUBECONFIG"
             ) from error
         configuration.retries = Retry(1, backoff_factor=0.3)
+        logging.getLogger("urllib3").setLevel(logging.ERROR)  # its attempts are nobody's business
         self.where: str = configuration.host
         self._core = client.CoreV1Api(client.ApiClient(configuration))
 
@@ -132,8 +134,9 @@ class Kubernetes:
                 f"the Kubernetes API at {self.where} does not give {what} ({error.status}: {_said(error)})"
             ) from error
         except (HTTPError, OSError) as error:
+            cause = getattr(error, "reason", None) or error
             raise UnavailableError(
-                f"the Kubernetes API does not answer at {self.where} ({_short(error)}); check the kubeconfig"
+                f"the Kubernetes API does not answer at {self.where} ({_short(cause)}); check the kubeconfig"
             ) from error
 
 

@@ -10,12 +10,15 @@ import contextlib
 import json
 import re
 import socket
+import ssl
+import subprocess
 import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs, urlparse
 
@@ -370,16 +373,33 @@ def _handler(backend: Backend) -> type[BaseHTTPRequestHandler]:
 
 
 @contextlib.contextmanager
-def serving(backend: Backend) -> Iterator[str]:
-    """The server's URL."""
-    server = ThreadingHTTPServer(("127.0.0.1", 0), _handler(backend))
+def serving(
+    backend: Backend, address: tuple[str, int] = ("127.0.0.1", 0), tls: ssl.SSLContext | None = None
+) -> Iterator[str]:
+    """The server's URL; on a free port unless told."""
+    server = ThreadingHTTPServer(address, _handler(backend))
+    if tls is not None:
+        server.socket = tls.wrap_socket(server.socket, server_side=True)
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True)
     thread.start()
     try:
-        yield f"http://127.0.0.1:{server.server_port}"
+        yield f"http://{address[0]}:{server.server_port}"
     finally:
         server.shutdown()
         server.server_close()
+
+
+@contextlib.contextmanager
+def encrypted(backend: Backend, folder: Path) -> Iterator[tuple[str, Path]]:
+    """The URL of a server with TLS, and the certificate that vouches for it."""
+    key, certificate = folder / "key.pem", folder / "authority.pem"
+    names = ["-subj", "/CN=127.0.0.1", "-addext", "subjectAltName=IP:127.0.0.1"]
+    command = ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2", *names]
+    subprocess.run([*command, "-keyout", str(key), "-out", str(certificate)], check=True, capture_output=True)
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(certificate, key)
+    with serving(backend, tls=context) as url:
+        yield url.replace("http://", "https://"), certificate
 
 
 def kubeconfig(url: str) -> str:
