@@ -203,29 +203,45 @@ def test_mlflow_on_postgresql_keeps_nothing_on_a_volume(tmp_path: Path) -> None:
     assert [v["name"] for v in spec["volumes"]] == ["tmp"] == [m["name"] for m in spec["containers"][0]["volumeMounts"]]
 
 
-@pytest.mark.parametrize("file", ["workflow-spec-patch", "workflow-spec-patch-apparmor"])
-def test_a_workflow_patch_frees_what_runs_tasks_and_nothing_else(file: str, tmp_path: Path) -> None:
-    """As Argo does: a strategic merge of the patch into a pod as Kubeflow Pipelines 2.17 makes it."""
-    profile = {"seccompProfile": {"type": "RuntimeDefault"}}
-    mine = {**profile, "allowPrivilegeEscalation": False, "capabilities": {"drop": ["ALL"]}}
-    containers = [{"name": n, "image": f"image/{n}:1", "securityContext": mine} for n in ("wait", "main")]
-    spec = {"securityContext": {**profile, "fsGroup": 7}, "containers": containers}
-    pod = tmp_path / "pod.json"
-    pod.write_text(json.dumps({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "p"}, "spec": spec}))
+PATCHES = ("workflow-spec-patch", "workflow-spec-patch-apparmor")
+
+
+def patched(file: str, spec: dict[str, Any], folder: Path) -> dict[str, Any]:
+    """A pod's spec after a workflow patch: a strategic merge, as Argo does."""
+    pod = {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "p"}, "spec": spec}
+    (folder / "pod.json").write_text(json.dumps(pod))
     whole = json.loads((MANIFESTS / "kubeflow" / f"{file}.json").read_text())
     assert set(whole) == {"podSpecPatch"}
     patch = json.dumps({"spec": json.loads(whole["podSpecPatch"])})
-    command = [KUBECTL, "patch", "--local", "-f", pod, "--type=strategic", "-p", patch, "-o", "json"]
+    command = [KUBECTL, "patch", "--local", "-f", folder / "pod.json", "--type=strategic", "-p", patch, "-o", "json"]
     done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True)
-    patched = json.loads(done.stdout)["spec"]
-    kubernetes_validate.validate({**json.loads(pod.read_text()), "spec": patched}, VERSIONS[-1], strict=True)
-    after = {c["name"]: c for c in patched["containers"]}
+    after: dict[str, Any] = json.loads(done.stdout)["spec"]
+    kubernetes_validate.validate({**pod, "spec": after}, VERSIONS[-1], strict=True)
+    return after
+
+
+@pytest.mark.parametrize("file", PATCHES)
+def test_a_workflow_patch_frees_what_runs_tasks_and_nothing_else(file: str, tmp_path: Path) -> None:
+    """Of a pod as Kubeflow Pipelines 2.17 makes it."""
+    profile = {"seccompProfile": {"type": "RuntimeDefault"}}
+    mine = {**profile, "allowPrivilegeEscalation": False, "capabilities": {"drop": ["ALL"]}}
+    containers = [{"name": n, "image": f"image/{n}:1", "securityContext": mine} for n in ("wait", "main")]
+    after = patched(file, {"securityContext": {**profile, "fsGroup": 7}, "containers": containers}, tmp_path)
+    by_name = {c["name"]: c for c in after["containers"]}
     freed = {k: v for k, v in mine.items() if k != "seccompProfile"}
     if file.endswith("apparmor"):
         freed["appArmorProfile"] = {"type": "Unconfined"}
-    assert patched["securityContext"] == {"fsGroup": 7}
-    assert after["wait"]["securityContext"] == mine
-    assert after["main"]["securityContext"] == freed and after["main"]["image"] == "image/main:1"
+    assert after["securityContext"] == {"fsGroup": 7}
+    assert by_name["wait"]["securityContext"] == mine
+    assert by_name["main"]["securityContext"] == freed and by_name["main"]["image"] == "image/main:1"
+
+
+@pytest.mark.parametrize("file", PATCHES)
+def test_a_workflow_patch_takes_nothing_from_a_pod_without_profiles(file: str, tmp_path: Path) -> None:
+    containers = [{"name": n, "image": f"image/{n}:1"} for n in ("wait", "main")]
+    after = patched(file, {"containers": containers}, tmp_path)
+    assert {c["name"]: c["image"] for c in after["containers"]} == {"wait": "image/wait:1", "main": "image/main:1"}
+    assert "seccompProfile" not in json.dumps(after)
 
 
 def test_every_overlay_is_tested() -> None:
