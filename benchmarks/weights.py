@@ -4,7 +4,7 @@ python -m benchmarks.weights PART [--scratch FOLDER] [--layers 16] [--repeats 3]
   mergekit   merge of two experts against mergekit (in a virtual environment of its own), alternating
   local      merge, mutate and fused with local files, against a raw copy of the same bytes
   s3         merge, mutate and fused from and to SeaweedFS, against boto3's transfers of the same bytes
-  memory     peak memory of merge and fused for 2, 4 and 8 layers
+  memory     peak memory of merge and fused for 2, 4 and 8 layers, and for 2 layers of an 8B
   svd        the SVD mutation against torch.linalg.svd, a matrix shape at a time
   gpu        merge and mutate of layers of an 8B on CUDA; says so where there is none
 
@@ -372,14 +372,15 @@ def part_s3(scratch: Path, layers: int, repeats: int) -> None:
 
 
 def part_memory(scratch: Path) -> None:
-    """Peak memory of merge and fused for 2, 4 and 8 layers."""
+    """Peak memory of merge and fused for 2, 4 and 8 layers of Llama-3.2-1B, and 2 of an 8B."""
     out = scratch / "out"
-    for count in (2, 4, 8):
-        folder = make_models(scratch / f"small-{count}", SMALL, count)
+    for label, shape, count in (("small", SMALL, 2), ("small", SMALL, 4), ("small", SMALL, 8), ("large", LARGE, 2)):
+        folder = make_models(scratch / f"{label}-{count}", shape, count)
         for name in ("merge", "fused"):
             _remove(out)
             run = measure(work(name, str(folder), str(out), 2))
-            print(f"  {count} layers, {size_mb(folder / 'a'):.0f} MB, {name}: {run.peak_mb:.0f} MB", flush=True)
+            print(f"  {label}, {count} layers, {size_mb(folder / 'a'):.0f} MB, {name}: "
+                  f"{run.seconds:.1f} s, {run.peak_mb:.0f} MB", flush=True)  # fmt: skip
 
 
 def _compare(found: Mapping[str, Measured], moved: float) -> None:
