@@ -117,6 +117,12 @@ def test_the_test_overlay_is_the_tiny_example() -> None:
     assert here.frozen() == load(MANIFESTS.parent / "examples" / "tiny" / "config.yaml").frozen()
 
 
+def test_the_gpu_overlay_is_the_published_setting_as_far_as_pods_can_run_it() -> None:
+    here = load(MANIFESTS / "overlays" / "gpu" / "cycleqd.yaml").frozen()
+    del here["tasks"]["os"]["settings"]["exclude"]
+    assert here == load(MANIFESTS.parent / "examples" / "llama3" / "cycleqd.yaml").frozen()
+
+
 def test_configurations_name_no_file_of_a_machine() -> None:
     """The driver's pod has none."""
     for overlay in OVERLAYS:

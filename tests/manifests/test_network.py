@@ -1,4 +1,4 @@
-"""Who may talk to whom, as the network policies of each overlay say it."""
+"""Who may talk to whom, as the network policies of each overlay say it; and which pods hold a node."""
 
 from __future__ import annotations
 
@@ -41,9 +41,14 @@ KUBEFLOW = {
 
 def selected(selector: dict[str, Any], labels: dict[str, str]) -> bool:
     for rule in selector.get("matchExpressions", []):
-        if rule["key"] not in labels or (rule["operator"] == "In" and labels[rule["key"]] not in rule["values"]):
+        value = labels.get(rule["key"])
+        held = {
+            "Exists": value is not None,
+            "In": value in rule.get("values", ()),
+            "NotIn": value not in rule.get("values", ()),
+        }
+        if not held[rule["operator"]]:
             return False
-        assert rule["operator"] in ("In", "Exists")
     return bool(selector.get("matchLabels", {}).items() <= labels.items())
 
 
@@ -125,3 +130,13 @@ def test_services_of_the_cluster_are_reached_at_the_addresses_given(built: dict[
     for here in TASKS:
         for address in ("192.0.2.20", "192.0.2.30"):
             assert allowed(built["bring-your-own"], here, Peer(address=address), 443)
+
+
+def test_a_drain_waits_for_tasks_and_servers_and_not_for_the_driver(built: dict[str, Objects]) -> None:
+    objects = built["test"]
+
+    def held(labels: dict[str, str]) -> bool:
+        return any(selected(one["spec"]["selector"], labels) for one in kinds(objects, "PodDisruptionBudget"))
+
+    assert all(held(task.labels) for task in TASKS) and not held(STRANGER.labels)
+    assert {name for name in templates(objects) if held(pod(objects, name).labels)} == {"cycleqd-s3", "cycleqd-mlflow"}
