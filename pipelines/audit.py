@@ -39,6 +39,30 @@ class Work:
     outputs: JSON
     where: JSON
 
+    def reads(self) -> dict[str, str]:
+        """What the work was computed from: name → sha256, a model's being its checkpoint's digest."""
+        given = self.inputs
+        if self.stage in ("merge", "mutate"):
+            models = [given["child"]["base"], *given["child"]["parents"]]
+            return {ref["id"]: ref["digest"] for ref in models} | {k: given[k] for k in ("merged",) if k in given}
+        if self.stage == "aggregate":
+            return {ref["id"]: ref["digest"] for ref in (given["base"], *given["models"])}
+        if self.stage == "evaluate":
+            named = {"model": given["model"], "data": given["data"], "plug-in": given["plugin"]}
+        elif self.stage == "update_archives":
+            named = {"snapshot": given["snapshot"], **{f"scores {t}": d for t, d in given["evaluations"].items()}}
+        else:
+            named = {"configuration": given["config"]}
+        return {name: sha256 for name, sha256 in named.items() if sha256}
+
+    def writes(self) -> dict[str, str]:
+        """What the work wrote: name → sha256."""
+        if self.stage == "evaluate":
+            return {"transcripts": self.outputs["transcripts"]["sha256"]}
+        if self.stage == "update_archives":
+            return {f"snapshot {self.outputs['snapshot']}": self.outputs["sha256"]}
+        return {name: made["digest"] for name, made in self.outputs.items() if name in ("checkpoint", "merged")}
+
 
 @dataclass(frozen=True)
 class Link:
@@ -166,6 +190,9 @@ def _contradictions(store: Store, link: Link, seeded: JSON) -> Iterator[str]:
         if done.stage in ("merge", "mutate"):
             number = layout.child_generation(link.model) or 0
             said.append(("its lineage", done.inputs["child"], find_child(store, link.model, number).to_json()))
+        if done.stage == "mutate":
+            merged = next(other.writes()["merged"] for other in link.work if other.stage == "merge")
+            said.append(("the digest of what was merged", done.inputs["merged"], merged))
         if done.stage == "evaluate":
             task = seeded["tasks"][done.inputs["task"]]
             plugin = task["plugin"] and task["plugin"]["sha256"]
@@ -183,12 +210,10 @@ def _contradictions(store: Store, link: Link, seeded: JSON) -> Iterator[str]:
 
 def _named_models(store: Store, done: Work) -> Iterator[tuple[str, str, str]]:
     """The models that a record was computed from: their digests by the record, and by their own."""
-    if done.stage in ("merge", "mutate"):
-        named = [done.inputs["child"]["base"], *done.inputs["child"]["parents"]]
-    else:
-        named = [done.inputs["base"], *done.inputs["models"]] if done.stage == "aggregate" else []
-    for ref in named:
-        yield f"the digest of '{ref['id']}'", ref["digest"], manifest(store, ref["id"]).digest
+    if done.stage in ("merge", "mutate", "aggregate"):
+        for model, sha256 in done.reads().items():
+            if model != "merged":
+                yield f"the digest of '{model}'", sha256, manifest(store, model).digest
 
 
 def verify(store: Store, objects: Mapping[str, str], watch: Callable[[int], None]) -> Iterator[str]:

@@ -5,10 +5,12 @@ from __future__ import annotations
 import dataclasses
 import datetime
 import sys
+from itertools import groupby
 from typing import Any
 
 from rich.text import Text
 
+from components.shared import layout
 from components.shared.store.objects import Store
 from components.shared.tracking import Tracker
 from cycleqd.errors import IntegrityError, InvalidInputError
@@ -55,14 +57,20 @@ def to_json(store: Store, models: list[str], found: Audit) -> dict[str, Any]:
     return {
         "models": models,
         "url": store.url(""),
-        "chain": [dataclasses.asdict(link) for link in found.links],
+        "chain": [_link_json(link) for link in found.links],
         "collected": [link.model for link in found.links if not link.stored],
         "objects": found.objects,
         "problems": found.problems,
     }
 
 
+def _link_json(link: Link) -> dict[str, Any]:
+    work = [{**dataclasses.asdict(done), "reads": done.reads(), "writes": done.writes()} for done in link.work]
+    return {**dataclasses.asdict(link), "work": work}
+
+
 def _print(store: Store, found: Audit) -> None:
+    say(f"configuration {store.url(layout.CONFIG)}, sha256 {found.objects[layout.CONFIG]}")
     for link in found.links:
         _print_link(link)
     say(f"{len(found.objects)} objects of {store.url('')} hashed")
@@ -72,28 +80,36 @@ def _print(store: Store, found: Audit) -> None:
 
 
 def _print_link(link: Link) -> None:
+    """A model, then its stages in the order of time, those that ran in one place together."""
     console.print(Text(link.model, style="bold").append(f"  digest {link.digest}", style="not bold"))
     if link.parents:
         say("  from " + ", ".join(f"{weight:+.3f} × {parent}" for parent, weight in link.parents))
     if not link.stored:
-        say(
-            f"  its checkpoint was collected, as nothing needs it: `cycleqd replay {link.model}` rebuilds and checks it"
-        )
+        say(f"  its checkpoint was collected, as nothing needs it: `cycleqd replay {link.model}` rebuilds it")
     say(f"  MLflow run {link.mlflow_run}")
-    for done in link.work:
-        say(f"  {_title(done)}: {_where(done)}")
+    for place, work in groupby(sorted(link.work, key=lambda done: done.where["finished"] or 0), key=_place):
+        say(f"  {place}")
+        for done in work:
+            say(f"    {_told(done)}")
 
 
-def _title(done: Work) -> str:
-    named = f" {done.inputs['task']} ({done.inputs['split']})" if done.stage == "evaluate" else ""
-    return f"{done.stage}{named}, record {done.sha256[:12]}"
-
-
-def _where(done: Work) -> str:
-    """Where a stage's work was done, and when it ended."""
+def _place(done: Work) -> str:
+    """KFP run, image and code of a stage's work."""
     where = done.where
-    kfp = f"KFP run {where['kfp_run']}, pod {where['kfp_pod'] or 'unknown'}" if where["kfp_run"] else "no KFP run"
     image = where["image"] or f"no image (host {where['host']})"
     pinned = "" if "@" in image or not where["image"] else " (a tag, not a digest)"
-    ended = datetime.datetime.fromtimestamp((where["finished"] or 0) / 1000, datetime.UTC)
-    return f"{kfp}, {image}{pinned}, code {where['code_version']}, {ended:%Y-%m-%d %H:%M} UTC"
+    return f"KFP run {where['kfp_run'] or '–'}, {image}{pinned}, code {where['code_version']}"
+
+
+def _told(done: Work) -> str:
+    """A stage's work: when and where, what it read and wrote."""
+    ended = datetime.datetime.fromtimestamp((done.where["finished"] or 0) / 1000, datetime.UTC)
+    pod = f" in {done.where['kfp_pod']}" if done.where["kfp_pod"] else ""
+    read = ", ".join(f"{name} {_short(sha256)}" for name, sha256 in done.reads().items())
+    wrote = ", ".join(f"{name} {_short(sha256)}" for name, sha256 in done.writes().items())
+    what = f"{done.stage} {done.inputs['task']} ({done.inputs['split']})" if done.stage == "evaluate" else done.stage
+    return f"{ended:%Y-%m-%d %H:%M} {what}{pod}: {read} → {wrote}; record {_short(done.sha256)}"
+
+
+def _short(sha256: str) -> str:
+    return sha256[:12]

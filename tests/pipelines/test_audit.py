@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -81,10 +82,17 @@ def test_every_object_that_a_chain_depends_on_is_hashed(call: Call, finished: Fi
             assert key in found["objects"], key
 
 
-def test_the_chain_is_told_to_people(text: Call) -> None:
-    told = text("audit", "g000000-c00")
-    assert "merge, record" in told and "evaluate one (search), record" in told and "update_archives, record" in told
-    assert f"KFP run {POD['KFP_RUN_ID']}, pod {POD['KFP_POD_NAME']}, {POD['CYCLEQD_IMAGE']}, code" in told
+def test_the_chain_is_told_to_people(text: Call, finished: Finished) -> None:
+    store, told = finished.session.store, text("audit", "g000000-c00")
+    assert f"KFP run {POD['KFP_RUN_ID']}, {POD['CYCLEQD_IMAGE']}, code {POD['CYCLEQD_CODE_VERSION']}" in told
+    base, red, blue, child = (
+        manifest(store, name).digest[:12] for name in ("base", "expert-red", "expert-blue", "g000000-c00")
+    )
+    (merge,) = [line for line in told.splitlines() if " merge in " in line]
+    assert POD["KFP_POD_NAME"] in merge and f"→ checkpoint {child}" in merge
+    assert all(digest in merge for digest in (base, red, blue))
+    assert told.index("evaluate one (search)") < told.index("update_archives")
+    assert f"sha256 {hashlib.sha256(store.get(layout.CONFIG)).hexdigest()}" in told
     assert "every digest is as recorded" in told
 
 
