@@ -39,10 +39,9 @@ def standing(config: Config, store: Store) -> Standing:
 class Runs:
     """The evolution's experiment. A run's name is the evolution's and its step's."""
 
-    def __init__(self, config: Config, kubeflow: Kubeflow, poll: float = POLL_SECONDS) -> None:
+    def __init__(self, config: Config, kubeflow: Kubeflow) -> None:
         self.config = config
         self.kubeflow = kubeflow
-        self.poll = poll
         self._experiment: str | None = None
 
     def experiment(self) -> str | None:
@@ -119,7 +118,7 @@ class Runs:
                     f"run {run.name} ({run.id}) is still FAILED {RETRY_SECONDS:.0f} s after its retry was asked for;"
                     f" look at {self.kubeflow.url(run.id)}"
                 )
-            time.sleep(self.poll)
+            time.sleep(POLL_SECONDS)
 
     def cancel(self, run: Run) -> None:
         """Ask for the run's end; one that has ended already is no error."""
@@ -150,7 +149,7 @@ class Runs:
                 for task in (found.run_details.task_details if found.run_details else None) or []:
                     if task.state == "RUNNING":
                         follow(str(task.display_name), "started")
-            time.sleep(self.poll)
+            time.sleep(POLL_SECONDS)
 
     def version(self, kind: Kind, count: int) -> tuple[str, str]:
         """Ids of the pipeline of a kind and of the version that is what is compiled now."""
@@ -180,10 +179,9 @@ class Steps(Runs):
         store: Store,
         upload: Callable[[], Config],
         follow: Follow = lambda task, event: None,
-        poll: float = POLL_SECONDS,
     ) -> None:
         """`upload` brings what seeding reads to S3, and is the configuration that says so."""
-        super().__init__(config, kubeflow, poll)
+        super().__init__(config, kubeflow)
         self.store = store
         self.upload = upload
         self.follow = follow

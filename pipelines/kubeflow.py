@@ -290,7 +290,7 @@ def _from_kubeconfig(configuration: Configuration) -> None:
     from kubernetes import config
 
     try:
-        config.load_kube_config(client_configuration=configuration)
+        config.load_kube_config(os.environ.get("KUBECONFIG") or None, client_configuration=configuration)
     except (config.ConfigException, OSError) as error:
         raise InvalidInputError(
             f"no address of Kubeflow Pipelines is known; give --endpoint, place.endpoint or {ENDPOINT}, or a kubeconfig"

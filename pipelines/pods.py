@@ -51,7 +51,7 @@ class Kubernetes:
             if os.environ.get("KUBERNETES_SERVICE_HOST") and not os.environ.get("KUBECONFIG"):
                 config.load_incluster_config(client_configuration=configuration)
             else:
-                config.load_kube_config(client_configuration=configuration)
+                config.load_kube_config(os.environ.get("KUBECONFIG") or None, client_configuration=configuration)
         except (config.ConfigException, OSError) as error:
             raise UnavailableError(
                 f"no Kubernetes cluster is known ({_short(error)}); name a kubeconfig as KUBECONFIG"

@@ -30,6 +30,7 @@ _VARIABLES = ("KF_PIPELINES_ENDPOINT", "KF_PIPELINES_TOKEN", "KF_PIPELINES_SA_TO
 def backend(monkeypatch: pytest.MonkeyPatch) -> Iterator[Backend]:
     for name in (*_VARIABLES, "KUBERNETES_SERVICE_HOST"):
         monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(cluster, "POLL_SECONDS", 0.01)
     state = Backend()
     with serving(state) as url:
         monkeypatch.setenv("KF_PIPELINES_ENDPOINT", url)
@@ -40,12 +41,12 @@ def backend(monkeypatch: pytest.MonkeyPatch) -> Iterator[Backend]:
 def steps(backend: Backend, store: Store) -> Steps:
     """Starts runs of an evolution of which S3 knows nothing."""
     config = two_tasks(runner="kubeflow")
-    return Steps(config, Kubeflow(config.place), store, lambda: config, poll=0.01)
+    return Steps(config, Kubeflow(config.place), store, lambda: config)
 
 
 def runs(**place: Any) -> Runs:
     config = two_tasks(runner="kubeflow", **place)
-    return Runs(config, Kubeflow(config.place), poll=0.01)
+    return Runs(config, Kubeflow(config.place))
 
 
 def connect(**place: Any) -> Kubeflow:
@@ -307,7 +308,7 @@ def test_without_an_endpoint_the_kubeconfig_leads_to_the_server(
         connect()
     with serving(backend) as url:
         (tmp_path / "config").write_text(kubeconfig(url))
-        monkeypatch.setattr("kubernetes.config.kube_config.KUBE_CONFIG_DEFAULT_LOCATION", str(tmp_path / "config"))
+        monkeypatch.setenv("KUBECONFIG", str(tmp_path / "config"))
         assert connect().version == "2.17.0"
         assert connect().find_experiment("golden") is None
     asked = [call.partition("/proxy")[2] for call in backend.calls if "/services/ml-pipeline:http/proxy/" in call]
