@@ -64,7 +64,9 @@ def test_the_control_image_holds_the_client(tmp_path: Path) -> None:
     path = make(tmp_path)
     told = inside("control", "cycleqd", "drive", "--help")
     assert "--profile" in told and "--namespace" in told
-    compiled = inside("control", "cycleqd", "compile", "/tmp/compiled", "-c", "/world/cycleqd.yaml", mount=path)
+    compiled = inside(
+        "control", "cycleqd", "compile", "/tmp/compiled", "-c", "/world/cycleqd.yaml", user="0:0", mount=path
+    )
     assert "generation" in compiled
 
 
