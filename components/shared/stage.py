@@ -84,8 +84,14 @@ def find_result(store: Store, folder: str, name: str, version: int, inputs: JSON
 
 
 def write_result(store: Store, folder: str, name: str, version: int, inputs: JSON, outputs: JSON, clock: Clock) -> None:
-    """Write run.json, then the sealed result. The data must be in place already."""
-    store.put_json(layout.run(folder), describe_run(clock))
+    """Write run.json, then the sealed result. The data must be in place already.
+
+    Of two processes that do the same at once the first one's run.json stays: both log what it says, which is once. One
+    that had ended before this work began belongs to a result that was never written, or was deleted.
+    """
+    told, key = describe_run(clock), layout.run(folder)
+    if not store.create(key, canonical(told)) and store.get_json(key)["finished"] < clock.started:
+        store.put_json(key, told)
     body = {"stage": name, "method_version": version, "inputs": inputs, "outputs": outputs}
     store.put(layout.result(folder), sealed(body))
 
