@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Any
 from components.shared.store.objects import Store
 from cycleqd.config import Config
 from cycleqd.errors import ConflictError, InvalidInputError, UnavailableError
-from pipelines.conduct import OUTAGE_SECONDS
 from pipelines.decisions import ENDED, FAILED, Run, Standing
 from pipelines.definitions import write
 from pipelines.kubeflow import Kubeflow, MissingError
@@ -129,8 +128,7 @@ class Runs:
                 raise
 
     def wait(self, run: Run, follow: Follow = lambda task, event: None) -> None:
-        """Poll until the run has ended. A server that does not answer for some minutes is waited for."""
-        silent_since: float | None = None
+        """Poll until the run has ended."""
         while True:
             try:
                 found = self.kubeflow.get_run(run.id)
@@ -138,17 +136,11 @@ class Runs:
                 raise ConflictError(
                     f"run {run.name} ({run.id}) was deleted while it was watched; `cycleqd drive` starts it anew"
                 ) from error
-            except UnavailableError:
-                silent_since = silent_since or time.monotonic()
-                if time.monotonic() > silent_since + OUTAGE_SECONDS:
-                    raise
-            else:
-                silent_since = None
-                if str(found.state) in ENDED:
-                    return
-                for task in (found.run_details.task_details if found.run_details else None) or []:
-                    if task.state == "RUNNING":
-                        follow(str(task.display_name), "started")
+            if str(found.state) in ENDED:
+                return
+            for task in (found.run_details.task_details if found.run_details else None) or []:
+                if task.state == "RUNNING":
+                    follow(str(task.display_name), "started")
             time.sleep(POLL_SECONDS)
 
     def version(self, kind: Kind, count: int) -> tuple[str, str]:

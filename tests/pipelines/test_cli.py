@@ -21,6 +21,7 @@ HEAVY = {"torch", "transformers", "mlflow", "kfp", "boto3", "botocore", "vllm", 
 COMMANDS = {
     *("validate", "run", "status", "archive", "models", "lineage", "samples"),
     *("replay", "audit", "export", "compare", "report", "compile"),
+    *("submit", "drive", "schedule", "unschedule", "runs", "logs", "retry", "cancel"),
 }
 
 

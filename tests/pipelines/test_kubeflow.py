@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import threading
-import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +11,10 @@ import pytest
 
 from components.shared.store.objects import Store
 from cycleqd.errors import ConflictError, CycleQDError, InvalidInputError, UnavailableError
-from pipelines import cluster, conduct, kubeflow
+from pipelines import cluster, kubeflow
 from pipelines.cluster import Runs, Steps
-from pipelines.decisions import Run, Standing
+from pipelines.conduct import Conductor
+from pipelines.decisions import Standing
 from pipelines.definitions import write
 from pipelines.kubeflow import Kubeflow
 from pipelines.steps import Step, generation_step
@@ -110,29 +110,33 @@ def test_waiting_ends_with_the_run_whatever_its_old_tasks_say(backend: Backend) 
     assert run["state"] == "SUCCEEDED" and "evaluate-child" in told
 
 
-@pytest.mark.parametrize("fault", ["503", "reset", "500"])
-def test_a_server_that_is_away_for_a_while_is_waited_for(backend: Backend, fault: str) -> None:
-    run = runs().resolve(backend.add_run(NAME, "RUNNING", "RUNNING", "SUCCEEDED")["run_id"])
+def drive(steps: Steps, done: Callable[[], bool], outage: float = 60) -> list[str]:
+    """Drive until all is done; the warnings."""
+    warnings: list[str] = []
+
+    def standing() -> Standing:
+        return Standing(None if done() else GENERATION, None)
+
+    Conductor(steps, standing, warned=warnings.append, sleep=lambda seconds: None, outage=outage).drive()
+    return warnings
+
+
+@pytest.mark.parametrize("fault", ["503", "reset", "500", "slow"])
+def test_a_server_that_is_away_for_a_while_is_waited_for(
+    backend: Backend, steps: Steps, fault: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(kubeflow, "_TIMEOUT", (1, 0.5))
+    run = backend.add_run(NAME, "RUNNING", "RUNNING", "SUCCEEDED")
     backend.faults = [("GET /apis/v2beta1/runs/", fault)] * 5
-    runs().wait(run)
-    assert backend.runs[run.id]["state"] == "SUCCEEDED" and backend.faults == []
+    assert len(drive(steps, lambda: run["state"] == "SUCCEEDED")) == 1
+    assert list(backend.runs) == [run["run_id"]] and backend.faults == [] and backend.posts() == []
 
 
-def test_a_server_that_stays_away_ends_the_waiting(backend: Backend, monkeypatch: pytest.MonkeyPatch) -> None:
-    run, watching = runs().resolve(backend.add_run(NAME, "RUNNING")["run_id"]), runs()
-    monkeypatch.setattr(cluster, "OUTAGE_SECONDS", 0.0)
-    backend.faults = [("GET /apis/v2beta1/runs/", "503")] * 30
-    with pytest.raises(UnavailableError, match="answers 503"):
-        watching.wait(run)
-
-
-def test_a_server_that_hangs_is_not_waited_for_for_ever(backend: Backend, monkeypatch: pytest.MonkeyPatch) -> None:
-    run = runs().resolve(backend.add_run(NAME, "RUNNING", "SUCCEEDED")["run_id"])
-    monkeypatch.setattr(kubeflow, "_TIMEOUT", (1, 0.3))
-    backend.faults = [("GET /apis/v2beta1/runs/", "slow")] * 3
-    began = time.monotonic()
-    runs().wait(run)
-    assert time.monotonic() - began < 30 and backend.runs[run.id]["state"] == "SUCCEEDED"
+def test_a_server_that_stays_away_ends_the_driver(backend: Backend, steps: Steps) -> None:
+    backend.add_run(NAME, "RUNNING")
+    backend.faults = [("GET /apis/v2beta1/runs", "503")] * 30
+    with pytest.raises(UnavailableError, match=r"answers 503 \(.*the database is away\); look at its ml-pipeline"):
+        drive(steps, lambda: False, outage=10)
 
 
 def test_a_run_that_vanishes_is_said(backend: Backend) -> None:
@@ -316,17 +320,12 @@ def test_without_an_endpoint_the_kubeconfig_leads_to_the_server(
 
 
 def test_an_outage_between_decision_and_act_is_survived(backend: Backend, steps: Steps) -> None:
-    """The whole driver over HTTP: the first POST of a run is lost, its second try is made once."""
-    backend.faults = [("POST /apis/v2beta1/runs", "reset"), ("GET /apis/v2beta1/runs", "503")]
-    done: list[Run] = []
-    backend.ends = lambda run: done.append(run)  # type: ignore[arg-type]
-
-    def standing() -> Standing:
-        return Standing(None if done else GENERATION, None)
-
-    warnings: list[str] = []
-    conduct.Conductor(steps, standing, warned=warnings.append, sleep=lambda seconds: None).drive()
-    assert len(backend.runs) == 1 and len(warnings) == 1
+    """The first POST of a run is lost, the answer to the second one is, too: one run all the same."""
+    backend.faults = [("POST /apis/v2beta1/runs", "reset"), ("POST /apis/v2beta1/runs", "after reset")]
+    ended: list[object] = []
+    backend.ends = ended.append
+    assert len(drive(steps, lambda: bool(ended))) == 2
+    assert len(backend.runs) == 1
 
 
 def test_runs_of_several_generations_start_at_the_same_places_after_any_restart() -> None:

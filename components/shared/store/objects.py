@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import secrets
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -270,8 +271,7 @@ def probe(store: Store) -> None:
     Writes and removes one small object. Raises UnavailableError that names the store when it ignores If-None-Match or a
     stale If-Match.
     """
-    key = "probe.json"
-    store.delete([key])
+    key = f"probe-{secrets.token_hex(8)}.json"  # others may probe at the same time
     try:
         store.put(key, b"1")
         found = store.find_with_etag(key)
