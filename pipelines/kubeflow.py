@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import logging
 import os
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -16,18 +15,15 @@ from typing import TYPE_CHECKING, Any
 
 from cycleqd.config import Place
 from cycleqd.errors import ConflictError, CycleQDError, InvalidInputError, UnavailableError
+from pipelines.endpoint import ENDPOINT, MOUNTED_TOKEN, TOKEN, TRANSIENT, configure
 
 if TYPE_CHECKING:
-    from kfp_server_api import ApiClient, Configuration, V2beta1Experiment, V2beta1RecurringRun, V2beta1Run
+    from kfp_server_api import ApiClient, V2beta1Experiment, V2beta1RecurringRun, V2beta1Run
 
-ENDPOINT, TOKEN, TOKEN_FILE = "KF_PIPELINES_ENDPOINT", "KF_PIPELINES_TOKEN", "KF_PIPELINES_SA_TOKEN_PATH"
 UI_ENDPOINT = "KF_PIPELINES_UI_ENDPOINT"
 TESTED = "2.17"
-_MOUNTED_TOKEN = "/var/run/secrets/kubeflow/pipelines/token"  # where kfp's own client looks, too
-_HOME = "kubeflow"  # the namespace of the server itself, unless an endpoint is given
 _TIMEOUT = (5, 30)  # seconds to connect, to read
 _PAGE = 100
-_TRANSIENT = (429, 500, 502, 503, 504)
 
 
 class MissingError(ConflictError):
@@ -49,7 +45,7 @@ class Kubeflow:
         """Connect. Raises UnavailableError, and InvalidInputError for a server that is no KFP 2."""
         import kfp_server_api as api
 
-        configuration = _configuration(place)
+        configuration = configure(place)
         self.where: str = configuration.host
         self._wanted = place.namespace
         self._client: ApiClient = api.ApiClient(configuration)
@@ -239,14 +235,14 @@ class Kubeflow:
         if error.status == 401:
             return InvalidInputError(
                 f"{self.where} does not accept the credentials ({said}); give a valid token as {TOKEN} or, in a pod,"
-                f" mount one for the audience pipelines.kubeflow.org at {_MOUNTED_TOKEN}"
+                f" mount one for the audience pipelines.kubeflow.org at {MOUNTED_TOKEN}"
             )
         if error.status == 403:
             return InvalidInputError(
                 f"{self.where} does not allow this in namespace '{self._wanted}' ({said});"
                 " correct --namespace or place.namespace, or have the account added to it"
             )
-        if error.status in _TRANSIENT:
+        if error.status in TRANSIENT:
             return UnavailableError(
                 f"Kubeflow Pipelines at {self.where} answers {error.status} ({said}); look at its ml-pipeline pod's log"
             )
@@ -257,68 +253,6 @@ class Kubeflow:
 def named(name: str) -> str:
     """The filter of lists for a display name."""
     return json.dumps({"predicates": [{"operation": "EQUALS", "key": "display_name", "stringValue": name}]})
-
-
-def _configuration(place: Place) -> Configuration:
-    """Address and credentials: place.endpoint, the environment, the pod's cluster, or the kubeconfig's."""
-    import kfp_server_api as api
-    from urllib3 import Retry
-
-    configuration = api.Configuration()
-    # Two more attempts at what can be repeated; a POST only when nothing was sent
-    configuration.retries = Retry(2, backoff_factor=0.3, status_forcelist=_TRANSIENT, raise_on_status=False)
-    endpoint = place.endpoint or os.environ.get(ENDPOINT)
-    if endpoint:
-        if not endpoint.startswith(("http://", "https://")):
-            raise InvalidInputError(
-                f"the endpoint of Kubeflow Pipelines is '{endpoint}'; begin it with http:// or https://"
-            )
-        configuration.host = endpoint.rstrip("/")
-    elif os.environ.get("KUBERNETES_SERVICE_HOST"):
-        configuration.host = f"http://ml-pipeline.{_HOME}:8888"
-    else:
-        _from_kubeconfig(configuration)
-    if place.tls_ca:
-        configuration.ssl_ca_cert = place.tls_ca
-    _authorize(configuration)
-    logging.getLogger("urllib3").setLevel(logging.ERROR)  # its attempts are nobody's business; the last one is told
-    return configuration
-
-
-def _from_kubeconfig(configuration: Configuration) -> None:
-    """By way of the Kubernetes API, which passes on to services."""
-    from kubernetes import config
-
-    try:
-        config.load_kube_config(os.environ.get("KUBECONFIG") or None, client_configuration=configuration)
-    except (config.ConfigException, OSError) as error:
-        raise InvalidInputError(
-            f"no address of Kubeflow Pipelines is known; give --endpoint, place.endpoint or {ENDPOINT}, or a kubeconfig"
-            f" ({_short(error)})"
-        ) from error
-    proxied = f"{configuration.host}/api/v1/namespaces/{_HOME}/services/ml-pipeline:http/proxy"
-    configuration.host, refresh = proxied, configuration.refresh_api_key_hook
-
-    def keep_the_path(given: Configuration) -> None:  # beside the token that hook sets the address, and itself
-        refresh(given)
-        given.host, given.refresh_api_key_hook = proxied, keep_the_path
-
-    if refresh is not None:
-        configuration.refresh_api_key_hook = keep_the_path
-
-
-def _authorize(configuration: Configuration) -> None:
-    token, file = os.environ.get(TOKEN), Path(os.environ.get(TOKEN_FILE) or _MOUNTED_TOKEN)
-    if not token and not file.exists():
-        return
-    configuration.api_key_prefix["authorization"] = "Bearer"
-    configuration.api_key["authorization"] = token or file.read_text().strip()
-    if not token:  # the kubelet writes a new one every hour or so
-
-        def read_again(given: Configuration) -> None:
-            given.api_key["authorization"] = file.read_text().strip()
-
-        configuration.refresh_api_key_hook = read_again
 
 
 def _said(error: Any) -> str:

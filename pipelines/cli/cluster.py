@@ -158,6 +158,8 @@ class Watch:
                 self.run = None
                 self.display.starts(step, None)
             case Wait(run):
+                if self.run is None or self.run.id != run.id:
+                    show(Text(f"{run.name} is run {run.id}"))
                 self.run = run
                 self.display.progress.update(self.display.bar, description=run.name)
             case Retry(run):
