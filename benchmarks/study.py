@@ -339,7 +339,7 @@ def prepare(items: int) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--evaluations", type=int, default=36, help="children a run")
+    parser.add_argument("--evaluations", type=int, default=24, help="children a run")
     parser.add_argument("--items", type=int, default=200, help="search items a task, and as many fresh ones")
     parser.add_argument("--jobs", type=int, default=2)
     arguments = parser.parse_args()
