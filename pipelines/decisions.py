@@ -103,7 +103,7 @@ def decide(standing: Standing, runs: Iterable[Run], ended_before: frozenset[str]
         if run.scheduled and run.live:
             return Wait(run)
     before = standing.before
-    if before is not None and before != standing.due:
+    if before is not None:
         action = _unfinished(before, _of(before, known), ended_before)
         if standing.due is None and isinstance(action, Start):
             return Done()  # all records are there: nothing is worth a new run
@@ -137,9 +137,8 @@ def _unfinished(step: Step, runs: Sequence[Run], ended_before: frozenset[str]) -
     seen = [run for run in runs if run.id not in ended_before]
     if seen:
         return Stop(_lost(seen[-1]))
-    if runs and runs[-1].state == FAILED:
-        return Retry(runs[-1])
-    return Start(step)
+    failed = [run for run in runs if run.state == FAILED]
+    return Retry(failed[-1]) if failed else Start(step)  # beside a failed run only its twin was ever cancelled
 
 
 def _lost(run: Run) -> str:
