@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json as json_
 import re
+from typing import TYPE_CHECKING
 
 from components.shared.evolution import find_head
 from cycleqd.errors import CycleQDError, InvalidInputError
@@ -15,6 +16,9 @@ from pipelines.cli.output import print_json, say
 from pipelines.cluster import Runs
 from pipelines.kubeflow import Kubeflow
 from pipelines.steps import Step, arguments
+
+if TYPE_CHECKING:
+    from kfp_server_api import V2beta1RecurringRun
 
 _FIELD = re.compile(r"[0-9A-Za-z*/,?-]+")
 _NEXT = -1  # the generation after HEAD, read when the run begins
@@ -64,7 +68,7 @@ def _apply(runs: Runs, cron: str) -> tuple[bool, str]:
     description = _SETTINGS + hashlib.sha256(text.encode()).hexdigest()
     name = runs.full_name("schedule")
     found = runs.kubeflow.schedules(experiment, name)
-    same = [one for one in found if one.description == description and one.mode == "ENABLE"]
+    same = [one for one in found if one.description == description and not _disabled(one)]
     for one in found:
         if one not in same[:1]:
             runs.kubeflow.delete_schedule(str(one.recurring_run_id))
@@ -72,6 +76,10 @@ def _apply(runs: Runs, cron: str) -> tuple[bool, str]:
         return False, str(same[0].recurring_run_id)
     body = {**runs.body(parameters), "description": description}
     return True, str(runs.kubeflow.create_schedule(experiment, name, source, cron, body).recurring_run_id)
+
+
+def _disabled(one: V2beta1RecurringRun) -> bool:
+    return bool(one.mode == "DISABLE" or one.status == "DISABLED")
 
 
 def unschedule(given: Given, as_json: bool) -> None:

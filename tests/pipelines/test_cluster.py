@@ -256,7 +256,7 @@ def test_a_schedule_is_made_once_replaced_and_removed(world: World) -> None:
     assert body["runtime_config"]["parameters"]["generation"] == -1
     assert world.json("schedule", "--cron", CRON) == {**made, "changed": False}
     assert list(world.backend.schedules) == [made["schedule"]]
-    body["mode"] = "DISABLE"
+    body |= {"mode": "DISABLE", "status": "DISABLED"}
     again = world.json("schedule", "--cron", CRON)
     assert again["changed"] and list(world.backend.schedules) == [again["schedule"]]
     other = world.json("schedule", "--cron", "0 0 2 * * *")
