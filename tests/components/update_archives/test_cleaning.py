@@ -76,3 +76,14 @@ def test_unfinished_uploads_of_the_past_are_given_up(evolution: Callable[..., Ev
     evo.generation()
     assert [key for key, _ in store.uploads()] == [future]
     assert json.loads(store.get("HEAD.json"))["snapshot"] == 1
+
+
+def test_what_a_client_brought_goes_once_head_is_there(evolution: Callable[..., Evolution]) -> None:
+    evo = evolution()
+    evo.seeding()
+    evo.store.put("sources/models/base/model.safetensors", b"copied")
+    key = evo.store.key("sources/models/base/other.safetensors")
+    evo.store.client.create_multipart_upload(Bucket=evo.store.bucket, Key=key)
+    evo.update(-1)
+    assert evo.store.list("sources") == {} and list(evo.store.uploads()) == []
+    assert evo.store.list("models/base/checkpoint")
