@@ -79,14 +79,11 @@ def test_an_image_is_run_by_a_plain_user_and_tells_no_secret(image: str) -> None
     assert not re.search(r"index-url|find-links|PIP_(EXTRA_)?INDEX|AWS_|PASSWORD|TOKEN", text)
     assert inside(image, "sh", "-c", "cat /etc/pip.conf 2>/dev/null; ls /build 2>/dev/null || true").strip() == ""
     assert inside(image, "id", "-u").strip() == "1000"
-    label = {name.rpartition(".")[2]: value for name, value in config["Labels"].items()}
+    label = {name.rpartition(".")[2]: text for name, text in config["Labels"].items() if name.startswith("org.opencon")}
     commit = output("git", "-C", str(ROOT), "describe", "--always", "--dirty", "--abbrev=40", "--match", "")
-    assert label == {
-        "title": f"cycleqd {image}",
-        "version": VERSION,
-        "revision": commit,
-        "licenses": "Apache-2.0",
-    }
+    assert label == {"title": f"cycleqd {image}", "version": VERSION, "revision": commit, "licenses": "Apache-2.0"}
+    assert f"CYCLEQD_IMAGE={image_name(image)}" in config["Env"]
+    assert f"CYCLEQD_CODE_VERSION={VERSION}+{commit[:12]}{commit[40:]}" in config["Env"]
 
 
 @pytest.mark.parametrize("user", ["1000:1000", "4711:0"])
@@ -138,8 +135,10 @@ def test_pushed_images_are_named_by_digest(tmp_path: Path) -> None:
         command += ["--base-image", os.environ["CYCLEQD_BASE_IMAGE"], "control"]
         environment = {**os.environ, "CONTAINERS_REGISTRIES_CONF": str(tmp_path / "registries.conf")}
         done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
-        output("buildah", "rmi", f"{address}/team/cycleqd/control:{VERSION}")
         assert done.returncode == 0, done.stderr
+        local = f"{address}/team/cycleqd/control:{VERSION}"
+        assert f'"CYCLEQD_IMAGE={local}"' in output("buildah", "inspect", "--type", "image", local)
+        output("buildah", "rmi", local)
         profile = tmp_path / "images.yaml"
         profile.write_text(done.stdout)
         named = load(make(tmp_path), profile).place.images
