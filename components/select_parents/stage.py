@@ -14,6 +14,7 @@ from components.shared.settings import Settings
 from components.shared.stage import sealed
 from components.shared.store.objects import Store
 from cycleqd import selection
+from cycleqd import state as states
 from cycleqd.errors import ConflictError
 from cycleqd.records import Plan
 
@@ -21,7 +22,7 @@ from cycleqd.records import Plan
 def run(evolution: str, generation: int, place: str) -> str:
     """Claim a generation (-1: the next after HEAD); its loop items, [{"generation": 0, "child": "g000000-c00"}, …].
 
-    Raises ConflictError when the generation is not the next one and was never planned, or when the search is over.
+    Raises ConflictError when the generation is not the next one and was never planned.
     """
     settings = Settings.from_environment()
     store = Store.connect(settings, evolution)
@@ -31,11 +32,17 @@ def run(evolution: str, generation: int, place: str) -> str:
 
 
 def claim(store: Store, generation: int) -> Plan:
-    """The generation's plan: found, or made and written unless another process was faster."""
+    """The generation's plan: found, or made and written unless another process was faster.
+
+    Once the search is over it is the last generation's, which costs nothing to repeat: a run of several generations
+    that a stop rule ends early succeeds, and so does a schedule's run past the end. (KFP collects from no empty loop.)
+    """
     found = find_plan(store, generation)
     if found is not None:
         return found
     head, state = current(store)
+    if generation >= head.snapshot > 0 and states.should_stop(load_config(store), state):
+        return need_plan(store, head.snapshot - 1)
     if generation != head.snapshot:
         raise ConflictError(
             f"generation {generation} of {store.url('')} starts from snapshot {generation}, but HEAD is at"

@@ -83,6 +83,18 @@ def test_two_claimants_plan_once(evolution: Make) -> None:
     assert find_plan(evo.store, 3) is None
 
 
+def test_past_the_end_the_last_generation_is_repeated_and_changes_nothing(evolution: Make) -> None:
+    """What a run of several generations does when a stop rule ends the search inside it, and a schedule's next run."""
+    evo = evolution(method={"stop": {"evaluations": 1}})
+    evo.seeding()
+    assert evo.generation(0) == ["g000000-c00"]
+    bucket, tracked = contents(evo.store), ledger(evo.name)
+    for number in (1, 2, -1):
+        assert evo.generation(number) == ["g000000-c00"]
+    assert contents(evo.store) == bucket
+    assert ledger(evo.name).runs == tracked.runs
+
+
 def test_of_two_updates_at_once_one_wins(evolution: Make) -> None:
     evo = evolution()
     evo.seeding()
