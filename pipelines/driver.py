@@ -17,6 +17,7 @@ from components.shared.store.objects import Store
 from cycleqd.config import Config
 from cycleqd.errors import ConflictError, CycleQDError
 from cycleqd.state import State
+from pipelines.services import writable
 from pipelines.steps import Step, advanced, arguments, find_state, next_step, previous_step
 
 
@@ -85,8 +86,7 @@ def alone(config: Config) -> Iterator[None]:
     Raises ConflictError naming the process that holds it. Drivers elsewhere need no lock: they meet in S3, where the
     second one adopts the first one's plan.
     """
-    folder = Path(config.place.folder).resolve() / "runs" / config.name
-    folder.mkdir(parents=True, exist_ok=True)
+    folder = writable(Path(config.place.folder).resolve() / "runs" / config.name)
     with (folder / "driver.lock").open("a+") as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -25,7 +25,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from cycleqd.config import Place
-from cycleqd.errors import UnavailableError
+from cycleqd.errors import InvalidInputError, UnavailableError
 
 START_SECONDS = 120
 STOP_SECONDS = 3  # SeaweedFS would idle for 15; nobody is writing any more, and what it acknowledged is with the kernel
@@ -46,8 +46,7 @@ class Services:
     """The embedded services of one folder. Use `running`."""
 
     def __init__(self, folder: Path) -> None:
-        self.folder = folder.resolve() / "services"
-        self.folder.mkdir(parents=True, exist_ok=True)
+        self.folder = writable(folder.resolve() / "services")
         self.ports = self._ports()
         self.credentials = self._credentials()
 
@@ -237,6 +236,17 @@ def running(place: Place, tracking: bool = True) -> Iterator[dict[str, str]]:
             with contextlib.suppress(BlockingIOError):  # another command still uses them
                 fcntl.flock(users, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 services.stop()
+
+
+def writable(folder: Path) -> Path:
+    """The folder, made if need be. Raises InvalidInputError where nothing can be written."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InvalidInputError(f"{folder} cannot be made ({error.strerror}); set place.folder to another") from error
+    if not os.access(folder, os.W_OK):
+        raise InvalidInputError(f"{folder} cannot be written by this user; set place.folder to another")
+    return folder
 
 
 def _write_private(path: Path, value: object) -> None:

@@ -9,7 +9,9 @@ import pytest
 
 from components.shared.store.objects import Store, probe
 from cycleqd.config import Place
+from cycleqd.errors import InvalidInputError
 from pipelines.cli.session import connect
+from pipelines.driver import alone
 from pipelines.services import Services, running
 from tests.pipelines.configs import two_tasks
 
@@ -48,3 +50,12 @@ def test_external_services_are_the_environments_own(tmp_path: Path) -> None:
     with running(Place(folder=str(tmp_path), bucket="theirs")) as environment:
         assert environment == {"CYCLEQD_BUCKET": "theirs"}
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_folder_that_cannot_be_made_is_one_sentence(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("in the way")
+    config = two_tasks(services="embedded", folder=str(tmp_path / "file" / "state"))
+    with pytest.raises(InvalidInputError, match=r"file/state/services cannot be made .* set place\.folder to another"):
+        running(config.place).__enter__()
+    with pytest.raises(InvalidInputError, match=r"file/state/runs/golden cannot be made"):
+        alone(config).__enter__()
