@@ -227,7 +227,9 @@ class Server:
         if one is None:
             runs = {k: v for k, v in state.runs.items() if v["experiment_id"] == query.get("experiment_id")}
             for run in runs.values():
-                run["state"] = state.states[run["run_id"]][0] if run["state"] not in _ENDED else run["state"]
+                coming = state.states[run["run_id"]][0]
+                if run["state"] not in _ENDED and coming not in _ENDED:  # a run ends, and does its work, in a poll
+                    run["state"] = coming
             return self.listed("runs", runs, query)
         if one not in state.runs:
             raise Refusal(404, f"Failed to get a run: ResourceNotFoundError: Run {one} not found")
