@@ -23,7 +23,7 @@ _HOME = "kubeflow"  # the namespace of the server itself, unless an endpoint is 
 def configure(place: Place) -> Configuration:
     """Address from place.endpoint, the environment, the pod's cluster or the kubeconfig's; credentials; attempts.
 
-    Raises InvalidInputError where no address is known.
+    Raises InvalidInputError where no address is known, or one with credentials in it.
     """
     import kfp_server_api as api
     from urllib3 import Retry
@@ -36,6 +36,10 @@ def configure(place: Place) -> Configuration:
         if not endpoint.startswith(("http://", "https://")):
             raise InvalidInputError(
                 f"the endpoint of Kubeflow Pipelines is '{endpoint}'; begin it with http:// or https://"
+            )
+        if "@" in endpoint.split("/")[2]:  # it would be shown, and go into the parameters of every run
+            raise InvalidInputError(
+                f"the endpoint of Kubeflow Pipelines holds credentials; leave them out, and give a token as {TOKEN}"
             )
         configuration.host = endpoint.rstrip("/")
     elif os.environ.get("KUBERNETES_SERVICE_HOST"):

@@ -67,12 +67,17 @@ def cells(config: Config) -> dict[str, int]:
 
 
 def _pods(config: Config, children: int) -> int:
-    """Pods on a cluster: a generation is select, update, and for each child merge (mutate) and its evaluations."""
-    place, search = config.place, len(config.search_tasks)
+    """Pods of the generations on a cluster: a generation is select, update, and for each child merge (mutate) and its
+    evaluations; KFP adds a driver for each task, run, loop and child, and for each generation where a run has several.
+    """
+    place, search, generations = config.place, len(config.search_tasks), config.method.generations
     evaluations = {"task": search, "child": 1, "generation": 0}[place.group]
     a_child = (1 if place.fused else 2) + evaluations
     a_generation = 2 + (1 if place.group == "generation" else 0)
-    return _PODS_A_TASK * (config.method.generations * a_generation + children * a_child)
+    tasks = generations * a_generation + children * a_child
+    runs = math.ceil(generations / place.generations_per_run)
+    nested = generations if place.generations_per_run > 1 else 0
+    return _PODS_A_TASK * tasks + runs + nested + generations + children
 
 
 def measured(store: Store) -> dict[str, float]:

@@ -18,8 +18,16 @@ def test_the_published_setting() -> None:
     assert cost.seconds is None
     assert cost.written == (1204 + 2) * 16_000_000_000
     assert cost.kept == (4 + 675 + 2) * 16_000_000_000
-    assert cost.pods == 2 * 1200 * (2 + 1 + 1)  # select, update, merge, one evaluation of all tasks
+    tasks = 1200 * (2 + 1 + 1)  # select, update, merge, one evaluation of all tasks: a driver and a pod each
+    assert cost.pods == 2 * tasks + 120 + 3 * 1200  # drivers of 120 runs of ten; of generations, loops, children
     assert list(check_method(config)) == []
+
+
+def test_pods_of_a_generation_of_three_children() -> None:
+    config = two_tasks(group="generation")
+    method = config.method.model_copy(update={"generations": 1, "children": 3})
+    cost = estimate(config.model_copy(update={"method": method}), 1000, {})
+    assert cost.pods == 3 * 3 + 8  # docs/kubernetes.md, "What it costs"
 
 
 def test_measured_seconds_give_the_time() -> None:

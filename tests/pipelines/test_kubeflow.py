@@ -285,6 +285,7 @@ def test_another_server_is_refused(backend: Backend) -> None:
     [
         ("http://127.0.0.1:9", UnavailableError, r"does not answer at http://127.0.0.1:9 .*KF_PIPELINES_ENDPOINT"),
         ("127.0.0.1:9", InvalidInputError, "begin it with http:// or https://"),
+        ("http://me:hidden@127.0.0.1:9", InvalidInputError, "holds credentials; leave them out"),
     ],
 )
 def test_an_endpoint_that_leads_nowhere_is_one_sentence(
