@@ -7,6 +7,7 @@ import json as json_
 import re
 from typing import TYPE_CHECKING
 
+from components.seed.stage import refuse_other_config
 from components.shared.evolution import find_head
 from cycleqd.errors import CycleQDError, InvalidInputError
 from pipelines import preflight
@@ -38,13 +39,17 @@ def schedule(given: Given, cron: str, as_json: bool) -> None:
     preflight.check_server(runs.kubeflow, findings)
     preflight.check_objects(config.place, findings)
     try:
-        if find_head(reach_store(config)) is None:
+        store = reach_store(config)
+        seeded = find_head(store) is not None
+    except CycleQDError as error:
+        findings.warnings.append(f"{error}; whether the evolution is seeded was not checked")
+    else:
+        refuse_other_config(store, config)
+        if not seeded:
             findings.problems.append(
                 f"evolution '{config.name}' is not seeded yet, and a schedule only runs generations:"
                 f" cycleqd submit {given.flags}"
             )
-    except CycleQDError as error:
-        findings.warnings.append(f"{error}; whether the evolution is seeded was not checked")
     warn(findings)
     preflight.refuse(findings)
     made, schedule_id = _apply(runs, " ".join(fields))

@@ -349,6 +349,9 @@ def test_flags_beat_the_environment_and_a_dead_endpoint_is_one_sentence(world: W
 def test_another_configuration_of_the_same_name_is_refused(world: World) -> None:
     world.store.put(layout.CONFIG, b"{}")
     assert "was started with another configuration" in world.call("submit", code=4)[1]
+    world.store.put(layout.HEAD, b'{"sha256": "0", "snapshot": 0}')
+    assert "was started with another configuration" in world.call("schedule", "--cron", CRON, code=4)[1]
+    assert world.backend.schedules == {}
 
 
 def test_embedded_services_are_refused(world: World) -> None:
