@@ -20,10 +20,10 @@ from pipelines.cli.progress import counting
 from pipelines.cli.run import Display, summarise
 from pipelines.cluster import Follow, Runs, Steps, standing
 from pipelines.conduct import Conductor
-from pipelines.decisions import Action, Cancel, Done, Retry, Run, Standing, Start, Wait
+from pipelines.decisions import FAILED, Action, Cancel, Done, Retry, Run, Standing, Start, Wait
 from pipelines.kubeflow import Kubeflow
 from pipelines.sources import bring
-from pipelines.steps import find_state
+from pipelines.steps import Step, find_state
 
 _WORDS = {Start: "started", Wait: "in flight", Retry: "retried", Done: "complete"}
 
@@ -63,10 +63,16 @@ def reach(given: Given) -> Access:
         refuse_other_config(store, config)
         if find_state(store) is None:
             findings.warnings += checks.check_method(config)
-            preflight.check_inputs(config, store, findings)
+            if not _seeds(config, kubeflow):
+                preflight.check_inputs(config, store, findings)
     warn(findings)
     preflight.refuse(findings)
     return Access(config, kubeflow, store)
+
+
+def _seeds(config: Config, kubeflow: Kubeflow) -> bool:
+    """Whether a run of seeding is in flight or to be retried: it knows its inputs, which may not be seen from here."""
+    return any(run.live or run.state == FAILED for run in Runs(config, kubeflow).runs([Step("seeding").name]))
 
 
 def check_placement(config: Config) -> Findings:

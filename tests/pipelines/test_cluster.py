@@ -322,6 +322,19 @@ def test_everything_that_is_missing_is_said_before_anything_starts(world: World,
     assert world.backend.posts() == [] and world.store.list("") == {}
 
 
+def test_another_place_that_cannot_see_the_inputs_joins_the_seeding_in_flight(world: World) -> None:
+    """The driver's pod, started while a laptop's run is seeding, is given the same evolution without its files."""
+    world.backend.scripts = [("RUNNING",)]
+    run = world.json("submit")["run"]
+    tree = yaml.safe_load(world.config.read_text())
+    tree["models"]["base"] = "s3://nowhere/base"
+    world.config.write_text(yaml.safe_dump(tree))
+    assert (found := world.json("submit"))["action"] == "in flight" and found["run"] == run
+    world.backend.states[run] = ["CANCELED"]
+    world.backend.runs[run]["state"] = "CANCELED"
+    assert "s3://nowhere/base" in world.call("submit", code=2)[1]
+
+
 def test_what_may_not_be_asked_is_a_warning(world: World) -> None:
     world.backend.forbidden = ("namespaces", "secrets", "configmaps")
     _, err = world.call("submit")
