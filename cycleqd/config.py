@@ -407,7 +407,12 @@ def load(path: Path, profile: Path | None = None) -> Config:
     config = parse(tree, str(path), path.absolute().parent)
     if profile is None:
         return config
-    over = _validated(Place, _read(profile) or {}, str(profile), profile.absolute().parent)
+    keys = _read(profile) or {}
+    if isinstance(keys, dict) and set(keys) == {"place"}:
+        raise InvalidInputError(
+            f"{profile}: a profile holds the keys of `place` themselves; take the line 'place:' away"
+        )
+    over = _validated(Place, keys, str(profile), profile.absolute().parent)
     return config.model_copy(update={"place": _overlaid(config.place, over)})
 
 

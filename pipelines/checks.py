@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
 import shutil
 import tempfile
@@ -10,6 +11,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from components.evaluate.plugins import load_class
 from components.shared.settings import Settings
 from components.shared.store.objects import Store, probe
 from cycleqd.config import Config, Image, Place, Task
@@ -131,6 +133,9 @@ def cluster_warnings(config: Config) -> Iterator[str]:
             f"place.evaluate has {place.evaluate.gpu} GPUs, but shared_memory is not set: vLLM's workers would share"
             " the 64 MiB of a container's /dev/shm"
         )
+    for name, task in config.tasks.items():
+        with contextlib.suppress(CycleQDError):  # a class that cannot be loaded is told elsewhere
+            yield from (f"task '{name}': {sentence}" for sentence in load_class(task.class_).in_pods(task.settings))
 
 
 def _tag(reference: str) -> str:
@@ -179,7 +184,6 @@ def check_tasks(config: Config, findings: Findings) -> dict[str, dict[str, int]]
 
 
 def _check_task(name: str, task: Task, findings: Findings) -> dict[str, int]:
-    from components.evaluate.plugins import load_class
     from components.evaluate.splits import choose
     from components.evaluate.task import Workspace
 

@@ -223,6 +223,8 @@ class Kubeflow:
             ) from error
 
     def _untrusted(self, cause: object) -> UnavailableError:
+        if "WRONG_VERSION_NUMBER" in str(cause):
+            return UnavailableError(f"{self.where} does not speak TLS; begin the endpoint with http://")
         return UnavailableError(
             f"the certificate of {self.where} cannot be verified ({_short(cause)}); name its authority as place.tls_ca"
         )

@@ -133,6 +133,14 @@ class Task(ABC):
         """
         return []
 
+    @classmethod
+    def in_pods(cls, settings: Mapping[str, Any]) -> list[str]:
+        """What of these settings the pods of a usual cluster cannot run, one sentence each.
+
+        Shown before a run there is started, when neither a pod nor the data is at hand.
+        """
+        return []
+
     def __enter__(self) -> Self:
         """Start what all episodes share (a database server). Pairs with `__exit__`."""
         return self

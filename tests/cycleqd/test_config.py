@@ -177,6 +177,9 @@ def test_a_profile_holds_nothing_but_a_place(tmp_path: Path) -> None:
     lines = str(caught.value).splitlines()
     assert [line.split(": ")[1] for line in lines] == ["evaluate.cpu", "seed"]
     assert all(line.startswith(f"{tmp_path / 'profile.yaml'}: ") for line in lines)
+    (tmp_path / "profile.yaml").write_text("place: {parallelism: 3}")
+    with pytest.raises(InvalidInputError, match="take the line 'place:' away"):
+        load(tmp_path / "evolution.yaml", tmp_path / "profile.yaml")
     (tmp_path / "profile.yaml").write_text("")
     assert load(tmp_path / "evolution.yaml", tmp_path / "profile.yaml") == load(tmp_path / "evolution.yaml")
 

@@ -70,6 +70,15 @@ def test_what_is_unlikely_to_be_meant_is_a_warning() -> None:
     assert "shared_memory is not set" in memory
 
 
+@pytest.mark.parametrize(("settings", "warned"), [({}, True), ({"exclude": [17]}, False), ({"root": "host"}, False)])
+def test_os_samples_that_pods_cannot_run_are_told_before_seeding(settings: dict[str, Any], warned: bool) -> None:
+    config = cluster()
+    data = {"class": "components.evaluate.benchmarks.os:OsTask", "data": "s3://data/os", "settings": settings}
+    tasks = {**config.tasks, "one": type(config.tasks["one"]).model_validate(data)}
+    found = list(cluster_warnings(config.model_copy(update={"tasks": tasks})))
+    assert [sentence.startswith("task 'one': some OS samples") for sentence in found] == [True] * warned
+
+
 def test_quantities_are_compared_in_bytes() -> None:
     assert [quantity(text) for text in ("1500", "16G", "16Gi", "0.5Ti")] == [1500, 16e9, 2**34, 2**39]
 

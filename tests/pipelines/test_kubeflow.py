@@ -304,6 +304,11 @@ def test_a_certificate_that_nobody_vouches_for_is_said(tmp_path: Path, monkeypat
         assert connect(endpoint=url, tls_ca=str(authority)).version == "2.17.0"
 
 
+def test_tls_to_a_server_without_it_is_said(backend: Backend) -> None:
+    with serving(backend) as url, pytest.raises(UnavailableError, match="does not speak TLS; begin the endpoint with"):
+        connect(endpoint=url.replace("http:", "https:"))
+
+
 def test_without_an_endpoint_the_kubeconfig_leads_to_the_server(
     backend: Backend, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -156,6 +156,16 @@ class OsTask(Task):
             problems.append(reason)
         return problems
 
+    @classmethod
+    def in_pods(cls, settings: Mapping[str, Any]) -> list[str]:
+        """Samples that use users or processes, unless some are excluded already."""
+        if settings.get("root", "image") == "host" or settings.get("exclude"):
+            return []
+        return [
+            "some OS samples need user ids or a /proc of their own, which pods lack, and seeding would refuse them: "
+            "set exclude (docs/kubernetes.md lists AgentBench's), which is frozen once the evolution is seeded"
+        ]
+
     def __enter__(self) -> Self:
         with ExitStack() as stack:
             self._keeper = stack.enter_context(Keeper())
