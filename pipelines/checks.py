@@ -217,12 +217,19 @@ def check_store(store: Store, findings: Findings) -> bool:
 
 def check_tracking(settings: Settings, findings: Findings) -> None:
     """Whether the MLflow server answers."""
-    url = f"{settings.tracking.rstrip('/')}/health"
+    if (silence := tracking_silence(settings.tracking, 30)) is not None:
+        findings.problems.append(f"MLflow does not answer at {silence}; check MLFLOW_TRACKING_URI and the server")
+
+
+def tracking_silence(url: str, seconds: float) -> str | None:
+    """The address that an MLflow server does not answer at, and why; None when it answers."""
+    health = f"{url.rstrip('/')}/health"
     try:
-        with urllib.request.urlopen(url, timeout=30) as reply:
+        with urllib.request.urlopen(health, timeout=seconds) as reply:
             reply.read()
     except (OSError, ValueError) as error:
-        findings.problems.append(f"MLflow does not answer at {url} ({error}); check MLFLOW_TRACKING_URI and the server")
+        return f"{health} ({error})"
+    return None
 
 
 def check_disk(config: Config, needed: int, findings: Findings) -> None:

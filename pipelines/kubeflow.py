@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 from cycleqd.config import Place
 from cycleqd.errors import ConflictError, CycleQDError, InvalidInputError, UnavailableError
 from pipelines.endpoint import ENDPOINT, MOUNTED_TOKEN, TOKEN, TRANSIENT, configure
+from pipelines.replies import said, short
 
 if TYPE_CHECKING:
     from kfp_server_api import ApiClient, V2beta1Experiment, V2beta1RecurringRun, V2beta1Run
@@ -218,7 +219,7 @@ class Kubeflow:
             if isinstance(cause, SSLError):
                 raise self._untrusted(cause) from error
             raise UnavailableError(
-                f"Kubeflow Pipelines does not answer at {self.where} ({_short(cause)}); give its address as --endpoint,"
+                f"Kubeflow Pipelines does not answer at {self.where} ({short(cause)}); give its address as --endpoint,"
                 f" place.endpoint or {ENDPOINT}, and see that a port-forward to it is up"
             ) from error
 
@@ -226,45 +227,32 @@ class Kubeflow:
         if "WRONG_VERSION_NUMBER" in str(cause):
             return UnavailableError(f"{self.where} does not speak TLS; begin the endpoint with http://")
         return UnavailableError(
-            f"the certificate of {self.where} cannot be verified ({_short(cause)}); name its authority as place.tls_ca"
+            f"the certificate of {self.where} cannot be verified ({short(cause)}); name its authority as place.tls_ca"
         )
 
     def _refused(self, error: Any) -> CycleQDError:
         """One sentence for an answer that is no success."""
-        said = _said(error)
+        text = said(error)
         if not error.status:
-            return self._untrusted(said)
+            return self._untrusted(text)
         if error.status == 401:
             return InvalidInputError(
-                f"{self.where} does not accept the credentials ({said}); give a valid token as {TOKEN} or, in a pod,"
+                f"{self.where} does not accept the credentials ({text}); give a valid token as {TOKEN} or, in a pod,"
                 f" mount one for the audience pipelines.kubeflow.org at {MOUNTED_TOKEN}"
             )
         if error.status == 403:
             return InvalidInputError(
-                f"{self.where} does not allow this in namespace '{self._wanted}' ({said});"
+                f"{self.where} does not allow this in namespace '{self._wanted}' ({text});"
                 " correct --namespace or place.namespace, or have the account added to it"
             )
         if error.status in TRANSIENT:
             return UnavailableError(
-                f"Kubeflow Pipelines at {self.where} answers {error.status} ({said}); look at its ml-pipeline pod's log"
+                f"Kubeflow Pipelines at {self.where} answers {error.status} ({text}); look at its ml-pipeline pod's log"
             )
         kind = {404: MissingError, 409: ExistsError}.get(error.status, ConflictError)
-        return kind(f"Kubeflow Pipelines at {self.where} refuses ({error.status}: {said}); look at what it names")
+        return kind(f"Kubeflow Pipelines at {self.where} refuses ({error.status}: {text}); look at what it names")
 
 
 def named(name: str) -> str:
     """The filter of lists for a display name."""
     return json.dumps({"predicates": [{"operation": "EQUALS", "key": "display_name", "stringValue": name}]})
-
-
-def _said(error: Any) -> str:
-    """What the server says, without its stack of wrappings."""
-    try:
-        body = json.loads(error.body or "")
-        return _short(body.get("message") or body.get("error_message") or body.get("error") or error.reason)
-    except (ValueError, AttributeError):
-        return _short(error.body or error.reason)
-
-
-def _short(text: object) -> str:
-    return " ".join(str(text).split())[:300].rstrip(".")

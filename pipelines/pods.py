@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import logging
 import os
 import re
@@ -12,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from cycleqd.errors import InvalidInputError, UnavailableError
+from pipelines.replies import said, short
 
 _TIMEOUT = (5, 30)
 _LABEL = "pipeline/runid"
@@ -54,7 +54,7 @@ class Kubernetes:
                 config.load_kube_config(os.environ.get("KUBECONFIG") or None, client_configuration=configuration)
         except (config.ConfigException, OSError) as error:
             raise UnavailableError(
-                f"no Kubernetes cluster is known ({_short(error)}); name a kubeconfig as KUBECONFIG"
+                f"no Kubernetes cluster is known ({short(error)}); name a kubeconfig as KUBECONFIG"
             ) from error
         configuration.retries = Retry(1, backoff_factor=0.3)
         logging.getLogger("urllib3").setLevel(logging.ERROR)  # its attempts are nobody's business
@@ -113,7 +113,7 @@ class Kubernetes:
                 )
             except ApiException as error:
                 if error.status in (400, 404):  # it waits for its image, or is gone
-                    return f"(no log: {_said(error)})"
+                    return f"(no log: {said(error)})"
                 raise
             return str(answer.data.decode(errors="replace"))
 
@@ -131,12 +131,12 @@ class Kubernetes:
                 ) from error
             kind = ForbiddenError if error.status == 403 else UnavailableError
             raise kind(
-                f"the Kubernetes API at {self.where} does not give {what} ({error.status}: {_said(error)})"
+                f"the Kubernetes API at {self.where} does not give {what} ({error.status}: {said(error)})"
             ) from error
         except (HTTPError, OSError) as error:
             cause = getattr(error, "reason", None) or error
             raise UnavailableError(
-                f"the Kubernetes API does not answer at {self.where} ({_short(cause)}); check the kubeconfig"
+                f"the Kubernetes API does not answer at {self.where} ({short(cause)}); check the kubeconfig"
             ) from error
 
 
@@ -152,15 +152,3 @@ def _pod(one: Any) -> Pod:
         phase=one.status.phase or "Unknown",
         started=started.isoformat() if started else "",
     )
-
-
-def _said(error: Any) -> str:
-    body = error.body.decode(errors="replace") if isinstance(error.body, bytes) else error.body
-    try:
-        return _short(json.loads(body or "")["message"])
-    except (ValueError, KeyError, TypeError):
-        return _short(body or error.reason)
-
-
-def _short(text: object) -> str:
-    return " ".join(str(text).split())[:300].rstrip(".")

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import urllib.request
-
 from components.seed.staging import find_task
 from components.shared.store.objects import Store
 from cycleqd.config import Config, Place
@@ -83,11 +81,8 @@ def check_tracking(url: str | None, findings: Findings) -> None:
     if not url:
         findings.warnings.append("MLFLOW_TRACKING_URI is not set here: whether MLflow answers the pods was not checked")
         return
-    try:
-        with urllib.request.urlopen(f"{url.rstrip('/')}/health", timeout=10) as reply:
-            reply.read()
-    except (OSError, ValueError) as error:
-        findings.warnings.append(f"MLflow does not answer here at {url} ({error}); see that it answers the pods")
+    if (silence := checks.tracking_silence(url, 10)) is not None:
+        findings.warnings.append(f"MLflow does not answer here at {silence}; see that it answers the pods")
 
 
 def check_inputs(config: Config, store: Store, findings: Findings) -> None:

@@ -1,0 +1,21 @@
+"""What servers say of a failure, in the few words that fit into a sentence."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+
+def said(error: Any) -> str:
+    """The message in the answer that a generated client (Kubeflow's, Kubernetes') raised, without its wrappings."""
+    body = error.body.decode(errors="replace") if isinstance(error.body, bytes) else error.body
+    try:
+        found = json.loads(body or "")
+        return short(found.get("message") or found.get("error_message") or found.get("error") or error.reason)
+    except (ValueError, AttributeError):
+        return short(body or error.reason)
+
+
+def short(text: object) -> str:
+    """One line of at most 300 characters, without the last full stop."""
+    return " ".join(str(text).split())[:300].rstrip(".")
