@@ -26,6 +26,7 @@ KEY = "cycleqd.key"
 """Tag: what a run stands for, unique in its experiment: "evolution", "generation:000012", "model:g000012-c00"."""
 
 _URL = "cycleqd.url"
+_PARENT = "mlflow.parentRunId"
 _KIND = {"mlflow.experimentKind": "custom_model_development"}  # the pages open on runs, not on traces
 _PART = 400  # entities a request; MLflow takes 1000, and 100 params or tags
 
@@ -82,34 +83,40 @@ class Tracker:
     def create_runs(self, store: Store, key: str, experiment: str, wanted: Sequence[NewRun], parents: Ids) -> Ids:
         """Create runs and store their ids under `key`, once: by a conditional write that one process wins.
 
-        A run that a killed process created without storing its id is found by its tag and taken over.
+        A run that a killed process created without storing its id is found by its tags and taken over. Whoever finds
+        that another process won deletes what was created beside it, a killed process' runs included.
         """
-        if (stored := load_ids(store, key)) is not None:
-            return stored
-        created = dict(parents.runs)
-        for run in wanted:
-            created[run.key] = self._find_or_create(experiment, run, created)
-        mine = {run.key: created[run.key] for run in wanted}
-        if not store.create(key, canonical({"experiment": experiment, "runs": mine})):
-            winner = need_ids(store, key)
-            with self._reported():
-                for name, run_id in mine.items():
-                    if winner.runs.get(name) != run_id:
-                        self.client.delete_run(run_id)
-            return winner
-        return Ids(experiment, mine)
+        stored = load_ids(store, key)
+        if stored is None:
+            created = dict(parents.runs)
+            for run in wanted:
+                created[run.key] = self._find_or_create(experiment, run, created)
+            mine = {run.key: created[run.key] for run in wanted}
+            if store.create(key, canonical({"experiment": experiment, "runs": mine})):
+                return Ids(experiment, mine)
+            stored = need_ids(store, key)
+        self._delete_others(stored)
+        return stored
 
     def _find_or_create(self, experiment: str, run: NewRun, created: Mapping[str, str]) -> str:
+        tags = {KEY: run.key, "mlflow.note.content": run.description, **run.tags}
+        named = f"tags.`{KEY}` = '{run.key}'"
+        if run.parent is not None:
+            # Taken over under its own parent only: of two processes at once, one deletes its parent and all below.
+            tags[_PARENT] = created[run.parent]
+            named += f" AND tags.`{_PARENT}` = '{created[run.parent]}'"
         with self._reported():
-            found = self.client.search_runs(
-                [experiment], f"tags.`{KEY}` = '{run.key}'", order_by=["attributes.start_time ASC"], max_results=1
-            )
+            found = self.client.search_runs([experiment], named, order_by=["attributes.start_time ASC"], max_results=1)
             if found:
                 return str(found[0].info.run_id)
-            tags = {KEY: run.key, "mlflow.note.content": run.description, **run.tags}
-            if run.parent is not None:
-                tags["mlflow.parentRunId"] = created[run.parent]
             return str(self.client.create_run(experiment, tags=tags, run_name=run.name).info.run_id)
+
+    def _delete_others(self, stored: Ids) -> None:
+        with self._reported():
+            for name, run_id in stored.runs.items():
+                for run in self.client.search_runs([stored.experiment], f"tags.`{KEY}` = '{name}'"):
+                    if run.info.run_id != run_id:
+                        self.client.delete_run(run.info.run_id)
 
     def tags(self, run: str) -> dict[str, str]:
         """A run's tags. Raises UnavailableError when there is no such run."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import pytest
 
@@ -102,17 +103,53 @@ def test_a_run_without_a_stored_id_is_taken_over(store: Store) -> None:
     assert len(ledger(store.evolution).runs) == 2
 
 
-def test_the_slower_of_two_creators_gives_its_runs_up(store: Store) -> None:
+def test_of_two_creators_one_wins_with_its_whole_family(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The slower looks for runs before the other has any; the other is killed before it stores ids, and rerun."""
     store = Store(store.client, store.bucket, f"evolution-{store.bucket}")
-    tracker = Tracker(Settings.from_environment())
-    experiment = tracker.experiment(store, "about")
-    winner = tracker.create_runs(store, "a.json", experiment, [NewRun("evolution", "n", "d")], Ids(experiment))
-    tracker.client.set_tag(winner.runs["evolution"], "cycleqd.key", "hidden")  # as when both search before both create
-    original = store.find
-    answers = iter([None])
-    store.find = lambda key: next(answers, original(key))  # type: ignore[method-assign]
-    assert tracker.create_runs(store, "a.json", experiment, [NewRun("evolution", "n", "d")], Ids(experiment)) == winner
-    assert list(ledger(store.evolution).runs) == ["hidden"]
+    killed, slower = Tracker(Settings.from_environment()), Tracker(Settings.from_environment())
+    experiment = killed.experiment(store, "about")
+    wanted = [NewRun("evolution", "n", "d"), NewRun("model:base", "base", "d", parent="evolution")]
+
+    def create(tracker: Tracker) -> Ids:
+        return tracker.create_runs(store, "a.json", experiment, wanted, Ids(experiment))
+
+    def killed_before_storing(*_: object) -> bool:
+        raise KeyboardInterrupt
+
+    def after_the_other(*args: Any, **kwargs: Any) -> Any:
+        race.undo()
+        with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+            patch.setattr(store, "create", killed_before_storing)
+            create(killed)
+        return slower.client.create_run(*args, **kwargs)
+
+    with monkeypatch.context() as race:
+        race.setattr(slower.client, "create_run", after_the_other)
+        winner = create(slower)
+    assert len(slower.client.search_runs([experiment])) == 4
+    assert create(killed) == winner
+    assert {run.info.run_id for run in slower.client.search_runs([experiment])} == set(winner.runs.values())
+    assert ledger(store.evolution).runs["model:base"]["parent"] == "evolution"
+
+
+def test_the_slower_of_two_creators_gives_its_runs_up(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    store = Store(store.client, store.bucket, f"evolution-{store.bucket}")
+    faster, slower = Tracker(Settings.from_environment()), Tracker(Settings.from_environment())
+    experiment = faster.experiment(store, "about")
+    won: list[Ids] = []
+
+    def create(tracker: Tracker) -> Ids:
+        return tracker.create_runs(store, "a.json", experiment, [NewRun("evolution", "n", "d")], Ids(experiment))
+
+    def after_the_other(*args: Any, **kwargs: Any) -> Any:
+        race.undo()
+        won.append(create(faster))
+        return slower.client.create_run(*args, **kwargs)
+
+    with monkeypatch.context() as race:
+        race.setattr(slower.client, "create_run", after_the_other)
+        assert [create(slower)] == won
+    assert [run.info.run_id for run in slower.client.search_runs([experiment])] == list(won[0].runs.values())
 
 
 def test_an_experiment_of_another_bucket_is_refused(store: Store) -> None:
