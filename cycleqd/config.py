@@ -43,12 +43,12 @@ def _absolute_plugin(plugin: str, info: ValidationInfo) -> str:
     return f"{_absolute(module, info)}:{name}" if module.endswith(".py") else plugin
 
 
-def _quantity(pattern: str, example: str) -> AfterValidator:
-    """Refuse what Kubernetes, by way of KFP, does not take as an amount."""
+def _kubernetes(kind: str, pattern: str, example: str) -> AfterValidator:
+    """Refuse what Kubernetes, by way of KFP, would refuse when a pod is made."""
 
     def check(text: str) -> str:
         if not re.fullmatch(pattern, text):
-            raise ValueError(f"'{text}' is not a Kubernetes quantity; write it like {example}")
+            raise ValueError(f"'{text}' is not a Kubernetes {kind}; write it like {example}")
         return text
 
     return AfterValidator(check)
@@ -56,9 +56,13 @@ def _quantity(pattern: str, example: str) -> AfterValidator:
 
 Location = Annotated[str, Field(min_length=1), AfterValidator(_absolute)]
 Plugin = Annotated[str, Field(pattern=r"^.+:[A-Za-z_][A-Za-z0-9_]*$"), AfterValidator(_absolute_plugin)]
-Cpu = Annotated[str, _quantity(r"([0-9]*[.])?[0-9]+m?", '"2" or "500m"')]
+Cpu = Annotated[str, _kubernetes("quantity", r"([0-9]*[.])?[0-9]+m?", '"2" or "500m"')]
 _BYTES = r"[0-9]+(\.[0-9]+)?([EPTGMK]i?)?"
-Bytes = Annotated[str, _quantity(_BYTES, '"8G" or "16Gi"')]
+Bytes = Annotated[str, _kubernetes("quantity", _BYTES, '"8G" or "16Gi"')]
+_DOMAIN, _WORD = r"(?=[^/]{1,253}/)[a-z0-9]([-a-z0-9.]*[a-z0-9])?/", r"[A-Za-z0-9]([-A-Za-z0-9_.]{0,61}[A-Za-z0-9])?"
+Resource = Annotated[str, _kubernetes("resource", _DOMAIN + _WORD, '"nvidia.com/gpu"')]
+Key = Annotated[str, _kubernetes("label", f"({_DOMAIN})?{_WORD}", '"nvidia.com/gpu.product"')]
+Value = Annotated[str, _kubernetes("label's value", f"({_WORD})?", '"NVIDIA-H100-80GB-HBM3"')]
 Image = Literal["control", "weights", "evaluate"]
 
 
@@ -268,9 +272,9 @@ def image_of(stage: str) -> Image:
 class Toleration(Section):
     """A taint that pods tolerate, in Kubernetes' words."""
 
-    key: str | None = None
+    key: Key | None = None
     operator: Literal["Equal", "Exists"] | None = None
-    value: str | None = None
+    value: Value | None = None
     effect: Literal["NoExecute", "NoSchedule", "PreferNoSchedule"] | None = None
     seconds: int | None = Field(default=None, alias="tolerationSeconds", ge=0)
 
@@ -285,9 +289,9 @@ class Resources(Section):
     cpu: Cpu = "2"
     memory: Bytes = "8G"
     gpu: int = Field(default=0, ge=0)
-    gpu_type: str = "nvidia.com/gpu"
-    shared_memory: Annotated[str, _quantity(f"({_BYTES})?", '"16Gi"')] = ""
-    node_selector: dict[str, str] = {}
+    gpu_type: Resource = "nvidia.com/gpu"
+    shared_memory: Annotated[str, _kubernetes("quantity", f"({_BYTES})?", '"16Gi"')] = ""
+    node_selector: dict[Key, Value] = {}
     tolerations: tuple[Toleration, ...] = ()
     timeout: int | None = Field(default=None, ge=60)
 

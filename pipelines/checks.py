@@ -18,6 +18,7 @@ from cycleqd.config import Config, Image, Place, Task
 from cycleqd.errors import CycleQDError, UnavailableError
 from cycleqd.state import State
 from cycleqd.weights.checkpoint import Checkpoint
+from pipelines.endpoint import fault
 from pipelines.estimate import cells, planned_children
 
 IMAGES: tuple[Image, ...] = ("control", "weights", "evaluate")
@@ -70,8 +71,8 @@ def check_cluster(config: Config) -> Iterator[str]:
             "place.services is embedded, which pods cannot reach: make it external, and name the S3 store and the"
             f" MLflow server in the ConfigMap '{place.config_map}'"
         )
-    if place.endpoint is not None and not place.endpoint.startswith(("http://", "https://")):
-        yield f"place.endpoint is '{place.endpoint}': write the URL of the KFP API, as http://… or https://…"
+    if place.endpoint is not None and (wrong := fault(place.endpoint)) is not None:
+        yield f"place.endpoint {wrong}"
     if place.tls_ca is not None and not Path(place.tls_ca).is_file():
         yield f"place.tls_ca: there is no file {place.tls_ca}; give the certificate of the KFP API's authority"
     for key, names in _objects(place).items():

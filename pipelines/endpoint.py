@@ -20,6 +20,15 @@ TRANSIENT = (429, 500, 502, 503, 504)
 _HOME = "kubeflow"  # the namespace of the server itself, unless an endpoint is given
 
 
+def fault(endpoint: str) -> str | None:
+    """What keeps a text from being the address of an API, as the end of a sentence; None when nothing does."""
+    if not endpoint.startswith(("http://", "https://")):
+        return f"is '{endpoint}'; begin it with http:// or https://"
+    if "@" in endpoint.split("/")[2]:  # it would be shown, and go into the parameters of every run
+        return f"holds credentials; leave them out, and give a token as {TOKEN}"
+    return None
+
+
 def configure(place: Place) -> Configuration:
     """Address from place.endpoint, the environment, the pod's cluster or the kubeconfig's; credentials; attempts.
 
@@ -33,14 +42,8 @@ def configure(place: Place) -> Configuration:
     configuration.retries = Retry(2, backoff_factor=0.3, status_forcelist=TRANSIENT, raise_on_status=False)
     endpoint = place.endpoint or os.environ.get(ENDPOINT)
     if endpoint:
-        if not endpoint.startswith(("http://", "https://")):
-            raise InvalidInputError(
-                f"the endpoint of Kubeflow Pipelines is '{endpoint}'; begin it with http:// or https://"
-            )
-        if "@" in endpoint.split("/")[2]:  # it would be shown, and go into the parameters of every run
-            raise InvalidInputError(
-                f"the endpoint of Kubeflow Pipelines holds credentials; leave them out, and give a token as {TOKEN}"
-            )
+        if (wrong := fault(endpoint)) is not None:
+            raise InvalidInputError(f"the endpoint of Kubeflow Pipelines {wrong}")
         configuration.host = endpoint.rstrip("/")
     elif os.environ.get("KUBERNETES_SERVICE_HOST"):
         configuration.host = f"http://ml-pipeline.{_HOME}:8888"

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from components.seed.staging import find_task
-from components.shared.store.objects import Store
+from components.shared.store.objects import Store, probe
 from cycleqd.config import Config, Place
-from cycleqd.errors import CycleQDError, InvalidInputError
+from cycleqd.errors import CycleQDError, InvalidInputError, UnavailableError
 from pipelines import checks
 from pipelines.checks import Findings
 from pipelines.kubeflow import TESTED, Kubeflow
@@ -63,17 +63,15 @@ def _missing(kind: str, name: str, namespace: str) -> str:
     return f"namespace '{namespace}' has no {words} '{name}'; create it (see manifests/), or correct the place"
 
 
-def check_store(store: Store, findings: Findings) -> bool:
-    """Whether S3 can be used from here: this command reads from it how far the evolution is."""
-    heard = Findings()
-    if checks.check_store(store, heard):
-        return True
-    findings.problems += [
-        f"{sentence}; this command reads there how far the evolution is: from outside the cluster, port-forward the"
-        " store and set AWS_ENDPOINT_URL, or let the driver run inside (manifests/)"
-        for sentence in heard.problems
-    ]
-    return False
+def check_store(store: Store) -> None:
+    """Raises UnavailableError when S3 cannot be used from here."""
+    try:
+        probe(store)
+    except UnavailableError as error:
+        raise UnavailableError(
+            f"{error}; this command reads there how far the evolution is: from outside the cluster, port-forward the"
+            " store and set AWS_ENDPOINT_URL, or let the driver run inside (manifests/)"
+        ) from error
 
 
 def check_tracking(url: str | None, findings: Findings) -> None:

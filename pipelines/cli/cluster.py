@@ -54,17 +54,16 @@ def reach(given: Given) -> Access:
     """Check, then connect. Raises UnavailableError when no server answers, else InvalidInputError with all problems."""
     config = given.load()
     findings = check_placement(config)
-    kubeflow = Kubeflow(config.place)
+    kubeflow, store = Kubeflow(config.place), reach_store(config)
+    preflight.check_store(store)
     preflight.check_server(kubeflow, findings)
     preflight.check_objects(config.place, findings)
     preflight.check_tracking(os.environ.get("MLFLOW_TRACKING_URI"), findings)
-    store = reach_store(config)
-    if preflight.check_store(store, findings):
-        refuse_other_config(store, config)
-        if find_state(store) is None:
-            findings.warnings += checks.check_method(config)
-            if not _seeds(config, kubeflow):
-                preflight.check_inputs(config, store, findings)
+    refuse_other_config(store, config)
+    if find_state(store) is None:
+        findings.warnings += checks.check_method(config)
+        if not _seeds(config, kubeflow):
+            preflight.check_inputs(config, store, findings)
     warn(findings)
     preflight.refuse(findings)
     return Access(config, kubeflow, store)

@@ -90,6 +90,18 @@ def test_search_tasks_leave_out_those_that_are_only_reported() -> None:
         ({"place": {"weights": {"cpu": "two"}}}, "place.weights.cpu: .*'two' is not a Kubernetes quantity.*\"500m\""),
         ({"place": {"control": {"memory": "8 GB"}}}, "place.control.memory: .*'8 GB' is not a Kubernetes quantity"),
         ({"place": {"evaluate": {"shared_memory": "16GiB"}}}, "place.evaluate.shared_memory: .*'16GiB'"),
+        (
+            {"place": {"evaluate": {"gpu_type": "H100"}}},
+            "place.evaluate.gpu_type: .*'H100' is not a Kubernetes resource",
+        ),
+        (
+            {"place": {"evaluate": {"node_selector": {"a b": "c"}}}},
+            "place.evaluate.node_selector.*'a b' is not .* label;",
+        ),
+        ({"place": {"evaluate": {"node_selector": {"a.b/c": "-d"}}}}, "node_selector.*'-d' is not .* label's value"),
+        ({"place": {"evaluate": {"node_selector": {"/c": "d"}}}}, "node_selector.*'/c' is not a Kubernetes label;"),
+        ({"place": {"evaluate": {"tolerations": [{"key": "x" * 64}]}}}, "tolerations.0.key: .* is not .* label;"),
+        ({"place": {"evaluate": {"tolerations": [{"value": "a/b"}]}}}, "tolerations.0.value: .*'a/b' is not"),
         ({"place": {"evaluate": {"tolerations": [{"kind": "x"}]}}}, "place.evaluate.tolerations.0.kind: Extra"),
         ({"place": {"image": "cycleqd/{stage}:1"}}, "place.image: Extra inputs"),
         ({"name": "No Spaces"}, "name: String should match"),

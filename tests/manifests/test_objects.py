@@ -14,6 +14,7 @@ import kubernetes_validate
 import pytest
 import yaml
 
+from cycleqd.errors import UnavailableError
 from tests.manifests.conftest import KUBECTL, MANIFESTS, OVERLAYS, Objects, build
 
 VERSIONS = ("1.30", "1.34", "1.37")  # the oldest with what is used, the one Kubeflow 2.17 was tried on, the newest
@@ -174,11 +175,12 @@ def test_the_driver_may_do_what_it_does_and_no_more(objects: Objects) -> None:
     assert not kinds(objects, "ClusterRole", "ClusterRoleBinding")
 
 
-def test_only_interrupted_drivers_start_again(objects: Objects) -> None:
+def test_only_drivers_that_were_interrupted_or_met_a_silent_server_start_again(objects: Objects) -> None:
     job = named(objects, "Job", "cycleqd-driver")["spec"]
     ignored, failed = job["podFailurePolicy"]["rules"]
     assert ignored["action"] == "Ignore" and ignored["onPodConditions"][0]["type"] == "DisruptionTarget"
-    assert failed["action"] == "FailJob" and failed["onExitCodes"]["values"] == [1, 2, 3, 4, 5, 6]
+    assert failed["action"] == "FailJob" and failed["onExitCodes"]["values"] == [1, 2, 3, 4, 6]
+    assert UnavailableError.exit_code == 5 and job["backoffLimit"] == 6
     assert failed["onExitCodes"]["containerName"] in {c["name"] for c in job["template"]["spec"]["containers"]}
     assert job["template"]["spec"]["restartPolicy"] == "Never" and job["suspend"] is True
 

@@ -344,7 +344,7 @@ def test_what_may_not_be_asked_is_a_warning(world: World) -> None:
 
 
 def test_s3_that_only_pods_reach_is_explained(world: World) -> None:
-    _, err = world.call("submit", code=2, AWS_ENDPOINT_URL="http://127.0.0.1:9")
+    _, err = world.call("submit", code=5, AWS_ENDPOINT_URL="http://127.0.0.1:9")
     assert "reads there how far the evolution is: from outside the cluster, port-forward the store" in err
     assert world.backend.posts() == []
 
