@@ -54,13 +54,15 @@ def _method(config: Config) -> dict[str, Any]:
 
 
 def _figures(store: Store, config: Config, state: State) -> dict[str, Any]:
-    figures: dict[str, Any] = {"generations": state.generation, **measures.measure(state)}
-    for model in ("naive", "final"):
-        for split in ("search", "test"):
-            scores = scores_of(store, config, model, split)
-            if scores is not None:
-                figures[f"{model}/{split} average"] = states.average(scores.values)
-    return figures
+    found = {
+        (model, split): scores.values
+        for model in ("naive", "final")
+        for split in ("search", "test")
+        if (scores := scores_of(store, config, model, split)) is not None
+    }
+    averages = {f"{model}/{split} average": states.average(scores) for (model, split), scores in found.items()}
+    measured = measures.measure(state, naive=found.get(("naive", "search")))
+    return {"generations": state.generation, **measured, **averages}
 
 
 def _cell(key: str, value: Any) -> str:
