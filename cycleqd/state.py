@@ -239,13 +239,21 @@ def homes(state: State, model: str) -> tuple[str, ...]:
 
 
 def final_recipe(config: Config, state: State) -> list[tuple[ModelRef, float]]:
-    """Models and coefficients β of the final model θ_base + Σ β τ (paper section 3.4); Σ β = 1.
+    """Models and coefficients β of the final model, Σ β = 1: the aggregate, or the living model with the best average.
 
-    softmax: the K best elites, β = softmax of their quality (a fraction) over the temperature; a model that is best in
-    two archives counts twice, its two shares added. best: the single living model with the best average, β = 1.
+    One model is written as such a sum, too: β = 1.
     """
     if config.method.final.kind == "best":
         return [(best_living(config, state).model, 1.0)]
+    return aggregate_recipe(config, state)
+
+
+def aggregate_recipe(config: Config, state: State) -> list[tuple[ModelRef, float]]:
+    """Models and coefficients β of the aggregate θ_base + Σ β τ (paper section 3.4); Σ β = 1.
+
+    The K best elites, β = softmax of their quality (a fraction) over the temperature; a model that is best in two
+    archives counts twice, its two shares added.
+    """
     chosen = bests(state)
     top = max(line.scores[task] for task, line in chosen.items())
     weights = {

@@ -35,8 +35,9 @@ def estimate(config: Config, checkpoint: int, seconds: Mapping[str, float]) -> E
     """From the configuration, the size of a checkpoint in bytes and the `measured` seconds."""
     experts, tasks, search = len(config.models.experts), len(config.tasks), len(config.search_tasks)
     children = planned_children(config)
-    finals = experts + 4  # base, experts, naive, final, best elite: on the held-out split too
-    evaluations = (1 + experts + children + 3) * search + finals * tasks
+    combined = len(config.combined)
+    held_out = 1 + experts + combined + (config.method.final.kind == "softmax")  # which is not the best elite
+    evaluations = (1 + experts + children + combined) * search + held_out * tasks
     total = None
     if {"make", "evaluate"} <= set(seconds):
         total = children * seconds["make"] + evaluations * seconds["evaluate"]
@@ -47,8 +48,8 @@ def estimate(config: Config, checkpoint: int, seconds: Mapping[str, float]) -> E
         seconds=total,
         pods=_pods(config, children),
         checkpoint=checkpoint,
-        written=(1 + experts + children + 2) * checkpoint,
-        kept=(1 + experts + elites + 2) * checkpoint,
+        written=(1 + experts + children + combined) * checkpoint,
+        kept=(1 + experts + elites + combined) * checkpoint,
     )
 
 

@@ -102,7 +102,7 @@ def _make(store: Store, config: Config, name: str, folder: Path, made: dict[str,
         mutation, seed = mutation_spec(child.mutation), child.mutation.seed
         base = open_model(store, child.base)
         return merge(base, parents, child.omega, sink, mutation=mutation, seed=seed, shard_size=shard_size)
-    if name not in ("final", "naive"):
+    if name not in layout.COMBINED:
         raise InvalidInputError(f"'{name}' was not made by this evolution but given to it; `cycleqd export` copies it")
     inputs = need_result(store, layout.stage(name, "make"))["inputs"]
     models = [opened(ModelRef.from_json(ref)) for ref in inputs["models"]]

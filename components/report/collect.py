@@ -30,7 +30,7 @@ def collect(store: Store) -> ReportData:
     return ReportData(
         config=config,
         state=state,
-        results=results(store, config, ["base", *experts, "naive", best, "final"]),
+        results=results(store, config, ["base", *experts, best, *config.combined]),
         recipe=recipe,
         final_snapshot=plan["snapshot"] if plan and recipe else None,
         best=best,
@@ -121,7 +121,7 @@ def _stage(key: str) -> str:
         case [*_, "evaluations", _, _]:
             return "evaluate"
         case ["models", model, "make"]:
-            return "aggregate" if model in ("final", "naive") else "copies"
+            return "aggregate" if model in layout.COMBINED else "copies"
         case [*_, name]:
             return name.replace("_", " ")
     return "other"

@@ -18,7 +18,7 @@ from pipelines.cli.scores import scores_of
 from pipelines.cli.session import session
 from pipelines.steps import find_state
 
-_FRACTIONS = ("best", "best_average", "worst_of_best", "coverage", "final", "naive", "diversity")
+_FRACTIONS = ("best", "best_average", "worst_of_best", "coverage", "diversity", *layout.COMBINED)
 
 
 def show(given: Given, names: list[str], as_json: bool) -> None:
@@ -56,7 +56,7 @@ def _method(config: Config) -> dict[str, Any]:
 def _figures(store: Store, config: Config, state: State) -> dict[str, Any]:
     found = {
         (model, split): scores.values
-        for model in ("naive", "final")
+        for model in config.combined
         for split in ("search", "test")
         if (scores := scores_of(store, config, model, split)) is not None
     }

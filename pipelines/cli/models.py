@@ -48,7 +48,7 @@ def show(given: Given, sort: str, ascending: bool, limit: int, as_json: bool) ->
 def rows(opened: Session, config: Config, state: State) -> list[dict[str, Any]]:
     """Base, experts, children, and final models if there are any; scores are those of the search split."""
     stored = {line.model.id for line in states.alive(config, state)}
-    stored |= {"base", "final", "naive", *(expert.model.id for expert in state.experts)}
+    stored |= {"base", *config.combined, *(expert.model.id for expert in state.experts)}
     lines = [(states.SEEDING, state.base.model, state.base.scores)]
     lines += [(line.generation, line.model, line.scores) for line in state.history]
     found = [
@@ -63,7 +63,7 @@ def rows(opened: Session, config: Config, state: State) -> list[dict[str, Any]]:
         }
         for generation, model, scores in lines
     ]
-    for name in ("naive", "final"):
+    for name in config.combined:
         scores = scores_of(opened.store, config, name, "search")
         if scores is not None:
             found.append(

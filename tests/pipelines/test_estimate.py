@@ -16,7 +16,7 @@ def test_the_published_setting() -> None:
     assert cells(config) == {"mbpp": 225, "db": 225, "os": 225}
     cost = estimate(config, 16_000_000_000, {})
     assert cost.models == 1204
-    assert cost.evaluations == (1 + 3 + 1200 + 3) * 3 + 7 * 3
+    assert cost.evaluations == (1 + 3 + 1200 + 2) * 3 + (1 + 3 + 2 + 1) * 3
     assert cost.seconds is None
     assert cost.written == (1204 + 2) * 16_000_000_000
     assert cost.kept == (4 + 675 + 2) * 16_000_000_000
@@ -35,7 +35,7 @@ def test_pods_of_a_generation_of_three_children() -> None:
 def test_measured_seconds_give_the_time() -> None:
     config = two_tasks()
     cost = estimate(config, 1000, {"make": 2.0, "evaluate": 3.0})
-    evaluations = (1 + 2 + 1200 + 3) * 2 + 6 * 3
+    evaluations = (1 + 2 + 1200 + 2) * 2 + (1 + 2 + 2 + 1) * 3
     assert cost.evaluations == evaluations
     assert cost.seconds == 1200 * 2.0 + evaluations * 3.0
 
