@@ -48,10 +48,12 @@ class Axis:
         return min(max(math.ceil(steps - _ROUNDING) - 1, 0), self.bins - 1)
 
     def to_json(self) -> JSON:
+        """JSON as in a snapshot; the edges follow from it."""
         return {"low": self.low, "high": self.high, "bins": self.bins}
 
     @classmethod
     def from_json(cls, value: JSON) -> Self:
+        """The inverse of `to_json`; KeyError where a key is missing."""
         return cls(low=value["low"], high=value["high"], bins=value["bins"])
 
 

@@ -67,6 +67,7 @@ class State:
         return self.history[len(self.experts) :]
 
     def to_json(self) -> JSON:
+        """The snapshot's content. A line of `history` is [generation, id, digest, scores in the order of `tasks`]."""
         return {
             "generation": self.generation,
             "tasks": list(self.tasks),
@@ -83,6 +84,7 @@ class State:
 
     @classmethod
     def from_json(cls, value: JSON) -> Self:
+        """The state of a snapshot's content; the archives' grids are made from its axes."""
         tasks = tuple(value["tasks"])
         axes = {task: Axis.from_json(value["grid"][task]) for task in tasks}
         return cls(

@@ -31,6 +31,7 @@ class Step:
 
     @property
     def name(self) -> str:
+        """The name its runs go by: seeding, generation-000003, generations-000003-000006, finalising."""
         if self.kind != "generation":
             return self.kind
         last = self.first + self.count - 1

@@ -23,10 +23,12 @@ class Tally:
 
     @property
     def passed(self) -> int:
+        """How many samples the model passed."""
         return self.verdicts.count("1")
 
     @property
     def total(self) -> int:
+        """How many samples it was asked."""
         return len(self.verdicts)
 
     @property

@@ -22,6 +22,7 @@ _FRACTIONS = ("best", "best_average", "worst_of_best", "coverage", "diversity", 
 
 
 def show(given: Given, names: list[str], as_json: bool) -> None:
+    """Print a column an evolution, named by its name in the bucket, and a row a fact."""
     with session(given) as opened:
         found = {name: gather(Store(opened.store.client, opened.store.bucket, name)) for name in names}
     if as_json:

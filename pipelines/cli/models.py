@@ -15,6 +15,7 @@ from pipelines.cli.session import Session, session
 
 
 def show(given: Given, sort: str, ascending: bool, limit: int, as_json: bool) -> None:
+    """Print the first `limit` models (0: all). InvalidInputError where `sort` is no task, average, generation or id."""
     with session(given) as opened:
         config, state = opened.seeded(), opened.state()
         found = rows(opened, config, state)

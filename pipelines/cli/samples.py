@@ -17,6 +17,7 @@ from pipelines.cli.session import session
 
 
 def show(given: Given, model: str, task: str, split: str, outcome: str, limit: int, as_json: bool) -> None:
+    """Print the first `limit` samples (0: all) with the outcome (empty: any). InvalidInputError on an unknown task."""
     with session(given) as opened:
         if task not in opened.config.tasks:
             raise InvalidInputError(f"there is no task '{task}'; the tasks are {', '.join(opened.config.tasks)}")
