@@ -8,10 +8,15 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 
 from components.shared.settings import Settings
 from components.shared.store.objects import Store, connect_client
 from tests.evolution import Evolution, write_models, write_tasks
+
+# The same examples at every run: what fails was broken by the change. `pytest --hypothesis-profile=default` explores.
+settings.register_profile("repeatable", derandomize=True)
+settings.load_profile("repeatable")
 
 DATA = Path(__file__).parent / "data"
 

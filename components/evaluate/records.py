@@ -10,7 +10,7 @@ from components.evaluate.engine import Engine
 from components.evaluate.evaluator import Evaluation
 from components.evaluate.staged import Split, StagedTask
 from components.shared import layout
-from components.shared.stage import Clock, need_result, write_result
+from components.shared.stage import Clock, find_result, need_result, write_result
 from components.shared.store.objects import Store
 from cycleqd.config import Config
 from cycleqd.errors import IntegrityError
@@ -57,11 +57,13 @@ def read_transcripts(store: Store, model: str, task: str, split: Split) -> list[
 def write_evaluation(
     store: Store, model: str, task: StagedTask, inputs: JSON, found: Evaluation, engine: Engine, clock: Clock
 ) -> None:
-    """Write the transcripts, run.json and the result, in this order.
+    """Write the transcripts, run.json and the result, in this order; nothing where another process did meanwhile.
 
     The transcripts hold a line of JSON a sample, in sample order, and nothing that differs between identical runs.
     """
     folder = layout.evaluation(model, task.name, inputs["split"])
+    if find_result(store, folder, NAME, METHOD_VERSION, inputs) is not None:
+        return
     lines = b"".join(canonical(record.to_json()) + b"\n" for record in found.records)
     transcripts = gzip.compress(lines, mtime=0)
     store.put(f"{folder}/{TRANSCRIPTS}", transcripts)

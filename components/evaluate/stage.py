@@ -64,6 +64,12 @@ class Missing:
     task: StagedTask
     inputs: JSON
 
+    def recorded(self, store: Store) -> bool:
+        """Whether there is a score now."""
+        split = self.inputs["split"]
+        folder = layout.evaluation(self.model, self.task.name, split)
+        return find_result(store, folder, NAME, METHOD_VERSION, self.inputs) is not None
+
 
 def evaluate_all(
     settings: Settings,
@@ -84,8 +90,9 @@ def evaluate_all(
         missing = []
         for model, task in product(models, staged):
             inputs = inputs_of(config, manifests[model].digest, task, split)
-            if find_result(store, layout.evaluation(model, task.name, split), NAME, METHOD_VERSION, inputs) is None:
-                missing.append(Missing(model, task, inputs))
+            pair = Missing(model, task, inputs)
+            if not pair.recorded(store):
+                missing.append(pair)
         if missing:
             cache = CheckpointCache(settings.cache, size_in_bytes(place.cache_size))
             Scoring(store, config, place, split, scratch, cache).run(missing, manifests)
@@ -113,14 +120,18 @@ class Scoring:
             stack.callback(engine.close)
             for task in tasks.values():
                 stack.enter_context(task)
-            for model, pairs in groupby(missing, key=lambda pair: pair.model):
+            for model, group in groupby(missing, key=lambda pair: pair.model):
+                pairs = [pair for pair in group if not pair.recorded(self.store)]  # another process may be ahead
+                if not pairs:
+                    continue
                 clock, found = Clock(), manifests[model]
                 stored = source(self.store, layout.checkpoint(model), found)
                 with clock.part("load"), ExitStack() as fetched:
                     engine.load(fetched.enter_context(self.cache.fetch(stored, found)), found.digest)
                 for pair in pairs:
-                    self.score(engine, pair, tasks[pair.task.name], chosen[pair.task.name], clock)
-                    clock = Clock()
+                    if not pair.recorded(self.store):
+                        self.score(engine, pair, tasks[pair.task.name], chosen[pair.task.name], clock)
+                        clock = Clock()
 
     def engine(self) -> Engine:
         """The configured engine; it starts when the first model is loaded."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 
 from components.shared import layout
+from components.shared.evolution import need_head
 from components.shared.settings import Settings
 from components.shared.stage import need_result, provenance
 from components.shared.store.objects import Store
@@ -186,12 +187,13 @@ def log_update(settings: Settings, store: Store, generation: int, models: Sequen
     folder = layout.update(generation)
     outputs, run = need_result(store, folder)["outputs"], store.get_json(layout.run(folder))
     evolution, snapshot = seeded.runs[EVOLUTION], outputs["snapshot"]
+    head = need_head(store)  # another process may have moved it on: these tags speak of what is newest
     tracker.log(
         evolution,
         time=run["started"],
         step=snapshot,
         metrics=measures,
-        tags={"cycleqd.snapshot": snapshot, "cycleqd.snapshot_digest": outputs["sha256"]},
+        tags={"cycleqd.snapshot": head.snapshot, "cycleqd.snapshot_digest": head.sha256},
     )
     tracker.text(evolution, layout.snapshot(snapshot), store.get(layout.snapshot(snapshot)).decode())
     tracker.picture(evolution, f"heatmaps/{snapshot:06d}.png", heatmaps.archives(state))

@@ -18,7 +18,7 @@ from pathlib import Path
 from components.shared import layout
 from components.shared.store.objects import Store
 from cycleqd import __version__
-from cycleqd.errors import IntegrityError
+from cycleqd.errors import CycleQDError, IntegrityError
 from cycleqd.records import JSON, canonical, digest
 
 _LIBRARIES = ("torch", "numpy", "safetensors", "transformers", "vllm", "boto3", "mlflow-skinny")
@@ -83,27 +83,44 @@ def find_result(store: Store, folder: str, name: str, version: int, inputs: JSON
     return body["outputs"]
 
 
-def write_result(store: Store, folder: str, name: str, version: int, inputs: JSON, outputs: JSON, clock: Clock) -> None:
-    """Write run.json, then the sealed result. The data must be in place already.
+def write_result(store: Store, folder: str, name: str, version: int, inputs: JSON, outputs: JSON, clock: Clock) -> JSON:
+    """Write run.json, then the sealed result; the outputs that are recorded. The data must be in place already.
 
-    Of two processes that do the same at once the first one's run.json stays: both log what it says, which is once. One
-    that had ended before this work began belongs to a result that was never written, or was deleted.
+    Of two processes that do the same at once the first one's records stay: both log what they say, which is once. A
+    run.json that had ended before this work began belongs to a result that was never written, or was deleted.
     """
+    standing = find_result(store, folder, name, version, inputs)
+    if standing is not None:
+        return standing
     told, key = describe_run(clock), layout.run(folder)
     if not store.create(key, canonical(told)) and store.get_json(key)["finished"] < clock.started:
         store.put_json(key, told)
-    body = {"stage": name, "method_version": version, "inputs": inputs, "outputs": outputs}
-    store.put(layout.result(folder), sealed(body))
+    result = sealed({"stage": name, "method_version": version, "inputs": inputs, "outputs": outputs})
+    if not store.create(layout.result(folder), result):
+        standing = find_result(store, folder, name, version, inputs)
+        if standing is None:  # what is there was made from something else
+            store.put(layout.result(folder), result)
+    return standing or outputs
 
 
 def once(store: Store, folder: str, name: str, version: int, inputs: JSON, compute: Callable[[Clock], JSON]) -> JSON:
-    """The outputs of a stage: read when a matching result exists, else computed and recorded."""
+    """The outputs of a stage: read when a matching result exists, else computed and recorded.
+
+    A failure counts for nothing when another process has meanwhile recorded the same: what both worked from may be gone
+    since, or have moved on.
+    """
     found = find_result(store, folder, name, version, inputs)
-    if found is None:
-        clock = Clock()
-        found = compute(clock)
-        write_result(store, folder, name, version, inputs, found, clock)
-    return found
+    if found is not None:
+        return found
+    clock = Clock()
+    try:
+        outputs = compute(clock)
+    except CycleQDError:
+        found = find_result(store, folder, name, version, inputs)
+        if found is None:
+            raise
+        return found
+    return write_result(store, folder, name, version, inputs, outputs, clock)
 
 
 def provenance() -> dict[str, str]:

@@ -21,6 +21,7 @@ from cycleqd.records import canonical
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
+    from mlflow.entities import Metric, Param, RunTag
 
 KEY = "cycleqd.key"
 """Tag: what a run stands for, unique in its experiment: "evolution", "generation:000012", "model:g000012-c00"."""
@@ -83,18 +84,17 @@ class Tracker:
     def create_runs(self, store: Store, key: str, experiment: str, wanted: Sequence[NewRun], parents: Ids) -> Ids:
         """Create runs and store their ids under `key`, once: by a conditional write that one process wins.
 
-        A run that a killed process created without storing its id is found by its tags and taken over. Whoever finds
-        that another process won deletes what was created beside it, a killed process' runs included.
+        A run that a killed process created without storing its id is found by its tags and taken over. All others of
+        these keys are deleted: another process' that was slower, and what MLflow's client created twice for an answer
+        that was lost.
         """
-        stored = load_ids(store, key)
-        if stored is None:
+        if load_ids(store, key) is None:
             created = dict(parents.runs)
             for run in wanted:
                 created[run.key] = self._find_or_create(experiment, run, created)
             mine = {run.key: created[run.key] for run in wanted}
-            if store.create(key, canonical({"experiment": experiment, "runs": mine})):
-                return Ids(experiment, mine)
-            stored = need_ids(store, key)
+            store.create(key, canonical({"experiment": experiment, "runs": mine}))
+        stored = need_ids(store, key)
         self._delete_others(stored)
         return stored
 
@@ -153,12 +153,18 @@ class Tracker:
         with self._reported():
             for start in range(0, max(len(points), 1), _PART):
                 first = start == 0
-                self.client.log_batch(
-                    run,
-                    points[start : start + _PART],
-                    settings if first else (),
-                    labels if first else (),
-                )
+                self._log_batch(run, points[start : start + _PART], settings if first else (), labels if first else ())
+
+    def _log_batch(self, run: str, points: Sequence[Metric], params: Sequence[Param], tags: Sequence[RunTag]) -> None:
+        """Once more where another process inserts the same parameters now: MLflow fails, but for metrics and tags."""
+        from mlflow.exceptions import MlflowException
+
+        try:
+            self.client.log_batch(run, points, params, tags)
+        except MlflowException as error:
+            if error.error_code != "BAD_REQUEST":
+                raise
+            self.client.log_batch(run, points, params, tags)
 
     def text(self, run: str, path: str, text: str) -> None:
         """Store an artifact; the same path is overwritten."""

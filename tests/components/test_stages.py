@@ -6,11 +6,15 @@ import json
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from components.evaluate.stage import Missing, Scoring, evaluate_all
+from components.shared import layout
 from components.shared.evolution import Head, find_head, find_plan, need_head
-from components.shared.stage import Clock, need_result, write_result
+from components.shared.settings import Settings
+from components.shared.stage import Clock, need_result, once, sealed, write_result
 from components.shared.store.objects import Store
 from components.update_archives.stage import move_head
 from cycleqd.errors import (
@@ -21,6 +25,7 @@ from cycleqd.errors import (
     InvalidInputError,
     UnavailableError,
 )
+from cycleqd.records import JSON
 from tests.evolution import Evolution
 from tests.ledger import ledger
 
@@ -117,6 +122,58 @@ def test_of_two_updates_at_once_one_wins(evolution: Make) -> None:
     evo.update(0)
 
 
+def test_of_two_that_compute_the_same_the_first_ones_records_stand(store: Store) -> None:
+    """The slower began before the other recorded, or fails because the other has moved on."""
+
+    def slower(fails: bool) -> JSON:
+        def compute(clock: Clock) -> JSON:
+            once(store, "work", "name", 1, {"in": 1}, lambda _: {"out": "first"})
+            if fails:
+                raise ConflictError("HEAD has moved")
+            clock.started += 10_000  # as if the other had ended long before
+            return {"out": "second"}
+
+        return once(store, "work", "name", 1, {"in": 1}, compute)
+
+    for fails in (False, True):
+        store.delete_prefix("work")
+        assert slower(fails) == {"out": "first"} == need_result(store, "work")["outputs"]
+        run = store.get_json(layout.run("work"))
+        assert run["started"] <= run["finished"]
+    with pytest.raises(ConflictError):
+        once(store, "other", "name", 1, {}, fail)
+    assert once(store, "work", "name", 1, {"in": 2}, lambda _: {"out": 2}) == {"out": 2}  # from something else
+
+
+def fail(_: Clock) -> JSON:
+    raise ConflictError("nothing is recorded")
+
+
+def test_what_another_process_scored_meanwhile_is_not_scored_again(
+    evolution: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The slower found nothing recorded when it began."""
+    evo = evolution()
+    evo.seed()
+    scored: list[str] = []
+    score, settings, place = Scoring.score, Settings.from_environment(), evo.config.place
+
+    def slow(self: Scoring, engine: Any, pair: Missing, *rest: Any) -> None:
+        scored.append(f"{pair.model}/{pair.task.name}")
+        if len(scored) == 1:
+            evaluate_all(
+                settings, self.store, evo.config, place, ["base", "expert-a"], evo.config.search_tasks, "search"
+            )
+        score(self, engine, pair, *rest)
+
+    monkeypatch.setattr(Scoring, "score", slow)
+    evo.evaluate(["base", "expert-a", "expert-b"])
+    pairs = [f"{model}/{task}" for model in ("base", "expert-a", "expert-b") for task in evo.config.search_tasks]
+    assert scored == [pairs[0], *pairs]
+    evo.evaluate(["base", "expert-a"])
+    ledger(evo.name)  # asserts that no time was logged twice
+
+
 def test_head_moves_one_step_and_never_sideways(store: Store) -> None:
     move_head(store, Head(0, "a"))
     move_head(store, Head(1, "b"))
@@ -198,7 +255,7 @@ def test_scores_of_different_engines_are_not_compared(evolution: Make) -> None:
     folder = "generations/000000/children/g000000-c00/evaluations/two/search"
     body = need_result(evo.store, folder)
     outputs = {**body["outputs"], "engine": "vllm"}
-    write_result(evo.store, folder, "evaluate", 1, body["inputs"], outputs, Clock())
+    evo.store.put(layout.result(folder), sealed({**body, "outputs": outputs}))
     with pytest.raises(ConflictError, match=r"'g000000-c00' and the base were scored differently on 'two' .*vllm"):
         evo.update(0)
     assert need_head(evo.store).snapshot == 0

@@ -387,10 +387,12 @@ def _is_server(cmdline: Path, folder: Path) -> bool:
 
 def test_others_are_served_while_one_attacks(scene: Scene) -> None:
     with ThreadPoolExecutor(2) as pool:
-        attack = pool.submit(scene.attacker.execute, SLOW[4])
+        began, attack = time.monotonic(), pool.submit(scene.attacker.execute, SLOW[4])
         time.sleep(0.3)
+        waited = time.monotonic() - began
         assert scene.victim.execute("SELECT COUNT(*) FROM t").rows == ((2,),)
-        assert not attack.done()
+        if waited < LIMITS.seconds / 2:  # else a busy machine came late, and the attack's second run is alone
+            assert not attack.done()
         assert attack.result().exceeded == "time"
 
 

@@ -144,10 +144,10 @@ def test_rounds_run_out_and_the_state_is_judged_with_an_empty_answer(tmp_path: P
 
 
 def test_a_slow_command_leaves_the_shell_usable(tmp_path: Path) -> None:
-    with opened(HOST | {"command_seconds": 0.5}, tmp_path) as hasty:
+    with opened(HOST | {"command_seconds": 2}, tmp_path) as hasty:
         episode = hasty.start(hasty.load(SMALL)[0])
         try:
-            episode.next(bash("echo before; sleep 0.8; echo late"))
+            episode.next(bash("echo before; sleep 2.5; echo late"))
             assert episode.messages[-1]["content"] == "The output of the OS:\n\nbefore"
             episode.next(bash("echo next"))
             assert episode.messages[-1]["content"].endswith("late\nnext")

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from threading import Barrier
 from typing import Any
 
 import pytest
@@ -126,7 +128,6 @@ def test_of_two_creators_one_wins_with_its_whole_family(store: Store, monkeypatc
     with monkeypatch.context() as race:
         race.setattr(slower.client, "create_run", after_the_other)
         winner = create(slower)
-    assert len(slower.client.search_runs([experiment])) == 4
     assert create(killed) == winner
     assert {run.info.run_id for run in slower.client.search_runs([experiment])} == set(winner.runs.values())
     assert ledger(store.evolution).runs["model:base"]["parent"] == "evolution"
@@ -150,6 +151,29 @@ def test_the_slower_of_two_creators_gives_its_runs_up(store: Store, monkeypatch:
         race.setattr(slower.client, "create_run", after_the_other)
         assert [create(slower)] == won
     assert [run.info.run_id for run in slower.client.search_runs([experiment])] == list(won[0].runs.values())
+
+
+def test_two_that_log_the_same_at_once_both_succeed(store: Store) -> None:
+    store = Store(store.client, store.bucket, f"evolution-{store.bucket}")
+    trackers = [Tracker(Settings.from_environment()) for _ in range(2)]
+    experiment = trackers[0].experiment(store, "about")
+    for number in range(15):
+        run = trackers[0].create_runs(
+            store, f"{number}.json", experiment, [NewRun(f"model:{number}", "n", "d")], Ids(experiment)
+        )
+        params, barrier = {f"p{i}": i for i in range(10)}, Barrier(2)
+
+        def log(tracker: Tracker, run_id: str, params: dict[str, int], barrier: Barrier) -> None:
+            barrier.wait()
+            tracker.log(run_id, time=1, params=params, metrics={"m": 1.0}, tags={"t": 1})
+
+        with ThreadPoolExecutor(2) as pool:
+            ends = [pool.submit(log, one, run.runs[f"model:{number}"], params, barrier) for one in trackers]
+            assert [end.result() for end in ends] == [None, None]
+        logged = ledger(store.evolution).runs[f"model:{number}"]
+        assert logged["params"] == {f"p{i}": str(i) for i in range(10)} and logged["metrics"] == {"m": [(0, 1.0)]}
+    with pytest.raises(UnavailableError, match="p0"):
+        trackers[0].log(run.runs["model:14"], time=1, params={"p0": "another"})
 
 
 def test_an_experiment_of_another_bucket_is_refused(store: Store) -> None:
