@@ -135,7 +135,7 @@ class Display:
         """What is being done; in a step that moves the bar little or not at all, how many tasks of it are done, too."""
         if self.step not in ("seeding", "finalising"):
             return self.doing or self.step
-        return f"{self.step}: {self.doing or 'starting'}, tasks done: {len(self.done)}"
+        return f"{self.step}: {self.doing or 'starting'} ({len(self.done)} done)"
 
     def begins(self, step: str) -> None:
         """A step begins, or is found in flight."""

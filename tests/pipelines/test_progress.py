@@ -44,7 +44,7 @@ def test_seeding_is_seen_to_move() -> None:
         return display.progress.tasks[0].description
 
     display.begins("seeding")
-    assert shown() == "seeding: starting, tasks done: 0"
+    assert shown() == "seeding: starting (0 done)"
     for name, event in (
         ("seed", "started"),
         ("seed-driver", "done"),
@@ -55,9 +55,9 @@ def test_seeding_is_seen_to_move() -> None:
         ("evaluate-models-2", "done"),  # a cluster tells it with every look
     ):
         display.task(name, event)
-    assert shown() == "seeding: evaluating, tasks done: 2"
+    assert shown() == "seeding: evaluating (2 done)"
     display.begins("seeding")
-    assert shown() == "seeding: evaluating, tasks done: 2"
+    assert shown() == "seeding: evaluating (2 done)"
     display.begins("generation-000000")
     assert shown() == "generation-000000"
     display.task("merge", "started")
