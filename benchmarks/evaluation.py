@@ -53,11 +53,13 @@ class Knowing:
     version: str = "1"
     _first: bool = True
 
-    def load(self, folder: Path, digest: str) -> None: ...
+    def load(self, folder: Path, digest: str) -> None:
+        """Nothing: it knows all answers already."""
 
     def generate(
         self, conversations: Sequence[Sequence[Message]], sampling: Sampling, progress: Progress | None = None
     ) -> list[Completion]:
+        """A reply a conversation: the samples' solutions in the first round, later an action that ends the episode."""
         if self._first:
             self._first = False
             replies = [solution(self.kind, sample) for sample in self.samples]
@@ -67,9 +69,11 @@ class Knowing:
             )
         return [Completion(reply, "stop", 1, 1) for reply in replies]
 
-    def reset(self) -> None: ...
+    def reset(self) -> None:
+        """Nothing: it has no caches."""
 
-    def close(self) -> None: ...
+    def close(self) -> None:
+        """Nothing: it holds no device."""
 
 
 def solution(kind: str, sample: Sample) -> str:
@@ -131,6 +135,7 @@ def measure_engines(models: Path, names: Sequence[str], items: int, workers: int
 
 
 def report(engine: Engine, folders: Sequence[Path], data: Path, workers: int) -> None:
+    """Evaluate every folder on every tiny task; print a table, the time of a swap, and the share not generating."""
     loads, rows, spent, generating = [], [], 0.0, 0.0
     for folder in folders:
         began = time.perf_counter()
@@ -151,6 +156,7 @@ def report(engine: Engine, folders: Sequence[Path], data: Path, workers: int) ->
 
 
 def row(model: str, kind: str, found: Evaluation) -> str:
+    """One model and task as a line of the table in Markdown."""
     spent = found.timings
     share = 1 - spent.generating / spent.total
     return (
@@ -160,6 +166,7 @@ def row(model: str, kind: str, found: Evaluation) -> str:
 
 
 def main() -> None:
+    """Parse the command line and measure."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     commands = parser.add_subparsers(dest="command", required=True)
     alone = commands.add_parser("verdicts")

@@ -69,6 +69,7 @@ class Replayed(Episode):
         self.task, self.inner = task, None
 
     def next(self, reply: str) -> None:
+        """Have the reply run by the wrapped task, unless its verdict is remembered. ValueError where it asks on."""
         self.replies.append(reply)
         if (self.sample.id, reply) not in self.task.verdicts:
             self.inner = self.task.inner.start(self.sample)
@@ -76,6 +77,7 @@ class Replayed(Episode):
                 raise ValueError("the study's tasks have one round")
 
     def close(self) -> None:
+        """Close the wrapped episode, where one was needed."""
         if self.inner is not None:
             self.inner.close()
 
@@ -91,9 +93,11 @@ class Remembering(Task):
         self.prompts: dict[str, list[Message]] = {}
 
     def load(self, data: Path) -> Sequence[Sample]:
+        """The wrapped task's samples."""
         return self.inner.load(data)
 
     def start(self, sample: Sample) -> Episode:
+        """An episode with the wrapped task's prompt, which is asked for once a sample."""
         if sample.id not in self.prompts:
             first = self.inner.start(sample)
             self.prompts[sample.id] = list(first.messages)
@@ -101,6 +105,7 @@ class Remembering(Task):
         return Replayed(self, sample, self.prompts[sample.id])
 
     def verdict(self, episode: Episode) -> Verdict:
+        """The remembered verdict, else the wrapped task's, remembered unless it is a time-out."""
         assert isinstance(episode, Replayed)
         key = (episode.sample.id, episode.replies[-1])
         if key not in self.verdicts:
@@ -180,9 +185,11 @@ class Run:
         self.state = states.seeded(config, base, scored)
 
     def scored(self, ref: ModelRef) -> Scored:
+        """The model with its scores on the search items."""
         return Scored(ref, self.bench.scores(self.folders[ref.id], ref.digest, "search"))
 
     def opened(self, name: str) -> Checkpoint:
+        """The checkpoint of one of the run's models, by id."""
         return open_checkpoint(LocalSource(self.folders[name]))
 
     def generation(self) -> None:
@@ -337,6 +344,7 @@ def prepare(items: int) -> None:
 
 
 def main() -> None:
+    """Run every method and seed that has no result yet, in `--jobs` processes; write and print the table."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--evaluations", type=int, default=24, help="children a run")

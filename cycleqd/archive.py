@@ -46,6 +46,7 @@ class Archive:
         return math.fsum(elite.scores[self.quality] for elite in self.elites.values())
 
     def to_json(self) -> JSON:
+        """JSON as in a snapshot, elites in the order of their cells; without the grid, which the state keeps once."""
         return {
             "quality": self.quality,
             "elites": [{"cell": list(cell), **elite.to_json()} for cell, elite in self.elites.items()],

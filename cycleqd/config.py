@@ -361,6 +361,11 @@ class Config(Section):
         """The K tasks of the archives, in the order of the file."""
         return tuple(name for name, task in self.tasks.items() if not task.report_only)
 
+    @property
+    def combined(self) -> tuple[str, ...]:
+        """Ids of the models that finalising builds. The aggregate is the final model, or stands beside it."""
+        return ("naive", "final") if self.method.final.kind == "softmax" else ("naive", "aggregated", "final")
+
     def frozen(self) -> dict[str, Any]:
         """All that decides results, as JSON. Paths become the keys at which seeding stores what they name.
 

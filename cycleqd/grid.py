@@ -48,10 +48,12 @@ class Axis:
         return min(max(math.ceil(steps - _ROUNDING) - 1, 0), self.bins - 1)
 
     def to_json(self) -> JSON:
+        """JSON as in a snapshot; the edges follow from it."""
         return {"low": self.low, "high": self.high, "bins": self.bins}
 
     @classmethod
     def from_json(cls, value: JSON) -> Self:
+        """The inverse of `to_json`; KeyError where a key is missing."""
         return cls(low=value["low"], high=value["high"], bins=value["bins"])
 
 
@@ -89,7 +91,8 @@ def fix_axes(
     """One axis a task from the experts' scores; fixed at seeding and recorded with the archives.
 
     bounds "experts": [0.85 × the weakest expert's score, 1.15 × the strongest's]; "own_expert": the same over the
-    task's own experts (`specialists`: model id → its task); explicit: as given. All clipped to [0, 1].
+    task's own experts (`specialists`: model id → its task); explicit: as given. All clipped to [0, 1]. A task on which
+    every expert scores the same tells them apart by nothing: unless its bounds are explicit, its axis has one bin.
     Raises InvalidInputError when a task has no expert to take bounds from.
     """
     axes = {}
@@ -102,5 +105,6 @@ def fix_axes(
         seen = [e.scores[task] for e in experts if not own or specialists.get(e.model.id) == task]
         if not seen:
             raise InvalidInputError(f"method.grid.bounds: task '{task}' has no expert to take its bounds from")
-        axes[task] = Axis.make(0.85 * min(seen), 1.15 * max(seen), bins)
+        flat = len({expert.scores[task] for expert in experts}) == 1
+        axes[task] = Axis.make(0.85 * min(seen), 1.15 * max(seen), 1 if flat else bins)
     return axes

@@ -14,7 +14,7 @@ from cycleqd.records import Scored, Scores
 from cycleqd.state import Evaluated, State, average, best_average, bests
 
 
-def measure(state: State, reference: Scores | None = None, naive: Scores | None = None) -> dict[str, float]:
+def measure(state: State, naive: Scores | None = None) -> dict[str, float]:
     """All measures of a snapshot, by name (as logged: letters, digits, "_" and "/").
 
     - best/TASK, best_average: over all models evaluated
@@ -22,12 +22,11 @@ def measure(state: State, reference: Scores | None = None, naive: Scores | None 
     - coverage/TASK, qd_score/TASK: of the archive whose quality TASK is
     - diversity: distinct elites (by digest) per filled cell, over all archives
     - front_elites, front_all: size of the Pareto front over the K scores, of the elites and of all models evaluated
-    - hypervolume_elites, hypervolume_all: what these dominate above `reference` (default: the base's scores)
+    - hypervolume_elites, hypervolume_all: what these dominate above the base's scores
     - evaluations: children so far
     - evaluations_to_pass/best_expert, …/naive (when given): see there; left out until it happened
     """
     best = best_average(state)
-    origin = reference or state.base.scores
     found = {f"best/{task}": line.scores[task] for task, line in bests(state).items()}
     found |= {"best_average": average(best.scores), "worst_of_best": min(best.scores.values())}
     for archive in state.archives:
@@ -35,7 +34,7 @@ def measure(state: State, reference: Scores | None = None, naive: Scores | None 
     found["diversity"] = diversity(state)
     for name, front in (("elites", front_of_elites(state)), ("all", front_of_all(state))):
         found[f"front_{name}"] = float(len(front))
-        found[f"hypervolume_{name}"] = hypervolume(front, state.tasks, origin)
+        found[f"hypervolume_{name}"] = hypervolume(front, state.tasks, state.base.scores)
     found["evaluations"] = float(len(state.children))
     rivals = {"best_expert": max((expert.scores for expert in state.experts), key=average)}
     if naive is not None:

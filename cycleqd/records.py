@@ -40,10 +40,12 @@ class ModelRef:
     digest: str
 
     def to_json(self) -> JSON:
+        """JSON as in plans, snapshots and results."""
         return {"id": self.id, "digest": self.digest}
 
     @classmethod
     def from_json(cls, value: JSON) -> Self:
+        """The inverse of `to_json`; KeyError where a key is missing."""
         return cls(id=value["id"], digest=value["digest"])
 
 
@@ -63,6 +65,7 @@ class Mutation:
     seed: int = 0
 
     def to_json(self) -> JSON:
+        """JSON with every field, also those that `kind` does not use."""
         return {
             "kind": self.kind,
             "mode": self.mode,
@@ -74,6 +77,7 @@ class Mutation:
 
     @classmethod
     def from_json(cls, value: JSON) -> Self:
+        """The inverse of `to_json`; TypeError where a field is unknown."""
         return cls(**value)
 
 
@@ -93,6 +97,7 @@ class Child:
     mutation: Mutation
 
     def to_json(self) -> JSON:
+        """JSON as in a plan, and among the inputs in the records of merge and mutate."""
         return {
             "id": self.id,
             "generation": self.generation,
@@ -105,6 +110,7 @@ class Child:
 
     @classmethod
     def from_json(cls, value: JSON) -> Self:
+        """The inverse of `to_json`; KeyError where a key is missing."""
         return cls(
             id=value["id"],
             generation=value["generation"],
@@ -130,6 +136,7 @@ class Plan:
     children: tuple[Child, ...]
 
     def to_json(self) -> JSON:
+        """JSON as in a generation's plan.json."""
         return {
             "generation": self.generation,
             "snapshot": self.snapshot,
@@ -139,6 +146,7 @@ class Plan:
 
     @classmethod
     def from_json(cls, value: JSON) -> Self:
+        """The inverse of `to_json`; KeyError where a key is missing."""
         return cls(
             generation=value["generation"],
             snapshot=value["snapshot"],
@@ -159,6 +167,7 @@ class Scored:
     verdicts: Mapping[str, tuple[bool, ...]] | None = None
 
     def to_json(self) -> JSON:
+        """JSON as in a snapshot; verdicts, where there are any, as one text of "0" and "1" a task."""
         value: dict[str, JSON] = {"model": self.model.to_json(), "scores": dict(self.scores)}
         if self.verdicts is not None:
             value["verdicts"] = {task: "".join("01"[v] for v in bits) for task, bits in self.verdicts.items()}
@@ -166,6 +175,7 @@ class Scored:
 
     @classmethod
     def from_json(cls, value: JSON) -> Self:
+        """The inverse of `to_json`; KeyError where a key is missing."""
         verdicts = value.get("verdicts")
         return cls(
             model=ModelRef.from_json(value["model"]),

@@ -67,6 +67,7 @@ class State:
         return self.history[len(self.experts) :]
 
     def to_json(self) -> JSON:
+        """The snapshot's content. A line of `history` is [generation, id, digest, scores in the order of `tasks`]."""
         return {
             "generation": self.generation,
             "tasks": list(self.tasks),
@@ -83,6 +84,7 @@ class State:
 
     @classmethod
     def from_json(cls, value: JSON) -> Self:
+        """The state of a snapshot's content; the archives' grids are made from its axes."""
         tasks = tuple(value["tasks"])
         axes = {task: Axis.from_json(value["grid"][task]) for task in tasks}
         return cls(
@@ -239,13 +241,21 @@ def homes(state: State, model: str) -> tuple[str, ...]:
 
 
 def final_recipe(config: Config, state: State) -> list[tuple[ModelRef, float]]:
-    """Models and coefficients β of the final model θ_base + Σ β τ (paper section 3.4); Σ β = 1.
+    """Models and coefficients β of the final model, Σ β = 1: the aggregate, or the living model with the best average.
 
-    softmax: the K best elites, β = softmax of their quality (a fraction) over the temperature; a model that is best in
-    two archives counts twice, its two shares added. best: the single living model with the best average, β = 1.
+    One model is written as such a sum, too: β = 1.
     """
     if config.method.final.kind == "best":
         return [(best_living(config, state).model, 1.0)]
+    return aggregate_recipe(config, state)
+
+
+def aggregate_recipe(config: Config, state: State) -> list[tuple[ModelRef, float]]:
+    """Models and coefficients β of the aggregate θ_base + Σ β τ (paper section 3.4); Σ β = 1.
+
+    The K best elites, β = softmax of their quality (a fraction) over the temperature; a model that is best in two
+    archives counts twice, its two shares added.
+    """
     chosen = bests(state)
     top = max(line.scores[task] for task, line in chosen.items())
     weights = {

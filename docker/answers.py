@@ -12,11 +12,13 @@ from components.evaluate.task import Episode, Message, Sample, SingleTurn
 
 
 def code_answer(sample: Sample, right: bool = True) -> str:
+    """A reply with the reference solution, or with a function that returns None."""
     name, solution = sample.record["entry_point"], sample.record["canonical_solution"]
     return f"```python\n{solution if right else f'def {name}(*given): return None'}\n```"
 
 
 def db_answer(sample: Sample, right: bool = True) -> str:
+    """A reply with the record's statement, or with one that answers nothing."""
     record = sample.record
     statement = record["sql"]["query"] if "sql" in record else record["label"][0]
     return f"Action: Operation\n```sql\n{statement if right else 'SELECT 1'}\n```"
@@ -35,6 +37,7 @@ class Code(CodeTask):
     """Small MBPP+ records."""
 
     def start(self, sample: Sample) -> Episode:
+        """The benchmark's question, answered by somebody who knows."""
         return _Coder(sample, super().start(sample).messages)
 
 
@@ -57,7 +60,9 @@ class Db(DbTask):
     """Small DBBench records, of one statement each."""
 
     def start(self, sample: Sample) -> Episode:  # type: ignore[override]
+        """The benchmark's question, answered by somebody who knows."""
         return _Clerk(super().start(sample))
 
     def verdict(self, episode: Episode):  # type: ignore[no-untyped-def]
+        """The benchmark's verdict on the answers given in the model's place."""
         return super().verdict(episode.inner)

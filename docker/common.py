@@ -15,6 +15,7 @@ IMAGES = ("control", "weights", "evaluate")
 
 
 def image_name(image: str) -> str:
+    """The full name of an image: $CYCLEQD_IMAGES/IMAGE:VERSION."""
     return f"{os.environ['CYCLEQD_IMAGES']}/{image}:{VERSION}"
 
 
@@ -37,6 +38,7 @@ def make(folder: Path, images: dict[str, str] | None = None) -> Path:
 
 
 def output(*command: str) -> str:
+    """What a command prints, stripped; AssertionError with its stderr where it fails."""
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, f"{' '.join(command)}: {done.stderr}"
     return done.stdout.strip()

@@ -20,6 +20,7 @@ ANSWERS = {"code": code_answer, "db": db_answer}
 
 
 def share(task: Task, name: str, data: Path) -> float:
+    """The fraction of the task's samples that pass when answered right."""
     samples = task.load(data / f"{name}_small.jsonl")
     passed = 0
     for sample in samples:
@@ -31,6 +32,7 @@ def share(task: Task, name: str, data: Path) -> float:
 
 
 def main(data: Path) -> None:
+    """Judge both benchmarks on the records in the folder; print the shares as JSON."""
     with tempfile.TemporaryDirectory() as folder:
         tasks: dict[str, Task] = {
             "code": CodeTask({}, Workspace(Path(folder))),

@@ -151,7 +151,7 @@ def _link(store: Store, model: str, members: Family, collectable: bool, found: A
         if done.stage == "evaluate":
             found.names(f"{done.record.rpartition('/')[0]}/{TRANSCRIPTS}", done.outputs["transcripts"]["sha256"])
     work += _archived(store, model, found)
-    if model == "final":
+    if model in ("aggregated", "final"):
         claimed = store.get_json(layout.FINAL_PLAN)
         found.names(layout.snapshot(claimed["snapshot"]), claimed["sha256"])
     run = ids_of(store, model).runs[model_key(model)]
@@ -164,7 +164,7 @@ def _archived(store: Store, model: str, found: Audit) -> list[Work]:
     if number is not None:
         found.names(layout.snapshot(number), need_plan(store, number).snapshot)
     folder = layout.update(-1 if number is None else number)
-    body = None if model in ("final", "naive") else read_result(store, folder)
+    body = None if model in layout.COMBINED else read_result(store, folder)
     if body is None:
         return []
     done = _work(store, folder)

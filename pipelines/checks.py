@@ -34,6 +34,7 @@ class Findings:
     warnings: list[str] = field(default_factory=list)
 
     def collect(self, error: CycleQDError) -> None:
+        """Note an error's lines as problems: one that names several has a line each."""
         self.problems += [line for line in str(error).splitlines() if line.strip()]
 
 
@@ -54,12 +55,8 @@ def check_method(config: Config) -> Iterator[str]:
         )
     if mutation.kind == "svd" and mutation.mode == "additive" and mutation.w_max > 1:
         yield f"method.mutation.w_max is {mutation.w_max:g}: additive mutation adds that much; 0.1 is the usual value"
-    if method.parents.alpha_low > method.parents.alpha_high:
-        yield (
-            f"method.parents: alpha_low {method.parents.alpha_low:g} is above alpha_high {method.parents.alpha_high:g},"
-            " so that worse elites are preferred"
-        )
-    if method.stop.patience is not None and method.stop.patience < len(config.search_tasks):
+    in_turn = method.algorithm == "cycleqd" and method.focus == "cyclic"
+    if in_turn and method.stop.patience is not None and method.stop.patience < len(config.search_tasks):
         yield f"method.stop.patience is {method.stop.patience}: less than one turn of all archives"
 
 

@@ -32,13 +32,15 @@ class Estimate:
 
 
 def estimate(config: Config, checkpoint: int, seconds: Mapping[str, float]) -> Estimate:
-    """From the configuration, the size of a checkpoint in bytes and the measured seconds of "merge" and "evaluate"."""
+    """From the configuration, the size of a checkpoint in bytes and the `measured` seconds."""
     experts, tasks, search = len(config.models.experts), len(config.tasks), len(config.search_tasks)
     children = planned_children(config)
-    finals = experts + 4  # base, experts, naive, final, best elite: on the held-out split too
-    evaluations = (1 + experts + children + 3) * search + finals * tasks
-    known = {"merge", "evaluate"} <= set(seconds)
-    total = children * seconds["merge"] + evaluations * seconds["evaluate"] if known else None
+    combined = len(config.combined)
+    held_out = 1 + experts + combined + (config.method.final.kind == "softmax")  # which is not the best elite
+    evaluations = (1 + experts + children + combined) * search + held_out * tasks
+    total = None
+    if {"make", "evaluate"} <= set(seconds):
+        total = children * seconds["make"] + evaluations * seconds["evaluate"]
     elites = min(sum(cells(config).values()), children)
     return Estimate(
         models=1 + experts + children,
@@ -46,8 +48,8 @@ def estimate(config: Config, checkpoint: int, seconds: Mapping[str, float]) -> E
         seconds=total,
         pods=_pods(config, children),
         checkpoint=checkpoint,
-        written=(1 + experts + children + 2) * checkpoint,
-        kept=(1 + experts + elites + 2) * checkpoint,
+        written=(1 + experts + children + combined) * checkpoint,
+        kept=(1 + experts + elites + combined) * checkpoint,
     )
 
 
@@ -81,17 +83,23 @@ def _pods(config: Config, children: int) -> int:
 
 
 def measured(store: Store) -> dict[str, float]:
-    """Median seconds of a merge and of one evaluation, from the newest run records; absent where there are none."""
-    keys = sorted(store.list("generations")) + sorted(store.list("models"))
-    found = {
+    """Median seconds to make a child (merge, and mutate where that is apart) and to evaluate a model on a task of the
+    search, from the newest children's run records; "make" and "evaluate" are absent where nothing was measured.
+    """
+    keys = [*sorted(store.list("models")), *sorted(store.list("generations"))]  # children are newer than experts
+    parts = {
         "merge": [key for key in keys if key.endswith("/merge/run.json")],
-        "evaluate": [key for key in keys if "/evaluations/" in key and key.endswith("/run.json")],
+        "mutate": [key for key in keys if key.endswith("/mutate/run.json")],
+        "evaluate": [key for key in keys if "/evaluations/" in key and key.endswith("/search/run.json")],
     }
-    return {stage: statistics.median(_seconds(store, names[-_SAMPLED:])) for stage, names in found.items() if names}
+    found = {stage: statistics.median(_seconds(store, names[-_SAMPLED:])) for stage, names in parts.items() if names}
+    if "merge" in found:
+        found["make"] = found.pop("merge") + found.pop("mutate", 0.0)
+    return found
 
 
 def _seconds(store: Store, keys: Iterable[str]) -> list[float]:
     runs = [store.find_json(key) for key in keys]
     if not any(runs):
         raise IntegrityError(f"run records of {store.url('')} vanished while they were read; try again")
-    return [math.fsum(run["seconds"].values()) for run in runs if run]
+    return [(run["finished"] - run["started"]) / 1000 for run in runs if run]

@@ -43,7 +43,7 @@ def member(store: Store, model: str) -> Member:
         total = sum(child.omega)
         shares = zip(child.parents, child.omega, strict=True)
         return Member(tuple((parent.id, omega / total) for parent, omega in shares), child.mutation)
-    if model in ("final", "naive"):
+    if model in layout.COMBINED:
         inputs = need_result(store, layout.stage(model, "make"))["inputs"]
         return Member(
             tuple((part["id"], beta) for part, beta in zip(inputs["models"], inputs["coefficients"], strict=True))

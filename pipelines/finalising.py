@@ -19,7 +19,7 @@ def finalising(config: Config) -> BaseComponent:
     search tasks, where most results stand already. `place.parallelism` tasks run at a time.
     """
     where = config.place
-    compared = [*seeded_models(config), "naive", "final"]
+    compared = [*seeded_models(config), *config.combined]
     names = {"search": list(config.search_tasks), "test": list(config.tasks)}
     if where.group == "task":
         parts = [(split, json.dumps([task])) for split, tasks in names.items() for task in tasks]

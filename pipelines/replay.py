@@ -114,7 +114,7 @@ def _make(
         return merge(
             base, parents, child.omega, sink, mutation=mutation, seed=seed, shard_size=shard_size, progress=progress
         )
-    if name not in ("final", "naive"):
+    if name not in layout.COMBINED:
         raise InvalidInputError(f"'{name}' was not made by this evolution but given to it; `cycleqd export` copies it")
     inputs = need_result(store, layout.stage(name, "make"))["inputs"]
     models = [opened(ModelRef.from_json(ref)) for ref in inputs["models"]]

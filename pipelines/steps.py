@@ -31,6 +31,7 @@ class Step:
 
     @property
     def name(self) -> str:
+        """The name its runs go by: seeding, generation-000003, generations-000003-000006, finalising."""
         if self.kind != "generation":
             return self.kind
         last = self.first + self.count - 1
@@ -76,8 +77,12 @@ def advanced(config: Config, store: Store, step: Step) -> bool:
 
 
 def compared(config: Config, state: State) -> list[str]:
-    """Ids of the models that finalising scores: base, experts, naive merge, the best living model, the final one."""
-    return list(dict.fromkeys([*seeded_models(config), states.best_living(config, state).model.id, "naive", "final"]))
+    """Ids of the models that finalising scores: base, experts, the best living model, and what it builds.
+
+    The best living model is not scored where the final one is a copy of it.
+    """
+    best = [] if config.method.final.kind == "best" else [states.best_living(config, state).model.id]
+    return list(dict.fromkeys([*seeded_models(config), *best, *config.combined]))
 
 
 def finalised(config: Config, store: Store, state: State) -> bool:

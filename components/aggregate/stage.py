@@ -1,4 +1,4 @@
-"""aggregate: the final model θ_base + Σ β_k τ_k from HEAD's best elites (paper section 3.4); and the naive merge.
+"""aggregate: θ_base + Σ β_k τ_k from HEAD's best elites (paper section 3.4), the final model, and the naive merge.
 
 Free unless HEAD has moved and its best elites are others. What it reads is named in final/plan.json and so kept from
 cleaning.
@@ -29,27 +29,31 @@ Recipe = Sequence[tuple[ModelRef, float]]
 
 
 def run(evolution: str, place: str) -> None:
-    """Build `final` and `naive`. Raises ConflictError when the archives change faster than they can be read."""
+    """Build the combined models. Raises ConflictError when the archives change faster than they can be read."""
     settings, where = Settings.from_environment(), parse_place(place)
     store = Store.connect(settings, evolution)
     config = load_config(store)
-    recipe = claim(store, config)
+    recipes = claim(store, config)
     experts = [model_ref(store, f"expert-{name}") for name in config.models.experts]
-    build(store, config, where, "final", recipe)
-    build(store, config, where, "naive", [(expert, 1 / len(experts)) for expert in experts])
-    logbook.log_final(settings, store)
+    recipes["naive"] = [(expert, 1 / len(experts)) for expert in experts]
+    for model in config.combined:
+        build(store, config, where, model, recipes[model])
+    logbook.log_final(settings, store, config)
 
 
-def claim(store: Store, config: Config) -> Recipe:
-    """The final recipe at HEAD, its models named in S3 before any of them can be cleaned away."""
+def claim(store: Store, config: Config) -> dict[str, Recipe]:
+    """The recipes at HEAD by model id, their models named in S3 before any of them can be cleaned away."""
     for _ in range(_ATTEMPTS):
         head, state = current(store)
-        recipe = states.final_recipe(config, state)
-        claimed = {"snapshot": head.snapshot, "sha256": head.sha256, "models": sorted(ref.id for ref, _ in recipe)}
+        recipes: dict[str, Recipe] = {"final": states.final_recipe(config, state)}
+        if "aggregated" in config.combined:
+            recipes["aggregated"] = states.aggregate_recipe(config, state)
+        models = {ref.id for recipe in recipes.values() for ref, _ in recipe}
+        claimed = {"snapshot": head.snapshot, "sha256": head.sha256, "models": sorted(models)}
         if store.find_json(layout.FINAL_PLAN) != claimed:
             store.put_json(layout.FINAL_PLAN, claimed)
         if current(store)[0] == head:
-            return recipe
+            return recipes
     raise ConflictError(f"HEAD of {store.url('')} keeps moving; stop the evolution before finalising it")
 
 

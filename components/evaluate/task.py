@@ -72,6 +72,7 @@ class Verdict:
 
     @property
     def passed(self) -> bool:
+        """Whether the outcome is PASSED, the only one that counts towards the score."""
         return self.outcome is Outcome.PASSED
 
 
@@ -99,6 +100,7 @@ class SingleTurn(Episode):
     """An episode of one question and one reply."""
 
     def next(self, reply: str) -> None:
+        """Keep the reply, which ends the episode."""
         self.replies.append(reply)
         self.messages.append({"role": "assistant", "content": reply})
 

@@ -7,6 +7,7 @@ from cycleqd.config import Place
 
 @dsl.component(base_image=Place().image("mutate"), install_kfp_package=False)
 def mutate(evolution: str, item: str, place: str) -> str:
+    """Mutate a merged child; nothing is left to do where merging did that already."""
     from components.mutate.stage import run
 
     run(evolution, item, place)

@@ -29,7 +29,7 @@ def collect(store: Store, bar: Bar = no_bar) -> ReportData:
     recipe = final_recipe(store)
     experts = [expert.model.id for expert in state.experts]
     with bar("reading scores and the family tree", None):
-        scored = results(store, config, ["base", *experts, "naive", best, "final"])
+        scored = results(store, config, ["base", *experts, best, *config.combined])
         children = ancestry(store, {best, *(name for name, _ in recipe)})
     return ReportData(
         config=config,
@@ -131,7 +131,7 @@ def _stage(key: str) -> str:
         case [*_, "evaluations", _, _]:
             return "evaluate"
         case ["models", model, "make"]:
-            return "aggregate" if model in ("final", "naive") else "copies"
+            return "aggregate" if model in layout.COMBINED else "copies"
         case [*_, name]:
             return name.replace("_", " ")
     return "other"

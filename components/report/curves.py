@@ -39,6 +39,7 @@ def naive_average(data: ReportData) -> float | None:
 
 
 def best_expert_average(data: ReportData) -> float:
+    """The highest average over the search tasks that an expert has: a fraction, the line to beat."""
     return max(average(expert.scores) for expert in data.state.experts)
 
 

@@ -23,10 +23,12 @@ class Tally:
 
     @property
     def passed(self) -> int:
+        """How many samples the model passed."""
         return self.verdicts.count("1")
 
     @property
     def total(self) -> int:
+        """How many samples it was asked."""
         return len(self.verdicts)
 
     @property
@@ -56,7 +58,7 @@ class Row:
 
     id: str
     label: str
-    kind: Literal["base", "expert", "naive", "best", "final"]
+    kind: Literal["base", "expert", "naive", "best", "aggregated", "final"]
 
 
 @dataclass(frozen=True)
@@ -102,14 +104,18 @@ class ReportData:
 
     @property
     def rows(self) -> tuple[Row, ...]:
-        """The models to compare, weakest claim first. The best child is left out when it is an expert."""
+        """The models to compare, weakest claim first. The best child is left out when it is an expert, or final."""
         rows = [Row("base", "Base", "base")]
         rows += [Row(f"expert-{name}", f"{name} expert", "expert") for name in self.config.models.experts]
         rows += [Row("naive", "Naive merge of all experts", "naive")]
-        if self.best in self.children:
-            rows.append(Row(self.best, f"Evolution's best single model ({self.best})", "best"))
-        how = "aggregated" if self.config.method.final.kind == "softmax" else "best elite"
-        rows += [Row("final", f"{self.method}, {how}", "final")]
+        if self.config.method.final.kind == "softmax":
+            if self.best in self.children:
+                rows.append(Row(self.best, f"Evolution's best single model ({self.best})", "best"))
+            rows.append(Row("final", f"{self.method}, aggregated", "final"))
+        else:
+            copied = "".join(name for name, _ in self.recipe)
+            rows.append(Row("aggregated", "Softmax aggregate of the best elites", "aggregated"))
+            rows.append(Row("final", f"{self.method}, best single model ({copied})", "final"))
         return tuple(row for row in rows if any(row.id in by_model for by_model in self.results.values()))
 
     def scored(self, split: Split, model: str) -> Mapping[str, Tally] | None:

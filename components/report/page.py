@@ -115,7 +115,8 @@ def notes(data: ReportData) -> list[str]:
     found = []
     for task in data.flat:
         found.append(
-            f"Every expert scores the same on {task}: its axis has one bin and gave the search no information."
+            f"Every expert scores the same on {task}, which so gave the search no information (bins on its axis: "
+            f"{data.state.axes[task].bins})."
         )
     if not data.recipe:
         found.append(

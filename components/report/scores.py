@@ -9,9 +9,12 @@ from components.report.theme import Theme, drawing, figure, percent_axis, png
 SPLITS: dict[Split, str] = {"test": "held-out test split", "search": "split the search used"}
 
 
+_EVOLVED = ("best", "aggregated", "final")
+
+
 def colours(data: ReportData, theme: Theme) -> dict[str, str]:
-    """Model id → colour: experts have their own, the final and the best model the accent, the others are grey."""
-    plain = {row.id: theme.accent if row.kind in ("final", "best") else theme.muted for row in data.rows}
+    """Model id → colour: experts have their own, what evolution made the accent, the others are grey."""
+    plain = {row.id: theme.accent if row.kind in _EVOLVED else theme.muted for row in data.rows}
     return plain | expert_colours(data, theme)
 
 
@@ -57,7 +60,8 @@ def forest(data: ReportData, split: Split, theme: Theme) -> bytes:
 
 def short(row: Row) -> str:
     """A row's label where space is short."""
-    return {"naive": "naive merge", "best": "best single", "final": row.label.split(",")[0]}.get(row.kind, row.label)
+    names = {"naive": "naive merge", "best": "best single", "aggregated": "softmax aggregate"}
+    return {**names, "final": row.label.split(",")[0]}.get(row.kind, row.label)
 
 
 def forgetting(data: ReportData, theme: Theme) -> bytes:

@@ -31,6 +31,7 @@ class Theme:
     hues: tuple[str, ...]
 
     def hue(self, index: int) -> str:
+        """The colour of the task or expert at this position; they repeat after the last."""
         return self.hues[index % len(self.hues)]
 
 
@@ -54,7 +55,6 @@ DARK = Theme(
     accent="#8f8bff",
     hues=("#6ea8ff", "#f5a15f", "#4cc9a0", "#cf94ee", "#f5839f", "#cdbb62"),
 )
-THEMES = (LIGHT, DARK)
 
 
 @contextmanager

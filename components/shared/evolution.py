@@ -29,6 +29,7 @@ class Head:
     etag: str = ""
 
     def to_json(self) -> JSON:
+        """HEAD.json's content: all but the etag, which S3 gives it."""
         return {"snapshot": self.snapshot, "sha256": self.sha256}
 
 

@@ -32,9 +32,11 @@ SEED_MLFLOW = "seed/mlflow.json"
 FINAL_PLAN = "final/plan.json"
 FINAL_MLFLOW = "final/mlflow.json"
 REPORT_MODELS = "report/models.json"
+COMBINED = ("naive", "aggregated", "final")
+"""Ids of what finalising may build: linear combinations of models."""
 
 _CHILD = re.compile(r"^g(\d{6})-c(\d{2,})$")
-_MODEL = re.compile(r"^(base|final|naive|expert-[a-z0-9._-]+)$")
+_MODEL = re.compile(r"^(base|naive|aggregated|final|expert-[a-z0-9._-]+)$")
 
 
 def child_generation(model: str) -> int | None:
@@ -50,7 +52,7 @@ def home(model: str) -> str:
         return f"{generation(number)}/children/{model}"
     if not _MODEL.match(model):
         raise InvalidInputError(
-            f"'{model}' is not a model id; they look like base, expert-NAME, g000012-c00, final or naive"
+            f"'{model}' is not a model id; they look like base, expert-NAME, g000012-c00, naive, aggregated or final"
         )
     return f"models/{model}"
 

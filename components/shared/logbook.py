@@ -35,7 +35,7 @@ def ids_of(store: Store, model: str) -> Ids:
     number = layout.child_generation(model)
     if number is not None:
         return need_ids(store, layout.mlflow(number))
-    return need_ids(store, layout.FINAL_MLFLOW if model in ("final", "naive") else layout.SEED_MLFLOW)
+    return need_ids(store, layout.FINAL_MLFLOW if model in layout.COMBINED else layout.SEED_MLFLOW)
 
 
 def model_tags(store: Store, model: str, kind: str) -> dict[str, str]:
@@ -207,16 +207,17 @@ def log_update(settings: Settings, store: Store, generation: int, models: Sequen
         tracker.end(own, run["finished"])
 
 
-def log_final(settings: Settings, store: Store) -> None:
-    """The runs of the final and the naive model (created here), their parents and coefficients; the evolution's end."""
+def log_final(settings: Settings, store: Store, config: Config) -> None:
+    """The runs of the combined models (created here), their parents and coefficients; the evolution's end."""
     tracker, seeded = Tracker(settings), need_ids(store, layout.SEED_MLFLOW)
     about = {
-        "final": "The final model: base + Σ β τ over the best elites.",
         "naive": "Every expert with the same weight: what evolution is compared with.",
+        "aggregated": "The softmax aggregate over the best elites, beside a final model that is one of them.",
+        "final": "The final model: base + Σ β τ over the best elites, or the best of them.",
     }
-    runs = [NewRun(model_key(m), m, text, model_tags(store, m, m), EVOLUTION) for m, text in about.items()]
+    runs = [NewRun(model_key(m), m, about[m], model_tags(store, m, m), EVOLUTION) for m in config.combined]
     ids = tracker.create_runs(store, layout.FINAL_MLFLOW, seeded.experiment, runs, seeded)
-    for model in about:
+    for model in config.combined:
         folder = layout.stage(model, "make")
         inputs, run = need_result(store, folder)["inputs"], store.get_json(layout.run(folder))
         tags = {

@@ -36,6 +36,7 @@ SHOWN = 3  # transcripts of each task
 
 
 def main() -> None:
+    """Parse the command line, evaluate the three tasks, print the table and write it where `--out` says."""
     parser = argparse.ArgumentParser(description="Evaluate a model on MBPP+, DBBench and os-interaction.")
     parser.add_argument("model", type=Path)
     parser.add_argument("--samples", type=int, default=40, help="samples of each task (default 40)")
@@ -85,6 +86,7 @@ def run(engine: Engine, name: str, count: int, workers: int) -> Evaluation:
 
 
 def row(name: str, found: Evaluation) -> str:
+    """One task as a line of the table in Markdown."""
     outcomes = ", ".join(f"{count} {outcome}" for outcome, count in found.counts.items() if count)
     spent = found.timings
     return (

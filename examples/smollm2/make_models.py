@@ -30,6 +30,7 @@ CONTEXT = 8192
 
 
 def main() -> None:
+    """Make those of the four models that the folder does not have yet."""
     parser = argparse.ArgumentParser(description="Make the SmolLM2 base and experts.")
     parser.add_argument("out", type=Path, help="folder for the four models")
     out = parser.parse_args().out

@@ -48,6 +48,7 @@ DEFAULT = Path("cycleqd.yaml")
 
 @app.callback()
 def options(debug: Annotated[bool, typer.Option(envvar="CYCLEQD_DEBUG", help="Show tracebacks.")] = False) -> None:
+    """Options of all commands, before the command's name."""
     if debug:
         os.environ["CYCLEQD_DEBUG"] = "1"
 

@@ -21,6 +21,7 @@ _WIDTH = 4
 
 
 def show(given: Given, generation: int | None, as_json: bool) -> None:
+    """Print the archives of HEAD's snapshot, or of an earlier one. InvalidInputError where there is none."""
     with session(given) as opened:
         state = opened.state()
         if generation is not None:
@@ -38,6 +39,7 @@ def show(given: Given, generation: int | None, as_json: bool) -> None:
 
 
 def to_json(state: State) -> Any:
+    """The axes with their edges, and every archive's elites, coverage and QD-score, as JSON."""
     grid = {task: {**axis.to_json(), "edges": list(axis.edges)} for task, axis in state.axes.items()}
     archives = [
         {

@@ -41,6 +41,7 @@ class Access:
         return Steps(self.config, self.kubeflow, self.store, lambda: bring(self.config, self.store, counting), follow)
 
     def standing(self) -> Standing:
+        """What of the evolution is done, read from S3 now."""
         return standing(self.config, self.store)
 
 
@@ -89,6 +90,7 @@ def reach_store(config: Config) -> Store:
 
 
 def warn(findings: Findings) -> None:
+    """Print the findings' warnings on stderr."""
     for sentence in findings.warnings:
         errors.print(Text(f"warning: {plain(sentence)}"))
 

@@ -18,10 +18,11 @@ from pipelines.cli.scores import scores_of
 from pipelines.cli.session import session
 from pipelines.steps import find_state
 
-_FRACTIONS = ("best", "best_average", "worst_of_best", "coverage", "final", "naive", "diversity")
+_FRACTIONS = ("best", "best_average", "worst_of_best", "coverage", "diversity", *layout.COMBINED)
 
 
 def show(given: Given, names: list[str], as_json: bool) -> None:
+    """Print a column an evolution, named by its name in the bucket, and a row a fact."""
     with session(given) as opened:
         found = {name: gather(Store(opened.store.client, opened.store.bucket, name)) for name in names}
     if as_json:
@@ -54,13 +55,15 @@ def _method(config: Config) -> dict[str, Any]:
 
 
 def _figures(store: Store, config: Config, state: State) -> dict[str, Any]:
-    figures: dict[str, Any] = {"generations": state.generation, **measures.measure(state)}
-    for model in ("naive", "final"):
-        for split in ("search", "test"):
-            scores = scores_of(store, config, model, split)
-            if scores is not None:
-                figures[f"{model}/{split} average"] = states.average(scores.values)
-    return figures
+    found = {
+        (model, split): scores.values
+        for model in config.combined
+        for split in ("search", "test")
+        if (scores := scores_of(store, config, model, split)) is not None
+    }
+    averages = {f"{model}/{split} average": states.average(scores) for (model, split), scores in found.items()}
+    measured = measures.measure(state, naive=found.get(("naive", "search")))
+    return {"generations": state.generation, **measured, **averages}
 
 
 def _cell(key: str, value: Any) -> str:

@@ -17,6 +17,7 @@ from pipelines.family import Family, family
 
 
 def show(given: Given, model: str, as_json: bool) -> None:
+    """Print a model and all its ancestors, with how each was made and its scores."""
     with session(given) as opened:
         state, name = opened.state(), opened.model(model)
         members = family(opened.store, name)

@@ -15,6 +15,7 @@ from pipelines.cli.session import Session, session
 
 
 def show(given: Given, sort: str, ascending: bool, limit: int, as_json: bool) -> None:
+    """Print the first `limit` models (0: all). InvalidInputError where `sort` is no task, average, generation or id."""
     with session(given) as opened:
         config, state = opened.seeded(), opened.state()
         found = rows(opened, config, state)
@@ -48,7 +49,7 @@ def show(given: Given, sort: str, ascending: bool, limit: int, as_json: bool) ->
 def rows(opened: Session, config: Config, state: State) -> list[dict[str, Any]]:
     """Base, experts, children, and final models if there are any; scores are those of the search split."""
     stored = {line.model.id for line in states.alive(config, state)}
-    stored |= {"base", "final", "naive", *(expert.model.id for expert in state.experts)}
+    stored |= {"base", *config.combined, *(expert.model.id for expert in state.experts)}
     lines = [(states.SEEDING, state.base.model, state.base.scores)]
     lines += [(line.generation, line.model, line.scores) for line in state.history]
     found = [
@@ -63,7 +64,7 @@ def rows(opened: Session, config: Config, state: State) -> list[dict[str, Any]]:
         }
         for generation, model, scores in lines
     ]
-    for name in ("naive", "final"):
+    for name in config.combined:
         scores = scores_of(opened.store, config, name, "search")
         if scores is not None:
             found.append(

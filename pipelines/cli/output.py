@@ -33,6 +33,7 @@ def print_json(value: Any) -> None:
 
 
 def say(sentence: str) -> None:
+    """Print a sentence as it is: no markup, control characters made visible."""
     console.print(Text(plain(sentence)))
 
 

@@ -144,9 +144,11 @@ class Display:
         self.progress.update(self.bar, description=self._description())
 
     def starts(self, step: Step, state: State | None) -> None:
+        """Name the step beside the bar."""
         self.begins(step.name)
 
     def ended(self, step: Step, state: State | None) -> None:
+        """Move the bar to the snapshot's generation, and print a line about each new one."""
         if state is None:
             return
         self.progress.update(self.bar, completed=state.generation)
@@ -157,6 +159,7 @@ class Display:
         self.shown = state.generation
 
     def warns(self, sentence: str) -> None:
+        """Print the sentence above the bar."""
         self.progress.console.print(Text(f"warning: {plain(sentence)}"))
 
 

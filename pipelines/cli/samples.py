@@ -18,6 +18,10 @@ from pipelines.cli.session import session
 
 
 def show(given: Given, model: str, task: str, split: str, outcome: str, limit: int, as_json: bool) -> None:
+    """Print the first `limit` samples (0: all) with the outcome (empty: any).
+
+    Raises InvalidInputError for an unknown split, outcome or task.
+    """
     if split not in ("search", "test"):
         raise InvalidInputError(f"--split is '{split}'; it is search or test")
     if outcome and outcome not in list(Outcome):

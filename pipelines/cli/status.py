@@ -18,6 +18,7 @@ from pipelines.steps import find_state, next_step
 
 
 def show(given: Given, as_json: bool) -> None:
+    """Print how far the evolution is; also when nothing of it has been seeded."""
     with session(given) as opened:
         state = find_state(opened.store)
         facts = gather(opened.config, opened.store, state)

@@ -24,6 +24,7 @@ from pipelines.steps import find_state
 
 
 def show(given: Given, as_json: bool) -> None:
+    """Print every problem and warning and the cost; exits with InvalidInputError's code where there is a problem."""
     findings = Findings()
     try:
         config = given.load()

@@ -85,9 +85,15 @@ def test_explicit_bounds_and_bins() -> None:
     assert axes == {"code": Axis(0, 1, 2), "db": Axis(0.2, 0.4, 3), "os": Axis(0.5, 0.5, 1)}
 
 
-def test_a_task_on_which_all_experts_score_zero_has_one_bin() -> None:
-    flat = [model("expert-code", 0.5, 0.0, 0.1), model("expert-db", 0.4, 0.0, 0.2)]
-    assert fix_axes(configuration.Grid(), TASKS, flat, {})["db"] == Axis(0.0, 0.0, 1)
+@pytest.mark.parametrize("score", [0.0, 0.4])
+def test_a_task_on_which_all_experts_score_the_same_has_one_bin(score: float) -> None:
+    flat = [model("expert-code", 0.5, score, 0.1), model("expert-db", 0.4, score, 0.2)]
+    axes = fix_axes(configuration.Grid(), TASKS, flat, {})
+    assert axes["db"] == Axis(0.85 * score, 1.15 * score, 1) and axes["code"].bins == 15
+    own = fix_axes(configuration.Grid(bounds="own_expert"), TASKS[:2], flat, SPECIALISTS)
+    assert (own["code"].bins, own["db"].bins) == (15, 1)  # one expert of its own a task: that is not flat
+    bounds = {"code": (0.0, 1.0), "db": (0.0, 1.0), "os": (0.0, 1.0)}
+    assert fix_axes(configuration.Grid(bounds=bounds), TASKS, flat, {})["db"].bins == 15
 
 
 def test_the_behaviour_is_every_other_task_in_order() -> None:

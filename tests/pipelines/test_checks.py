@@ -1,4 +1,4 @@
-"""What keeps a configuration from running on a cluster is said before anything is asked of the cluster."""
+"""What keeps a configuration from running, or is unlikely to be meant, is said before anything is run."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ import pytest
 import yaml
 from typer.testing import CliRunner
 
-from cycleqd.config import Config
-from pipelines.checks import check_cluster, cluster_warnings, quantity
+from cycleqd.config import Config, Method
+from pipelines.checks import check_cluster, check_method, cluster_warnings, quantity
 from pipelines.cli import app
 from tests.pipelines.configs import LLAMA3, two_tasks
 
@@ -20,6 +20,10 @@ DIGESTS = {name: f"registry.example:5000/{name}@sha256:0f" for name in ("control
 
 def cluster(**place: Any) -> Config:
     return two_tasks(runner="kubeflow", **{"images": DIGESTS, **place})
+
+
+def with_method(method: dict[str, Any]) -> Config:
+    return two_tasks().model_copy(update={"method": Method.model_validate(method)})
 
 
 def test_a_good_place_has_no_problems_and_no_warnings() -> None:
@@ -69,6 +73,37 @@ def test_what_is_unlikely_to_be_meant_is_a_warning() -> None:
     assert "control, weights, evaluate are named by tag" in tags
     (memory,) = cluster_warnings(cluster(evaluate={"gpu": 2}))
     assert "shared_memory is not set" in memory
+
+
+@pytest.mark.parametrize(
+    ("method", "said"),
+    [
+        ({"grid": {"bins": 40}, "generations": 39}, "the archive of 'one' has 40 cells, but only 39 children"),
+        ({"mutation": {"w_max": 1}}, "method.mutation.w_max is 1: rescaling by U[0, w_max] can then only shrink"),
+        ({"mutation": {"mode": "additive", "w_max": 1.5}}, "method.mutation.w_max is 1.5: additive mutation adds"),
+        ({"stop": {"patience": 1}}, "method.stop.patience is 1: less than one turn of all archives"),
+    ],
+)
+def test_a_method_that_is_unlikely_to_be_meant_is_a_warning(method: dict[str, Any], said: str) -> None:
+    warnings = list(check_method(with_method(method)))
+    assert warnings and said in warnings[0] and "\n" not in warnings[0]
+    assert {sentence.split(":")[0] for sentence in warnings} == {warnings[0].split(":")[0]}
+
+
+@pytest.mark.parametrize(
+    "method",
+    [
+        {"grid": {"bins": 40}, "generations": 40},
+        {"mutation": {"w_max": 1.1}},
+        {"mutation": {"mode": "additive", "w_max": 1}},
+        {"mutation": {"kind": "gaussian", "w_max": 1}},
+        {"stop": {"patience": 2}},
+        {"stop": {"patience": 1}, "focus": "all"},
+        {"stop": {"patience": 1}, "algorithm": "nsga2"},
+    ],
+)
+def test_a_method_that_makes_sense_has_no_warnings(method: dict[str, Any]) -> None:
+    assert list(check_method(with_method(method))) == []
 
 
 @pytest.mark.parametrize(("settings", "warned"), [({}, True), ({"exclude": [17]}, False), ({"root": "host"}, False)])

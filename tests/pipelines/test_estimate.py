@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from components.shared import layout
+from components.shared.store.objects import Store
 from cycleqd.config import load
 from pipelines.checks import check_method
-from pipelines.estimate import cells, estimate, planned_children
+from pipelines.estimate import cells, estimate, measured, planned_children
 from tests.pipelines.configs import LLAMA3, two_tasks
 
 
@@ -14,7 +16,7 @@ def test_the_published_setting() -> None:
     assert cells(config) == {"mbpp": 225, "db": 225, "os": 225}
     cost = estimate(config, 16_000_000_000, {})
     assert cost.models == 1204
-    assert cost.evaluations == (1 + 3 + 1200 + 3) * 3 + 7 * 3
+    assert cost.evaluations == (1 + 3 + 1200 + 2) * 3 + (1 + 3 + 2 + 1) * 3
     assert cost.seconds is None
     assert cost.written == (1204 + 2) * 16_000_000_000
     assert cost.kept == (4 + 675 + 2) * 16_000_000_000
@@ -32,10 +34,31 @@ def test_pods_of_a_generation_of_three_children() -> None:
 
 def test_measured_seconds_give_the_time() -> None:
     config = two_tasks()
-    cost = estimate(config, 1000, {"merge": 2.0, "evaluate": 3.0})
-    evaluations = (1 + 2 + 1200 + 3) * 2 + 6 * 3
+    cost = estimate(config, 1000, {"make": 2.0, "evaluate": 3.0})
+    evaluations = (1 + 2 + 1200 + 2) * 2 + (1 + 2 + 2 + 1) * 3
     assert cost.evaluations == evaluations
     assert cost.seconds == 1200 * 2.0 + evaluations * 3.0
+
+
+def test_seconds_are_those_of_the_newest_children(store: Store) -> None:
+    def record(folder: str, seconds: float) -> None:
+        parts = {"load": 1.0, "evaluate": seconds - 1, "generating": seconds - 2}  # generating is part of evaluate
+        store.put_json(f"{folder}/run.json", {"started": 5000, "finished": 5000 + 1000 * seconds, "seconds": parts})
+
+    assert measured(store) == {}
+    for model in ("base", "final"):
+        for task in ("one", "two"):
+            record(layout.evaluation(model, task, "search"), 70)
+            record(layout.evaluation(model, task, "test"), 90)
+    assert measured(store) == {"evaluate": 70}
+    for number in range(45):
+        child, seconds = f"g{number:06d}-c00", 200 if number < 10 else 102
+        record(layout.stage(child, "merge"), 6)
+        for task in ("one", "two"):
+            record(layout.evaluation(child, task, "search"), seconds)
+    assert measured(store) == {"make": 6, "evaluate": 102}
+    record(layout.stage("g000044-c00", "mutate"), 301)
+    assert measured(store) == {"make": 307, "evaluate": 102}
 
 
 def test_a_budget_bounds_the_children() -> None:

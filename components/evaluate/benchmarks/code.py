@@ -64,6 +64,7 @@ class Settings:
 
     @classmethod
     def read(cls, given: Mapping[str, Any]) -> Settings:
+        """The settings of a configuration, checked. InvalidInputError on an unknown name or a value out of range."""
         unknown = sorted(set(given) - {known.name for known in fields(cls)})
         if unknown:
             raise InvalidInputError(
@@ -104,6 +105,7 @@ class CodeTask(Task):
         self._turnstile = Turnstile()
 
     def preflight(self) -> list[str]:
+        """What the sandbox and EvalPlus lack on this machine, one sentence each."""
         return [*sandbox.preflight(), *problems.missing()]
 
     def __exit__(
@@ -112,9 +114,11 @@ class CodeTask(Task):
         self._boxes.close()
 
     def load(self, data: Path) -> Sequence[Sample]:
+        """One sample a line of the file, in its order, named by `task_id`; InvalidInputError on a broken line."""
         return [Sample(id=record["task_id"], record=record) for record in problems.read_records(data)]
 
     def start(self, sample: Sample) -> Episode:
+        """The question: `prompt`, filled from the record. InvalidInputError where it cannot be filled."""
         texts = {name: value.strip() for name, value in sample.record.items() if isinstance(value, str)}
         try:
             question = _fill(self._settings.prompt, texts)

@@ -41,6 +41,7 @@ class TransformersEngine:
 
     @property
     def version(self) -> str:
+        """Libraries, device, dtype and threads in one line, for run.json."""
         import torch
         import transformers
 
@@ -91,6 +92,7 @@ class TransformersEngine:
         """Nothing to forget: the cache of keys and values lives for one batch."""
 
     def close(self) -> None:
+        """Drop the model and free the device's memory; `load` starts anew."""
         self._model, self._checkpoint, self._digest = None, None, None
         _free_memory()
 
@@ -139,7 +141,7 @@ class TransformersEngine:
         width = max(map(len, prompts))
         ids = torch.tensor([[pad] * (width - len(p)) + list(p) for p in prompts], device=self._model.device)
         mask = torch.tensor([[0] * (width - len(p)) + [1] * len(p) for p in prompts], device=self._model.device)
-        rows = _Rows(checkpoint, width, rooms, sampling.stop)
+        rows = _Rows(checkpoint, rooms, sampling.stop)
         greedy = sampling.temperature == 0
         config = GenerationConfig(
             max_new_tokens=max(rooms),
@@ -159,13 +161,13 @@ class TransformersEngine:
 class _Rows:
     """Follows each row of a batch until it ends: by an end token, a stop string, or its room."""
 
-    def __init__(self, checkpoint: Checkpoint, width: int, rooms: Sequence[int], stop: Sequence[str]) -> None:
-        self._checkpoint, self._width, self._rooms, self._stop = checkpoint, width, rooms, stop
+    def __init__(self, checkpoint: Checkpoint, rooms: Sequence[int], stop: Sequence[str]) -> None:
+        self._checkpoint, self._rooms, self._stop = checkpoint, rooms, stop
         self._tokens: list[list[int]] = [[] for _ in rooms]
         self._finish: list[str] = ["" for _ in rooms]
 
     def __call__(self, ids: torch.Tensor, scores: Any, **_: Any) -> torch.Tensor:
-        """Called by `generate` after each token with ids of shape (rows, width + tokens); True where a row is done."""
+        """Called by `generate` after each token with ids of shape (rows, tokens so far); True where a row is done."""
         import torch
 
         for row, token in enumerate(ids[:, -1].tolist()):

@@ -53,6 +53,7 @@ class VllmEngine:
 
     @property
     def version(self) -> str:
+        """Libraries, device, dtype and threads in one line, for run.json."""
         import torch
         import vllm
 
@@ -111,6 +112,7 @@ class VllmEngine:
         return [done[i] for i in range(len(prompts))]
 
     def reset(self) -> None:
+        """Empty the prefix cache, which depends on the weights; nothing before the first `load`."""
         if self._llm is not None:
             self._call("resetting the prefix cache", SWAP_SECONDS, self._llm.reset_prefix_cache)
 

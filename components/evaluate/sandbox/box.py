@@ -57,6 +57,7 @@ class Supervised:
 
     @property
     def reason(self) -> Reason:
+        """The limit for which the watcher killed the box; empty while none was broken."""
         return self.watched.reason
 
     def kill(self) -> None:

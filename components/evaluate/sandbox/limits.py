@@ -51,8 +51,10 @@ class Finished:
 
     @property
     def timed_out(self) -> bool:
+        """Whether the box was killed for its seconds, by the clock or of processor time."""
         return self.reason in ("wall", "cpu")
 
     @property
     def ok(self) -> bool:
+        """Whether the process exited with 0 and no limit was broken."""
         return self.returncode == 0 and not self.reason

@@ -78,6 +78,7 @@ class Watched:
         self.deadline = time.monotonic() + self.limits.wall
 
     def check(self) -> None:
+        """Read the tree's use from /proc, and kill it if that is beyond a limit."""
         now = usage(self.pid)
         if time.monotonic() > self.deadline:
             self.stop("wall")
@@ -89,6 +90,7 @@ class Watched:
             self.stop("processes")
 
     def stop(self, reason: Reason) -> None:
+        """Kill the tree; the first reason stays."""
         self.reason = self.reason or reason
         self.kill(self.pid)
 
@@ -102,6 +104,7 @@ class Watcher:
         self._thread: threading.Thread | None = None
 
     def add(self, watched: Watched) -> None:
+        """Watch the tree from now on."""
         with self._change:
             self._watched.append(watched)
             if self._thread is None:

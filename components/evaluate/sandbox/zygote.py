@@ -36,6 +36,7 @@ class _Program(ctypes.Structure):
 
 
 def main() -> None:
+    """Load the script, say "ready", and fork once a job until the other end of the control socket closes."""
     control = socket.socket(fileno=int(sys.argv[1]))
     script = _load(sys.argv[3])
     with open(sys.argv[2], "rb") as file:  # noqa: PTH123 (keeps pathlib out of every fork)

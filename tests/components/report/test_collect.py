@@ -15,7 +15,9 @@ from components.shared.evolution import current, model_ref
 from components.shared.stage import need_result, sealed
 from cycleqd import state as states
 from cycleqd.errors import ConflictError
+from pipelines import steps
 from tests.evolution import TASKS, Evolution
+from tests.ledger import ledger
 
 
 def test_a_report_is_what_the_records_say(evolution: Callable[..., Evolution], tmp_path: Path) -> None:
@@ -72,6 +74,32 @@ def test_a_report_is_what_the_records_say(evolution: Callable[..., Evolution], t
     assert page.read_text().count("<figure>") == len(list(tmp_path.glob("*.png")))
     named = store.get_json(layout.REPORT_MODELS)["models"]
     assert set(named) >= {"final", "naive", data.best, *dict(data.recipe)}
+
+
+def test_a_final_model_that_is_one_elite_has_the_aggregate_beside_it(evolution: Callable[..., Evolution]) -> None:
+    made = evolution(method={"final": {"kind": "best"}})
+    made.seeding()
+    made.generation()
+    made.aggregate()
+    store, state = made.store, current(made.store)[1]
+    scored = steps.compared(made.config, state)
+    assert scored == ["base", "expert-a", "expert-b", "expert-c", "naive", "aggregated", "final"]
+    for split in ("search", "test"):
+        made.evaluate(scored, split)
+    assert steps.finalised(made.config, store, state)
+    data = collect(store)
+    best = states.best_living(made.config, state).model
+    assert data.recipe == ((best.id, 1.0),) and model_ref(store, "final").digest == best.digest
+    recipe = states.aggregate_recipe(made.config, state)
+    inputs = need_result(store, layout.stage("aggregated", "make"))["inputs"]
+    assert [(part["id"], beta) for part, beta in zip(inputs["models"], inputs["coefficients"], strict=True)] == [
+        (ref.id, beta) for ref, beta in recipe
+    ]
+    assert [row.id for row in data.rows] == scored
+    assert data.rows[-1].label == f"CycleQD, best single model ({best.id})"
+    assert set(store.get_json(layout.FINAL_PLAN)["models"]) == {best.id, *(ref.id for ref, _ in recipe)}
+    tags = ledger(made.name).runs["model:aggregated"]["tags"]
+    assert tags["cycleqd.parents"] == ",".join(ref.id for ref, _ in recipe)
 
 
 def model_ref_size(made: Evolution) -> int:

@@ -105,7 +105,7 @@ def test_notes_warn_of_what_weakens_the_figures(data: ReportData) -> None:
     flat = replace(data.state, experts=tuple(replace(e, scores={**e.scores, "db": 0.4}) for e in data.state.experts))
     cases: Iterator[tuple[ReportData, str]] = iter(
         [
-            (replace(data, state=flat), "same on db: its axis has one bin"),
+            (replace(data, state=flat), "same on db, which so gave the search no information (bins on its axis: 15)"),
             (replace(data, recipe=(), final_snapshot=None), "not finalised yet"),
             (replace(data, final_snapshot=3), "built from snapshot 3; the search has since gone on to 12"),
             (replace(data, results={"search": data.results["search"]}), "not scored on held-out samples"),

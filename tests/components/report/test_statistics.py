@@ -52,7 +52,8 @@ def test_a_gain_turns_its_sign_with_its_sides(pairs: list[tuple[bool, bool]]) ->
     ours, theirs = (Tally("".join("01"[pair[side]] for pair in pairs)) for side in (0, 1))
     there, back = gain({"a": ours}, {"a": theirs}), gain({"a": theirs}, {"a": ours})
     assert there.value == pytest.approx(ours.score - theirs.score) == pytest.approx(-back.value)
-    assert there.low == pytest.approx(-back.high, abs=0.05) and there.low <= there.value <= there.high
+    step = 2 / len(pairs)  # what a gain of few samples moves by; two draws may end on either side of a quantile
+    assert there.low == pytest.approx(-back.high, abs=step + 1e-9) and there.low <= there.value <= there.high
 
 
 def test_equal_verdicts_are_no_gain() -> None:

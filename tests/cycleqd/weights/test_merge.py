@@ -17,7 +17,6 @@ from cycleqd.weights.layout import INDEX
 from cycleqd.weights.local import LocalSink
 from cycleqd.weights.manifest import Manifest
 from cycleqd.weights.merge import merge
-from cycleqd.weights.mutate import mutate
 from cycleqd.weights.mutation import MutationSpec
 from tests.cycleqd.weights.models import loaded, manifest_of, opened, tensors, write_model
 
@@ -108,9 +107,8 @@ def test_fused_and_separate_give_the_same_bytes_with_any_number_of_threads(
     seed = np.random.SeedSequence(5, spawn_key=(1, 2))
     child(zoo, tmp_path / "merged", [1.0, 0.6], threads=2)
     fused = [child(zoo, tmp_path / f"fused{n}", [1.0, 0.6], threads=n, mutation=spec, seed=seed).digest for n in (1, 3)]
-    separate = mutate(
-        opened(zoo / "0"), opened(tmp_path / "merged"), LocalSink(tmp_path / "two"), spec, seed=seed, threads=2
-    )
+    base, merged = opened(zoo / "0"), opened(tmp_path / "merged")
+    separate = merge(base, [merged], [1.0], LocalSink(tmp_path / "two"), mutation=spec, seed=seed, threads=2)
     assert fused == [separate.digest, separate.digest]
     assert child(zoo, tmp_path / "other", [1.0, 0.6], mutation=spec, seed=6).digest != separate.digest
     assert separate.digest == manifest_of(tmp_path / "two").digest

@@ -81,6 +81,7 @@ class _Unreadable(io.StringIO):
 
 
 def main() -> None:
+    """Take the answer and inputs from stdin, restrict this process, write what the calls return; never returns."""
     lines = sys.stdin.buffer.read().splitlines()
     task = json.loads(lines[0])
     arguments = [codec.decode(json.loads(line)) for line in lines[1:]]

@@ -17,6 +17,7 @@ class Turnstile:
 
     @contextmanager
     def shared(self) -> Iterator[None]:
+        """Be inside together with others; waits while somebody is, or waits to be, alone."""
         with self._door, self._change:
             self._inside += 1
         try:
@@ -28,6 +29,7 @@ class Turnstile:
 
     @contextmanager
     def alone(self) -> Iterator[None]:
+        """Be the only one inside; waits until all are out, and nobody new comes in meanwhile."""
         with self._door:
             with self._change:
                 while self._inside:
