@@ -7,7 +7,7 @@ import re
 import shutil
 import tempfile
 import urllib.request
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -168,10 +168,14 @@ def check_models(config: Config, store: Store | None, findings: Findings) -> dic
     return opened
 
 
-def check_tasks(config: Config, findings: Findings) -> dict[str, dict[str, int]]:
-    """Every task's class, settings, data, splits and needs; the number of samples by split."""
+def check_tasks(config: Config, findings: Findings, begin: Callable[[str], None]) -> dict[str, dict[str, int]]:
+    """Every task's class, settings, data, splits and needs; the number of samples by split.
+
+    `begin` is told of each task before it is checked.
+    """
     found: dict[str, dict[str, int]] = {}
     for name, task in config.tasks.items():
+        begin(f"task '{name}'")
         try:
             found[name] = _check_task(name, task, findings)
         except CycleQDError as error:

@@ -22,10 +22,11 @@ if TYPE_CHECKING:
 
 POLL_SECONDS = 5.0
 RETRY_SECONDS = 120.0  # a retried run still reads FAILED for a while
+_EVENTS = {"SUCCEEDED": "done", "RUNNING": "started"}
 _NEWEST = 20  # a live run of the schedule is among the newest runs: it runs one at a time
 
 Follow = Callable[[str, str], None]
-"""Called with the name of a task and "started"."""
+"""Called with the name of a task and "started" or "done", again with every look."""
 
 
 def standing(config: Config, store: Store) -> Standing:
@@ -139,8 +140,8 @@ class Runs:
             if str(found.state) in ENDED:
                 return
             for task in (found.run_details.task_details if found.run_details else None) or []:
-                if task.state == "RUNNING":
-                    follow(str(task.display_name), "started")
+                if task.state in _EVENTS:
+                    follow(str(task.display_name), _EVENTS[task.state])
             time.sleep(POLL_SECONDS)
 
     def version(self, kind: Kind, count: int) -> tuple[str, str]:

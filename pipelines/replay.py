@@ -17,9 +17,6 @@ from cycleqd.weights.checkpoint import Checkpoint, open_checkpoint
 from cycleqd.weights.manifest import Manifest
 from pipelines.family import Family
 
-Watch = Callable[[str], None]
-"""Called with the id of every model that begins to be rebuilt."""
-
 
 def to_rebuild(store: Store, model: str, members: Family) -> list[str]:
     """The model and its collected ancestors, parents first. Only the model itself is rebuilt if S3 still holds it."""
@@ -44,15 +41,21 @@ def stored(store: Store, model: str) -> bool:
     return all(found.get(f"{folder}/{name}") == entry.size for name, entry in manifest(store, model).files.items())
 
 
-def rebuild(store: Store, config: Config, names: list[str], folder: Path, watch: Watch) -> Manifest:
+def weights_size(store: Store, names: list[str]) -> int:
+    """Bytes of the models' weights together."""
+    files = [file for name in names for file in manifest(store, name).files.items()]
+    return sum(entry.size for file, entry in files if file.endswith(".safetensors"))
+
+
+def rebuild(store: Store, config: Config, names: list[str], folder: Path, progress: Callable[[int], None]) -> Manifest:
     """Rebuild the models in order under `folder`, each in a folder of its name; returns the last one's manifest.
 
+    `progress` is called with the bytes of every tensor that is done; they add up to about `weights_size`.
     Raises IntegrityError when a model's digest differs from its record: naming the machines when these differ too.
     """
     made: dict[str, Manifest] = {}
     for name in names:
-        watch(name)
-        made[name] = _make(store, config, name, folder, made)
+        made[name] = _make(store, config, name, folder, made, progress)
         recorded = manifest(store, name)
         if made[name].digest != recorded.digest:
             raise IntegrityError(
@@ -86,7 +89,14 @@ def _run(store: Store, model: str) -> JSON:
     return {}
 
 
-def _make(store: Store, config: Config, name: str, folder: Path, made: dict[str, Manifest]) -> Manifest:
+def _make(
+    store: Store,
+    config: Config,
+    name: str,
+    folder: Path,
+    made: dict[str, Manifest],
+    progress: Callable[[int], None],
+) -> Manifest:
     from cycleqd.weights.aggregate import combine
     from cycleqd.weights.local import LocalSink
     from cycleqd.weights.merge import merge
@@ -101,13 +111,15 @@ def _make(store: Store, config: Config, name: str, folder: Path, made: dict[str,
         parents = [opened(parent) for parent in child.parents]
         mutation, seed = mutation_spec(child.mutation), child.mutation.seed
         base = open_model(store, child.base)
-        return merge(base, parents, child.omega, sink, mutation=mutation, seed=seed, shard_size=shard_size)
+        return merge(
+            base, parents, child.omega, sink, mutation=mutation, seed=seed, shard_size=shard_size, progress=progress
+        )
     if name not in layout.COMBINED:
         raise InvalidInputError(f"'{name}' was not made by this evolution but given to it; `cycleqd export` copies it")
     inputs = need_result(store, layout.stage(name, "make"))["inputs"]
     models = [opened(ModelRef.from_json(ref)) for ref in inputs["models"]]
     base = open_model(store, ModelRef.from_json(inputs["base"]))
-    return combine(base, models, inputs["coefficients"], sink, shard_size=shard_size)
+    return combine(base, models, inputs["coefficients"], sink, shard_size=shard_size, progress=progress)
 
 
 def _local(folder: Path, recorded: Manifest) -> Checkpoint:

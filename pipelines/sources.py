@@ -6,23 +6,19 @@ that whoever is killed when, they go. What seeding copies does not depend on whe
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
 from components.seed.staging import find_task, parts
 from components.shared import layout
+from components.shared.progress import Bar
 from components.shared.store.objects import Store, file_sha256
 from cycleqd.config import Config, parse
 from cycleqd.weights.checkpoint import open_checkpoint
 from cycleqd.weights.local import LocalSource
 
-Counting = Callable[[str, float], AbstractContextManager[Callable[[int], None]]]
-"""Shows how much of a total is done: see pipelines.cli.progress."""
 
-
-def bring(config: Config, store: Store, counting: Counting) -> Config:
+def bring(config: Config, store: Store, bar: Bar) -> Config:
     """Upload what is not there yet; the configuration that names the copies.
 
     Raises InvalidInputError for what is not on this machine either. Nothing must be seeding at the time.
@@ -31,7 +27,7 @@ def bring(config: Config, store: Store, counting: Counting) -> Config:
     store.delete(set(store.list(layout.SOURCES)) - set(files))
     missing = {key: path for key, path in files.items() if not _there(store, key, path)}
     if missing:
-        with counting("uploading models and data", sum(path.stat().st_size for path in missing.values())) as advance:
+        with bar("uploading models and data", sum(path.stat().st_size for path in missing.values())) as advance:
             for key, path in missing.items():
                 store.put_file(key, path, advance)
     return parse(tree, "the configuration") if files else config

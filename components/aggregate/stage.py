@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from components.shared import layout, logbook
 from components.shared.evolution import current, load_config, manifest_json, model_ref, parse_place, size_in_bytes
 from components.shared.models import opened, sink
+from components.shared.progress import counting
 from components.shared.settings import Settings
 from components.shared.stage import Clock, once
 from components.shared.store.objects import Store
@@ -78,6 +79,7 @@ def build(store: Store, config: Config, place: Place, model: str, recipe: Recipe
                 sink(store, layout.checkpoint(model)),
                 threads=place.threads,
                 shard_size=size_in_bytes(config.models.shard_size),
+                progress=counting(model, "bytes combined", theta.nbytes),
             )
         return {"checkpoint": manifest_json(written)}
 

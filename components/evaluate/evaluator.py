@@ -16,9 +16,12 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Any
 
-from components.evaluate.engine import Completion, Engine, Sampling
+from components.evaluate.engine import Completion, Engine, Progress, Sampling
 from components.evaluate.task import Episode, Message, Outcome, Sample, Task, Verdict
 from cycleqd.errors import CycleQDError, EvaluationError, InvalidInputError
+
+Counting = Callable[[str, int], Progress]
+"""Called with what is going to be counted and its total, gives a function to be called with how much more is done."""
 
 
 @dataclass(frozen=True)
@@ -140,14 +143,14 @@ def evaluate(
     sampling: Sampling,
     *,
     workers: int,
-    progress: Callable[[int], None] | None = None,
+    counting: Counting = lambda what, total: lambda more: None,
 ) -> Evaluation:
     """Score the engine's current model on `samples` of a task that has been entered; `workers` threads do its work.
 
     An episode whose prompt no longer fits the context ends as an error, "context overflow", without a verdict of the
-    task. `progress` is called with the number of samples judged since its last call. Raises EvaluationError, with no
-    score, when the task's code fails unexpectedly or no sample's first prompt fits the context; any CycleQDError of
-    task or engine is passed on. Every episode that was started is closed exactly once, whatever happens.
+    task. `counting` shows the replies of each round and the verdicts. Raises EvaluationError, with no score, when the
+    task's code fails unexpectedly or no sample's first prompt fits the context; any CycleQDError of task or engine is
+    passed on. Every episode that was started is closed exactly once, whatever happens.
     """
     if not samples:
         raise InvalidInputError(f"{type(task).__name__} was given no samples; a score needs at least one")
@@ -157,7 +160,7 @@ def evaluate(
     with _pool(workers, runs) as pool:
         for started in as_completed([pool.submit(_start, task, run) for run in runs]):
             started.result()
-        generating, rounds = _rounds(engine, task, runs, sampling, pool, progress or (lambda judged: None))
+        generating, rounds = _rounds(engine, task, runs, sampling, pool, counting)
     timings = Timings({r.sample.id: r.seconds for r in runs}, generating, time.perf_counter() - began, rounds)
     return Evaluation(tuple(run.record() for run in runs), timings)
 
@@ -168,16 +171,18 @@ def _rounds(
     runs: Sequence[_Run],
     sampling: Sampling,
     pool: ThreadPoolExecutor,
-    progress: Callable[[int], None],
+    counting: Counting,
 ) -> tuple[float, int]:
     """Generate and step until no episode is live; returns seconds spent generating and the number of rounds."""
     live, judging = list(runs), list[Future[None]]()
     generating, rounds, reported = 0.0, 0, 0
+    progress = counting("samples judged", len(runs))
     while live:
         began = time.perf_counter()
-        completions = engine.generate([run.prompt or () for run in live], sampling)
-        generating += time.perf_counter() - began
         rounds += 1
+        replies = counting(f"replies of round {rounds}", len(live))
+        completions = engine.generate([run.prompt or () for run in live], sampling, replies)
+        generating += time.perf_counter() - began
         if all(completion.finish == "overflow" for completion in completions) and rounds == 1:
             longest = max(completion.prompt_tokens for completion in completions)
             raise EvaluationError(
@@ -206,7 +211,7 @@ def _judged(judging: Sequence[Future[None]]) -> int:
     return len(done)
 
 
-def _report(progress: Callable[[int], None], judged: int) -> int:
+def _report(progress: Progress, judged: int) -> int:
     if judged:
         progress(judged)
     return judged

@@ -11,6 +11,7 @@ import tempfile
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
+from functools import partial
 from itertools import groupby, product
 from pathlib import Path
 from typing import cast
@@ -25,6 +26,7 @@ from components.evaluate.task import Sample, Task
 from components.shared import layout, logbook
 from components.shared.evolution import load_config, manifest, parse_place, size_in_bytes
 from components.shared.models import source
+from components.shared.progress import counting
 from components.shared.settings import Settings
 from components.shared.stage import Clock, find_result, need_result
 from components.shared.store.cache import CheckpointCache
@@ -151,8 +153,9 @@ class Scoring:
         """Evaluate the loaded model on a task and write the record."""
         how = pair.task.config.generation
         sampling = Sampling(how.max_tokens, how.temperature, how.top_p, how.stop, how.seed)
+        shown = partial(counting, f"{pair.model} on {pair.task.name} ({self.split})")
         with clock.part("evaluate"):
-            found = evaluate(engine, task, samples, sampling, workers=self.place.workers)
+            found = evaluate(engine, task, samples, sampling, workers=self.place.workers, counting=shown)
         write_evaluation(self.store, pair.model, pair.task, pair.inputs, found, engine, clock)
 
 

@@ -10,6 +10,7 @@ from contextlib import ExitStack
 from components.shared import layout, logbook
 from components.shared.evolution import load_config, manifest_json, parse_place, planned_child, size_in_bytes
 from components.shared.models import device, mutation_spec, opened, sink
+from components.shared.progress import counting
 from components.shared.settings import Settings
 from components.shared.stage import Clock, once
 from components.shared.store.objects import Store
@@ -53,6 +54,7 @@ def make(store: Store, config: Config, child: Child, place: Place) -> None:
                     threads=place.threads,
                     device=where,
                     shard_size=size_in_bytes(config.models.shard_size),
+                    progress=counting(child.id, "bytes merged", base.nbytes),
                 )
         return {"checkpoint" if place.fused else "merged": manifest_json(written)}
 

@@ -17,6 +17,7 @@ from components.shared.evolution import (
     size_in_bytes,
 )
 from components.shared.models import device, mutation_spec, opened, sink, source
+from components.shared.progress import counting
 from components.shared.settings import Settings
 from components.shared.stage import Clock, need_result, once
 from components.shared.store.objects import Store
@@ -64,6 +65,7 @@ def make(store: Store, config: Config, child: Child, place: Place) -> None:
                     threads=place.threads,
                     device=where,
                     shard_size=size_in_bytes(config.models.shard_size),
+                    progress=counting(child.id, "bytes mutated", base.nbytes),
                 )
         return {"checkpoint": manifest_json(written)}
 

@@ -9,6 +9,7 @@ from itertools import product
 from components.report.data import Cost, ReportData, Split, Tally
 from components.shared import layout
 from components.shared.evolution import current, find_plan, load_config, model_ref
+from components.shared.progress import Bar, no_bar
 from components.shared.scores import refuse_other_conditions
 from components.shared.stage import need_result, read_result
 from components.shared.store.objects import Store
@@ -20,22 +21,25 @@ from cycleqd.records import JSON, Child
 _READERS = 16
 
 
-def collect(store: Store) -> ReportData:
+def collect(store: Store, bar: Bar = no_bar) -> ReportData:
     """Everything that the report shows, at HEAD. Raises ConflictError before seeding has ended."""
     config, state = load_config(store), current(store)[1]
     best = states.best_living(config, state).model.id
     plan = store.find_json(layout.FINAL_PLAN)
     recipe = final_recipe(store)
     experts = [expert.model.id for expert in state.experts]
+    with bar("reading scores and the family tree", None):
+        scored = results(store, config, ["base", *experts, best, *config.combined])
+        children = ancestry(store, {best, *(name for name, _ in recipe)})
     return ReportData(
         config=config,
         state=state,
-        results=results(store, config, ["base", *experts, best, *config.combined]),
+        results=scored,
         recipe=recipe,
         final_snapshot=plan["snapshot"] if plan and recipe else None,
         best=best,
-        children=ancestry(store, {best, *(name for name, _ in recipe)}),
-        cost=cost(store),
+        children=children,
+        cost=cost(store, bar),
         url=store.url(""),
     )
 
@@ -87,14 +91,20 @@ def ancestry(store: Store, models: Iterable[str]) -> dict[str, Child]:
     return found
 
 
-def cost(store: Store) -> Cost:
+def cost(store: Store, bar: Bar = no_bar) -> Cost:
     """What the stages' records say about time and bytes. A stage that was repeated counts once, as its record does."""
     objects = store.list("")
     keys = [key for key in objects if key.endswith("/run.json") and _stage(key) != "copies"]
     made = [key for key in objects if key.endswith(("/merge/result.json", "/mutate/result.json", "/make/result.json"))]
-    with ThreadPoolExecutor(_READERS) as pool:
-        runs = dict(zip(keys, pool.map(store.get_json, keys), strict=True))
-        bodies = [record["body"] for record in pool.map(store.get_json, made)]
+    with bar("reading records", len(keys) + len(made)) as advance, ThreadPoolExecutor(_READERS) as pool:
+
+        def read(key: str) -> JSON:
+            found = store.get_json(key)
+            advance(1)
+            return found
+
+        runs = dict(zip(keys, pool.map(read, keys), strict=True))
+        bodies = [record["body"] for record in pool.map(read, made)]
     seconds: dict[str, float] = {}
     for key, run in runs.items():
         seconds[_stage(key)] = seconds.get(_stage(key), 0.0) + (run["finished"] - run["started"]) / 1000

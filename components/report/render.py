@@ -12,23 +12,26 @@ from components.report.data import ReportData
 from components.report.page import Picture, page
 from components.report.scores import SPLITS
 from components.report.theme import DARK, LIGHT, Theme
+from components.shared.progress import Bar, no_bar
 
 _DENSITY = 1.65  # pictures are drawn for a page of 10.6 inches and shown on one of 1030 CSS pixels
 Draw = Callable[[Theme], bytes]
 
 
-def write(data: ReportData, folder: Path) -> Path:
+def write(data: ReportData, folder: Path, bar: Bar = no_bar) -> Path:
     """Write report.html and its pictures (light, one PNG each) into a folder; returns the page's path.
 
     Equal data give equal bytes with equal libraries. The page comes last, by a rename: a report is whole or absent.
     """
     folder.mkdir(parents=True, exist_ok=True)
     series = curves.measured(data)
-    pictures = {}
-    for name, draw in drawings(data, series).items():
-        light = draw(LIGHT)
-        (folder / f"{name}.png").write_bytes(light)
-        pictures[name] = Picture(_uri(light), _uri(draw(DARK)), *_size(light))
+    drawn, pictures = drawings(data, series), {}
+    with bar("drawing", len(drawn)) as advance:
+        for name, draw in drawn.items():
+            light = draw(LIGHT)
+            (folder / f"{name}.png").write_bytes(light)
+            pictures[name] = Picture(_uri(light), _uri(draw(DARK)), *_size(light))
+            advance(1)
     part = folder / "report.html.part"
     part.write_text(page(data, series, pictures), encoding="utf-8")
     return part.rename(folder / "report.html")

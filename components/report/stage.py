@@ -7,15 +7,16 @@ from pathlib import Path
 from components.report.collect import collect
 from components.report.render import write
 from components.shared import layout
+from components.shared.progress import Bar, no_bar
 from components.shared.store.objects import Store
 
 
-def run(store: Store, folder: Path) -> Path:
+def run(store: Store, folder: Path, bar: Bar = no_bar) -> Path:
     """Write the report of the evolution as it is now; returns the page's path. May be repeated at any time.
 
     The models that the report names are kept from cleaning from now on. Raises ConflictError before seeding has ended.
     """
-    data = collect(store)
+    data = collect(store, bar)
     named = {row.id for row in data.rows} | {name for name, _ in data.recipe} | {data.best}
     store.put_json(layout.REPORT_MODELS, {"models": sorted(named)})
-    return write(data, folder)
+    return write(data, folder, bar)

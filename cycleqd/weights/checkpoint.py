@@ -34,6 +34,11 @@ class Checkpoint:
         """Where it lies, for messages."""
         return self.source.location
 
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all tensors."""
+        return sum(tensor.nbytes for tensor in self.tensors.values())
+
     def setting(self, key: str) -> Any:
         """A config value, looked up in a multi-modal model's `text_config` too; None when absent."""
         return self.config.get(key, self.config.get("text_config", {}).get(key))

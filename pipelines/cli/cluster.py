@@ -168,7 +168,7 @@ class Watch:
                 if self.run is None or self.run.id != run.id:
                     show(Text(f"{run.name} is run {run.id}"))
                 self.run = run
-                self.display.progress.update(self.display.bar, description=run.name)
+                self.display.begins(run.name)
             case Retry(run):
                 self.run = run
                 show(Text(f"run {run.name} ({run.id}) had failed: what failed in it runs again"))

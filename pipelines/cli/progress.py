@@ -1,19 +1,36 @@
-"""A progress bar over bytes or items, with the time left, on standard error."""
+"""Progress bars on standard error: over bytes or items with the time left, or over parts with what is being done."""
 
 from __future__ import annotations
 
 import contextlib
+import itertools
 from collections.abc import Callable, Iterator
 
-from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TaskProgressColumn,
+    TextColumn,
+    TimeRemainingColumn,
+)
 
 from pipelines.cli.output import errors
 
 
 @contextlib.contextmanager
-def counting(what: str, total: float) -> Iterator[Callable[[int], None]]:
-    """Show a bar for `what`; the function that is given advances it."""
-    columns = (TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=errors, transient=True) as progress:
+def counting(what: str, total: float | None) -> Iterator[Callable[[int], None]]:
+    """Show a bar for `what`; the function that is given advances it. Without a total it only moves."""
+    left = () if total is None else (TaskProgressColumn(), TimeRemainingColumn())
+    with Progress(TextColumn("{task.description}"), BarColumn(), *left, console=errors, transient=True) as progress:
         bar = progress.add_task(what, total=total)
         yield lambda done: progress.advance(bar, done)
+
+
+@contextlib.contextmanager
+def parts(what: str, total: int) -> Iterator[Callable[[str], None]]:
+    """Show `what` and the part that it is at; the function that is given is told of each one as it begins."""
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
+    with Progress(*columns, console=errors, transient=True) as progress:
+        bar, begun = progress.add_task(what, total=total), itertools.count()
+        yield lambda part: progress.update(bar, description=f"{what} {part}", completed=next(begun))

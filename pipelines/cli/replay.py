@@ -16,7 +16,7 @@ from pipelines.cli.output import errors, print_json, say
 from pipelines.cli.progress import counting
 from pipelines.cli.session import session
 from pipelines.family import family
-from pipelines.replay import difference, rebuild, to_rebuild
+from pipelines.replay import difference, rebuild, to_rebuild, weights_size
 
 
 def replay(given: Given, model: str, folder: Path | None, as_json: bool) -> None:
@@ -32,8 +32,8 @@ def replay(given: Given, model: str, folder: Path | None, as_json: bool) -> None
         other = difference(opened.store, name)
         if other:
             errors.print(f"warning: bytes may differ: {other}", markup=False)
-        with counting(f"rebuilding {name}", len(names)) as advance:
-            built = rebuild(opened.store, opened.seeded(), names, scratch, lambda _: advance(1))
+        with counting(f"rebuilding {name}", weights_size(opened.store, names)) as advance:
+            built = rebuild(opened.store, opened.seeded(), names, scratch, advance)
         recorded = manifest(opened.store, name)
         if folder is not None:
             folder.mkdir(parents=True, exist_ok=True)

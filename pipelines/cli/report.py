@@ -6,6 +6,7 @@ from pathlib import Path
 
 from pipelines.cli.given import Given
 from pipelines.cli.output import print_json, say
+from pipelines.cli.progress import counting
 from pipelines.cli.session import session
 
 
@@ -15,7 +16,7 @@ def write(given: Given, folder: Path, as_json: bool) -> None:
 
     with session(given) as opened:
         opened.state()
-        page = run(opened.store, folder)
+        page = run(opened.store, folder, counting)
     if as_json:
         print_json({"page": str(page)})
     else:

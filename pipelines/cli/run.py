@@ -110,6 +110,8 @@ class Display:
             console=errors,
         )
         self.bar = self.progress.add_task("starting", total=config.method.generations, completed=self.shown)
+        self.step, self.doing = "", ""
+        self.done: set[str] = set()
 
     def __enter__(self) -> Display:
         self.progress.start()
@@ -119,15 +121,31 @@ class Display:
         self.progress.stop()
 
     def task(self, name: str, event: str) -> None:
-        """A task of the running step began or ended."""
+        """A task of the running step began or ended: may be told again."""
+        kind = next((kind for kind in _DOING if name == kind or name.startswith(f"{kind}-")), None)
+        if kind is None or name.endswith("-driver"):  # KFP's own pods are named so
+            return
         if event == "started":
-            kind = next((kind for kind in _DOING if name == kind or name.startswith(f"{kind}-")), None)
-            if kind is not None:
-                self.progress.update(self.bar, description=_DOING[kind])
+            self.doing = _DOING[kind]
+        elif event == "done":
+            self.done.add(name)
+        self.progress.update(self.bar, description=self._description())
+
+    def _description(self) -> str:
+        """What is being done; in a step that moves the bar little or not at all, how many tasks of it are done, too."""
+        if self.step not in ("seeding", "finalising"):
+            return self.doing or self.step
+        return f"{self.step}: {self.doing or 'starting'} ({len(self.done)} done)"
+
+    def begins(self, step: str) -> None:
+        """A step begins, or is found in flight."""
+        if step != self.step:
+            self.step, self.doing, self.done = step, "", set()
+        self.progress.update(self.bar, description=self._description())
 
     def starts(self, step: Step, state: State | None) -> None:
         """Name the step beside the bar."""
-        self.progress.update(self.bar, description=step.name)
+        self.begins(step.name)
 
     def ended(self, step: Step, state: State | None) -> None:
         """Move the bar to the snapshot's generation, and print a line about each new one."""

@@ -6,6 +6,7 @@ from typing import cast
 
 from components.evaluate.records import read_transcripts
 from components.evaluate.staged import Split
+from components.evaluate.task import Outcome
 from components.shared import layout
 from components.shared.stage import read_result
 from components.shared.store.objects import Store
@@ -17,12 +18,17 @@ from pipelines.cli.session import session
 
 
 def show(given: Given, model: str, task: str, split: str, outcome: str, limit: int, as_json: bool) -> None:
-    """Print the first `limit` samples (0: all) with the outcome (empty: any). InvalidInputError on an unknown task."""
+    """Print the first `limit` samples (0: all) with the outcome (empty: any).
+
+    Raises InvalidInputError for an unknown split, outcome or task.
+    """
+    if split not in ("search", "test"):
+        raise InvalidInputError(f"--split is '{split}'; it is search or test")
+    if outcome and outcome not in list(Outcome):
+        raise InvalidInputError(f"--outcome is '{outcome}'; it is one of {', '.join(Outcome)}")
     with session(given) as opened:
         if task not in opened.config.tasks:
             raise InvalidInputError(f"there is no task '{task}'; the tasks are {', '.join(opened.config.tasks)}")
-        if split not in ("search", "test"):
-            raise InvalidInputError(f"--split is '{split}'; it is search or test")
         name = opened.model(model)
         found = read(opened.store, name, task, cast(Split, split))
     chosen = [sample for sample in found if not outcome or sample["outcome"] == outcome][: limit or None]
@@ -36,16 +42,22 @@ def show(given: Given, model: str, task: str, split: str, outcome: str, limit: i
 
 
 def read(store: Store, model: str, task: str, split: Split) -> list[JSON]:
-    """All per-sample results. Raises InvalidInputError when the model was not evaluated there."""
+    """All per-sample results, with the seconds of the task's own work on each as far as they are known.
+
+    Raises InvalidInputError when the model was not evaluated there.
+    """
     folder = layout.evaluation(model, task, split)
     if read_result(store, folder) is None:
         raise InvalidInputError(
             f"'{model}' has no results on the {split} split of '{task}' ({store.url(folder)} has no result.json)"
         )
-    return read_transcripts(store, model, task, split)
+    seconds = (store.find_json(layout.run(folder)) or {}).get("sample_seconds", {})
+    found = read_transcripts(store, model, task, split)
+    return [sample | ({"seconds": seconds[sample["id"]]} if sample["id"] in seconds else {}) for sample in found]
 
 
 def _print(sample: JSON) -> None:
-    say(f"\n── {sample['id']} ── {sample['outcome']}: {sample.get('reason', '')}")
-    for message in sample.get("messages", []):
+    took = f" ({sample['seconds']:.2f} s)" if "seconds" in sample else ""
+    say(f"\n── {sample['id']} ── {sample['outcome']}: {sample['reason']}{took}")
+    for message in sample["messages"]:
         say(f"[{message['role']}]\n{message['content']}")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from rich.text import Text
@@ -16,6 +16,7 @@ from pipelines import checks
 from pipelines.checks import Findings
 from pipelines.cli.given import Given
 from pipelines.cli.output import console, duration, plain, print_json, say, size
+from pipelines.cli.progress import parts
 from pipelines.cli.session import connect
 from pipelines.estimate import Estimate, estimate, measured
 from pipelines.services import running
@@ -35,24 +36,28 @@ def show(given: Given, as_json: bool) -> None:
     if config.place.runner == "kubeflow":
         findings.problems += checks.check_cluster(config)
         findings.warnings += checks.cluster_warnings(config)
-    samples = checks.check_tasks(config, findings)
-    findings.warnings += checks.split_warnings(config, samples)
-    cost = _check_services(config, findings)
+    with parts("checking", len(config.tasks) + 2) as begin:
+        samples = checks.check_tasks(config, findings, begin)
+        findings.warnings += checks.split_warnings(config, samples)
+        cost = _check_services(config, findings, begin)
     _print(findings, cost, samples, as_json)
     if findings.problems:
         sys.exit(InvalidInputError.exit_code)
 
 
-def _check_services(config: Config, findings: Findings) -> Estimate | None:
+def _check_services(config: Config, findings: Findings, begin: Callable[[str], None]) -> Estimate | None:
     """What needs S3 and MLflow; the cost once the models are known to open."""
+    begin("S3 and MLflow")
     try:
         with running(config.place) as environment:
             opened = connect(config, environment)
             checks.check_tracking(opened.settings, findings)
             store = opened.store if checks.check_store(opened.store, findings) else None
+            begin("the models")
             return _check_models(config, store, findings)
     except CycleQDError as error:
         findings.collect(error)
+        begin("the models")
         return _check_models(config, None, findings)
 
 

@@ -83,6 +83,25 @@ def test_samples_agree_with_the_score(call: Call, finished: Finished) -> None:
     assert len(call("samples", "final", "two", "--split", "test", "--limit", "0")) == 12
 
 
+def test_samples_tell_the_seconds_as_long_as_they_are_known(call: Call, text: Call, finished: Finished) -> None:
+    store, key = finished.session.store, layout.run(layout.evaluation("expert-red", "one", "search"))
+    run = store.get(key)
+    seconds = json.loads(run)["sample_seconds"]
+    found = call("samples", "expert-red", "one", "--limit", "0")
+    assert {sample["id"]: sample["seconds"] for sample in found} == seconds
+    first = found[0]
+    shown = f"── {first['id']} ── {first['outcome']}: {first['reason']} ({first['seconds']:.2f} s)"
+    assert shown in text("samples", "expert-red", "one")
+    try:
+        store.delete([key])
+        assert call("samples", "expert-red", "one", "--limit", "1") == [
+            {name: value for name, value in first.items() if name != "seconds"}
+        ]
+        assert " s)" not in text("samples", "expert-red", "one", "--limit", "1")
+    finally:
+        store.put(key, run)
+
+
 @pytest.mark.parametrize("model", ["g000000-c00", "g000001-c00", "final", "naive"])
 def test_replay_gives_the_recorded_bytes(model: str, call: Call, finished: Finished, tmp_path: Path) -> None:
     facts = call("replay", model, "--folder", str(tmp_path / "rebuilt"))
@@ -158,6 +177,11 @@ def test_running_again_changes_no_byte(finished: Finished) -> None:
         (["lineage", "g000099-c00"], "no model 'g000099-c00'"),
         (["lineage", "nonsense"], "not a model id"),
         (["samples", "final", "three"], "no task 'three'"),
+        (["samples", "final", "one", "--split", "all"], "--split is 'all'"),
+        (
+            ["samples", "final", "one", "--outcome", "failed"],
+            "--outcome is 'failed'; it is one of passed, wrong, error, time-out, format",
+        ),
         (["models", "--sort", "beauty"], "--sort beauty"),
         (["archive", "--generation", "9"], "no snapshot 9"),
         (["compare", "elsewhere"], "no evolution 'elsewhere'"),

@@ -10,9 +10,10 @@ from components.shared import layout
 from components.shared.evolution import manifest
 from components.shared.store.objects import Store
 from cycleqd.errors import IntegrityError
+from cycleqd.weights.checkpoint import open_checkpoint
 from cycleqd.weights.local import LocalSource
 from pipelines.family import family
-from pipelines.replay import difference, rebuild, to_rebuild
+from pipelines.replay import difference, rebuild, to_rebuild, weights_size
 from tests.evolution import Evolution
 
 
@@ -35,11 +36,16 @@ def test_a_model_and_its_collected_ancestors_are_rebuilt(grown: Evolution, tmp_p
     try:
         order = to_rebuild(store, child, family(store, child))
         assert order.index(parent) < order.index(child) == len(order) - 1
-        found = rebuild(store, grown.config, order, tmp_path, lambda name: None)
+        done: list[int] = []
+        found = rebuild(store, grown.config, order, tmp_path, done.append)
+        size = weights_size(store, order)
     finally:
         for key, data in taken.items():
             store.put(key, data)
     assert found.digest == manifest(store, child).digest
+    weights = sum(open_checkpoint(LocalSource(tmp_path / name)).nbytes for name in order)
+    assert sum(done) == weights and weights < size < 1.2 * weights, "headers are all that is not counted"
+    assert len(done) > 2 * len(order), "a step a tensor"
     assert LocalSource(tmp_path / child).files() == {name: file.size for name, file in found.files.items()}
 
 

@@ -9,6 +9,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
+from components.shared.store.bodies import Body
 from cycleqd.errors import IntegrityError, UnavailableError
 from cycleqd.weights.buffers import buffer
 from cycleqd.weights.layout import leftovers
@@ -18,8 +19,7 @@ if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
     from mypy_boto3_s3.type_defs import CompletedPartTypeDef
 
-_BODY_ATTEMPTS = 5  # botocore retries requests; a body cut while it is read is ours to continue
-_READ_STEP = 1 << 20
+_SHORTER = "{} is shorter than was listed: it is truncated or was replaced."
 _PART = 16 << 20
 _MOST_PARTS = 10_000  # S3's limit
 _UPLOADS = 4  # parts in flight, over all files of a sink
@@ -34,7 +34,7 @@ def _reported(url: str, what: str) -> Iterator[None]:
         yield
     except (BotoCoreError, ClientError) as error:
         if getattr(error, "response", {}).get("Error", {}).get("Code") in ("InvalidRange", "416"):
-            raise IntegrityError(f"{url} is shorter than was listed: it is truncated or was replaced.") from error
+            raise IntegrityError(_SHORTER.format(url)) from error
         raise UnavailableError(
             f"{url} cannot be {what} ({error}); "
             "check AWS_ENDPOINT_URL, the credentials, the bucket and that the store is up"
@@ -72,42 +72,17 @@ class S3Source:
         return self._digests
 
     def read_range(self, name: str, start: int, stop: int) -> memoryview:
-        """Bytes [start, stop) by ranged GETs; a body that breaks off is continued there, five requests at most."""
-        view = buffer(stop - start)
-        done = 0
+        """Bytes [start, stop)."""
+        view, done = buffer(stop - start), 0
+        if not view:
+            return view
         with _reported(f"{self.location}/{name}", "read"):
-            for attempt in range(_BODY_ATTEMPTS):
-                if done < len(view):
-                    done += self._read_body(name, start + done, view[done:], last=attempt == _BODY_ATTEMPTS - 1)
-        if done < len(view):
-            raise IntegrityError(f"{self.location}/{name} gave {done:,} of {len(view):,} bytes: it is truncated.")
-        return view
-
-    def _read_body(self, name: str, start: int, view: memoryview, last: bool) -> int:
-        """Fill as much of `view` as one request gives; a broken body raises only on the last attempt."""
-        from botocore.exceptions import (
-            ConnectionClosedError,
-            IncompleteReadError,
-            ReadTimeoutError,
-            ResponseStreamingError,
-        )
-
-        answer = self._client.get_object(
-            Bucket=self._bucket, Key=f"{self._prefix}/{name}", Range=f"bytes={start}-{start + len(view) - 1}"
-        )
-        done = 0
-        try:
-            while piece := answer["Body"].read(min(_READ_STEP, len(view) - done)):
+            for piece in Body(self._client, self._bucket, f"{self._prefix}/{name}", start, stop):
                 view[done : done + len(piece)] = piece
                 done += len(piece)
-                if done == len(view):
-                    break
-        except (IncompleteReadError, ReadTimeoutError, ResponseStreamingError, ConnectionClosedError):
-            if last:
-                raise
-        finally:
-            answer["Body"].close()
-        return done
+        if done < len(view):
+            raise IntegrityError(_SHORTER.format(f"{self.location}/{name}"))
+        return view
 
 
 class S3Sink:

@@ -1,6 +1,7 @@
 """The objects of one evolution in S3: whole reads and writes, conditional writes, listing, deleting.
 
-botocore's own bounded retries (5 attempts, exponential back-off) are the only ones.
+botocore's own bounded retries (5 attempts, exponential back-off) are the only ones, but for bodies that break off while
+they are read: see bodies.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from components.shared.settings import Settings
+from components.shared.store.bodies import Body
 from cycleqd.errors import IntegrityError, UnavailableError
 from cycleqd.records import JSON, canonical
 
@@ -22,7 +24,6 @@ if TYPE_CHECKING:
 
 _MISSING = {"NoSuchKey", "404", "NotFound"}
 _LOST_RACE = {"PreconditionFailed", "412", "ConditionalRequestConflict", "409"}
-_CHUNK = 1 << 20
 _SHA256 = "sha256"  # the name of an object's metadata
 
 
@@ -81,8 +82,8 @@ class Store:
         """Bytes and ETag (for `replace`), None when there is none."""
         with self._reported(key, "read"):
             try:
-                answer = self.client.get_object(Bucket=self.bucket, Key=self.key(key))
-                return answer["Body"].read(), answer["ETag"]
+                body = Body(self.client, self.bucket, self.key(key))
+                return b"".join(body), body.etag
             except self.client.exceptions.ClientError as error:
                 if _code(error) in _MISSING:
                     return None
@@ -190,24 +191,28 @@ class Store:
         found = hashlib.sha256()
         with self._reported(key, "read"):
             try:
-                for chunk in self.client.get_object(Bucket=self.bucket, Key=self.key(key))["Body"].iter_chunks(_CHUNK):
-                    found.update(chunk)
+                for piece in Body(self.client, self.bucket, self.key(key)):
+                    found.update(piece)
             except self.client.exceptions.ClientError as error:
                 if _code(error) in _MISSING:
                     return None
                 raise
         return found.hexdigest()
 
-    def get_file(self, key: str, path: Path, sha256: str) -> None:
-        """Download to `path`, which appears only whole. Raises IntegrityError when its sha256 differs."""
+    def get_file(self, key: str, path: Path, sha256: str, progress: Callable[[int], None]) -> None:
+        """Download to `path`, which appears only whole. Raises IntegrityError when its sha256 differs.
+
+        `progress` is called with the number of bytes of every piece.
+        """
         part = path.with_name(path.name + ".part")
         found = hashlib.sha256()
         part.parent.mkdir(parents=True, exist_ok=True)
         try:
             with self._reported(key, "read"), part.open("wb") as file:
-                for chunk in self.client.get_object(Bucket=self.bucket, Key=self.key(key))["Body"].iter_chunks(_CHUNK):
-                    found.update(chunk)
-                    file.write(chunk)
+                for piece in Body(self.client, self.bucket, self.key(key)):
+                    found.update(piece)
+                    file.write(piece)
+                    progress(len(piece))
             if found.hexdigest() != sha256:
                 raise IntegrityError(
                     f"{self.url(key)} has sha256 {found.hexdigest()}, recorded was {sha256}; restore the object"

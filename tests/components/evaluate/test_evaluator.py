@@ -35,6 +35,8 @@ class Scripted:
     ) -> list[Completion]:
         asked = [conversation[-1]["content"] for conversation in conversations]
         self.batches.append(asked)
+        if progress:
+            progress(len(asked))
         return [
             Completion("", "overflow", 99, 0) if "overflow" in text else Completion(text, "stop", 2, 1)
             for text in asked
@@ -173,11 +175,18 @@ def test_no_more_threads_than_workers() -> None:
     assert len(task.threads) <= 2
 
 
-def test_progress_adds_up_to_the_samples() -> None:
-    seen: list[int] = []
-    evaluate(Scripted(), rounds(), SAMPLES, SAMPLING, workers=2, progress=seen.append)
-    assert sum(seen) == len(SAMPLES)
-    assert 0 not in seen
+def test_progress_adds_up_to_the_replies_and_the_samples() -> None:
+    seen: dict[str, tuple[int, list[int]]] = {}
+
+    def counting(what: str, total: int) -> Progress:
+        seen[what] = total, []
+        return seen[what][1].append
+
+    evaluate(Scripted(), rounds(), SAMPLES, SAMPLING, workers=2, counting=counting)
+    assert list(seen) == ["samples judged", "replies of round 1", "replies of round 2", "replies of round 3"]
+    assert [total for total, _ in seen.values()] == [5, 5, 2, 1]
+    for total, steps in seen.values():
+        assert sum(steps) == total and 0 not in steps
 
 
 def test_each_episode_is_closed_once() -> None:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -58,7 +59,18 @@ def test_a_report_is_what_the_records_say(evolution: Callable[..., Evolution], t
     assert {"seed", "merge", "evaluate", "update archives", "aggregate"} <= set(cost.seconds)
     assert cost.stored == sum(store.list("").values())
 
-    page = run(store, tmp_path)
+    shown: dict[str, tuple[float | None, int]] = {}
+
+    @contextmanager
+    def bar(what: str, total: float | None) -> Iterator[Callable[[int], None]]:
+        done: list[int] = []
+        yield done.append
+        shown[what] = total, sum(done)
+
+    page = run(store, tmp_path, bar)
+    pictures, records = len(list(tmp_path.glob("*.png"))), sum(key.endswith("/run.json") for key in store.list(""))
+    assert shown["drawing"] == (pictures, pictures)
+    assert shown["reading records"][0] == shown["reading records"][1] >= records > 0
     assert page.read_text().count("<figure>") == len(list(tmp_path.glob("*.png")))
     named = store.get_json(layout.REPORT_MODELS)["models"]
     assert set(named) >= {"final", "naive", data.best, *dict(data.recipe)}

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import os
+import random
 import socket
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from typing import Any
 import pytest
 
 from components.shared.settings import Settings
+from components.shared.store.bodies import Body
 from components.shared.store.checkpoints import S3Sink, S3Source, sweep
 from components.shared.store.objects import Store, connect_client
 from cycleqd.errors import IntegrityError, InvalidInputError, UnavailableError
@@ -151,16 +153,65 @@ def cutting(environment: dict[str, str], cuts: int, after: int) -> Iterator[Any]
     proxy.listener.close()
 
 
-def test_a_download_cut_on_the_way_goes_on_where_it_broke(store: Store, environment: dict[str, str]) -> None:
-    data = os.urandom(6 << 20)
-    store.client.put_object(Bucket=store.bucket, Key="m/f", Body=data)
+Read = Callable[[Store, str, Path], bytes]
+
+
+def _range(store: Store, key: str, path: Path) -> bytes:
+    return bytes(S3Source(store.client, store.bucket, store.evolution).read_range(key, 0, SIZE))
+
+
+def _record(store: Store, key: str, path: Path) -> bytes:
+    return store.get(key)
+
+
+def _file(store: Store, key: str, path: Path) -> bytes:
+    arrived: list[int] = []
+    store.get_file(key, path, hashlib.sha256(DATA).hexdigest(), arrived.append)
+    assert sum(arrived) == SIZE
+    return path.read_bytes()
+
+
+def _hashed(store: Store, key: str, path: Path) -> bytes:
+    assert store.sha256(key) == hashlib.sha256(DATA).hexdigest()
+    return DATA
+
+
+SIZE = 6 << 20
+DATA = random.Random(0).randbytes(SIZE)
+
+
+@pytest.mark.parametrize("read", [_range, _record, _file, _hashed])
+def test_a_download_cut_on_the_way_goes_on_where_it_broke(
+    read: Read, store: Store, environment: dict[str, str], tmp_path: Path
+) -> None:
+    store.put("f", DATA)
     with cutting(environment, cuts=3, after=1_500_000) as client:
-        assert bytes(S3Source(client, store.bucket, "m").read_range("f", 0, len(data))) == data
+        assert read(Store(client, store.bucket, store.evolution), "f", tmp_path / "f") == DATA
+    (tmp_path / "f").unlink(missing_ok=True)
     with (
         cutting(environment, cuts=1000, after=300_000) as client,
-        pytest.raises(UnavailableError, match="m/f cannot be"),
+        pytest.raises(UnavailableError, match="empty/f cannot be read"),
     ):
-        S3Source(client, store.bucket, "m").read_range("f", 0, len(data))
+        read(Store(client, store.bucket, store.evolution), "f", tmp_path / "f")
+    assert not list(tmp_path.glob("f*"))
+
+
+def test_an_object_replaced_while_it_is_read_is_never_mixed(store: Store, environment: dict[str, str]) -> None:
+    store.put("f", DATA)
+    with cutting(environment, cuts=1, after=1_500_000) as client:
+        pieces = iter(Body(client, store.bucket, store.key("f")))
+        next(pieces)
+        store.put("f", DATA[::-1])
+        with pytest.raises(UnavailableError, match="empty/f was replaced while it was read"):
+            list(pieces)
+
+
+def test_a_range_that_is_cut_goes_on_within_the_range(store: Store, environment: dict[str, str]) -> None:
+    store.put("f", DATA)
+    with cutting(environment, cuts=2, after=1_500_000) as client:
+        assert b"".join(Body(client, store.bucket, store.key("f"), 7, SIZE - 9)) == DATA[7:-9]
+    store.put("none", b"")
+    assert b"".join(Body(store.client, store.bucket, store.key("none"))) == b""
 
 
 def test_an_object_shorter_than_it_was_listed_is_reported(store: Store) -> None:

@@ -57,9 +57,11 @@ def test_a_file_appears_only_when_its_digest_is_right(store: Store, tmp_path: Pa
     sha = store.put_file("file", source)
     assert sha == hashlib.sha256(source.read_bytes()).hexdigest()
     with pytest.raises(IntegrityError, match=f"recorded was {'0' * 64}"):
-        store.get_file("file", target, "0" * 64)
+        store.get_file("file", target, "0" * 64, print)
     assert list(tmp_path.iterdir()) == [source]
-    store.get_file("file", target, sha)
+    arrived: list[int] = []
+    store.get_file("file", target, sha, arrived.append)
+    assert sum(arrived) == source.stat().st_size
     assert target.read_bytes() == source.read_bytes()
 
 
