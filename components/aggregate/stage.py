@@ -33,16 +33,17 @@ def run(evolution: str, place: str) -> None:
     settings, where = Settings.from_environment(), parse_place(place)
     store = Store.connect(settings, evolution)
     config = load_config(store)
-    recipes = claim(store, config)
+    claimed, recipes = claim(store, config)
     experts = [model_ref(store, f"expert-{name}") for name in config.models.experts]
     recipes["naive"] = [(expert, 1 / len(experts)) for expert in experts]
     for model in config.combined:
         build(store, config, where, model, recipes[model])
+    give_up_leftovers(store, claimed)
     logbook.log_final(settings, store, config)
 
 
-def claim(store: Store, config: Config) -> dict[str, Recipe]:
-    """The recipes at HEAD by model id, their models named in S3 before any of them can be cleaned away."""
+def claim(store: Store, config: Config) -> tuple[JSON, dict[str, Recipe]]:
+    """The recipes at HEAD by model id, after the claim that names their models before any can be cleaned away."""
     for _ in range(_ATTEMPTS):
         head, state = current(store)
         recipes: dict[str, Recipe] = {"final": states.final_recipe(config, state)}
@@ -53,7 +54,7 @@ def claim(store: Store, config: Config) -> dict[str, Recipe]:
         if store.find_json(layout.FINAL_PLAN) != claimed:
             store.put_json(layout.FINAL_PLAN, claimed)
         if current(store)[0] == head:
-            return recipes
+            return claimed, recipes
     raise ConflictError(f"HEAD of {store.url('')} keeps moving; stop the evolution before finalising it")
 
 
@@ -84,3 +85,15 @@ def build(store: Store, config: Config, place: Place, model: str, recipe: Recipe
         return {"checkpoint": manifest_json(written)}
 
     once(store, layout.stage(model, "make"), "aggregate", METHOD_VERSION, inputs, compute)
+
+
+def give_up_leftovers(store: Store, claimed: JSON) -> None:
+    """Abort the uploads that killed runs left of the combined models, which stand now.
+
+    The listing comes first: a finalising that has an upload in it, and wants other models, has claimed them by now.
+    """
+    folders = tuple(f"{layout.home(model)}/" for model in layout.COMBINED)
+    uploads = [(key, upload) for key, upload in store.uploads() if key.startswith(folders)]
+    if store.get_json(layout.FINAL_PLAN) == claimed:
+        for key, upload in uploads:
+            store.abort_upload(key, upload)

@@ -22,7 +22,8 @@ def clean(store: Store, config: Config, pins: Iterable[str] = ()) -> None:
     """Delete what nothing needs. Safe beside a generation, a finalising and another cleaning at work.
 
     The listing comes first: a child that is in it has its plan in S3, so whoever needs its checkpoint is seen by the
-    reads that follow, and what is written later is not in the listing.
+    reads that follow, and what is written later is not in the listing. A late twin of a stage whose result stands may
+    lose its upload, and then finds that result.
     """
     objects = store.list("generations")
     head, state = current(store)
@@ -31,8 +32,7 @@ def clean(store: Store, config: Config, pins: Iterable[str] = ()) -> None:
     store.delete(garbage)
     store.delete_prefix(layout.SOURCES)
     for key, upload in list(store.uploads()):
-        made = key.startswith("models/") and _made(store, key)
-        if made or _is_past(key, head.snapshot) or key.startswith(f"{layout.SOURCES}/"):
+        if _is_copied(store, key) or _is_past(key, head.snapshot) or key.startswith(f"{layout.SOURCES}/"):
             store.abort_upload(key, upload)
 
 
@@ -66,5 +66,14 @@ def _is_past(key: str, head: int) -> bool:
     return parts[0] == "generations" and int(parts[1]) < head
 
 
-def _made(store: Store, key: str) -> bool:
-    return store.exists(layout.result(f"{'/'.join(key.split('/')[:2])}/make"))
+def _is_copied(store: Store, key: str) -> bool:
+    """Whether a key belongs to the base or an expert whose copy is recorded, once and for all.
+
+    Finalising may be making a combined model anew, whatever is recorded: it gives up its leftovers itself.
+    """
+    parts = key.split("/")
+    return (
+        parts[0] == "models"
+        and parts[1] not in layout.COMBINED
+        and store.exists(layout.result(layout.stage(parts[1], "make")))
+    )

@@ -41,7 +41,10 @@ class Writer(Protocol):
         """Complete the file and return its sha256 (hex), computed while writing. The file appears only now."""
 
     def abort(self) -> None:
-        """Give the file up and leave nothing behind, at any time; after close this removes the file again."""
+        """Give the file up, at any time, and leave nothing half-written behind.
+
+        A closed file is removed again, too, unless others may write and record the same one, as in S3: it is whole.
+        """
 
 
 class Sink(Protocol):

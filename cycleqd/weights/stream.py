@@ -86,8 +86,9 @@ def write_checkpoint(
 ) -> Manifest:
     """Stream every tensor of `base`'s table through `recipe` into `sink`, with the base's other files beside them.
 
-    Nothing appears in the sink until every byte is computed, written and verified; on any failure everything is removed
-    again. Raises InvalidInputError (NaN, Inf), IntegrityError (digests), UnavailableError (disk full).
+    Nothing appears in the sink until every byte is computed, written and verified. On any failure every writer is given
+    up: nothing stays, but for whole files in S3 when it fails between two of them. Raises InvalidInputError (NaN, Inf),
+    IntegrityError (digests), UnavailableError (disk full, S3).
     """
     shards = plan_shards(list(base.tensors.values()), shard_size)
     run = _Run(recipe, threads or default_threads())

@@ -12,7 +12,7 @@ import pytest
 
 from components.evaluate.stage import Missing, Scoring, evaluate_all
 from components.shared import layout
-from components.shared.evolution import Head, find_head, find_plan, need_head
+from components.shared.evolution import Head, find_head, find_plan, load_config, need_head
 from components.shared.settings import Settings
 from components.shared.stage import Clock, need_result, once, sealed, write_result
 from components.shared.store.objects import Store
@@ -156,19 +156,19 @@ def test_what_another_process_scored_meanwhile_is_not_scored_again(
     evo = evolution()
     evo.seed()
     scored: list[str] = []
-    score, settings, place = Scoring.score, Settings.from_environment(), evo.config.place
+    score, settings, config = Scoring.score, Settings.from_environment(), load_config(evo.store)
 
     def slow(self: Scoring, engine: Any, pair: Missing, *rest: Any) -> None:
         scored.append(f"{pair.model}/{pair.task.name}")
         if len(scored) == 1:
             evaluate_all(
-                settings, self.store, evo.config, place, ["base", "expert-a"], evo.config.search_tasks, "search"
+                settings, self.store, config, evo.config.place, ["base", "expert-a"], config.search_tasks, "search"
             )
         score(self, engine, pair, *rest)
 
     monkeypatch.setattr(Scoring, "score", slow)
     evo.evaluate(["base", "expert-a", "expert-b"])
-    pairs = [f"{model}/{task}" for model in ("base", "expert-a", "expert-b") for task in evo.config.search_tasks]
+    pairs = [f"{model}/{task}" for model in ("base", "expert-a", "expert-b") for task in config.search_tasks]
     assert scored == [pairs[0], *pairs]
     evo.evaluate(["base", "expert-a"])
     ledger(evo.name)  # asserts that no time was logged twice

@@ -18,10 +18,10 @@ _PIECE = 16 << 20
 
 
 class CheckpointCache:
-    """Checkpoints by digest: FOLDER/DIGEST is complete and verified, FOLDER/DIGEST.SIZE.part is being fetched.
+    """Checkpoints by digest: FOLDER/DIGEST is complete and verified, FOLDER/DIGEST.SIZE.part comes or goes.
 
     Locks are flock on FOLDER/DIGEST.lock, so that a killed process frees its own: shared while used, exclusive while
-    fetched or evicted. FOLDER/.lock guards the accounting.
+    fetched or evicted. FOLDER/.lock guards the accounting: entries and parts come and go only under it.
     """
 
     def __init__(self, folder: Path | str, limit_bytes: int) -> None:
@@ -40,9 +40,9 @@ class CheckpointCache:
         entry = self._folder / manifest.digest
         with self._open_lock(f"{manifest.digest}.lock") as lock:
             fcntl.flock(lock, fcntl.LOCK_SH)
-            while not entry.is_dir():  # again when another process evicts it between the two locks
+            while not _is_whole(entry, manifest):  # again when another process evicts it between the two locks
                 fcntl.flock(lock, fcntl.LOCK_EX)
-                if not entry.is_dir():
+                if not _is_whole(entry, manifest):
                     self._fill(entry, source, manifest)
                 fcntl.flock(lock, fcntl.LOCK_SH)
             os.utime(entry)
@@ -52,12 +52,12 @@ class CheckpointCache:
     def find(self, manifest: Manifest) -> Iterator[Path | None]:
         """The checkpoint's folder as by `fetch` when it is there already, else None."""
         entry = self._folder / manifest.digest
-        if not entry.is_dir():
+        if not _is_whole(entry, manifest):
             yield None
             return
         with self._open_lock(f"{manifest.digest}.lock") as lock:
             fcntl.flock(lock, fcntl.LOCK_SH)
-            there = entry.is_dir()  # it may have been evicted before it was locked
+            there = _is_whole(entry, manifest)  # it may have been evicted before it was locked
             if there:
                 os.utime(entry)
             yield entry if there else None
@@ -80,9 +80,11 @@ class CheckpointCache:
                         f"{source.location}/{name} has sha256 {found[:16]}…, but {file.sha256[:16]}… was recorded: "
                         "it was changed or damaged; restore it."
                     )
-            part.rename(entry)
+            with self._accounting():
+                part.rename(entry)
         except BaseException:
-            shutil.rmtree(part, ignore_errors=True)
+            with self._accounting():
+                shutil.rmtree(part, ignore_errors=True)
             raise
 
     def _reserve(self, digest: str, size: int) -> Path:
@@ -92,9 +94,9 @@ class CheckpointCache:
                 f"A checkpoint of {size:,} bytes does not fit into the cache {self._folder} of {self._limit:,} bytes; "
                 "raise its limit."
             )
-        with self._open_lock(".lock") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX)
-            others = [path for path in self._folder.iterdir() if path.is_dir() and _digest_of(path) != digest]
+        with self._accounting():
+            folders = [path for path in self._folder.iterdir() if path.is_dir()]
+            others = [path for path in folders if _digest_of(path) != digest]
             used = sum(map(_size_of, others))
             for path in sorted(others, key=lambda path: (path.suffix != ".part", path.stat().st_mtime)):
                 if used + size > self._limit or path.suffix == ".part":
@@ -104,8 +106,9 @@ class CheckpointCache:
                     f"The cache {self._folder} has {self._limit - used:,} bytes left beside the checkpoints in use, "
                     f"{size:,} are needed; raise its limit or run fewer stages at a time."
                 )
+            for damaged in set(folders) - set(others):
+                shutil.rmtree(damaged)
             part = self._folder / f"{digest}.{size}.part"
-            shutil.rmtree(part, ignore_errors=True)
             part.mkdir()
             return part
 
@@ -117,8 +120,17 @@ class CheckpointCache:
             except BlockingIOError:
                 return 0
             size = _size_of(path)
+            if path.suffix != ".part":  # killed while it removes, this process leaves no entry with files missing
+                path = path.rename(path.with_name(f"{path.name}.{size}.part"))
             shutil.rmtree(path)
             return size
+
+    @contextmanager
+    def _accounting(self) -> Iterator[None]:
+        """While no other process adds or removes an entry or a part."""
+        with self._open_lock(".lock") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            yield
 
     @contextmanager
     def _open_lock(self, name: str) -> Iterator[int]:
@@ -128,6 +140,14 @@ class CheckpointCache:
             yield descriptor
         finally:
             os.close(descriptor)
+
+
+def _is_whole(entry: Path, manifest: Manifest) -> bool:
+    """Whether every file is there with its size: an entry may have been damaged since it was verified."""
+    try:
+        return all((entry / name).stat().st_size == file.size for name, file in manifest.files.items())
+    except FileNotFoundError:
+        return False
 
 
 def _digest_of(path: Path) -> str:

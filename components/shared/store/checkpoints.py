@@ -6,7 +6,7 @@ import hashlib
 from collections import deque
 from collections.abc import Collection, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING
 
 from components.shared.store.bodies import Body
@@ -86,13 +86,16 @@ class S3Source:
 
 
 class S3Sink:
-    """A checkpoint being written under s3://bucket/prefix/. Objects appear only when their writer is closed."""
+    """A checkpoint being written under s3://bucket/prefix/. Objects appear only when their writer is closed.
+
+    Several processes may write the same checkpoint at once, and none disturbs another: they write the same bytes, and
+    none removes what it has closed or what is still being uploaded. The record, written last, decides; what killed
+    runs leave is removed when nobody can be at work on it (see cleaning and aggregate).
+    """
 
     def __init__(self, client: S3Client, bucket: str, prefix: str) -> None:
-        """Aborts the unfinished uploads of killed runs under this prefix: only one process writes a checkpoint."""
         self._client, self._bucket, self._prefix = client, bucket, prefix.strip("/")
         self._pool = ThreadPoolExecutor(_UPLOADS, thread_name_prefix="upload")
-        sweep(client, bucket, f"{self._prefix}/")
 
     @property
     def location(self) -> str:
@@ -122,7 +125,6 @@ class S3Writer:
         self._upload: str | None = None
         self._running: deque[Future[CompletedPartTypeDef]] = deque()
         self._parts: list[CompletedPartTypeDef] = []
-        self._closed = False
 
     @property
     def _url(self) -> str:
@@ -152,23 +154,24 @@ class S3Writer:
                 self._client.complete_multipart_upload(
                     Bucket=self._bucket, Key=self._key, UploadId=self._upload, MultipartUpload={"Parts": self._parts}
                 )
-        self._closed = True
+                self._upload = None
         return self._hash.hexdigest()
 
     def abort(self) -> None:
-        """Abort the upload, or delete the object when it was complete."""
+        """Abort the upload, which may be gone. A closed object stays: another process may have recorded it already."""
         for future in self._running:
             future.cancel()
         for future in self._running:
             if not future.cancelled():
                 future.exception()
         self._running.clear()
-        with _reported(self._url, "removed"):
-            if self._closed:
-                self._client.delete_object(Bucket=self._bucket, Key=self._key)
-            elif self._upload is not None:
+        if self._upload is not None:
+            with (
+                _reported(self._url, "freed of an unfinished upload"),
+                suppress(self._client.exceptions.NoSuchUpload),
+            ):
                 self._client.abort_multipart_upload(Bucket=self._bucket, Key=self._key, UploadId=self._upload)
-        self._upload, self._closed = None, False
+        self._upload = None
 
     def _send(self) -> None:
         if self._upload is None:
@@ -191,14 +194,3 @@ class S3Writer:
                 Body=body,  # type: ignore[arg-type]  # botocore takes bytearrays
             )
         return {"PartNumber": number, "ETag": answer["ETag"]}
-
-
-def sweep(client: S3Client, bucket: str, prefix: str) -> int:
-    """Abort every unfinished multipart upload whose key starts with `prefix`; how many there were."""
-    count = 0
-    with _reported(f"s3://{bucket}/{prefix}", "swept of unfinished uploads"):
-        for page in client.get_paginator("list_multipart_uploads").paginate(Bucket=bucket, Prefix=prefix):
-            for upload in page.get("Uploads", []):
-                client.abort_multipart_upload(Bucket=bucket, Key=upload["Key"], UploadId=upload["UploadId"])
-                count += 1
-    return count

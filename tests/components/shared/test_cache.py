@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
+import signal
 import subprocess
 import sys
+import threading
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -90,6 +94,91 @@ def test_what_a_killed_fetch_left_is_removed(tmp_path: Path) -> None:
     (stale / ".f.part").write_bytes(b"x" * 10)
     with CheckpointCache(tmp_path / "cache", 1_500).fetch(source, manifest):
         assert entries(tmp_path / "cache") == {manifest.digest}
+
+
+@pytest.mark.parametrize("harm", ["missing", "shorter"])
+def test_a_damaged_entry_is_fetched_again(tmp_path: Path, harm: str) -> None:
+    (tmp_path / "m").mkdir()
+    (tmp_path / "m/generation_config.json").write_text("{}")
+    (tmp_path / "m/f").write_bytes(b"x" * 1000)
+    source, manifest = LocalSource(tmp_path / "m"), manifest_of(tmp_path / "m")
+    cache = CheckpointCache(tmp_path / "cache", 1_500)
+    with cache.fetch(source, manifest) as entry:
+        pass
+    if harm == "missing":
+        (entry / "generation_config.json").unlink()
+    else:
+        os.truncate(entry / "generation_config.json", 1)
+    with cache.find(manifest) as found:
+        assert found is None
+    with cache.fetch(source, manifest) as entry:
+        assert manifest_of(entry) == manifest and entries(tmp_path / "cache") == {manifest.digest}
+
+
+EVICT = """
+import os, signal, sys
+from components.shared.store.cache import CheckpointCache
+from cycleqd.weights.local import LocalSource
+from cycleqd.weights.manifest import Manifest
+folder, cache, manifest = sys.argv[1:]
+unlink = os.unlink
+def last(*args, **more):
+    unlink(*args, **more)
+    os.kill(os.getpid(), signal.SIGKILL)
+os.unlink = last
+CheckpointCache(cache, 2_500).fetch(LocalSource(folder), Manifest.from_json(manifest)).__enter__()
+"""
+
+
+def test_a_killed_eviction_leaves_no_entry(tmp_path: Path) -> None:
+    source, _ = model(tmp_path / "m", b"x" * 1000)
+    (tmp_path / "m/g").write_bytes(b"y" * 1000)
+    manifest = manifest_of(tmp_path / "m")
+    cache = CheckpointCache(tmp_path / "cache", 2_500)
+    with cache.fetch(source, manifest):
+        pass
+    _, other = model(tmp_path / "other", b"z" * 1000)
+    command = [sys.executable, "-c", EVICT, str(tmp_path / "other"), str(tmp_path / "cache"), other.to_json()]
+    assert subprocess.run(command, timeout=120).returncode == -signal.SIGKILL
+    assert entries(tmp_path / "cache") == {f"{manifest.digest}.2000.part"}
+    with cache.fetch(source, manifest) as entry:
+        assert manifest_of(entry) == manifest and entries(tmp_path / "cache") == {manifest.digest}
+
+
+class Counted(LocalSource):
+    """While it is read, another process begins to make room: it holds the accounting's lock from then on."""
+
+    def __init__(self, folder: Path, lock: int) -> None:
+        super().__init__(folder)
+        self.lock, self.read = lock, threading.Event()
+
+    def read_range(self, name: str, start: int, stop: int) -> memoryview:
+        fcntl.flock(self.lock, fcntl.LOCK_EX)
+        self.read.set()
+        return super().read_range(name, start, stop)
+
+
+@pytest.mark.parametrize("ends", ["well", "badly"])
+def test_a_fetch_ends_only_while_nobody_counts(tmp_path: Path, ends: str) -> None:
+    _, manifest = model(tmp_path / "m", b"x" * 1000)
+    if ends == "badly":
+        (tmp_path / "m/f").write_bytes(b"y" * 1000)
+    cache = CheckpointCache(tmp_path / "cache", 1_500)
+    lock = os.open(tmp_path / "cache/.lock", os.O_RDWR | os.O_CREAT)
+    source = Counted(tmp_path / "m", lock)
+
+    def fetch() -> None:
+        with suppress(IntegrityError), cache.fetch(source, manifest):
+            pass
+
+    fetching = threading.Thread(target=fetch)
+    fetching.start()
+    assert source.read.wait(60)
+    fetching.join(0.3)  # it would have ended long before
+    assert entries(tmp_path / "cache") == {f"{manifest.digest}.1000.part"}, "what is counted must not vanish"
+    os.close(lock)
+    fetching.join(60)
+    assert entries(tmp_path / "cache") == ({manifest.digest} if ends == "well" else set())
 
 
 FETCH = """

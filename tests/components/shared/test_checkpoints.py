@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import os
 import random
 import socket
@@ -13,10 +14,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from botocore.awsrequest import AWSResponse
+from botocore.exceptions import EndpointConnectionError
+from urllib3 import HTTPResponse
 
 from components.shared.settings import Settings
 from components.shared.store.bodies import Body
-from components.shared.store.checkpoints import S3Sink, S3Source, sweep
+from components.shared.store.checkpoints import S3Sink, S3Source
 from components.shared.store.objects import Store, connect_client
 from cycleqd.errors import IntegrityError, InvalidInputError, UnavailableError
 from cycleqd.weights.checkpoint import open_checkpoint
@@ -72,24 +76,68 @@ def test_a_large_file_goes_up_in_parts_and_any_range_comes_back(store: Store) ->
         assert bytes(source.read_range("f", start, stop)) == data[start:stop]
 
 
-def test_aborting_and_sweeping_leave_nothing(store: Store) -> None:
+def test_aborting_gives_the_upload_up_and_leaves_what_is_whole(store: Store) -> None:
     sink = S3Sink(store.client, store.bucket, "x")
-    started, finished = sink.create("started", 2 * PART), sink.create("finished", 3)
+    started, finished, large = sink.create("started", 2 * PART), sink.create("finished", 3), sink.create("large", PART)
     started.write(bytes(PART + 1))
     finished.write(b"abc")
-    finished.close()
-    for writer in (started, finished, started):
+    large.write(bytes(PART))
+    for whole in (finished, large):
+        whole.close()
+    for writer in (started, finished, large, started):
         writer.abort()
-    assert not unfinished(store) and not contents(store, "x")
-    killed, other = sink.create("killed", PART), S3Sink(store.client, store.bucket, "xy").create("other", PART)
-    killed.write(bytes(PART))
-    other.write(bytes(PART))
-    S3Sink(store.client, store.bucket, "x")  # the next run of the killed stage
-    assert [upload["Key"] for upload in unfinished(store)] == ["xy/other"]
-    assert sweep(store.client, store.bucket, "xy/") == 1 and not unfinished(store)
-    with pytest.raises(UnavailableError, match="x/killed cannot be written"):
-        killed.write(bytes(PART))
-        killed.close()
+    assert not unfinished(store) and contents(store, "x") == {"finished": b"abc", "large": bytes(PART)}
+
+
+def test_writers_of_the_same_checkpoint_do_not_end_each_other(store: Store) -> None:
+    data = os.urandom(PART + 5)
+    first, second = (S3Sink(store.client, store.bucket, "x").create("f", len(data)) for _ in range(2))
+    first.write(data)
+    third = S3Sink(store.client, store.bucket, "x").create("f", len(data))
+    second.write(data)
+    assert first.close() == hashlib.sha256(data).hexdigest()
+    third.write(data)
+    third.abort()
+    assert second.close() == hashlib.sha256(data).hexdigest()
+    assert contents(store, "x") == {"f": data} and not unfinished(store)
+
+
+def test_an_upload_that_was_given_up_for_a_writer_is_no_error_when_it_aborts(store: Store) -> None:
+    client = connect_client(Settings.from_environment())
+    writer = S3Sink(client, store.bucket, "x").create("f", 2 * PART)
+    writer.write(bytes(PART))
+    for upload in unfinished(store):
+        store.client.abort_multipart_upload(Bucket=store.bucket, Key=upload["Key"], UploadId=upload["UploadId"])
+    answer = b"<Error><Code>NoSuchUpload</Code></Error>"  # AWS says so, SeaweedFS does not
+    client.meta.events.register(
+        "before-send.s3.AbortMultipartUpload",
+        lambda request, **_: AWSResponse(request.url, 404, {}, HTTPResponse(io.BytesIO(answer), preload_content=False)),
+    )
+    with pytest.raises(UnavailableError, match="x/f cannot be written"):
+        writer.write(bytes(PART))
+        writer.close()
+    writer.abort()
+    assert not contents(store, "x") and not unfinished(store)
+
+
+def test_a_late_twin_that_fails_leaves_the_files_of_the_one_that_was_done(store: Store, tmp_path: Path) -> None:
+    base, parent = (
+        open_checkpoint(uploaded(store, write_model(tmp_path / name, tensors(seed)), name))
+        for seed, name in enumerate(("base", "parent"))
+    )
+    merge(base, [parent], [1.0], S3Sink(store.client, store.bucket, "child"))
+    made = contents(store, "child")
+    client, puts = connect_client(Settings.from_environment()), []
+
+    def fail_the_second(**_: Any) -> None:
+        puts.append(1)
+        if len(puts) == 2:
+            raise EndpointConnectionError(endpoint_url=client.meta.endpoint_url)
+
+    client.meta.events.register("before-call.s3.PutObject", fail_the_second)
+    with pytest.raises(UnavailableError, match=r"child/.* cannot be written"):
+        merge(base, [parent], [1.0], S3Sink(client, store.bucket, "child"))
+    assert len(puts) == 2 and len(made) > 2 and contents(store, "child") == made
 
 
 @pytest.mark.parametrize("harm", ["changed byte", "NaN"])

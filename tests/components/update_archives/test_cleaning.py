@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 
+from components.aggregate.stage import give_up_leftovers
 from components.shared.evolution import current
+from components.shared.store.objects import Store
 from components.update_archives.cleaning import clean, needed
 from cycleqd.archive import union
 from tests.evolution import Evolution
@@ -76,6 +78,30 @@ def test_unfinished_uploads_of_the_past_are_given_up(evolution: Callable[..., Ev
     evo.generation()
     assert [key for key, _ in store.uploads()] == [future]
     assert json.loads(store.get("HEAD.json"))["snapshot"] == 1
+
+
+def begin_upload(store: Store, model: str) -> str:
+    """What a killed run leaves, or one at work has."""
+    key = f"models/{model}/checkpoint/x"
+    store.client.create_multipart_upload(Bucket=store.bucket, Key=store.key(key))
+    return key
+
+
+def test_uploads_of_combined_models_are_given_up_by_their_maker_alone(evolution: Callable[..., Evolution]) -> None:
+    evo = evolution()
+    evo.seeding()
+    begin_upload(evo.store, "final")
+    expert = begin_upload(evo.store, "expert-a")
+    evo.aggregate()
+    assert [key for key, _ in evo.store.uploads()] == [expert]
+    again = begin_upload(evo.store, "final")  # by a finalising that makes the recorded model anew
+    evo.update(-1)
+    assert [key for key, _ in evo.store.uploads()] == [again]
+    claimed = evo.store.get_json("final/plan.json")
+    give_up_leftovers(evo.store, {**claimed, "snapshot": 1})  # it was another's claim
+    assert [key for key, _ in evo.store.uploads()] == [again]
+    give_up_leftovers(evo.store, claimed)
+    assert not list(evo.store.uploads())
 
 
 def test_what_a_client_brought_goes_once_head_is_there(evolution: Callable[..., Evolution]) -> None:
