@@ -66,10 +66,8 @@ class Services:
         wanted = [self._mlflow(), self._s3()] if tracking else [self._s3()]
         with self._lock("start"):
             for service in wanted:
-                if self._stopping(
-                    service.name
-                ).exists():  # a killed command told it to end: it answers, but not for long
-                    self._stop(service.name)
+                if self._stopping(service.name).exists():
+                    self._stop(service.name)  # a killed command told it to end: it answers, but not for long
                 if not self._alive(service.name):
                     self._spawn(service)
 
