@@ -62,7 +62,17 @@ class LocalRunner:
 
     def finished(self, step: Step) -> bool:
         """Whether a run of this step on this machine ended well, cleaning and logging included."""
-        return (self.folder / f"{step.name}.done").exists()
+        note = self._note(step)
+        return note.exists() and note.read_text() == self._evolution()
+
+    def _note(self, step: Step) -> Path:
+        """The file that says of which evolution the step's last run here ended well."""
+        return self.folder / f"{step.name}.done"
+
+    def _evolution(self) -> str:
+        """What tells evolutions of one name apart: where their objects are, and all that decides their results."""
+        endpoint = {**os.environ, **self.environment}.get("AWS_ENDPOINT_URL", "")
+        return json.dumps([endpoint, self.config.place.bucket, self.config.frozen()])
 
     def run(self, step: Step, arguments: Mapping[str, Any]) -> None:
         """Run a step to its end. Raises the error of the stage that failed, or UnavailableError naming the log."""
@@ -72,10 +82,11 @@ class LocalRunner:
             "count": step.count,
             "arguments": dict(arguments),
         }
+        self._note(step).unlink(missing_ok=True)
         warm = self.warm.ready() if self.warm else {}
         with self._temporary() as temporary, self.log(step).open("w") as log:
             process = subprocess.Popen(
-                [sys.executable, "-m", "pipelines.local"],
+                [sys.executable, "-m", "pipelines.local", str(os.getpid())],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=subprocess.STDOUT,
@@ -92,7 +103,7 @@ class LocalRunner:
                 code = process.wait()
         if code or self._failed_unnoticed(step):
             raise self._failure(step)
-        (self.folder / f"{step.name}.done").touch()
+        self._note(step).write_text(self._evolution())
 
     def _listen(self, output: IO[str], log: IO[str]) -> None:
         for line in output:
@@ -146,21 +157,24 @@ def _ended(process: subprocess.Popen[str]) -> Iterator[None]:
                 process.wait(_STOP_SECONDS)
 
 
-def _die_with(parent: int) -> None:
-    """Be told (SIGTERM) when the driver dies, and then end the whole session."""
+def _die_with(driver: int) -> None:
+    """Be told (SIGTERM) when the driver, our parent, dies, and then end the whole session: now, if it is dead."""
 
     def end(number: int, frame: object) -> None:
         os.killpg(0, signal.SIGKILL)
 
     signal.signal(signal.SIGTERM, end)
     ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
-    if os.getppid() != parent:
+    if os.getppid() != driver:
         end(0, None)
 
 
 def main() -> None:
-    """The process of a step: read the job from standard input, run its pipeline by kfp.local, exit 0 or 1."""
-    _die_with(os.getppid())
+    """The process of a step: read the job from standard input, run its pipeline by kfp.local, exit 0 or 1.
+
+    The argument is the driver's process id. It is not asked for here, where a killed driver is no longer the parent.
+    """
+    _die_with(int(sys.argv[1]))
     job = json.loads(sys.stdin.read())
     import warnings
 

@@ -2,7 +2,8 @@
 
 Every command that needs them holds a shared lock while it runs. The first one starts what is not running, later ones
 attach, and the last one to leave stops them, whoever started them. So a killed command leaves services that the next
-one takes over. Data stays in the folder; ports are free ones, kept from one start to the next where they stay free.
+one takes over: it knows them by their command lines, however little the killed one wrote down. Data stays in the
+folder; ports are free ones, kept from one start to the next where they stay free.
 """
 
 from __future__ import annotations
@@ -65,6 +66,8 @@ class Services:
         wanted = [self._mlflow(), self._s3()] if tracking else [self._s3()]
         with self._lock("start"):
             for service in wanted:
+                if self._stopping(service.name).exists():
+                    self._stop(service.name)  # a killed command told it to end: it answers, but not for long
                 if not self._alive(service.name):
                     self._spawn(service)
 
@@ -112,20 +115,34 @@ class Services:
     def stop(self) -> None:
         """Stop both, politely first."""
         for name in ("mlflow", "s3"):
-            pid = self._alive(name)
-            if pid:
-                _end(pid)
-            (self.folder / f"{name}.pid").unlink(missing_ok=True)
+            self._stop(name)
+
+    def _stop(self, name: str) -> None:
+        if pid := self._alive(name):
+            self._stopping(name).touch()
+            _end(pid)
+        self._stopping(name).unlink(missing_ok=True)
+
+    def _stopping(self, name: str) -> Path:
+        """The file that says, while it exists, that the service is being stopped."""
+        return self.folder / f"{name}.stopping"
+
+    def _data(self, name: str) -> str:
+        """The argument that names the service's data, by which its process is known."""
+        return {
+            "s3": f"-dir={self.folder / 's3'}",
+            "mlflow": f"sqlite:///{self.folder / 'mlflow' / 'mlflow.db'}",
+        }[name]
 
     def _s3(self) -> Service:
-        port, data = self.ports, self.folder / "s3"
+        port = self.ports
         return Service(
             "s3",
             (
                 _program("weed"),
                 "server",
                 "-s3",
-                f"-dir={data}",
+                self._data("s3"),
                 "-ip=127.0.0.1",
                 "-ip.bind=127.0.0.1",
                 f"-s3.config={self.folder / 's3.json'}",
@@ -152,7 +169,7 @@ class Services:
             (
                 *(sys.executable, "-m", "mlflow", "server", "--workers", "1"),
                 *("--host", "127.0.0.1", "--port", str(port)),
-                *("--backend-store-uri", f"sqlite:///{home / 'mlflow.db'}"),
+                *("--backend-store-uri", self._data("mlflow")),
                 *("--artifacts-destination", str(home / "artifacts")),
             ),
             f"http://127.0.0.1:{port}/health",
@@ -171,15 +188,21 @@ class Services:
                 start_new_session=True,
                 env={**os.environ, **service.environment},
             )
-        (self.folder / f"{service.name}.pid").write_text(f"{process.pid} {_born(process.pid)}")
+        while process.poll() is None and not self._alive(service.name):
+            time.sleep(0.01)  # the kernel is still loading it: its command line comes last
 
     def _alive(self, name: str) -> int:
-        """The process id of the service, 0 when it does not run. A recycled id is told by its time of birth."""
-        try:
-            pid, born = (self.folder / f"{name}.pid").read_text().split()
-        except (OSError, ValueError):
-            return 0
-        return int(pid) if _born(int(pid)) == born else 0
+        """The process id of the service, 0 when it does not run: who leads a session and has its data for an argument.
+
+        Nothing is written down: a command killed between the start and the note would leave a server unknown to all.
+        """
+        data = os.fsencode(self._data(name))
+        for entry in Path("/proc").glob("[0-9]*"):
+            with contextlib.suppress(OSError):  # it has ended
+                pid = int(entry.name)
+                if data in (entry / "cmdline").read_bytes().split(b"\0") and _session(pid) == pid:
+                    return pid
+        return 0
 
     def _ports(self) -> dict[str, int]:
         path = self.folder / "ports.json"
@@ -188,7 +211,7 @@ class Services:
             running = any(self._alive(name) for name in ("s3", "mlflow"))
             if set(ports) != set(_PORTS) or not (running or all(map(_free, ports.values()))):
                 ports = dict(zip(_PORTS, _free_ports(len(_PORTS)), strict=True))
-                path.write_text(json.dumps(ports))
+                _write_private(path, ports)
         return ports
 
     def _credentials(self) -> dict[str, str]:
@@ -250,8 +273,11 @@ def writable(folder: Path) -> Path:
 
 
 def _write_private(path: Path, value: object) -> None:
-    with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as handle:
+    """Write JSON that its owner only can read. A killed command leaves the whole file or none."""
+    hidden = path.with_suffix(".new")
+    with os.fdopen(os.open(hidden, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as handle:
         json.dump(value, handle)
+    hidden.replace(path)
 
 
 def _program(name: str) -> str:
@@ -288,13 +314,13 @@ def _answers(url: str) -> bool:
         return False
 
 
-def _born(pid: int) -> str:
-    """When a process started, in the kernel's ticks; empty when it is dead."""
+def _session(pid: int) -> int:
+    """The session that a process belongs to, 0 when it is dead."""
     try:
-        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+        state, _, _, session, *_ = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     except OSError:
-        return ""
-    return "" if fields[0] == "Z" else fields[19]
+        return 0
+    return 0 if state == "Z" else int(session)
 
 
 def _end(group: int) -> None:
@@ -306,6 +332,6 @@ def _end(group: int) -> None:
         while time.monotonic() < deadline:
             with contextlib.suppress(ChildProcessError):  # it is our child only if this command started it
                 os.waitpid(group, os.WNOHANG)
-            if not _born(group):
+            if not _session(group):
                 return
             time.sleep(0.05)

@@ -4,7 +4,8 @@ Importing torch, transformers, MLflow and kfp takes seconds, which each task of 
 again. A fork is as fresh a process as one that was started: nothing was computed before it, and it takes arguments,
 environment, folder and standard streams from its client.
 
-`python -m pipelines.warm serve SOCKET` is the server; `python pipelines/warm.py …` runs Python's arguments through it.
+`python -m pipelines.warm serve SOCKET STARTER` is the server; `python pipelines/warm.py …` runs Python's arguments
+through it.
 """
 
 from __future__ import annotations
@@ -45,7 +46,7 @@ class Warm:
         self.path = self.folder / "socket"
         with (self.folder / "log").open("wb") as log:
             self.process = subprocess.Popen(
-                [sys.executable, "-m", "pipelines.warm", "serve", str(self.path)],
+                [sys.executable, "-m", "pipelines.warm", "serve", str(self.path), str(os.getpid())],
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
@@ -69,7 +70,7 @@ class Warm:
 def main() -> None:
     """Server or client, by the arguments."""
     if sys.argv[1:2] == ["serve"]:
-        serve(Path(sys.argv[2]))
+        serve(Path(sys.argv[2]), int(sys.argv[3]))
     else:
         sys.exit(request(sys.argv[1:]))
 
@@ -89,9 +90,11 @@ def request(arguments: list[str]) -> int:
     return int(answer) if answer else 1
 
 
-def serve(path: Path) -> None:
-    """Import everything, then fork a keeper for each client, until the starter is gone."""
-    parent = os.getppid()
+def serve(path: Path, starter: int) -> None:
+    """Import everything, then fork a keeper for each client, until the process `starter`, our parent, is gone.
+
+    It may be gone before our first line, and our parent then be another from the start; so its id is told, not asked.
+    """
     import importlib
 
     for name in _MODULES:
@@ -104,7 +107,7 @@ def serve(path: Path) -> None:
         server.listen()
         hidden.rename(path)  # clients find it only when it is ready
         server.settimeout(1.0)
-        while os.getppid() == parent:
+        while os.getppid() == starter:
             with contextlib.suppress(TimeoutError):
                 link, _ = server.accept()
                 with link:

@@ -14,6 +14,7 @@ from cycleqd.config import load
 from pipelines.cli.session import connect
 from pipelines.services import running
 from tests.pipelines.conftest import Finished, content, start
+from tests.pipelines.processes import wait_for_none
 from tests.pipelines.world import make_world
 
 pytestmark = pytest.mark.timeout(1800)
@@ -24,26 +25,6 @@ def wait_for(path: Path, text: str, process: subprocess.Popen[str]) -> None:
     while text not in (path.read_text() if path.exists() else ""):
         assert process.poll() is None, f"ended before {path.name} said {text!r}: {process.communicate()[1]}"
         time.sleep(0.05)
-
-
-def processes_of(folder: Path) -> list[int]:
-    """Processes whose arguments or environment name the evolution's folder: its services, its driver and its tasks."""
-    found = []
-    for entry in Path("/proc").glob("[0-9]*"):
-        try:
-            known = (entry / "cmdline").read_bytes() + (entry / "environ").read_bytes()
-        except OSError:  # it has ended, or is somebody else's
-            continue
-        if os.fsencode(folder) in known and int(entry.name) != os.getpid():
-            found.append(int(entry.name))
-    return found
-
-
-def wait_for_none(folder: Path) -> None:
-    deadline = time.monotonic() + 60
-    while processes_of(folder):
-        assert time.monotonic() < deadline, f"still running: {processes_of(folder)}"
-        time.sleep(0.1)
 
 
 def test_an_evolution_survives_ctrl_c_and_kill_9_unchanged(finished: Finished, tmp_path: Path) -> None:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import stat
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -14,6 +17,23 @@ from pipelines.cli.session import connect
 from pipelines.driver import alone
 from pipelines.services import Services, running
 from tests.pipelines.configs import two_tasks
+from tests.pipelines.processes import processes_of, run_until, wait_for_none
+
+COMMAND = """
+from cycleqd.config import Place
+from pipelines.services import running
+
+with running(Place(services="embedded", folder={folder!r}), tracking=False):
+    pass
+"""
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Iterator[Path]:
+    """A folder whose processes end with the test, also where it fails."""
+    yield tmp_path
+    for process in processes_of(tmp_path):
+        os.kill(process, signal.SIGKILL)
 
 
 @pytest.mark.timeout(600)
@@ -59,3 +79,37 @@ def test_a_folder_that_cannot_be_made_is_one_sentence(tmp_path: Path) -> None:
         running(config.place).__enter__()
     with pytest.raises(InvalidInputError, match=r"file/state/runs/golden cannot be made"):
         alone(config).__enter__()
+
+
+@pytest.mark.timeout(600)
+def test_a_server_that_a_killed_command_was_stopping_is_not_used(folder: Path) -> None:
+    """SeaweedFS says that it is well for some fifteen seconds after it was told to end."""
+    run_until("c_return", "killpg", COMMAND.format(folder=str(folder)), folder)
+    (dying,) = processes_of(folder)
+    with running(Place(services="embedded", folder=str(folder)), tracking=False):
+        (serving,) = processes_of(folder)
+        assert serving != dying
+    wait_for_none(folder)
+
+
+@pytest.mark.timeout(600)
+def test_a_server_whose_command_was_killed_as_soon_as_it_was_started_is_taken_over(folder: Path) -> None:
+    run_until("return", "Popen.__init__", COMMAND.format(folder=str(folder)), folder)
+    (orphan,) = processes_of(folder)
+    with running(Place(services="embedded", folder=str(folder)), tracking=False):
+        assert processes_of(folder) == [orphan]
+    wait_for_none(folder)
+
+
+@pytest.mark.parametrize(
+    ("event", "name", "times"), [("c_call", "TextIOWrapper.write", 1), ("call", "dump", 2), ("call", "dump", 3)]
+)
+def test_a_command_killed_while_it_writes_ports_or_keys_leaves_no_part_of_them(
+    tmp_path: Path, event: str, name: str, times: int
+) -> None:
+    run_until(event, name, f"from pipelines.services import *\nServices(Path({str(tmp_path)!r}))", tmp_path, times)
+    made = Services(tmp_path)
+    assert len(set(made.ports.values())) == 9 and made.credentials["secret"] in (made.folder / "s3.json").read_text()
+    assert stat.S_IMODE((made.folder / "credentials.json").stat().st_mode) == 0o600
+    again = Services(tmp_path)
+    assert again.credentials == made.credentials
