@@ -6,7 +6,7 @@ python -m benchmarks.weights PART [--scratch FOLDER] [--layers 16] [--repeats 3]
   s3         merge, mutate and fused from and to SeaweedFS, against boto3's transfers of the same bytes
   memory     peak memory of merge and fused for 2, 4 and 8 layers, and for 2 layers of an 8B
   svd        the SVD mutation against torch.linalg.svd, a matrix shape at a time
-  accuracy   the SVD mutation, and fp32's own SVD, against float64; the 128k rows of an embedding (10 GB, ten minutes)
+  accuracy   the SVD mutation, and fp32's own SVD, against float64; the 128k rows of an embedding take minutes
   gpu        merge and mutate of layers of an 8B on CUDA; says so where there is none
 
 Checkpoints with the shapes of Llama-3.2-1B (or of an 8B) are made under the scratch folder and kept for the next run.
