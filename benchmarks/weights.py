@@ -6,6 +6,7 @@ python -m benchmarks.weights PART [--scratch FOLDER] [--layers 16] [--repeats 3]
   s3         merge, mutate and fused from and to SeaweedFS, against boto3's transfers of the same bytes
   memory     peak memory of merge and fused for 2, 4 and 8 layers, and for 2 layers of an 8B
   svd        the SVD mutation against torch.linalg.svd, a matrix shape at a time
+  accuracy   the SVD mutation, and fp32's own SVD, against float64; the 128k rows of an embedding take minutes
   gpu        merge and mutate of layers of an 8B on CUDA; says so where there is none
 
 Checkpoints with the shapes of Llama-3.2-1B (or of an 8B) are made under the scratch folder and kept for the next run.
@@ -425,6 +426,45 @@ def part_svd(repeats: int, device: str = "cpu") -> None:
             print(f"  {rows} x {columns}: {ours:.2f} s against {theirs:.2f} s, {theirs / ours:.1f}x", flush=True)
 
 
+def part_accuracy() -> None:
+    """Relative Frobenius error against float64 with the same W, random matrices, one thread.
+
+    The reference is that of the float64 Gram matrix, which for random matrices is as good as a float64 SVD (1e-8).
+    """
+    import torch
+
+    from cycleqd.weights.mutation import svd_rescale
+
+    torch.set_num_threads(1)
+    weights = [(512, 512), (1024, 1024), (2048, 512), (2048, 2048), (8192, 2048)]
+    for rows, columns in [*weights, *((128_256, columns) for columns in (64, 576, 2048, 4096))]:
+        torch.manual_seed(0)
+        tau, w = torch.randn(rows, columns) * 1e-3, torch.rand(columns) * 2
+        parts = [slice(first, first + 8192) for first in range(0, rows, 8192)]
+        gram = torch.zeros(columns, columns, dtype=torch.float64)
+        for part in parts:
+            gram += tau[part].double().T @ tau[part].double()
+        vectors = torch.linalg.eigh(gram).eigenvectors.flip(-1)
+        mix = (vectors * w) @ vectors.T
+
+        ours = svd_rescale(tau, w)
+        line = f"  {rows} x {columns}: ours {_error(ours, tau, mix, parts):.1e}"
+        if tau.numel() < 1 << 27:
+            u, s, v = torch.linalg.svd(tau, full_matrices=False)
+            line += f", fp32's own SVD {_error((u * (s * w)) @ v, tau, mix, parts):.1e}"
+        print(line, flush=True)
+
+
+def _error(found: Any, tau: Any, mix: Any, parts: list[slice]) -> float:
+    """|found - tau mix| / |tau mix|, a few rows at a time."""
+    off = total = 0.0
+    for part in parts:
+        expected = tau[part].double() @ mix
+        off += float((found[part].double() - expected).square().sum())
+        total += float(expected.square().sum())
+    return float((off / total) ** 0.5)
+
+
 def part_gpu(scratch: Path, repeats: int) -> None:
     """An 8B-shaped checkpoint of four layers: merge and mutate with matrices on the GPU, beside copy and PCIe."""
     import torch
@@ -464,7 +504,7 @@ def main() -> None:
         operate(name, models, out, threads, device, sync=not whole)
         return
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("part", choices=["mergekit", "local", "s3", "memory", "svd", "gpu"])
+    parser.add_argument("part", choices=["mergekit", "local", "s3", "memory", "svd", "accuracy", "gpu"])
     parser.add_argument("--scratch", type=Path, default=Path(tempfile.gettempdir()) / "cycleqd-benchmark")
     parser.add_argument("--layers", type=int, default=16)
     parser.add_argument("--repeats", type=int, default=3)
@@ -472,6 +512,8 @@ def main() -> None:
     options.scratch.mkdir(parents=True, exist_ok=True)
     if options.part == "svd":
         part_svd(options.repeats)
+    elif options.part == "accuracy":
+        part_accuracy()
     elif options.part == "gpu":
         part_gpu(options.scratch, options.repeats)
     elif options.part == "memory":

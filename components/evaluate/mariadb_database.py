@@ -19,7 +19,8 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
 from components.evaluate.mariadb import MariaDB
-from components.evaluate.mariadb_guard import Exceeded, Guard, Limits, Turns, Watched
+from components.evaluate.mariadb_guard import Exceeded, Guard, Limits, Watched
+from components.evaluate.turnstile import Turnstile
 from cycleqd.errors import UnavailableError
 
 if TYPE_CHECKING:
@@ -62,7 +63,7 @@ class Databases:
     def __init__(self, server: MariaDB, limits: Limits) -> None:
         self.server = server
         self.limits = limits
-        self.turns = Turns()
+        self.turns = Turnstile()
         self.guard = Guard(server, limits)
         self.abandoned: set[str] = set()
 

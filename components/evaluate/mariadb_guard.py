@@ -45,35 +45,6 @@ class Watched:
     exceeded: Exceeded = ""
 
 
-class Turns:
-    """Many at once, or one alone."""
-
-    def __init__(self) -> None:
-        self._change = threading.Condition()
-        self._running = 0
-        self._waiting = threading.Lock()
-
-    @contextmanager
-    def shared(self) -> Iterator[None]:
-        """Run beside others; waits while one runs, or waits to run, alone."""
-        with self._waiting, self._change:
-            self._running += 1
-        try:
-            yield
-        finally:
-            with self._change:
-                self._running -= 1
-                self._change.notify_all()
-
-    @contextmanager
-    def alone(self) -> Iterator[None]:
-        """Run when nothing else does, and nothing else until done."""
-        with self._waiting:
-            with self._change:
-                self._change.wait_for(lambda: self._running == 0)
-            yield
-
-
 class Guard(threading.Thread):
     """Kills the sessions that exceed a limit, by the administrator's connection."""
 

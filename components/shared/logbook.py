@@ -1,11 +1,12 @@
 """What MLflow is told: which runs an evolution has, and what each stage's records add to them.
 
-Reads records, computes nothing. Every function may be repeated.
+Reads records, computes nothing but the average over a score's groups. Every function may be repeated.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from statistics import fmean
 
 from components.shared import layout
 from components.shared.evolution import need_head
@@ -162,16 +163,21 @@ def log_making(settings: Settings, store: Store, model: str, stages: Sequence[st
 
 
 def log_evaluations(settings: Settings, store: Store, pairs: Iterable[tuple[str, str]], split: str) -> None:
-    """Scores, standard errors and outcomes of (model, task) pairs on the models' runs."""
+    """Scores, standard errors, outcomes and groups of (model, task) pairs on the models' runs.
+
+    The average over the groups counts each of them the same, however many samples it has (AgentBench's DB score).
+    """
     tracker = Tracker(settings)
     for model, task in pairs:
         folder = layout.evaluation(model, task, split)
         outputs, run = need_result(store, folder)["outputs"], store.get_json(layout.run(folder))
+        groups = outputs["groups"]
         metrics = {
             f"{split}_score/{task}": outputs["score"],
             f"{split}_stderr/{task}": outputs["standard_error"],
             **{f"{split}_outcomes/{task}/{name}": count for name, count in outputs["counts"].items()},
-            **{f"{split}_groups/{task}/{name}": value for name, value in outputs["groups"].items()},
+            **{f"{split}_groups/{task}/{name}": value for name, value in groups.items()},
+            **({f"{split}_group_average/{task}": fmean(groups.values())} if groups else {}),
             **{f"seconds/evaluate_{split}/{task}/{part}": value for part, value in run["seconds"].items()},
         }
         tags = {"cycleqd.engine": outputs["engine"], **_where(run, f".{split}.{task}")}

@@ -15,6 +15,7 @@ Seed = int | np.random.SeedSequence
 
 _NOISE_CHUNK = 1 << 20
 _RESOLVED = 1e-3  # of the largest eigenvalue: what lies below gets a Gram matrix of its own
+_LONG = 1 << 14  # rows (embeddings have more): singular values lie so close that fp32 would mix their directions
 _NOISE = 1e-6  # of the largest singular value: below it is fp32's own rounding
 
 
@@ -71,10 +72,13 @@ def _right_vectors(tall: torch.Tensor, floor: float) -> torch.Tensor:
     """The right singular vectors of a tall matrix (m ≥ n) or of each of a stack, as columns, largest first.
 
     A Gram matrix squares the singular values, so one pass resolves about three orders of magnitude; what lies below is
-    projected out and resolved by a Gram matrix of its own, until nothing above `floor` (a singular value) is left.
+    projected out and resolved by a Gram matrix of its own, until nothing above `floor` (a singular value) is left. The
+    Gram matrix of a long matrix is decomposed in float64, which costs little beside making it.
     """
-    decomposition = torch.linalg.eigh(tall.mT @ tall)
-    values, vectors = decomposition.eigenvalues.flip(-1), torch.flip(decomposition.eigenvectors, (-1,))
+    gram = tall.mT @ tall
+    decomposition = torch.linalg.eigh(gram.double() if tall.shape[-2] > _LONG else gram)
+    values = decomposition.eigenvalues.flip(-1).to(tall.dtype)
+    vectors = torch.flip(decomposition.eigenvectors, (-1,)).to(tall.dtype)
     if tall.ndim == 2:
         return _resolved(tall, values, vectors, floor)
     return torch.stack([_resolved(*matrix, floor) for matrix in zip(tall, values, vectors, strict=True)])

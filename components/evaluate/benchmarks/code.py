@@ -35,10 +35,10 @@ from components.evaluate.benchmarks.mbpp import problem as problems
 from components.evaluate.benchmarks.mbpp.execution import Boxes, References, suite_seconds
 from components.evaluate.benchmarks.mbpp.judge import Judged, judge
 from components.evaluate.benchmarks.mbpp.problem import Problem, Suite
-from components.evaluate.benchmarks.mbpp.turnstile import Turnstile
 from components.evaluate.sandbox import Limits
 from components.evaluate.sandbox.limits import MIB
 from components.evaluate.task import Episode, Outcome, Sample, SingleTurn, Task, Verdict, Workspace
+from components.evaluate.turnstile import Turnstile
 from cycleqd.errors import InvalidInputError
 
 _ANSWER = re.compile(r"```python[ \t]*\r?\n(.*?)(?:```|\Z)", re.DOTALL)

@@ -23,7 +23,8 @@ Settings, all optional:
     prompt          a `str.format` template over the record's `description`, which replaces the record's conversation
     root            "image": a system of its own (made by `make os-root`); "host": this machine's /usr in an empty one
     root_sha256     the sha256 that the image must have
-    command_seconds, script_seconds    wall time of a command of the model (5), and of a record's script (30)
+    command_seconds, script_seconds    wall time of a command of the model (5), and of a record's script (30);
+                    a late script goes on alone for as long again
 """
 
 from __future__ import annotations

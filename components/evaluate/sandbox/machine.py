@@ -34,6 +34,7 @@ from components.evaluate.sandbox.box import memory_file
 from components.evaluate.sandbox.limits import MIB, Finished, Limits
 from components.evaluate.sandbox.ready import ready
 from components.evaluate.sandbox.watch import WATCHER, Usage, Watched, descendants, usage
+from components.evaluate.turnstile import Turnstile
 from cycleqd.errors import UnavailableError
 
 ENVIRONMENT = {
@@ -83,7 +84,13 @@ def _lent(file: Path) -> set[tuple[int, int]]:
 
 
 class Keeper:
-    """The process that makes machines (see keeper.py). Use as a context manager; leaving it ends every machine."""
+    """The process that makes machines (see keeper.py). Use as a context manager; leaving it ends every machine.
+
+    `turns`: what runs in its machines beside other programs, and what runs alone.
+    """
+
+    def __init__(self) -> None:
+        self.turns = Turnstile()
 
     def __enter__(self) -> Self:
         soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
@@ -185,6 +192,17 @@ def _kernel_limits(limits: Limits) -> dict[str, int]:
     }
 
 
+def stop(roots: Sequence[int]) -> list[int]:
+    """Stop (SIGSTOP) every process below `roots`, also what they start meanwhile; returns them, parents first."""
+    stopped: list[int] = []
+    while new := [pid for root in roots for pid in descendants(root) if pid not in stopped]:
+        for pid in new:
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGSTOP)
+        stopped += new
+    return stopped
+
+
 @dataclass
 class _WatchedMachine(Watched):
     """A machine's processes hang below its bwrap and below the handler of each program that entered it."""
@@ -240,6 +258,7 @@ class Machine:
         self._programs: list[Program] = []
         self._lock = threading.Lock()
         self.busy = False
+        self.turns = keeper.turns
         self._watched = _WatchedMachine(self._bwrap, plan.limits, kill=self._kill, machine=self)
         WATCHER.add(self._watched)
 
@@ -292,14 +311,20 @@ class Machine:
     def run(self, argv: Sequence[str], seconds: float) -> Finished:
         """Run a program to its end, without input; what it leaves in the background runs on.
 
-        Its output goes to nameless files, so that a background process that holds them cannot delay the end.
+        One that takes longer than `seconds` stands still until no other program runs in the keeper's machines, and then
+        has as many again, alone: a busy machine does not decide. It goes on and is not begun anew, because what it has
+        changed could not be undone. Its output goes to nameless files, so that a background process that holds them
+        cannot delay the end.
         """
         out, err = os.memfd_create("stdout"), os.memfd_create("stderr")
         nothing = os.open(os.devnull, os.O_RDONLY)
         self.busy = True
         try:
-            program = self.start(argv, (nothing, out, err), ENVIRONMENT)
-            status = program.wait(seconds)
+            with self.turns.shared():
+                program = self.start(argv, (nothing, out, err), ENVIRONMENT)
+                status = program.wait(seconds)
+            if status is None:
+                status = self._wait_alone(program, seconds)
             late = status is None
             if late:
                 program.kill()
@@ -311,6 +336,14 @@ class Machine:
             self.busy = False
             for descriptor in (out, err, nothing):
                 os.close(descriptor)
+
+    def _wait_alone(self, program: Program, seconds: float) -> int | None:
+        stopped = stop([program.handler])
+        with self.turns.alone():
+            for pid in reversed(stopped):  # children first: `su` stops itself when it finds its child stopped
+                with suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGCONT)
+            return program.wait(seconds)
 
     def settle(self, seconds: float) -> None:
         """Wait, at most so long, until what runs in the machine has finished starting.
@@ -337,12 +370,7 @@ class Machine:
 
     def freeze(self) -> None:
         """Stop (SIGSTOP) everything that runs in the machine; programs started later run."""
-        stopped: set[int] = set()
-        while new := {pid for root in self.roots() for pid in descendants(root)} - stopped:
-            for pid in new:
-                with suppress(ProcessLookupError):
-                    os.kill(pid, signal.SIGSTOP)
-            stopped |= new
+        stop(self.roots())
 
     def close(self) -> None:
         """Kill everything in the machine and wait until it is gone."""

@@ -67,6 +67,10 @@ class Shell:
         return self._exchange(text + b"\r", self._seconds)
 
     def _exchange(self, sending: bytes, seconds: float) -> tuple[str, bool]:
+        with self._machine.turns.shared():
+            return self._exchanged(sending, seconds)
+
+    def _exchanged(self, sending: bytes, seconds: float) -> tuple[str, bool]:
         self._machine.busy = True
         shown = _Shown(self._reading, lines=1 if sending else 0)
         deadline = time.monotonic() + seconds

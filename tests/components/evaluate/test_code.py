@@ -19,9 +19,9 @@ from components.evaluate.benchmarks.code import CodeTask, answer
 from components.evaluate.benchmarks.mbpp import codec, rules
 from components.evaluate.benchmarks.mbpp import problem as problems
 from components.evaluate.benchmarks.mbpp.judge import expectation, judge
-from components.evaluate.benchmarks.mbpp.turnstile import Turnstile
 from components.evaluate.sandbox import Finished
 from components.evaluate.task import Outcome, Sample, Verdict, Workspace
+from components.evaluate.turnstile import Turnstile
 from cycleqd.errors import InvalidInputError
 
 SMALL = Path(__file__).parents[2] / "data" / "code_small.jsonl"

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +17,8 @@ from components.evaluate.benchmarks.os_needs import NO_PROCESSES, NO_USERS, Offe
 from components.evaluate.benchmarks.os_records import read
 from components.evaluate.benchmarks.os_rules import Action, action, reads_only_arguments, seeded, shown
 from components.evaluate.sandbox.shell import clean
-from components.evaluate.task import Outcome, Workspace
-from cycleqd.errors import InvalidInputError, UnavailableError
+from components.evaluate.task import Outcome, Verdict, Workspace
+from cycleqd.errors import EvaluationError, InvalidInputError, UnavailableError
 from tests.os_play import bash, gold, play, play_all, says
 
 pytestmark = pytest.mark.timeout(900)  # the first to need the root may have to make it
@@ -167,6 +170,40 @@ def test_a_check_that_never_ends_is_a_time_out(tmp_path: Path) -> None:
         endless = "mkdir /root/bin; printf '#!/bin/bash\\nsleep 60\\n' > /root/bin/double; chmod +x /root/bin/double"
         verdict, _ = play(hasty, sample, lambda e: "Act: finish" if e.replies else bash(endless))
         assert (verdict.outcome, verdict.reason) == (Outcome.TIMEOUT, "script 1 was ended by the limit on wall")
+
+
+def test_a_check_that_is_late_goes_on_alone_and_is_not_begun_anew(tmp_path: Path) -> None:
+    slow = "mkdir /root/bin; printf '#!/bin/bash\\necho x >> /calls; sleep 0.7; echo $(($1 * 2))\\n' > /root/bin/double"
+    replies = [bash(f"{slow}; chmod +x /root/bin/double"), "Act: finish"]
+    with opened(HOST | {"script_seconds": 1}, tmp_path) as hasty:
+        sample = hasty.load(SMALL)[6]
+        checks = [*sample.record["check"], ("bash", "[ $(wc -l < /calls) = 2 ]")]
+        sample = replace(sample, record={**sample.record, "check": checks})
+        verdict, _ = play(hasty, sample, lambda e: replies[len(e.replies)])
+        assert verdict == Verdict(Outcome.PASSED, "all 2 scripts agreed")
+
+
+def test_a_late_set_up_goes_on_alone_and_an_endless_one_is_no_score(tmp_path: Path) -> None:
+    with opened(HOST | {"script_seconds": 1}, tmp_path) as hasty:
+        sample = hasty.load(SMALL)[6]
+        late, endless = (
+            replace(sample, record={**sample.record, "init_script": [("bash", f"sleep {seconds}; mkdir /late")]})
+            for seconds in (1.3, 60)
+        )
+        _, episode = play(hasty, late, lambda e: bash("ls -d /late") if not e.replies else "Act: finish")
+        assert episode.messages[-2]["content"] == "The output of the OS:\n\n/late"
+        with pytest.raises(EvaluationError, match=r"set-up script of OS sample 6 .* limit on wall"):
+            play(hasty, endless, gold)
+
+
+def test_who_is_late_stands_still_until_nothing_runs_beside(task: OsTask) -> None:
+    with task.new_machine() as other, task.new_machine() as late, ThreadPoolExecutor(1) as pool:
+        beside = pool.submit(other.run, ["bash", "-c", "sleep 3; date +%s%N"], 30)
+        while "sleep" not in {program for _, program, _ in other.processes()}:
+            time.sleep(0.01)
+        done = late.run(["bash", "-c", "for one in {1..12}; do sleep 0.1; done; date +%s%N"], 1)
+    assert done.ok
+    assert int(done.stdout) > int(beside.result().stdout)
 
 
 def test_users_own_and_log_in(os_image: Path, tmp_path: Path) -> None:

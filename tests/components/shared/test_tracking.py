@@ -94,6 +94,16 @@ def test_score_error_and_every_outcome_are_on_the_models_run(grown: Evolution, m
         assert {name.rpartition("/")[2] for name in expected} >= {"passed", "wrong", "error", "time-out", "format"}
 
 
+@pytest.mark.parametrize(("model", "split"), [("g000001-c01", "search"), ("final", "test")])
+def test_every_group_and_their_average_are_on_the_models_run(grown: Evolution, model: str, split: str) -> None:
+    found = ledger(grown.name).runs[f"model:{model}"]["metrics"]
+    for task in grown.config.search_tasks:
+        groups = need_result(grown.store, layout.evaluation(model, task, split))["outputs"]["groups"]
+        assert list(groups) == ["x", "y"]
+        assert [found[f"{split}_groups/{task}/{name}"] for name in "xy"] == [[(0, groups[name])] for name in "xy"]
+        assert found[f"{split}_group_average/{task}"] == [(0, pytest.approx((groups["x"] + groups["y"]) / 2))]
+
+
 def test_a_run_without_a_stored_id_is_taken_over(store: Store) -> None:
     store = Store(store.client, store.bucket, f"evolution-{store.bucket}")
     tracker = Tracker(Settings.from_environment())
