@@ -13,6 +13,8 @@ import threading
 from pathlib import Path
 from typing import Any
 
+_COLUMNS = 16
+
 
 class ReadBack:
     """Mixed into vLLM's worker (its `worker_extension_cls`); its methods are called by `collective_rpc`."""
@@ -59,7 +61,9 @@ class ReadBack:
 def _same_product(module: Any, weight: Any) -> bool:
     """Whether the projection multiplies by `weight`, of shape (out, in): exactly where the weight can be read.
 
-    Otherwise what it computes may differ by the rounding of its dtype, as a root mean square over the outputs.
+    Where it was repacked, 16 of its columns are read by multiplying unit vectors, which is exact, too (a bias is added
+    before or after rounding); and a product with all columns may differ by the rounding of its dtype, as a root mean
+    square over the outputs.
     """
     import torch
 
@@ -69,11 +73,15 @@ def _same_product(module: Any, weight: Any) -> bool:
     weight = weight.to(device, dtype)
     if module.weight.shape == weight.shape:
         return torch.equal(module.weight, weight)
-    x = torch.linspace(-1, 1, weight.shape[1], device=device, dtype=dtype)[None]
-    expected = torch.nn.functional.linear(x, weight, getattr(module, "bias", None)).float()
+    bias, eps = getattr(module, "bias", None), torch.finfo(dtype).eps
+    columns = torch.linspace(0, weight.shape[1] - 1, _COLUMNS, device=device).round().long()
+    units = torch.nn.functional.one_hot(columns, weight.shape[1]).to(dtype)
+    x = torch.cat([units, torch.linspace(-1, 1, weight.shape[1], device=device, dtype=dtype)[None]])
+    expected = torch.nn.functional.linear(x, weight, bias).float()
     y = module(x)
     found = (y[0] if isinstance(y, tuple) else y).float()
-    return bool((found - expected).norm() <= max(torch.finfo(dtype).eps / 2, 1e-5) * expected.norm())
+    read = torch.isclose(found[:-1], expected[:-1], rtol=0 if bias is None else eps, atol=0).all()
+    return bool(read and (found[-1] - expected[-1]).norm() <= max(eps / 2, 1e-5) * expected[-1].norm())
 
 
 class _Stored:
