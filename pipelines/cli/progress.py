@@ -10,6 +10,7 @@ from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
     Progress,
+    ProgressColumn,
     TaskProgressColumn,
     TextColumn,
     TimeRemainingColumn,
@@ -22,7 +23,7 @@ from pipelines.cli.output import errors
 def counting(what: str, total: float | None) -> Iterator[Callable[[int], None]]:
     """Show a bar for `what`; the function that is given advances it. Without a total it only moves."""
     left = () if total is None else (TaskProgressColumn(), TimeRemainingColumn())
-    with Progress(TextColumn("{task.description}"), BarColumn(), *left, console=errors, transient=True) as progress:
+    with _shown(TextColumn("{task.description}"), BarColumn(), *left) as progress:
         bar = progress.add_task(what, total=total)
         yield lambda done: progress.advance(bar, done)
 
@@ -30,7 +31,11 @@ def counting(what: str, total: float | None) -> Iterator[Callable[[int], None]]:
 @contextlib.contextmanager
 def parts(what: str, total: int) -> Iterator[Callable[[str], None]]:
     """Show `what` and the part that it is at; the function that is given is told of each one as it begins."""
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
-    with Progress(*columns, console=errors, transient=True) as progress:
+    with _shown(TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn()) as progress:
         bar, begun = progress.add_task(what, total=total), itertools.count()
         yield lambda part: progress.update(bar, description=f"{what} {part}", completed=next(begun))
+
+
+def _shown(*columns: ProgressColumn) -> Progress:
+    """Gone when it ends; nowhere but on a terminal, not even as an empty line."""
+    return Progress(*columns, console=errors, transient=True, disable=not errors.is_terminal)
