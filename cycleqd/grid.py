@@ -85,14 +85,19 @@ def behaviour(axes: Mapping[str, Axis], quality: str) -> Grid:
     return Grid(tasks, tuple(axes[task] for task in tasks))
 
 
+def is_flat(task: str, experts: Sequence[Scored]) -> bool:
+    """Whether every expert scores the same on the task, so that it gives the search no information."""
+    return len({expert.scores[task] for expert in experts}) == 1
+
+
 def fix_axes(
     settings: configuration.Grid, tasks: Sequence[str], experts: Sequence[Scored], specialists: Mapping[str, str]
 ) -> dict[str, Axis]:
     """One axis a task from the experts' scores; fixed at seeding and recorded with the archives.
 
     bounds "experts": [0.85 × the weakest expert's score, 1.15 × the strongest's]; "own_expert": the same over the
-    task's own experts (`specialists`: model id → its task); explicit: as given. All clipped to [0, 1]. A task on which
-    every expert scores the same tells them apart by nothing: unless its bounds are explicit, its axis has one bin.
+    task's own experts (`specialists`: model id → its task); explicit: as given. All clipped to [0, 1]. The axis of
+    a flat task has one bin, unless its bounds are explicit.
     Raises InvalidInputError when a task has no expert to take bounds from.
     """
     axes = {}
@@ -105,6 +110,5 @@ def fix_axes(
         seen = [e.scores[task] for e in experts if not own or specialists.get(e.model.id) == task]
         if not seen:
             raise InvalidInputError(f"method.grid.bounds: task '{task}' has no expert to take its bounds from")
-        flat = len({expert.scores[task] for expert in experts}) == 1
-        axes[task] = Axis.make(0.85 * min(seen), 1.15 * max(seen), 1 if flat else bins)
+        axes[task] = Axis.make(0.85 * min(seen), 1.15 * max(seen), 1 if is_flat(task, experts) else bins)
     return axes

@@ -16,6 +16,7 @@ from components.shared.settings import Settings
 from components.shared.store.objects import Store, probe
 from cycleqd.config import Config, Image, Place, Task
 from cycleqd.errors import CycleQDError, UnavailableError
+from cycleqd.grid import is_flat
 from cycleqd.state import State
 from cycleqd.weights.checkpoint import Checkpoint
 from pipelines.endpoint import fault
@@ -253,7 +254,7 @@ def flat_tasks(state: State) -> list[str]:
         f"task '{task}': every expert scores {100 * state.experts[0].scores[task]:.1f} %,"
         " so it gives the search no information"
         for task in state.tasks
-        if len({expert.scores[task] for expert in state.experts}) == 1
+        if is_flat(task, state.experts)
     ]
 
 

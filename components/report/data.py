@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from cycleqd.config import Config
+from cycleqd.grid import is_flat
 from cycleqd.records import Child
 from cycleqd.state import State
 
@@ -100,7 +101,7 @@ class ReportData:
     @property
     def flat(self) -> tuple[str, ...]:
         """Search tasks on which every expert scores the same: they give the search no information."""
-        return tuple(t for t in self.tasks if len({expert.scores[t] for expert in self.state.experts}) == 1)
+        return tuple(task for task in self.tasks if is_flat(task, self.state.experts))
 
     @property
     def rows(self) -> tuple[Row, ...]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
@@ -20,6 +21,7 @@ from cycleqd.config import load
 from pipelines.cli import app
 from pipelines.cli.session import Session, connect
 from pipelines.services import running
+from tests.pipelines.processes import processes_of
 from tests.pipelines.world import make_world
 
 _OURS = ("AWS_", "MLFLOW_", "CYCLEQD_")
@@ -67,6 +69,15 @@ class Finished:
 def content(store: Store) -> dict[str, bytes]:
     """What an evolution is: archives, HEAD, plans and results. Runs' records tell of time and are left out."""
     return {key: store.get(key) for key in store.list("") if not key.endswith(("/run.json", "/mlflow.json"))}
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Iterator[Path]:
+    """A folder whose processes end with the test, also where it fails."""
+    yield tmp_path
+    for process in processes_of(tmp_path):
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(process, signal.SIGKILL)
 
 
 @pytest.fixture(scope="package")

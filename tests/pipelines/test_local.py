@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import os
 import shutil
-import signal
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -15,7 +12,7 @@ from cycleqd.errors import CycleQDError
 from pipelines.local import LocalRunner
 from pipelines.steps import Step, arguments
 from tests.pipelines.conftest import Finished
-from tests.pipelines.processes import processes_of, run_until, wait_for_none
+from tests.pipelines.processes import run_until, wait_for_none
 
 SEEDING = """
 from pipelines.local import LocalRunner
@@ -25,14 +22,6 @@ from tests.pipelines.configs import two_tasks
 config, step = two_tasks(folder={folder!r}), Step("seeding")
 LocalRunner(config, {{}}, print).run(step, arguments(config, step, None))
 """
-
-
-@pytest.fixture
-def folder(tmp_path: Path) -> Iterator[Path]:
-    """A folder whose processes end with the test, also where it fails."""
-    yield tmp_path
-    for process in processes_of(tmp_path):
-        os.kill(process, signal.SIGKILL)
 
 
 @pytest.mark.timeout(300)

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import os
-import signal
 import stat
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -26,14 +23,6 @@ from pipelines.services import running
 with running(Place(services="embedded", folder={folder!r}), tracking=False):
     pass
 """
-
-
-@pytest.fixture
-def folder(tmp_path: Path) -> Iterator[Path]:
-    """A folder whose processes end with the test, also where it fails."""
-    yield tmp_path
-    for process in processes_of(tmp_path):
-        os.kill(process, signal.SIGKILL)
 
 
 @pytest.mark.timeout(600)
