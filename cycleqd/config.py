@@ -203,19 +203,31 @@ class Crossover(Section):
 
 
 class MutationMethod(Section):
-    """Mutation of the child's task vector: svd (rescale or additive), gaussian, or none."""
+    """Mutation of the child's task vector: svd (additive or rescale), gaussian, or none.
+
+    w_max: 0.3 for additive and 2, which keeps the expected task vector, for rescale, unless it is given.
+    """
 
     kind: Literal["svd", "gaussian", "none"] = "svd"
-    mode: Literal["rescale", "additive"] = "rescale"
-    w_max: float = Field(default=2.0, ge=0)
+    mode: Literal["rescale", "additive"] = "additive"
+    w_max: float = Field(default=0.3, ge=0)
     sigma: float = Field(default=0.0003, ge=0)
     embeddings: bool = True
 
+    @model_validator(mode="before")
+    @classmethod
+    def _by_mode(cls, value: Any) -> Any:
+        if isinstance(value, dict) and value.get("mode") == "rescale":
+            return {"w_max": 2.0, **value}
+        return value
+
 
 class Final(Section):
-    """The final model: softmax-weighted sum of the archives' best elites, or the single elite with the best average."""
+    """The final model: `softmax`-weighted sum of the archives' best elites (the paper's), the single model with the
+    `best` average, or whichever of the two has the `better` average on the search split.
+    """
 
-    kind: Literal["softmax", "best"] = "softmax"
+    kind: Literal["better", "softmax", "best"] = "better"
     temperature: float = Field(default=1.0, gt=0)
 
 
@@ -264,7 +276,7 @@ class Images(Section):
 
 def image_of(stage: str) -> Image:
     """The image that a stage runs in, which is also the name of its resources."""
-    if stage in ("merge", "mutate", "aggregate"):
+    if stage in ("merge", "mutate", "aggregate", "choose_final"):
         return "weights"
     return "evaluate" if stage == "evaluate" else "control"
 
@@ -363,8 +375,13 @@ class Config(Section):
 
     @property
     def combined(self) -> tuple[str, ...]:
-        """Ids of the models that finalising builds. The aggregate is the final model, or stands beside it."""
+        """Ids of the models that finalising builds. The aggregate is the final model, or stands apart from it."""
         return ("naive", "final") if self.method.final.kind == "softmax" else ("naive", "aggregated", "final")
+
+    @property
+    def chosen(self) -> str | None:
+        """The combined model that is built only once the aggregate has a score; None where nothing is chosen."""
+        return "final" if self.method.final.kind == "better" else None
 
     def frozen(self) -> dict[str, Any]:
         """All that decides results, as JSON. Paths become the keys at which seeding stores what they name.

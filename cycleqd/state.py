@@ -240,14 +240,19 @@ def homes(state: State, model: str) -> tuple[str, ...]:
     return tuple(a.quality for a in state.archives if any(e.model.id == model for e in a.elites.values()))
 
 
-def final_recipe(config: Config, state: State) -> list[tuple[ModelRef, float]]:
+def final_recipe(config: Config, state: State, aggregated: Scores | None = None) -> list[tuple[ModelRef, float]]:
     """Models and coefficients β of the final model, Σ β = 1: the aggregate, or the living model with the best average.
 
-    One model is written as such a sum, too: β = 1.
+    aggregated: the aggregate's scores on the search split, which `final: {kind: better}` decides by (a tie goes to the
+    single model); the other kinds do not look at it. One model is written as such a sum, too: β = 1.
     """
-    if config.method.final.kind == "best":
-        return [(best_living(config, state).model, 1.0)]
-    return aggregate_recipe(config, state)
+    single = best_living(config, state)
+    if config.method.final.kind == "better":
+        assert aggregated is not None, "the better of two needs both scores"
+        chosen = average(aggregated) <= average(single.scores)
+    else:
+        chosen = config.method.final.kind == "best"
+    return [(single.model, 1.0)] if chosen else aggregate_recipe(config, state)
 
 
 def aggregate_recipe(config: Config, state: State) -> list[tuple[ModelRef, float]]:

@@ -55,7 +55,7 @@ def check_method(config: Config) -> Iterator[str]:
             " 2 keeps their expected size"
         )
     if mutation.kind == "svd" and mutation.mode == "additive" and mutation.w_max > 1:
-        yield f"method.mutation.w_max is {mutation.w_max:g}: additive mutation adds that much; 0.1 is the usual value"
+        yield f"method.mutation.w_max is {mutation.w_max:g}: additive mutation adds that much; 0.3 is the usual value"
     in_turn = method.algorithm == "cycleqd" and method.focus == "cyclic"
     if in_turn and method.stop.patience is not None and method.stop.patience < len(config.search_tasks):
         yield f"method.stop.patience is {method.stop.patience}: less than one turn of all archives"

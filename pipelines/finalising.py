@@ -1,38 +1,59 @@
-"""finalising: aggregate the archives into the final model; score it and its rivals on every task and both splits."""
+"""finalising: aggregate the archives, choose the final model, score it and its rivals on every task and both splits."""
 
-import json
+from collections.abc import Sequence
+from functools import partial
+from typing import Any
 
 from kfp import dsl
 from kfp.dsl.base_component import BaseComponent
 
-from components.aggregate.component import aggregate
+from components.aggregate.component import aggregate, choose_final
 from components.evaluate.component import evaluate_models
 from components.update_archives.stage import seeded_models
-from cycleqd.config import Config
+from cycleqd.config import Config, Place
 from pipelines.placement import assign
+from pipelines.seeding import groups
 
 
 def finalising(config: Config) -> BaseComponent:
     """The finalising pipeline. Parameters: evolution, place (JSON), models (ids to score; default: all but an elite).
 
     The models are scored on the held-out split of all tasks (report_only ones too) and on the search split of the
-    search tasks, where most results stand already. `place.parallelism` tasks run at a time.
+    search tasks, where most results stand already. Where the final model is the better of two, the search split comes
+    first and decides. `place.parallelism` tasks run at a time.
     """
     where = config.place
-    compared = [*seeded_models(config), *config.combined]
-    names = {"search": list(config.search_tasks), "test": list(config.tasks)}
-    if where.group == "task":
-        parts = [(split, json.dumps([task])) for split, tasks in names.items() for task in tasks]
-    else:
-        parts = [(split, json.dumps(tasks)) for split, tasks in names.items()]
+    compared = [*seeded_models(config), *(model for model in config.combined if model != config.chosen)]
+    searched = [("search", tasks) for tasks in groups(config, config.search_tasks)]
+    held_out = [("test", tasks) for tasks in groups(config, config.tasks)]
 
     @dsl.pipeline(name="cycleqd-finalising", description="Build the final model, score it against its rivals")
     def pipeline(evolution: str, place: str, models: list = compared) -> None:
         built = assign(aggregate(evolution=evolution, place=place), "aggregate", where)
-        scores: list[dsl.PipelineTask] = []
-        for number, (split, tasks) in enumerate(parts):
-            before = scores[number - where.parallelism] if number >= where.parallelism else built
-            score = evaluate_models(evolution=evolution, models=models, tasks=tasks, split=split, place=place)
-            scores.append(assign(score, "evaluate", where).after(before))
+        scored = partial(_score, where, evolution, place)
+        if config.chosen is None:
+            scored(models, [*searched, *held_out], built)
+            return
+        rivals = scored(models, searched, built)
+        choice = choose_final(evolution=evolution, place=place)
+        final = assign(choice, "choose_final", where).after(*rivals)
+        scored(final.output, [*searched, *held_out], final)
 
     return pipeline
+
+
+def _score(
+    where: Place,
+    evolution: Any,
+    place: Any,
+    models: Any,
+    parts: Sequence[tuple[str, str]],
+    after: dsl.PipelineTask,
+) -> list[dsl.PipelineTask]:
+    """Score models on (split, JSON list of tasks) after a task, `place.parallelism` at a time."""
+    scores: list[dsl.PipelineTask] = []
+    for number, (split, tasks) in enumerate(parts):
+        before = scores[number - where.parallelism] if number >= where.parallelism else after
+        score = evaluate_models(evolution=evolution, models=models, tasks=tasks, split=split, place=place)
+        scores.append(assign(score, "evaluate", where).after(before))
+    return scores

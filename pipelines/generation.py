@@ -10,7 +10,7 @@ from components.select_parents.component import select_parents
 from components.update_archives.component import update_archives
 from cycleqd.config import Config
 from pipelines.placement import assign
-from pipelines.seeding import task_groups
+from pipelines.seeding import groups
 
 
 def generation(config: Config, count: int | None = None) -> BaseComponent:
@@ -39,7 +39,7 @@ def generation(config: Config, count: int | None = None) -> BaseComponent:
 
 def _one(config: Config) -> BaseComponent:
     where = config.place
-    groups = task_groups(config)
+    parts = groups(config, config.search_tasks)
     together = where.group == "generation"
 
     # Traps of KFP: inside the loop only the loop item and pipeline parameters are used (kfp.local puts the item in the
@@ -52,14 +52,14 @@ def _one(config: Config) -> BaseComponent:
             last = made = assign(merge(evolution=evolution, item=item, place=place), "merge", where)
             if not where.fused:
                 last = made = assign(mutate(evolution=evolution, item=item, place=place), "mutate", where).after(made)
-            for tasks in [] if together else groups:
+            for tasks in [] if together else parts:
                 last = evaluate_child(evolution=evolution, item=item, tasks=tasks, split="search", place=place)
                 assign(last, "evaluate", where).after(made)
         update = update_archives(evolution=evolution, children=dsl.Collected(last.output), place=place)
         assign(update, "update_archives", where)
         if together:
             children = dsl.Collected(last.output)
-            score = evaluate_models(evolution=evolution, models=children, tasks=groups[0], split="search", place=place)
+            score = evaluate_models(evolution=evolution, models=children, tasks=parts[0], split="search", place=place)
             update.after(assign(score, "evaluate", where))
 
     return pipeline

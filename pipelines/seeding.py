@@ -1,6 +1,7 @@
 """seeding: copy everything to S3, score base and experts, fix the grids, fill the archives. Makes snapshot 0."""
 
 import json
+from collections.abc import Iterable
 
 from kfp import dsl
 from kfp.dsl.base_component import BaseComponent
@@ -13,10 +14,9 @@ from cycleqd.config import Config
 from pipelines.placement import assign
 
 
-def task_groups(config: Config) -> list[str]:
-    """The search tasks as evaluate tasks do them: one each, or all together. JSON lists of names."""
-    names = list(config.search_tasks)
-    return [json.dumps([name]) for name in names] if config.place.group == "task" else [json.dumps(names)]
+def groups(config: Config, names: Iterable[str]) -> list[str]:
+    """Tasks of the evolution as evaluate tasks do them: one each, or all together. JSON lists of names."""
+    return [json.dumps([name]) for name in names] if config.place.group == "task" else [json.dumps(list(names))]
 
 
 def seeding(config: Config) -> BaseComponent:
@@ -27,7 +27,7 @@ def seeding(config: Config) -> BaseComponent:
     where = config.place
     models = seeded_models(config)
     batches = [models] if where.group == "generation" else [[model] for model in models]
-    groups = task_groups(config)
+    parts = groups(config, config.search_tasks)
 
     @dsl.pipeline(name="cycleqd-seeding", description="Stage the inputs, score base and experts, fill the archives")
     def pipeline(evolution: str, config: str, place: str) -> None:
@@ -36,7 +36,7 @@ def seeding(config: Config) -> BaseComponent:
         for number, batch in enumerate(batches):
             before = scores[number - where.parallelism] if number >= where.parallelism else [first]
             scores.append([])
-            for tasks in groups:
+            for tasks in parts:
                 score = evaluate_models(evolution=evolution, models=batch, tasks=tasks, split="search", place=place)
                 scores[-1].append(assign(score, "evaluate", where).after(*before))
         last = update_archives(evolution=evolution, children=[], place=place)

@@ -10,8 +10,10 @@ import json
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from components.aggregate.stage import compared
 from components.shared import layout
 from components.shared.evolution import current, find_head
+from components.shared.stage import read_result
 from components.shared.store.objects import Store
 from components.update_archives.stage import seeded_models
 from cycleqd import state as states
@@ -76,21 +78,15 @@ def advanced(config: Config, store: Store, step: Step) -> bool:
     return state.generation >= step.first + step.count or states.should_stop(config, state) is not None
 
 
-def compared(config: Config, state: State) -> list[str]:
-    """Ids of the models that finalising scores: base, experts, the best living model, and what it builds.
-
-    The best living model is not scored where the final one is a copy of it.
-    """
-    best = [] if config.method.final.kind == "best" else [states.best_living(config, state).model.id]
-    return list(dict.fromkeys([*seeded_models(config), *best, *config.combined]))
-
-
 def finalised(config: Config, store: Store, state: State) -> bool:
     """Whether the final model was built from this snapshot, and every score that finalising makes is recorded."""
     claimed = store.find_json(layout.FINAL_PLAN)
     if claimed is None or claimed["sha256"] != state.digest:
         return False
-    models = compared(config, state)
+    made = read_result(store, layout.stage("final", "make"))
+    if made is None:
+        return False
+    models = compared(config, state, [part["id"] for part in made["inputs"]["models"]])
     wanted = {(model, task, "search") for model in models for task in config.search_tasks}
     wanted |= {(model, task, "test") for model in models for task in config.tasks}
     return all(store.exists(layout.result(layout.evaluation(*key))) for key in wanted)
@@ -104,4 +100,4 @@ def arguments(config: Config, step: Step, state: State | None) -> dict[str, Any]
         return {**common, "config": json.dumps(tree)}
     if step.kind == "generation":
         return {**common, "generation": step.first}
-    return {**common, "models": compared(config, state) if state else seeded_models(config)}
+    return {**common, "models": compared(config, state, None) if state else seeded_models(config)}

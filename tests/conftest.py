@@ -92,7 +92,7 @@ def _grown(
         made.seeding()
         for _ in range(3):
             made.generation()
-        made.aggregate()
+        made.build_final()
         made.evaluate(["final", "naive"], "test")
     return variables, made
 

@@ -101,6 +101,17 @@ class Evolution:
 
         run(self.name, self.place)
 
+    def choose(self) -> list[str]:
+        from components.aggregate.stage import choose
+
+        return choose(self.name, self.place)
+
+    def build_final(self) -> None:
+        """Aggregate, score the aggregate, make the better of it and the best single model the final one."""
+        self.aggregate()
+        self.evaluate(["aggregated"])
+        self.choose()
+
     def seeding(self) -> None:
         """The seeding pipeline's stages."""
         self.seed()

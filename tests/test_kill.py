@@ -101,6 +101,8 @@ def evolve(evolution: Evolution, step: Disturbed | Undisturbed) -> None:
         step(how, ("evaluate", [children]), stride + 1)
         step(how, ("update", [generation]), stride)
     step(tree, ("aggregate", []), 3)
+    step(tree, ("evaluate", [["aggregated"]]), 4)
+    step(tree, ("choose", []), 3)
     step(tree, ("evaluate", [["final", "naive"], "test"]), 4)
 
 

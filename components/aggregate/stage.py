@@ -1,7 +1,8 @@
-"""aggregate: θ_base + Σ β_k τ_k from HEAD's best elites (paper section 3.4), the final model, and the naive merge.
+"""aggregate: θ_base + Σ β_k τ_k from HEAD's best elites (paper section 3.4), the naive merge, and the final model.
 
-Free unless HEAD has moved and its best elites are others. What it reads is named in final/plan.json and so kept from
-cleaning.
+Where the final model is the better of the aggregate and the best single model (`final: {kind: better}`), it is chosen
+once the aggregate has been scored on the search split. Free unless HEAD has moved and its best elites are others. What
+is read is named in final/plan.json and so kept from cleaning.
 """
 
 from __future__ import annotations
@@ -12,13 +13,16 @@ from components.shared import layout, logbook
 from components.shared.evolution import current, load_config, manifest_json, model_ref, parse_place, size_in_bytes
 from components.shared.models import opened, sink
 from components.shared.progress import counting
+from components.shared.scores import scored_models
 from components.shared.settings import Settings
 from components.shared.stage import Clock, once
 from components.shared.store.objects import Store
+from components.update_archives.stage import seeded_models
 from cycleqd import state as states
 from cycleqd.config import Config, Place
 from cycleqd.errors import ConflictError
 from cycleqd.records import JSON, ModelRef
+from cycleqd.state import State
 
 METHOD_VERSION = 1
 """Raise when the bytes of an aggregated checkpoint may change."""
@@ -29,33 +33,76 @@ Recipe = Sequence[tuple[ModelRef, float]]
 
 
 def run(evolution: str, place: str) -> None:
-    """Build the combined models. Raises ConflictError when the archives change faster than they can be read."""
+    """Build the combined models, all but a final one that is still to be chosen.
+
+    Raises ConflictError when the archives change faster than they can be read.
+    """
     settings, where = Settings.from_environment(), parse_place(place)
     store = Store.connect(settings, evolution)
     config = load_config(store)
-    claimed, recipes = claim(store, config)
-    experts = [model_ref(store, f"expert-{name}") for name in config.models.experts]
-    recipes["naive"] = [(expert, 1 / len(experts)) for expert in experts]
-    for model in config.combined:
+    claimed, state = claim(store, config)
+    recipes = {model: recipe(store, config, state, model) for model in config.combined if model != config.chosen}
+    for model in recipes:
         build(store, config, where, model, recipes[model])
     give_up_leftovers(store, claimed)
-    logbook.log_final(settings, store, config)
+    logbook.log_final(settings, store, config, list(recipes))
 
 
-def claim(store: Store, config: Config) -> tuple[JSON, dict[str, Recipe]]:
-    """The recipes at HEAD by model id, after the claim that names their models before any can be cleaned away."""
+def choose(evolution: str, place: str) -> list[str]:
+    """Build the final model from what scores better on the search split; the ids of the models to compare it with.
+
+    Raises ConflictError when the search has gone on since the aggregate was built, IntegrityError when the aggregate
+    has no scores.
+    """
+    settings, where = Settings.from_environment(), parse_place(place)
+    store = Store.connect(settings, evolution)
+    config = load_config(store)
+    head, state = current(store)
+    if store.get_json(layout.FINAL_PLAN)["sha256"] != head.sha256:
+        raise ConflictError(f"HEAD of {store.url('')} has moved since the aggregate was built; finalise again")
+    aggregated = scored_models(store, config, ["aggregated"])[0][0]
+    chosen = states.final_recipe(config, state, aggregated.scores)
+    build(store, config, where, "final", chosen)
+    logbook.log_final(settings, store, config, ["final"])
+    return compared(config, state, [ref.id for ref, _ in chosen])
+
+
+def compared(config: Config, state: State, parts: Sequence[str] | None) -> list[str]:
+    """Ids of the models that finalising scores: base, experts, what it builds, and the best living model.
+
+    parts: ids of the models that the final one is made of; None when that is not known yet, and then a final model that
+    is still to be chosen is left out. Of the two that it is chosen from, only the other one is scored beside it.
+    """
+    combined = [model for model in config.combined if parts is not None or model != config.chosen]
+    kind = config.method.final.kind
+    single = kind == "best" or (kind == "better" and parts is not None and len(parts) == 1)
+    if kind == "better" and parts is not None and not single:
+        combined.remove("aggregated")
+    best = [] if single else [states.best_living(config, state).model.id]
+    return list(dict.fromkeys([*seeded_models(config), *best, *combined]))
+
+
+def claim(store: Store, config: Config) -> tuple[JSON, State]:
+    """HEAD's state, after the claim that names the models to be read before any can be cleaned away."""
     for _ in range(_ATTEMPTS):
         head, state = current(store)
-        recipes: dict[str, Recipe] = {"final": states.final_recipe(config, state)}
-        if "aggregated" in config.combined:
-            recipes["aggregated"] = states.aggregate_recipe(config, state)
-        models = {ref.id for recipe in recipes.values() for ref, _ in recipe}
+        models = {ref.id for ref, _ in states.aggregate_recipe(config, state)}
+        if config.method.final.kind != "softmax":
+            models.add(states.best_living(config, state).model.id)
         claimed = {"snapshot": head.snapshot, "sha256": head.sha256, "models": sorted(models)}
         if store.find_json(layout.FINAL_PLAN) != claimed:
             store.put_json(layout.FINAL_PLAN, claimed)
         if current(store)[0] == head:
-            return claimed, recipes
+            return claimed, state
     raise ConflictError(f"HEAD of {store.url('')} keeps moving; stop the evolution before finalising it")
+
+
+def recipe(store: Store, config: Config, state: State, model: str) -> Recipe:
+    """Models and coefficients of a combined model."""
+    if model == "naive":
+        experts = [model_ref(store, f"expert-{name}") for name in config.models.experts]
+        return [(expert, 1 / len(experts)) for expert in experts]
+    return states.aggregate_recipe(config, state) if model == "aggregated" else states.final_recipe(config, state)
 
 
 def build(store: Store, config: Config, place: Place, model: str, recipe: Recipe) -> None:

@@ -109,7 +109,8 @@ class ReportData:
         rows = [Row("base", "Base", "base")]
         rows += [Row(f"expert-{name}", f"{name} expert", "expert") for name in self.config.models.experts]
         rows += [Row("naive", "Naive merge of all experts", "naive")]
-        if self.config.method.final.kind == "softmax":
+        kind = self.config.method.final.kind
+        if kind == "softmax" or (kind == "better" and len(self.recipe) > 1):
             if self.best in self.children:
                 rows.append(Row(self.best, f"Evolution's best single model ({self.best})", "best"))
             rows.append(Row("final", f"{self.method}, aggregated", "final"))

@@ -215,17 +215,17 @@ def log_update(settings: Settings, store: Store, generation: int, models: Sequen
         tracker.end(own, run["finished"])
 
 
-def log_final(settings: Settings, store: Store, config: Config) -> None:
-    """The runs of the combined models (created here), their parents and coefficients; the evolution's end."""
+def log_final(settings: Settings, store: Store, config: Config, made: Sequence[str]) -> None:
+    """The runs of the combined models (created here); parents and coefficients of those made; the evolution's end."""
     tracker, seeded = Tracker(settings), need_ids(store, layout.SEED_MLFLOW)
     about = {
         "naive": "Every expert with the same weight: what evolution is compared with.",
-        "aggregated": "The softmax aggregate over the best elites, beside a final model that is one of them.",
-        "final": "The final model: base + Σ β τ over the best elites, or the best of them.",
+        "aggregated": "The softmax aggregate over the best elites, which the final model is, or stands beside.",
+        "final": "The final model: base + Σ β τ over the best elites, or the single model with the best average.",
     }
     runs = [NewRun(model_key(m), m, about[m], model_tags(store, m, m), EVOLUTION) for m in config.combined]
     ids = tracker.create_runs(store, layout.FINAL_MLFLOW, seeded.experiment, runs, seeded)
-    for model in config.combined:
+    for model in made:
         folder = layout.stage(model, "make")
         inputs, run = need_result(store, folder)["inputs"], store.get_json(layout.run(folder))
         tags = {
@@ -236,8 +236,8 @@ def log_final(settings: Settings, store: Store, config: Config) -> None:
         tracker.log(ids.runs[model_key(model)], time=run["started"], tags=tags)
         log_making(settings, store, model, ["make"])
         tracker.end(ids.runs[model_key(model)], run["finished"])
-    final = store.get_json(layout.run(layout.stage("final", "make")))
-    tracker.end(seeded.runs[EVOLUTION], final["finished"])
+    if "final" in made:
+        tracker.end(seeded.runs[EVOLUTION], store.get_json(layout.run(layout.stage("final", "make")))["finished"])
 
 
 def flat(tree: JSON, prefix: str) -> dict[str, object]:

@@ -30,7 +30,8 @@ _DOING = {
     "evaluate-child": "evaluating",
     "evaluate-models": "evaluating",
     "update-archives": "updating archives",
-    "aggregate": "building the final model",
+    "aggregate": "aggregating the best elites",
+    "choose-final": "building the final model",
 }
 
 

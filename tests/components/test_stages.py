@@ -42,7 +42,7 @@ def test_running_everything_again_changes_nothing(grown: Evolution) -> None:
     grown.seeding()
     for generation in range(3):
         grown.generation(generation)
-    grown.aggregate()
+    grown.build_final()
     grown.evaluate(["final", "naive"], "test")
     assert contents(grown.store) == bucket
     assert ledger(grown.name).runs == tracked.runs

@@ -196,7 +196,9 @@ def test_a_plan_is_a_function_of_config_and_snapshot() -> None:
 @pytest.mark.parametrize(
     ("settings", "kind", "numbers"),
     [
-        ({}, "svd", (2.0, 0.0)),
+        ({}, "svd", (0.3, 0.0)),
+        ({"mode": "rescale"}, "svd", (2.0, 0.0)),
+        ({"mode": "rescale", "w_max": 1.5}, "svd", (1.5, 0.0)),
         ({"mode": "additive", "w_max": 0.1}, "svd", (0.1, 0.0)),
         ({"kind": "gaussian"}, "gaussian", (0.0, 0.0003)),
         ({"kind": "none"}, "none", (0.0, 0.0)),
@@ -206,7 +208,7 @@ def test_mutations_in_the_plan(settings: dict[str, Any], kind: str, numbers: tup
     world = World(config({"mutation": settings}))
     mutation = selection.plan(world.config, world.seeded()).children[0].mutation
     assert (mutation.kind, mutation.w_max, mutation.sigma) == (kind, *numbers)
-    assert mutation.mode == settings.get("mode", "rescale")
+    assert kind != "svd" or mutation.mode == settings.get("mode", "additive")
     assert (mutation.seed == 0) == (kind == "none")
 
 

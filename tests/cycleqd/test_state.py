@@ -19,6 +19,7 @@ from tests.cycleqd.world import TASKS, World, config, model
 
 GOLDEN = Path(__file__).parent / "golden" / "snapshot_after_24.json"
 
+SOFTMAX: dict[str, Any] = {"final": {"kind": "softmax"}}
 VARIANTS: list[dict[str, Any]] = [
     {},
     {"focus": "fixed"},
@@ -97,7 +98,7 @@ def test_two_and_five_archives() -> None:
 
 def test_the_golden_snapshot() -> None:
     """24 generations, seed 7: regenerate only when results are meant to change, and say so in the changelog."""
-    last = World(config({"generations": 24}, seed=7)).run()[-1]
+    last = World(config({"generations": 24, "mutation": {"mode": "rescale"}}, seed=7)).run()[-1]
     assert canonical(last.to_json()) + b"\n" == GOLDEN.read_bytes()
 
 
@@ -165,7 +166,7 @@ def grown(method: dict[str, Any], children: list[tuple[float, float, float]]) ->
 
 
 def test_the_final_model_by_hand() -> None:
-    evolution, snapshot = grown({"final": {"temperature": 0.5}}, [(0.7, 0.65, 0.5)])
+    evolution, snapshot = grown({"final": {"kind": "softmax", "temperature": 0.5}}, [(0.7, 0.65, 0.5)])
     # best: the code expert 0.8; the child 0.65 on db; the os expert 0.5 (the child ties, later)
     weights = [math.exp(score / 0.5) for score in (0.8, 0.65, 0.5)]
     recipe = state.final_recipe(evolution, snapshot)
@@ -174,7 +175,7 @@ def test_the_final_model_by_hand() -> None:
 
 
 def test_a_model_that_is_best_twice_counts_twice() -> None:
-    evolution, snapshot = grown({}, [(0.7, 0.65, 0.6)])
+    evolution, snapshot = grown(SOFTMAX, [(0.7, 0.65, 0.6)])
     weights = [math.exp(score) for score in (0.8, 0.65, 0.6)]
     recipe = {ref.id: beta for ref, beta in state.final_recipe(evolution, snapshot)}
     assert recipe == pytest.approx(
@@ -183,7 +184,7 @@ def test_a_model_that_is_best_twice_counts_twice() -> None:
 
 
 def test_one_model_that_is_best_everywhere_is_the_final_model() -> None:
-    evolution, snapshot = grown({}, [(0.9, 0.9, 0.9)])
+    evolution, snapshot = grown(SOFTMAX, [(0.9, 0.9, 0.9)])
     assert [(ref.id, beta) for ref, beta in state.final_recipe(evolution, snapshot)] == [
         ("g000000-c00", pytest.approx(1.0))
     ]
@@ -191,8 +192,19 @@ def test_one_model_that_is_best_everywhere_is_the_final_model() -> None:
 
 @given(st.floats(0.01, 100))
 def test_final_coefficients_sum_to_one(temperature: float) -> None:
-    evolution, snapshot = grown({"final": {"temperature": temperature}}, [(0.3, 0.7, 0.7), (0.6, 0.2, 0.9)])
+    evolution, snapshot = grown(
+        {"final": {"kind": "softmax", "temperature": temperature}}, [(0.3, 0.7, 0.7), (0.6, 0.2, 0.9)]
+    )
     assert math.fsum(beta for _, beta in state.final_recipe(evolution, snapshot)) == pytest.approx(1.0)
+
+
+@pytest.mark.parametrize(("aggregated", "single"), [((0.45, 0.5, 0.5), True), ((0.46, 0.5, 0.5), False)])
+def test_the_better_of_two_and_a_tie_goes_to_the_single_model(aggregated: tuple[float, ...], single: bool) -> None:
+    evolution, snapshot = grown({}, [(0.5, 0.5, 0.45), (0.7, 0.1, 0.1)])
+    recipe = state.final_recipe(evolution, snapshot, dict(zip(snapshot.tasks, aggregated, strict=True)))
+    best, both = state.best_living(evolution, snapshot).model, state.aggregate_recipe(evolution, snapshot)
+    assert best.id == "g000000-c00" and len(both) == 3
+    assert recipe == ([(best, 1.0)] if single else both)
 
 
 def test_the_best_single_elite() -> None:

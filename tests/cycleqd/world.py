@@ -62,9 +62,8 @@ class World:
         parents = np.array([self.skills[parent.id] for parent in child.parents])
         skill = np.array(child.omega) @ parents / sum(child.omega)
         if child.mutation.kind == "svd":
-            skill = skill * np.random.Generator(np.random.PCG64(child.mutation.seed)).uniform(
-                0, child.mutation.w_max, len(skill)
-            )
+            w = np.random.Generator(np.random.PCG64(child.mutation.seed)).uniform(0, child.mutation.w_max, len(skill))
+            skill = skill * (w + 1 if child.mutation.mode == "additive" else w)
         self.skills[child.id] = skill
         return self.scored(child.id)
 

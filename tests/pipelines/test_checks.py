@@ -79,7 +79,10 @@ def test_what_is_unlikely_to_be_meant_is_a_warning() -> None:
     ("method", "said"),
     [
         ({"grid": {"bins": 40}, "generations": 39}, "the archive of 'one' has 40 cells, but only 39 children"),
-        ({"mutation": {"w_max": 1}}, "method.mutation.w_max is 1: rescaling by U[0, w_max] can then only shrink"),
+        (
+            {"mutation": {"mode": "rescale", "w_max": 1}},
+            "method.mutation.w_max is 1: rescaling by U[0, w_max] can then only shrink",
+        ),
         ({"mutation": {"mode": "additive", "w_max": 1.5}}, "method.mutation.w_max is 1.5: additive mutation adds"),
         ({"stop": {"patience": 1}}, "method.stop.patience is 1: less than one turn of all archives"),
     ],
@@ -94,7 +97,8 @@ def test_a_method_that_is_unlikely_to_be_meant_is_a_warning(method: dict[str, An
     "method",
     [
         {"grid": {"bins": 40}, "generations": 40},
-        {"mutation": {"w_max": 1.1}},
+        {"mutation": {"mode": "rescale", "w_max": 1.1}},
+        {"mutation": {"mode": "rescale"}},
         {"mutation": {"mode": "additive", "w_max": 1}},
         {"mutation": {"kind": "gaussian", "w_max": 1}},
         {"stop": {"patience": 2}},

@@ -16,6 +16,7 @@ import pytest
 import yaml
 from typer.testing import CliRunner
 
+from components.aggregate.stage import compared
 from components.shared import layout
 from components.shared.evolution import current
 from components.shared.settings import Settings
@@ -23,7 +24,7 @@ from components.shared.store.objects import Store
 from cycleqd.config import load
 from pipelines import cluster
 from pipelines.cli import app
-from pipelines.steps import compared, find_state
+from pipelines.steps import find_state
 from tests.pipelines.conftest import start
 from tests.pipelines.kfp_server import Backend, kubeconfig, serving
 from tests.pipelines.world import make_world
@@ -95,12 +96,14 @@ class World:
         update(name, json.loads(loop[0])["generation"], place)
 
     def _finalise(self, models: list[str], name: str, tasks: str, place: str) -> None:
+        from components.aggregate.stage import choose
         from components.aggregate.stage import run as aggregate
         from components.evaluate.stage import run as evaluate
 
         aggregate(name, place)
+        evaluate(name, json.dumps(models), tasks, "search", place)
         for split in ("search", "test"):
-            evaluate(name, json.dumps(models), tasks, split, place)
+            evaluate(name, json.dumps(choose(name, place)), tasks, split, place)
 
 
 @pytest.fixture
@@ -154,7 +157,7 @@ def test_from_a_laptop_to_the_final_model(world: World) -> None:
     assert names(world) == ["seeding", "generation-000000", "finalising"]
     assert world.store.list(layout.SOURCES) == {}, "what was brought is gone once HEAD is there"
     config = load(world.config)
-    assert compared(config, current(world.store)[1])[-1] == "final"
+    assert compared(config, current(world.store)[1], None)[-1] == "aggregated"
     assert world.store.exists(layout.result(layout.evaluation("final", "two", "test")))
     before = world.backend.posts()
     assert "is complete" in world.call("submit")[0]

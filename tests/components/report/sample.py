@@ -28,7 +28,8 @@ def report(
     method: Mapping[str, Any] | None = None, tasks: Sequence[str] = TASKS, watched: Mapping[str, float] | None = None
 ) -> ReportData:
     """A whole evolution; `watched`: report-only tasks and the final model's ratio to the base on them."""
-    settings = config({"generations": 60, "mutation": {"w_max": 2.0}, **(method or {})}, tasks=tasks, seed=5)
+    fixed = {"generations": 60, "mutation": {"mode": "rescale"}, "final": {"kind": "softmax"}}
+    settings = config({**fixed, **(method or {})}, tasks=tasks, seed=5)
     world = World(settings)
     children: dict[str, Child] = {}
     snapshot = world.seeded()

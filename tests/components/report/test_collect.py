@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from components.aggregate.stage import compared
 from components.report.collect import collect
 from components.report.stage import run
 from components.shared import layout
@@ -15,13 +16,18 @@ from components.shared.evolution import current, model_ref
 from components.shared.stage import need_result, sealed
 from cycleqd import state as states
 from cycleqd.errors import ConflictError
+from cycleqd.records import Scored
 from pipelines import steps
 from tests.evolution import TASKS, Evolution
 from tests.ledger import ledger
 
 
 def test_a_report_is_what_the_records_say(evolution: Callable[..., Evolution], tmp_path: Path) -> None:
-    made = evolution(tasks={"three": {"report_only": True}}, models={"experts": {"c": {"task": "one"}}})
+    made = evolution(
+        tasks={"three": {"report_only": True}},
+        models={"experts": {"c": {"task": "one"}}},
+        method={"final": {"kind": "softmax"}},
+    )
     with pytest.raises(ConflictError, match="no HEAD yet"):
         made.seed()
         collect(made.store)
@@ -33,15 +39,15 @@ def test_a_report_is_what_the_records_say(evolution: Callable[..., Evolution], t
     assert before.results["test"] == {} and set(before.results["search"]) >= {"base", "expert-a"}
 
     made.aggregate()
-    compared = ["base", "expert-a", "expert-b", "expert-c", "naive", "final", before.best]
-    made.evaluate(compared, "search")
-    made.evaluate(compared, "test", list(TASKS))
+    wanted = ["base", "expert-a", "expert-b", "expert-c", "naive", "final", before.best]
+    made.evaluate(wanted, "search")
+    made.evaluate(wanted, "test", list(TASKS))
     store, data = made.store, collect(made.store)
     state = current(store)[1]
     assert data.state == state and data.final_snapshot == 2
     assert data.recipe == tuple((ref.id, beta) for ref, beta in states.final_recipe(made.config, state))
     for split, tasks in (("search", ("one", "two")), ("test", TASKS)):
-        for model in compared:
+        for model in wanted:
             tallies = data.results[split][model]
             assert set(tallies) == set(tasks)
             for task, tally in tallies.items():
@@ -53,7 +59,7 @@ def test_a_report_is_what_the_records_say(evolution: Callable[..., Evolution], t
 
     cost = data.cost
     size = model_ref_size(made)
-    assert cost.evaluations == 4 * 2 + 2 * 2 + len({"naive", "final"}) * 2 + len(set(compared)) * 3
+    assert cost.evaluations == 4 * 2 + 2 * 2 + len({"naive", "final"}) * 2 + len(set(wanted)) * 3
     assert cost.samples == 8 * cost.evaluations
     assert cost.written == pytest.approx(size * (4 + 2 + 2), rel=0.01)
     assert {"seed", "merge", "evaluate", "update archives", "aggregate"} <= set(cost.seconds)
@@ -82,7 +88,7 @@ def test_a_final_model_that_is_one_elite_has_the_aggregate_beside_it(evolution: 
     made.generation()
     made.aggregate()
     store, state = made.store, current(made.store)[1]
-    scored = steps.compared(made.config, state)
+    scored = compared(made.config, state, None)
     assert scored == ["base", "expert-a", "expert-b", "expert-c", "naive", "aggregated", "final"]
     for split in ("search", "test"):
         made.evaluate(scored, split)
@@ -107,8 +113,55 @@ def model_ref_size(made: Evolution) -> int:
     return int(need_result(made.store, layout.SEED)["outputs"]["models"]["base"]["size"])
 
 
-def test_an_older_final_models_scores_do_not_count(evolution: Callable[..., Evolution]) -> None:
+@pytest.mark.parametrize("aggregate_wins", [True, False])
+def test_the_better_of_aggregate_and_best_single_model_is_the_final_one(
+    evolution: Callable[..., Evolution], monkeypatch: pytest.MonkeyPatch, aggregate_wins: bool
+) -> None:
+    """The aggregate's scores are put in the single model's place or below it; all else is as in a run."""
     made = evolution()
+    made.seeding()
+    made.generation()
+    made.aggregate()
+    store, state = made.store, current(made.store)[1]
+    assert not steps.finalised(made.config, store, state)
+    rivals = compared(made.config, state, None)
+    best = states.best_living(made.config, state)
+    seeded = ["base", "expert-a", "expert-b", "expert-c"]
+    assert rivals == list(dict.fromkeys([*seeded, best.model.id, "naive", "aggregated"]))
+    made.evaluate(rivals)
+    scores = dict.fromkeys(state.tasks, 1.0 if aggregate_wins else 0.0)
+    aggregated = Scored(model_ref(store, "aggregated"), scores)
+    with monkeypatch.context() as patch:
+        patch.setattr("components.aggregate.stage.scored_models", lambda *_: ([aggregated], {}))
+        scored = made.choose()
+    other = best.model.id if aggregate_wins else "aggregated"
+    assert set(scored) == {*seeded, "naive", other, "final"} and scored[-1] == "final"
+    for split in ("search", "test"):
+        assert not steps.finalised(made.config, store, state)
+        made.evaluate(scored, split)
+    assert steps.finalised(made.config, store, state)
+    same = model_ref(store, "aggregated").digest if aggregate_wins else best.model.digest
+    assert model_ref(store, "final").digest == same
+    data = collect(store)
+    assert [row.id for row in data.rows][-1] == "final"
+    label = "CycleQD, aggregated" if aggregate_wins else f"CycleQD, best single model ({best.model.id})"
+    assert data.rows[-1].label == label
+    assert set(ledger(made.name).runs) >= {"model:naive", "model:aggregated", "model:final"}
+
+
+def test_the_final_model_is_not_chosen_by_an_aggregate_of_older_archives(evolution: Callable[..., Evolution]) -> None:
+    made = evolution()
+    made.seeding()
+    made.aggregate()
+    made.evaluate(["aggregated"])
+    made.generation()
+    with pytest.raises(ConflictError, match="has moved since the aggregate was built; finalise again"):
+        made.choose()
+    made.build_final()
+
+
+def test_an_older_final_models_scores_do_not_count(evolution: Callable[..., Evolution]) -> None:
+    made = evolution(method={"final": {"kind": "softmax"}})
     made.seeding()
     made.aggregate()
     made.evaluate(["final"], "search")

@@ -86,7 +86,7 @@ def test_the_family_tree_holds_every_ancestor_once_and_shares_sum_to_one() -> No
 
 
 def test_a_large_family_is_drawn_in_part() -> None:
-    data = report({"generations": 200, "mutation": {"w_max": 3.0}, "grid": {"bins": 40}})
+    data = report({"generations": 200, "mutation": {"mode": "rescale", "w_max": 3.0}, "grid": {"bins": 40}})
     tree = family.tree(data)
     drawn = family.drawn(tree)
     assert len(drawn) <= 3 + 48 and "final" in drawn
