@@ -35,7 +35,7 @@ def test_pods_of_a_generation_of_three_children() -> None:
 def test_measured_seconds_give_the_time() -> None:
     config = two_tasks()
     cost = estimate(config, 1000, {"make": 2.0, "evaluate": 3.0})
-    evaluations = (1 + 2 + 1200 + 2) * 2 + (1 + 2 + 2 + 1) * 3
+    evaluations = (1 + 2 + 1200 + 3) * 2 + (1 + 2 + 3) * 3
     assert cost.evaluations == evaluations
     assert cost.seconds == 1200 * 2.0 + evaluations * 3.0
 
