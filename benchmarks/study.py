@@ -49,13 +49,15 @@ HOME = ROOT / ".cycleqd" / "study"
 OUT = ROOT / "docs" / "study"
 
 RANDOM = {"kind": "random"}
+SVD = {"kind": "svd", "mode": "rescale", "w_max": 3.0}
+"""The mutation of every method that does not say otherwise: what docs/study.md was measured with."""
 METHODS: dict[str, dict[str, Any]] = {
     "fixed axis, no mutation": {"focus": "fixed", "parents": RANDOM, "mutation": {"kind": "none"}},
     "cyclic, no mutation": {"parents": RANDOM, "mutation": {"kind": "none"}},
     "cyclic, Gaussian": {"parents": RANDOM, "mutation": {"kind": "gaussian"}},
     "cyclic, SVD": {"parents": RANDOM},
     "CycleQD (cyclic, SVD, elite sampling)": {},
-    "CycleQD, w_max 2": {"mutation": {"kind": "svd", "w_max": 2.0}},
+    "CycleQD, w_max 2": {"mutation": {**SVD, "w_max": 2.0}},
     "NSGA-II": {"algorithm": "nsga2", "population": 8},
     "Lexicase": {"algorithm": "lexicase", "population": 8},
 }
@@ -228,7 +230,7 @@ def configured(method: Mapping[str, Any], seed: int, evaluations: int, items: in
         task["data"] = str(HOME / "tasks" / f"{name}.{'json' if name == 'os' else 'jsonl'}")
         task["split"] = {"share": 0.5, "search_samples": items, "test_samples": items}
     children = tree["method"]["children"]
-    tree["method"] |= {"final": {"kind": "softmax"}}
+    tree["method"] |= {"final": {"kind": "softmax"}, "mutation": SVD}
     tree["method"] |= {"generations": math.ceil(evaluations / children), "stop": {"evaluations": evaluations}}
     tree["method"] |= method
     return parse(tree, "study")
