@@ -126,8 +126,8 @@ def _gram(tall: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
     if tall.dtype == dtype:
         return tall.mT @ tall
     gram = torch.zeros(*tall.shape[:-2], tall.shape[-1], tall.shape[-1], dtype=dtype, device=tall.device)
-    for piece in tall.split(_PIECE, dim=-2):
-        rows = piece.to(dtype)
+    for first in range(0, tall.shape[-2], _PIECE):
+        rows = tall[..., first : first + _PIECE, :].to(dtype)
         gram += rows.mT @ rows
     return gram
 
