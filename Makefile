@@ -14,6 +14,7 @@ help: ## what there is to make
 .venv/.demo: pyproject.toml constraints.txt requirements/no-deps.txt
 	scripts/system-packages bubblewrap mariadb-server
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	@scripts/torch-build $(BIN)/pip
 	$(BIN)/pip install -q --disable-pip-version-check -c constraints.txt -e '.[run]'
 	$(BIN)/pip install -q --disable-pip-version-check --no-deps -r requirements/no-deps.txt
 	touch $@

@@ -20,12 +20,12 @@ from pathlib import Path
 
 import pytest
 from common import IMAGES, ROOT, VERSION, image_name, make, output
+from contents import PROBE, faults, read, torch_build
 
 from cycleqd.config import load
 
 pytestmark = pytest.mark.timeout(600)
 
-CLIENT = {"typer", "rich", "kubernetes"}
 # What containerd's and Docker's default profiles refuse a container without CAP_SYS_ADMIN; Podman's own allows more.
 CLONE_NEWUSER = 0x10000000
 RUNTIME_DEFAULT = {
@@ -43,19 +43,11 @@ RUNTIME_DEFAULT = {
 
 
 @pytest.mark.parametrize("image", IMAGES)
-def test_an_image_holds_what_its_stages_need_and_no_more(image: str) -> None:
-    common = {"boto3", "mlflow", "kfp", "matplotlib"}
-    wanted = {
-        "control": {*common, *CLIENT, "pipelines"},
-        "weights": {*common, "torch", "safetensors"},
-        "evaluate": {*common, "torch", "safetensors", "transformers", "evalplus", "pymysql"},
-    }
-    modules = {*wanted["evaluate"], *wanted["control"], "tests", "pytest", "hypothesis", "vllm", "nvidia"}
-    code = f"import importlib.util as u; print(*[m for m in {sorted(modules)} if u.find_spec(m)])"
-    found = set(inside(image, "python3", "-c", code).split())
-    # EvalPlus and transformers may bring rich or typer along.
-    assert found - CLIENT == wanted[image] - CLIENT
-    assert image != "control" or found >= CLIENT
+def test_an_image_holds_what_its_stages_need_and_no_more(image: str, capsys: pytest.CaptureFixture[str]) -> None:
+    packages, own = read(inside(image, "python3", "-c", PROBE))
+    with capsys.disabled():
+        print(f"\n{image}: {torch_build(packages)}")
+    assert faults(image, packages, own) == []
     programs = inside(image, "sh", "-c", "for p in bwrap mariadbd gcc git curl; do command -v $p || true; done").split()
     assert {Path(p).name for p in programs} == ({"bwrap", "mariadbd"} if image == "evaluate" else set())
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import dataclass
-from typing import Literal
+from threading import Lock
+from typing import Literal, NamedTuple
 
 import numpy as np
 import torch
@@ -17,6 +18,17 @@ _NOISE_CHUNK = 1 << 20
 _RESOLVED = 1e-3  # of the largest eigenvalue: what lies below gets a Gram matrix of its own
 _LONG = 1 << 14  # rows (embeddings have more): singular values lie so close that fp32 would mix their directions
 _NOISE = 1e-6  # of the largest singular value: below it is fp32's own rounding
+_PIECE = 1 << 12  # rows that a float64 Gram matrix is made of at a time: their copies are small beside the matrix
+
+_prepared: set[str] = set()
+_preparing = Lock()
+
+
+class Precision(NamedTuple):
+    """In which dtype a Gram matrix is made, and in which it is decomposed."""
+
+    product: torch.dtype
+    decomposition: torch.dtype
 
 
 @dataclass(frozen=True)
@@ -48,6 +60,29 @@ def draw_w(spec: MutationSpec, count: int, stream: np.random.Generator) -> torch
     return torch.from_numpy(w.astype(np.float32))
 
 
+def gram_precision(device_type: str, rows: int) -> Precision:
+    """The precision of the Gram matrix of a matrix of so many rows (its longer side); `device_type` as torch names it.
+
+    On a CPU the matrix is made in float32, and decomposed in float64 where it is long, which costs little beside making
+    it. Elsewhere both are float64: CUDA's float32 eigendecomposition alone is off by more than `svd_rescale` states.
+    """
+    if device_type != "cpu":
+        return Precision(torch.float64, torch.float64)
+    return Precision(torch.float32, torch.float64 if rows > _LONG else torch.float32)
+
+
+def prepare_decompositions(device: str) -> None:
+    """Make this process's first decomposition on a device, once; call it before several threads decompose there.
+
+    torch loads its CUDA linear algebra on the first call, and raises RuntimeError ("lazy wrapper should be called at
+    most once") where two threads make that call at the same time.
+    """
+    with _preparing:
+        if device not in _prepared:
+            torch.linalg.eigh(torch.eye(2, device=device))
+            _prepared.add(device)
+
+
 def svd_rescale(tau: torch.Tensor, w: torch.Tensor) -> torch.Tensor:
     """τ' = U diag(w σ) Vᵀ for τ = U diag(σ) Vᵀ; w_i belongs to the i-th largest σ.
 
@@ -63,28 +98,43 @@ def svd_rescale(tau: torch.Tensor, w: torch.Tensor) -> torch.Tensor:
     if not scale.any():
         return tau
     scale[scale == 0] = 1.0  # a zero matrix of a stack
-    vectors = _right_vectors(tall / scale, floor=0.0)  # scaled, so that squares neither overflow nor vanish
+    # Scaled, so that squares neither overflow nor vanish.
+    vectors = right_vectors(tall / scale, gram_precision(tau.device.type, tall.shape[-2]))
     mix = torch.matmul(vectors * w.unsqueeze(-2), vectors.mT)
     return torch.matmul(mix, tau) if wide else torch.matmul(tau, mix)
 
 
-def _right_vectors(tall: torch.Tensor, floor: float) -> torch.Tensor:
-    """The right singular vectors of a tall matrix (m ≥ n) or of each of a stack, as columns, largest first.
+def right_vectors(tall: torch.Tensor, precision: Precision, floor: float = 0.0) -> torch.Tensor:
+    """The right singular vectors of a tall matrix (m ≥ n) or of each of a stack, as columns, largest first; float32.
 
     A Gram matrix squares the singular values, so one pass resolves about three orders of magnitude; what lies below is
-    projected out and resolved by a Gram matrix of its own, until nothing above `floor` (a singular value) is left. The
-    Gram matrix of a long matrix is decomposed in float64, which costs little beside making it.
+    projected out and resolved by a Gram matrix of its own, until nothing above `floor` (a singular value; 0: 1e-6 of
+    the largest) is left.
     """
-    gram = tall.mT @ tall
-    decomposition = torch.linalg.eigh(gram.double() if tall.shape[-2] > _LONG else gram)
+    gram = _gram(tall, precision.product)
+    decomposition = torch.linalg.eigh(gram.to(precision.decomposition))
     values = decomposition.eigenvalues.flip(-1).to(tall.dtype)
     vectors = torch.flip(decomposition.eigenvectors, (-1,)).to(tall.dtype)
     if tall.ndim == 2:
-        return _resolved(tall, values, vectors, floor)
-    return torch.stack([_resolved(*matrix, floor) for matrix in zip(tall, values, vectors, strict=True)])
+        return _resolved(tall, values, vectors, precision, floor)
+    matrices = zip(tall, values, vectors, strict=True)
+    return torch.stack([_resolved(*matrix, precision, floor) for matrix in matrices])
 
 
-def _resolved(tall: torch.Tensor, values: torch.Tensor, vectors: torch.Tensor, floor: float) -> torch.Tensor:
+def _gram(tall: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+    """tallᵀ tall, made in `dtype`."""
+    if tall.dtype == dtype:
+        return tall.mT @ tall
+    gram = torch.zeros(*tall.shape[:-2], tall.shape[-1], tall.shape[-1], dtype=dtype, device=tall.device)
+    for first in range(0, tall.shape[-2], _PIECE):
+        rows = tall[..., first : first + _PIECE, :].to(dtype)
+        gram += rows.mT @ rows
+    return gram
+
+
+def _resolved(
+    tall: torch.Tensor, values: torch.Tensor, vectors: torch.Tensor, precision: Precision, floor: float
+) -> torch.Tensor:
     """The eigenvectors of one Gram matrix, those of the small values found anew."""
     largest = float(values[0])
     resolved = int((values > _RESOLVED * largest).sum())
@@ -93,7 +143,7 @@ def _resolved(tall: torch.Tensor, values: torch.Tensor, vectors: torch.Tensor, f
         rest = tall @ tail
         floor = floor or _NOISE * largest**0.5
         if float(torch.linalg.vector_norm(rest, dim=0).max()) > floor:
-            vectors[:, resolved:] = tail @ _right_vectors(rest, floor)
+            vectors[:, resolved:] = tail @ right_vectors(rest, precision, floor)
     return vectors
 
 

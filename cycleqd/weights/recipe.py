@@ -8,7 +8,15 @@ import torch
 
 from cycleqd.weights.checkpoint import FLOATS, Checkpoint
 from cycleqd.weights.headers import TensorInfo
-from cycleqd.weights.mutation import MutationSpec, Seed, draw_w, gaussian_noise, svd_rescale, tensor_stream
+from cycleqd.weights.mutation import (
+    MutationSpec,
+    Seed,
+    draw_w,
+    gaussian_noise,
+    prepare_decompositions,
+    svd_rescale,
+    tensor_stream,
+)
 from cycleqd.weights.stream import Unit
 from cycleqd.weights.tensors import DTYPES, add_blocks, combine_blocks, finite
 
@@ -30,6 +38,11 @@ class Combination:
         self._mutation = mutation
         self._seed = seed
         self._device = device
+
+    def prepare(self) -> None:
+        """Before threads decompose on the device, one decomposition there, where there will be any."""
+        if self._mutation is not None and self._mutation.kind == "svd":
+            prepare_decompositions(self._device)
 
     def computes(self, tensor: TensorInfo) -> bool:
         """Integers and booleans are buffers: copied from the base."""

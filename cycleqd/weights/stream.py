@@ -57,6 +57,9 @@ Batch = list[Unit]
 class Recipe(Protocol):
     """What to compute from what. Stateless: called from several threads."""
 
+    def prepare(self) -> None:
+        """What must have happened once, in the calling thread, before several threads compute."""
+
     def computes(self, tensor: TensorInfo) -> bool:
         """Whether there is arithmetic to do; otherwise the one input is copied."""
 
@@ -161,6 +164,7 @@ class _Run:
         pending: deque[tuple[Batch, Future[list[Buffer]]]] = deque()
         used = 0
         previous = torch.get_num_threads()
+        self._recipe.prepare()
         with (
             ThreadPoolExecutor(_READERS) as readers,
             ThreadPoolExecutor(self._threads, initializer=torch.set_num_threads, initargs=(1,)) as workers,
