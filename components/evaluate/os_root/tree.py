@@ -9,7 +9,8 @@ from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 
-from components.evaluate.sandbox.machine import Keeper, id_range
+from components.evaluate.sandbox.ids import id_range
+from components.evaluate.sandbox.machine import Keeper
 from cycleqd.errors import InvalidInputError, UnavailableError
 
 _CACHE = Path.home() / ".cache/cycleqd"

@@ -22,13 +22,15 @@ import socket
 import subprocess
 import sys
 import termios
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, NoReturn
 
 from components.evaluate.sandbox import kernel
 
+PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+"""Where this process finds programs, and where those of a machine find theirs."""
 KEPT = frozenset({0, 1, 3, 4, 5, 6, 7, 10, 18, 29, 31})
 """chown, dac_override, fowner, fsetid, kill, setgid, setuid, net_bind_service, sys_chroot, audit_write, setfcap."""
 _KEPT_NAMES = ("CHOWN", "DAC_OVERRIDE", "FOWNER", "FSETID", "KILL", "SETGID", "SETUID", "NET_BIND_SERVICE")
@@ -83,7 +85,7 @@ def _open(request: dict[str, Any], descriptors: list[int]) -> tuple[int, dict[st
     commands, to_commands = os.pipe()
     info, to_info = os.pipe()
     spaces = kernel.NEW_USER | kernel.NEW_MOUNT
-    pid = _fork_into(
+    pid = fork_into(
         spaces, request["map"], lambda enter: _become_box(request, descriptors, enter, (commands, to_out), to_info)
     )
     for descriptor in (to_out, commands, to_info):
@@ -112,42 +114,50 @@ def _unpack(request: dict[str, Any], descriptors: list[int]) -> tuple[int, dict[
         os.chdir("root")
         os.execvpe("tar", ["tar", "--extract", "--preserve-permissions", "--numeric-owner", *owners], os.environ)
 
-    pid = _fork_into(kernel.NEW_USER, request["map"], become_tar)
+    pid = fork_into(kernel.NEW_USER, request["map"], become_tar)
     return pid, {}, []
 
 
-def _fork_into(spaces: int, ids: list[int], child: Callable[[Callable[[], None]], None]) -> int:
-    """Fork; the child calls what it is given to enter new name spaces with mapped ids, and ends in exec."""
+def fork_into(spaces: int, ids: Sequence[int], child: Callable[[Callable[[], None]], None]) -> int:
+    """Fork; the child calls what it is given to enter new name spaces with mapped ids, and ends in exec.
+
+    Returns the child's number. Raises OSError or CalledProcessError where the ids cannot be mapped; the child then ends.
+    """
     ready, to_ready = os.pipe()
     go, to_go = os.pipe()
 
     def enter() -> None:
+        for descriptor in (ready, to_go):  # held here, they would keep either side waiting when the other has ended
+            os.close(descriptor)
         kernel.unshare(spaces)
         os.write(to_ready, b"!")
-        os.read(go, 1)
+        if not os.read(go, 1):
+            raise OSError("the user ids could not be mapped")
 
     pid = os.fork()
     if pid == 0:
         _alone(lambda: child(enter))
     os.close(to_ready)
-    if os.read(ready, 1):
-        write_maps(pid, ids)
-        os.write(to_go, b"!")
-    for descriptor in (ready, go, to_go):
-        os.close(descriptor)
+    try:
+        if os.read(ready, 1):
+            write_maps(pid, ids)
+            os.write(to_go, b"!")
+    finally:
+        for descriptor in (ready, go, to_go):
+            os.close(descriptor)
     return pid
 
 
-def write_maps(pid: int, ids: list[int]) -> None:
+def write_maps(pid: int, ids: Sequence[int]) -> None:
     """Map the user and group ids 0.. of `pid`'s new user name space to the range [first on this machine, count]."""
     first, count = ids
-    if os.geteuid() == 0:
-        Path(f"/proc/{pid}/uid_map").write_text(f"0 {first} {count}")
-        Path(f"/proc/{pid}/gid_map").write_text(f"0 {first} {count}")
-    elif count == 1:
+    if count == 1:  # which any user may map to itself, if its groups are to stay what they are
         Path(f"/proc/{pid}/uid_map").write_text(f"0 {os.geteuid()} 1")
         Path(f"/proc/{pid}/setgroups").write_text("deny")
         Path(f"/proc/{pid}/gid_map").write_text(f"0 {os.getegid()} 1")
+    elif os.geteuid() == 0:
+        Path(f"/proc/{pid}/uid_map").write_text(f"0 {first} {count}")
+        Path(f"/proc/{pid}/gid_map").write_text(f"0 {first} {count}")
     else:
         for program in ("newuidmap", "newgidmap"):
             subprocess.run([program, str(pid), "0", str(first), str(count)], check=True, capture_output=True)
