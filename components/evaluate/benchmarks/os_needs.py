@@ -59,6 +59,6 @@ def check_needs(samples: Sequence[Sample], offers: Offers) -> None:
     if found:
         reasons = "; ".join(sorted(set().union(*found.values())))
         raise UnavailableError(
-            f"This machine cannot run {len(found)} of the OS samples ({reasons}): run as root outside a pod, or set "
-            f"exclude: {sorted(found)}."
+            f"This machine cannot run {len(found)} of the OS samples ({reasons}): run as root outside a pod (or as "
+            f"docs/benchmarks-os.md says), or set exclude: {sorted(found)}."
         )

@@ -34,6 +34,13 @@ PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 KEPT = frozenset({0, 1, 3, 4, 5, 6, 7, 10, 18, 29, 31})
 """chown, dac_override, fowner, fsetid, kill, setgid, setuid, net_bind_service, sys_chroot, audit_write, setfcap."""
 _KEPT_NAMES = ("CHOWN", "DAC_OVERRIDE", "FOWNER", "FSETID", "KILL", "SETGID", "SETUID", "NET_BIND_SERVICE")
+_TEXTS = {
+    "etc/passwd": "root:x:0:0:root:/root:/bin/bash\nnobody:x:65534:65534:nobody:/nonexistent:/usr/sbin/nologin\n",
+    "etc/group": "root:x:0:\nnogroup:x:65534:\n",
+    "etc/hosts": "127.0.0.1 localhost box\n",
+    "etc/nsswitch.conf": "passwd: files\ngroup: files\nhosts: files\n",
+}
+"""Files of a machine without a root of its own."""
 _STAGE = "/tmp"  # where a box's file system is put together, in a mount name space of its own
 _MESSAGE = 1 << 17
 
@@ -90,7 +97,8 @@ def _open(request: dict[str, Any], descriptors: list[int]) -> tuple[int, dict[st
     )
     for descriptor in (to_out, commands, to_info):
         os.close(descriptor)
-    os.write(to_commands, b"echo ready\n")
+    with suppress(BrokenPipeError):  # it has ended already, and what it said is read next
+        os.write(to_commands, b"echo ready\n")
     text = b""
     while b"ready\n" not in text and (chunk := os.read(out, 4096)):
         text += chunk
@@ -121,7 +129,7 @@ def _unpack(request: dict[str, Any], descriptors: list[int]) -> tuple[int, dict[
 def fork_into(spaces: int, ids: Sequence[int], child: Callable[[Callable[[], None]], None]) -> int:
     """Fork; the child calls what it is given to enter new name spaces with mapped ids, and ends in exec.
 
-    Returns the child's number. Raises OSError or CalledProcessError where the ids cannot be mapped; the child then ends.
+    Returns the child's number. Raises OSError or CalledProcessError where the ids cannot be mapped; the child ends.
     """
     ready, to_ready = os.pipe()
     go, to_go = os.pipe()
@@ -194,7 +202,7 @@ def _become_box(
         options = f"lowerdir=/proc/self/fd/{lower},upperdir={_STAGE}/upper,workdir={_STAGE}/work,userxattr"
         kernel.mount("overlay", f"{_STAGE}/root", "overlay", kernel.MS_NODEV, options)
     else:
-        _skeleton(Path(_STAGE, "root"), request["texts"])
+        _skeleton(Path(_STAGE, "root"))
     _limit(request["limits"])
     for descriptor in (info, *descriptors):
         os.set_inheritable(descriptor, True)
@@ -209,7 +217,7 @@ def become_root() -> None:
     os.setresuid(0, 0, 0)
 
 
-def _skeleton(root: Path, texts: dict[str, str]) -> None:
+def _skeleton(root: Path) -> None:
     """An empty system around the machine's own /usr."""
     for folder in (
         "dev",
@@ -235,7 +243,7 @@ def _skeleton(root: Path, texts: dict[str, str]) -> None:
             (root / name).symlink_to(path.readlink())
         elif path.is_dir():
             (root / name).mkdir()
-    for name, text in texts.items():
+    for name, text in _TEXTS.items():
         (root / name).write_text(text)
 
 

@@ -112,7 +112,6 @@ class Keeper:
             "do": "open",
             "map": id_range(),
             "lower": str(plan.lower) if plan.lower else "",
-            "texts": TEXTS,
             "scratch": plan.limits.scratch,
             "files": _FILES,
             "proc": plan.proc,
@@ -144,15 +143,6 @@ class Keeper:
                 errors.seek(0)
                 said = errors.read(300).decode(errors="replace").strip()
                 raise UnavailableError(f"{tar} could not be unpacked into {folder}: {said or 'tar ended'}.")
-
-
-TEXTS = {
-    "etc/passwd": "root:x:0:0:root:/root:/bin/bash\nnobody:x:65534:65534:nobody:/nonexistent:/usr/sbin/nologin\n",
-    "etc/group": "root:x:0:\nnogroup:x:65534:\n",
-    "etc/hosts": "127.0.0.1 localhost box\n",
-    "etc/nsswitch.conf": "passwd: files\ngroup: files\nhosts: files\n",
-}
-"""Files of a machine without a root of its own."""
 
 
 def _kernel_limits(limits: Limits) -> dict[str, int]:
