@@ -49,7 +49,7 @@ def _refusal() -> str:
     with tempfile.TemporaryDirectory(prefix="mariadb-") as folder:
         command = [*box(Path(folder)), "mariadbd", "--version"]
         done = subprocess.run(command, capture_output=True, check=False, stdin=subprocess.DEVNULL)
-    said = done.stderr.decode(errors="replace")[-300:].strip()
+    said = " ".join(done.stderr.decode(errors="replace")[-300:].split())
     return "" if done.returncode == 0 else said or f"exit status {done.returncode}"
 
 

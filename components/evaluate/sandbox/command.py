@@ -228,4 +228,4 @@ def refusal(candidate: Entry) -> str:
         done = subprocess.run(command, capture_output=True, timeout=30, check=False, pass_fds=[file.fileno()])
     if done.returncode == 0:
         return ""
-    return done.stderr.decode(errors="replace").strip() or f"exit status {done.returncode}"
+    return " ".join(done.stderr.decode(errors="replace").split()) or f"exit status {done.returncode}"
