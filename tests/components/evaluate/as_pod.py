@@ -1,13 +1,14 @@
-"""Become what a pod's task is, then run a command: `python as_pod.py FOLDER CHANGES UID COMMAND...`, as root.
+"""Become what a pod's task is, then run a command: `python -m tests.components.evaluate.as_pod ARGUMENT...`, as root.
 
-CHANGES is a JSON object:
+The arguments are FOLDER CHANGES UID COMMAND..., of which CHANGES is a JSON object:
     newuidmap   "file capabilities" (as in the image) or "set-user-id" (as Debian installs it); it and /etc/subuid
                 lend RANGE to the user
     restricted  all capabilities dropped, no privilege escalation: Kubeflow Pipelines' security context for tasks
     covered     /proc is partly covered, as container engines do it, so that the kernel refuses a fresh one
-    show        files and folders to show below FOLDER: name there → path
+    show        files and folders to show: path below PLACE, where they are not yet → path
 
-All of it is done in a mount name space of this process, and so is gone with it; FOLDER must be there.
+FOLDER is shown at PLACE, so that who may not enter the folders above it gets there. All of it is done in a mount name
+space of this process, and so is gone with it, but for the empty files and folders in FOLDER that others are shown on.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from pathlib import Path
 from components.evaluate.sandbox import kernel
 
 RANGE = (100_000, 65_536)
+PLACE = Path("/mnt")
 MS_READ_ONLY, MS_BIND, MS_REMOUNT = 1, 4096, 32
 CAPABILITIES = {"newuidmap": 7, "newgidmap": 6}  # setuid, setgid
 
@@ -59,15 +61,16 @@ def main(folder: Path, changes: dict[str, object], uid: int, command: list[str])
     """Make the changes and become the command; returns only by an exception."""
     kernel.unshare(kernel.NEW_MOUNT)
     kernel.mount("none", "/", "", kernel.MS_RECURSIVE | kernel.MS_PRIVATE)
+    bind(folder, PLACE)
     shown = changes["show"]
     assert isinstance(shown, dict)
     for name, path in shown.items():
-        target = folder / name
-        target.mkdir() if Path(path).is_dir() else target.touch()
+        target = PLACE / name
+        target.mkdir(exist_ok=True) if Path(path).is_dir() else target.touch()
         bind(Path(path), target)
-    (folder / "private").mkdir()
-    kernel.mount("private", str(folder / "private"), "tmpfs", 0, "mode=0755")
-    lend(folder / "private", uid, str(changes["newuidmap"]))
+    (PLACE / "private").mkdir(exist_ok=True)
+    kernel.mount("private", str(PLACE / "private"), "tmpfs", 0, "mode=0755")
+    lend(PLACE / "private", uid, str(changes["newuidmap"]))
     if changes["covered"]:
         cover()
     rights = ["--no-new-privs", "--bounding-set=-all", "--inh-caps=-all", "--ambient-caps=-all"]

@@ -20,13 +20,14 @@ import pytest
 from components.evaluate import sandbox
 from components.evaluate.os_root import default_tar
 from examples.tiny.make_tasks import main as make_tasks
+from tests.components.evaluate.as_pod import PLACE, RANGE
 from tests.components.evaluate.test_os_data import BROKEN_CHECK, NEED_PROCESSES, NEED_USERS
 
 pytestmark = pytest.mark.timeout(900)  # the first to need the root may have to make it
 ROOT = Path(__file__).parents[3]
 SMALL = ROOT / "tests/data/os_small.json"
 IMAGE_USER = 1000  # USER of docker/Dockerfile
-ONE, RANGE = [IMAGE_USER, 1], [100_000, 65_536]
+ONE = [IMAGE_USER, 1]
 KINDS = ["file capabilities", "set-user-id"]
 
 PLAY = """
@@ -71,9 +72,7 @@ def pod(tmp_path: Path) -> Pod:
             pytest.skip(f"{program} is not on this machine: apt-get install {package}")
     if os.geteuid() != 0 or subprocess.run(["unshare", "--mount", "true"], check=False).returncode:
         pytest.skip("only root that may mount can make a pod's place and become its user")
-    for folder in (tmp_path, *tmp_path.parents):
-        if folder.is_relative_to("/tmp/pytest-of-root"):
-            folder.chmod(0o755)
+    tmp_path.chmod(0o755)
     home = tmp_path / "home"
     home.mkdir()
     os.chown(home, IMAGE_USER, IMAGE_USER)
@@ -82,20 +81,18 @@ def pod(tmp_path: Path) -> Pod:
     shutil.copytree(ROOT / "tests", tmp_path / "code/tests", ignore=lambda folder, names: {*names} - {"os_play.py"})
 
     def run(plays: list[tuple[Path, dict[str, Any], str]], **changes: Any) -> dict[str, Any]:
-        here = tmp_path / f"pod-{len(list(tmp_path.glob('pod-*')))}"
-        here.mkdir()
         program, binds = sandbox.interpreter()
         show = {path.strip("/"): str(folder) for path, folder in binds.items()}  # "python", where it is not below /usr
         show |= {f"data-{number}": str(data) for number, (data, _, _) in enumerate(plays)}
-        program = str(here / program.strip("/")) if binds else program
+        program = str(PLACE / program.strip("/")) if binds else program
         show |= {"os-root.tar": str(default_tar())} if default_tar().exists() else {}
-        given = [(str(here / f"data-{number}"), settings, model) for number, (_, settings, model) in enumerate(plays)]
-        environment = {"HOME": str(home), "PYTHONPATH": str(tmp_path / "code"), "PYTHONDONTWRITEBYTECODE": "1"}
-        environment |= {"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "CYCLEQD_OS_ROOT": str(here / "os-root.tar")}
-        inside = ["env", "--chdir", str(home), program, "-c", PLAY, json.dumps(given)]
-        as_pod = [sys.executable, str(Path(__file__).with_name("as_pod.py"))]
-        command = [*as_pod, str(here), json.dumps({**changes, "show": show}), str(IMAGE_USER), *inside]
-        done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+        given = [(str(PLACE / f"data-{number}"), settings, model) for number, (_, settings, model) in enumerate(plays)]
+        environment = {"HOME": PLACE / "home", "PYTHONPATH": PLACE / "code", "CYCLEQD_OS_ROOT": PLACE / "os-root.tar"}
+        variables = [f"{name}={value}" for name, value in environment.items()]
+        inside = ["env", "--chdir", str(PLACE / "home"), *variables, program, "-B", "-c", PLAY, json.dumps(given)]
+        as_pod = [sys.executable, "-m", "tests.components.evaluate.as_pod", str(tmp_path)]
+        command = [*as_pod, json.dumps({**changes, "show": show}), str(IMAGE_USER), *inside]
+        done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
         assert done.returncode == 0, done.stderr
         told: dict[str, Any] = json.loads(done.stdout)
         return told
@@ -127,7 +124,7 @@ def test_with_capabilities_machines_have_a_range(pod: Pod, newuidmap: str) -> No
     told = pod(
         [(SMALL, {"root": "host", "ids": [*range(8)]}, "gold")], newuidmap=newuidmap, restricted=False, covered=False
     )
-    assert told["ids"] == RANGE
+    assert told["ids"] == [*RANGE]
     assert told["offers"] == {"problem": "", "users": True, "proc": True}
     assert {*told["played"][0].values()} == {"passed"}
 
