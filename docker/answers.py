@@ -1,4 +1,4 @@
-"""Tasks of the container test: the code and the DB benchmark, answered by somebody who knows the answers.
+"""Tasks and answers of the container test: the code and the DB benchmark, answered by somebody who knows the answers.
 
 Models of two layers write letters without meaning. Their checksum decides whether the reference solution or a wrong one
 is judged in their place, by the real judges: boxed Python and a private MariaDB server.
@@ -22,6 +22,16 @@ def db_answer(sample: Sample, right: bool = True) -> str:
     record = sample.record
     statement = record["sql"]["query"] if "sql" in record else record["label"][0]
     return f"Action: Operation\n```sql\n{statement if right else 'SELECT 1'}\n```"
+
+
+def os_answer(episode: Episode) -> str:
+    """The record's answer or example script; after its output, what that says."""
+    record = episode.sample.record
+    if record["match"]:
+        return f"Act: answer({record['match'].get('answer', 'heron')})"
+    if len(episode.messages) == len(record["problem"]):
+        return f"Act: bash\n```bash\n{record['example_script'][1]}\n```"
+    return f"Act: answer({episode.messages[-1]['content'].splitlines()[-1]})"
 
 
 def _lucky(reply: str) -> bool:

@@ -105,17 +105,17 @@ def test_nothing_in_an_image_tells_when_it_was_built(image: str) -> None:
 class TestInAPod:
     """The evaluate image as a pod has it: its own user, no capability, no way to get one."""
 
-    def test_boxes_and_databases_work_without_a_seccomp_profile(self) -> None:
+    def test_boxes_databases_and_machines_work_without_a_seccomp_profile(self) -> None:
         judged = judge("unconfined")
         assert judged.returncode == 0, judged.stderr
-        assert json.loads(judged.stdout) == {"code": 1.0, "db": 1.0}
+        assert json.loads(judged.stdout) == {"code": 1.0, "db": 1.0, "os": 1.0}
 
     def test_a_seccomp_profile_that_refuses_name_spaces_is_named(self, tmp_path: Path) -> None:
         profile = tmp_path / "profile.json"
         profile.write_text(json.dumps(RUNTIME_DEFAULT))
         judged = judge(str(profile))
         assert judged.returncode == 1
-        for line, task in zip(judged.stderr.splitlines(), ("code", "db"), strict=True):
+        for line, task in zip(judged.stderr.splitlines(), ("code", "db", "os"), strict=True):
             assert line.startswith(f"task '{task}'"), line
             assert "seccomp profile of this container refuses them" in line and "Unconfined" in line
 

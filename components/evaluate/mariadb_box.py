@@ -10,6 +10,8 @@ from __future__ import annotations
 import importlib.util
 import os
 import shutil
+import subprocess
+import tempfile
 from pathlib import Path
 
 from components.evaluate.sandbox.box import preflight
@@ -37,7 +39,18 @@ def missing() -> list[str]:
         lacks.append("The DB task needs the Python package PyMySQL, which is not installed: pip install 'cycleqd[db]'.")
     if entry() is None:
         lacks += [f"The DB task runs MariaDB in a box: {problem}" for problem in preflight()]
+    if not lacks and (said := _refusal()):
+        lacks.append(f"The DB task runs MariaDB in a box, which cannot be made here: {said}")
     return lacks
+
+
+def _refusal() -> str:
+    """What goes wrong when the server, in its box, only tells its version; empty when nothing does."""
+    with tempfile.TemporaryDirectory(prefix="mariadb-") as folder:
+        command = [*box(Path(folder)), "mariadbd", "--version"]
+        done = subprocess.run(command, capture_output=True, check=False, stdin=subprocess.DEVNULL)
+    said = " ".join(done.stderr.decode(errors="replace")[-300:].split())
+    return "" if done.returncode == 0 else said or f"exit status {done.returncode}"
 
 
 def box(folder: Path) -> list[str]:

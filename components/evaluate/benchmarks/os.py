@@ -42,7 +42,7 @@ from components.evaluate.benchmarks.os_needs import check_needs, machine_offers
 from components.evaluate.benchmarks.os_records import read
 from components.evaluate.benchmarks.os_rules import Action, action, reads_only_arguments, seeded, shown
 from components.evaluate.benchmarks.positions import positions, selected
-from components.evaluate.os_root import default_tar, unpacked
+from components.evaluate.os_root import default_tar, opened, unpacked
 from components.evaluate.sandbox import Finished
 from components.evaluate.sandbox import preflight as sandbox_preflight
 from components.evaluate.sandbox.limits import MIB
@@ -148,11 +148,11 @@ class OsTask(Task):
     def preflight(self) -> list[str]:
         """What is missing to make machines here."""
         problems = sandbox_preflight()
-        if self._root == "image" and not default_tar().exists():
-            problems.append(
-                f"The OS benchmark's root {default_tar()} does not exist: make it once with `make os-root`, or name it "
-                f"in CYCLEQD_OS_ROOT."
-            )
+        if self._root == "image":
+            try:
+                opened(default_tar()).close()
+            except UnavailableError as error:
+                problems.append(str(error))
         if not problems and (reason := machine_offers().problem):
             problems.append(reason)
         return problems

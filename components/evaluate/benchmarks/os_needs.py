@@ -7,12 +7,14 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from components.evaluate.sandbox.machine import Keeper, Plan, id_range
+from components.evaluate.sandbox.ids import id_range
+from components.evaluate.sandbox.machine import Keeper, Plan
 from components.evaluate.task import Sample
 from cycleqd.errors import UnavailableError
 
 _USERS = re.compile(r"\b(?:useradd|adduser|usermod|groupadd|chown|chgrp|runuser|sudo|su)\b")
 _PROCESSES = re.compile(r"/proc\b|\b(?:ps|pgrep|pidof|top|free|uptime)\b|<\(")
+_SECONDS = 30.0
 NO_USERS = "some make users or change owners, which needs a range of user ids"
 NO_PROCESSES = "some look at processes, which needs a /proc of their own"
 
@@ -28,13 +30,15 @@ class Offers:
 
 @functools.cache
 def machine_offers() -> Offers:
-    """Found by making machines that do nothing."""
+    """Found by making machines, in each of which a program does nothing."""
     users, problem = id_range()[1] > 1, ""
     for proc in (True, False):
         try:
-            with Keeper() as keeper:
-                keeper.open(Plan(proc=proc)).close()
-            return Offers("", users, proc)
+            with Keeper() as keeper, keeper.open(Plan(proc=proc)) as machine:
+                done = machine.run(["true"], _SECONDS)
+            if done.ok:
+                return Offers("", users, proc)
+            problem = f"A program that does nothing failed in a box: {done.stderr.decode(errors='replace').strip()}."
         except UnavailableError as error:
             problem = str(error)
     return Offers(problem, users, proc=False)
@@ -55,6 +59,6 @@ def check_needs(samples: Sequence[Sample], offers: Offers) -> None:
     if found:
         reasons = "; ".join(sorted(set().union(*found.values())))
         raise UnavailableError(
-            f"This machine cannot run {len(found)} of the OS samples ({reasons}): run as root outside a pod, or set "
-            f"exclude: {sorted(found)}."
+            f"This machine cannot run {len(found)} of the OS samples ({reasons}): run as root outside a pod (or as "
+            f"docs/benchmarks-os.md says), or set exclude: {sorted(found)}."
         )

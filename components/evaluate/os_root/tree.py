@@ -8,8 +8,10 @@ import tempfile
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
+from typing import BinaryIO
 
-from components.evaluate.sandbox.machine import Keeper, id_range
+from components.evaluate.sandbox.ids import id_range
+from components.evaluate.sandbox.machine import Keeper
 from cycleqd.errors import InvalidInputError, UnavailableError
 
 _CACHE = Path.home() / ".cache/cycleqd"
@@ -20,20 +22,25 @@ def default_tar() -> Path:
     return Path(os.environ.get("CYCLEQD_OS_ROOT") or _CACHE / "os-root.tar")
 
 
+def opened(tar: Path) -> BinaryIO:
+    """The tar, open for reading. Raises UnavailableError where it is missing or closed to this user."""
+    try:
+        return tar.open("rb")
+    except OSError as error:
+        raise UnavailableError(
+            f"The OS benchmark's root {tar} cannot be read ({error.strerror}): make it once with `make os-root`, or "
+            f"name it in CYCLEQD_OS_ROOT."
+        ) from error
+
+
 def unpacked(tar: Path, keeper: Keeper, scratch: Path, sha256: str = "") -> Path:
     """The folder with the unpacked tar: beside the tar or in ~/.cache/cycleqd, for later runs, else in `scratch`.
 
     The folder's name holds the tar's sha256 and the ids, and it appears complete or not at all. With `sha256`, a tar
     that differs from it is refused.
     """
-    try:
-        with tar.open("rb") as file:
-            found = hashlib.file_digest(file, "sha256").hexdigest()
-    except OSError as error:
-        raise UnavailableError(
-            f"The OS benchmark's root {tar} cannot be read ({error.strerror}): make it with `make os-root`, or name it "
-            f"in CYCLEQD_OS_ROOT."
-        ) from error
+    with opened(tar) as file:
+        found = hashlib.file_digest(file, "sha256").hexdigest()
     if sha256 and found != sha256:
         raise InvalidInputError(
             f"The OS benchmark's root {tar} has sha256 {found}, but root_sha256 is {sha256}: use the root of that run."

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import json
 import os
@@ -211,20 +212,29 @@ def preflight() -> list[str]:
         install = " ".join(sorted({packages.get(name, "util-linux") for name in missing}))
         return [f"The sandbox needs {', '.join(missing)}, not found on PATH: run `apt-get install {install}`."]
     if command.entry() is None:
-        return [f"bubblewrap cannot make name spaces here: {_allow()}, or run as root with CAP_SYS_ADMIN."]
+        said = command.refusal(command.candidates()[-1])
+        return [f"bubblewrap cannot make name spaces here ({said}): {_allow()}, or run as root with CAP_SYS_ADMIN."]
     if not Path("/proc/thread-self/children").exists():
         return ["The sandbox counts memory by /proc/*/task/*/children: use a kernel built with CONFIG_PROC_CHILDREN."]
     return []
 
 
 def _allow() -> str:
-    """What lets bubblewrap make name spaces: a container may filter system calls that the kernel itself would allow."""
-    if "\nSeccomp:\t2\n" in Path("/proc/self/status").read_text():
+    """What lets bubblewrap make name spaces, by what the kernel says to a bare user name space."""
+    tried = subprocess.run(["unshare", "--user", "true"], capture_output=True, check=False)
+    if tried.returncode == 0:
+        return (
+            "a user name space can be made, but not filled; as root without capabilities, run as an ordinary user; in a"
+            " container give it another AppArmor profile (appArmorProfile type Unconfined; with Docker or Podman"
+            " --security-opt apparmor=unconfined); on Ubuntu set sysctl kernel.apparmor_restrict_unprivileged_userns=0"
+        )
+    refused = os.strerror(errno.EPERM).encode() in tried.stderr  # not ENOSPC, which is the sysctl's answer
+    if refused and "\nSeccomp:\t2\n" in Path("/proc/self/status").read_text():
         return (
             "the seccomp profile of this container refuses them (Kubernetes' RuntimeDefault does), so give it another"
             " (seccompProfile type Unconfined; with Docker or Podman --security-opt seccomp=unconfined)"
         )
     return (
         "allow unprivileged user name spaces (sysctl user.max_user_namespaces=10000, and"
-        " kernel.unprivileged_userns_clone=1 or kernel.apparmor_restrict_unprivileged_userns=0 where they exist)"
+        " kernel.unprivileged_userns_clone=1 where that exists)"
     )

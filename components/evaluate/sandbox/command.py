@@ -17,11 +17,13 @@ import os
 import shutil
 import subprocess
 import sys
+import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
 
+from components.evaluate.sandbox import seccomp
 from components.evaluate.sandbox.limits import Limits
 
 ENVIRONMENT = {"PATH": "/usr/local/bin:/usr/bin:/bin", "HOME": "/tmp", "LANG": "C.UTF-8"}
@@ -196,17 +198,34 @@ def missing_programs() -> list[str]:
 @functools.cache
 def entry() -> Entry | None:
     """The way into a box that works here, found by trying once a process; None when none does."""
+    return next((candidate for candidate in candidates() if not refusal(candidate)), None)
+
+
+def candidates() -> list[Entry]:
+    """The ways in that are open to this user, the best first."""
     has_ids = os.geteuid() == 0 and _own_ids()[2] > 1  # root of a user name space of one id is an ordinary user outside
-    candidates = [Entry.ROOT, Entry.DROPPED] if has_ids else [Entry.USER]
-    return next((candidate for candidate in candidates if works(candidate)), None)
+    return [Entry.ROOT, Entry.DROPPED] if has_ids else [Entry.USER]
 
 
-def works(candidate: Entry) -> bool:
-    """Try a box that does nothing."""
-    if missing_programs():
-        return False
+def refusal(candidate: Entry) -> str:
+    """What a box that does nothing, with the filter that boxes have, says when it fails; empty when it works."""
+    if missing := missing_programs():
+        return f"not found: {', '.join(missing)}"
     nothing, uid = ["/usr/bin/true"], BOX_UID if candidate is Entry.USER else unused_uid()
-    command = box_command(
-        nothing, entry=candidate, limits=Limits(), setup=Setup(), contents={}, seccomp=None, uid=uid, info=None
-    )
-    return subprocess.run(command, capture_output=True, timeout=30, check=False).returncode == 0
+    with tempfile.TemporaryFile() as file:
+        file.write(seccomp.program() if seccomp.supported() else b"")
+        file.seek(0)
+        command = box_command(
+            nothing,
+            entry=candidate,
+            limits=Limits(),
+            setup=Setup(),
+            contents={},
+            seccomp=file.fileno() if seccomp.supported() else None,
+            uid=uid,
+            info=None,
+        )
+        done = subprocess.run(command, capture_output=True, timeout=30, check=False, pass_fds=[file.fileno()])
+    if done.returncode == 0:
+        return ""
+    return " ".join(done.stderr.decode(errors="replace").split()) or f"exit status {done.returncode}"

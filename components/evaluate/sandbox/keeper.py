@@ -22,16 +22,25 @@ import socket
 import subprocess
 import sys
 import termios
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, NoReturn
 
 from components.evaluate.sandbox import kernel
 
+PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+"""Where this process finds programs, and where those of a machine find theirs."""
 KEPT = frozenset({0, 1, 3, 4, 5, 6, 7, 10, 18, 29, 31})
 """chown, dac_override, fowner, fsetid, kill, setgid, setuid, net_bind_service, sys_chroot, audit_write, setfcap."""
 _KEPT_NAMES = ("CHOWN", "DAC_OVERRIDE", "FOWNER", "FSETID", "KILL", "SETGID", "SETUID", "NET_BIND_SERVICE")
+_TEXTS = {
+    "etc/passwd": "root:x:0:0:root:/root:/bin/bash\nnobody:x:65534:65534:nobody:/nonexistent:/usr/sbin/nologin\n",
+    "etc/group": "root:x:0:\nnogroup:x:65534:\n",
+    "etc/hosts": "127.0.0.1 localhost box\n",
+    "etc/nsswitch.conf": "passwd: files\ngroup: files\nhosts: files\n",
+}
+"""Files of a machine without a root of its own."""
 _STAGE = "/tmp"  # where a box's file system is put together, in a mount name space of its own
 _MESSAGE = 1 << 17
 
@@ -83,12 +92,13 @@ def _open(request: dict[str, Any], descriptors: list[int]) -> tuple[int, dict[st
     commands, to_commands = os.pipe()
     info, to_info = os.pipe()
     spaces = kernel.NEW_USER | kernel.NEW_MOUNT
-    pid = _fork_into(
+    pid = fork_into(
         spaces, request["map"], lambda enter: _become_box(request, descriptors, enter, (commands, to_out), to_info)
     )
     for descriptor in (to_out, commands, to_info):
         os.close(descriptor)
-    os.write(to_commands, b"echo ready\n")
+    with suppress(BrokenPipeError):  # it has ended already, and what it said is read next
+        os.write(to_commands, b"echo ready\n")
     text = b""
     while b"ready\n" not in text and (chunk := os.read(out, 4096)):
         text += chunk
@@ -112,42 +122,50 @@ def _unpack(request: dict[str, Any], descriptors: list[int]) -> tuple[int, dict[
         os.chdir("root")
         os.execvpe("tar", ["tar", "--extract", "--preserve-permissions", "--numeric-owner", *owners], os.environ)
 
-    pid = _fork_into(kernel.NEW_USER, request["map"], become_tar)
+    pid = fork_into(kernel.NEW_USER, request["map"], become_tar)
     return pid, {}, []
 
 
-def _fork_into(spaces: int, ids: list[int], child: Callable[[Callable[[], None]], None]) -> int:
-    """Fork; the child calls what it is given to enter new name spaces with mapped ids, and ends in exec."""
+def fork_into(spaces: int, ids: Sequence[int], child: Callable[[Callable[[], None]], None]) -> int:
+    """Fork; the child calls what it is given to enter new name spaces with mapped ids, and ends in exec.
+
+    Returns the child's number. Raises OSError or CalledProcessError where the ids cannot be mapped; the child ends.
+    """
     ready, to_ready = os.pipe()
     go, to_go = os.pipe()
 
     def enter() -> None:
+        for descriptor in (ready, to_go):  # held here, they would keep either side waiting when the other has ended
+            os.close(descriptor)
         kernel.unshare(spaces)
         os.write(to_ready, b"!")
-        os.read(go, 1)
+        if not os.read(go, 1):
+            raise OSError("the user ids could not be mapped")
 
     pid = os.fork()
     if pid == 0:
         _alone(lambda: child(enter))
     os.close(to_ready)
-    if os.read(ready, 1):
-        write_maps(pid, ids)
-        os.write(to_go, b"!")
-    for descriptor in (ready, go, to_go):
-        os.close(descriptor)
+    try:
+        if os.read(ready, 1):
+            write_maps(pid, ids)
+            os.write(to_go, b"!")
+    finally:
+        for descriptor in (ready, go, to_go):
+            os.close(descriptor)
     return pid
 
 
-def write_maps(pid: int, ids: list[int]) -> None:
+def write_maps(pid: int, ids: Sequence[int]) -> None:
     """Map the user and group ids 0.. of `pid`'s new user name space to the range [first on this machine, count]."""
     first, count = ids
-    if os.geteuid() == 0:
-        Path(f"/proc/{pid}/uid_map").write_text(f"0 {first} {count}")
-        Path(f"/proc/{pid}/gid_map").write_text(f"0 {first} {count}")
-    elif count == 1:
+    if count == 1:  # which any user may map to itself, if its groups are to stay what they are
         Path(f"/proc/{pid}/uid_map").write_text(f"0 {os.geteuid()} 1")
         Path(f"/proc/{pid}/setgroups").write_text("deny")
         Path(f"/proc/{pid}/gid_map").write_text(f"0 {os.getegid()} 1")
+    elif os.geteuid() == 0:
+        Path(f"/proc/{pid}/uid_map").write_text(f"0 {first} {count}")
+        Path(f"/proc/{pid}/gid_map").write_text(f"0 {first} {count}")
     else:
         for program in ("newuidmap", "newgidmap"):
             subprocess.run([program, str(pid), "0", str(first), str(count)], check=True, capture_output=True)
@@ -184,7 +202,7 @@ def _become_box(
         options = f"lowerdir=/proc/self/fd/{lower},upperdir={_STAGE}/upper,workdir={_STAGE}/work,userxattr"
         kernel.mount("overlay", f"{_STAGE}/root", "overlay", kernel.MS_NODEV, options)
     else:
-        _skeleton(Path(_STAGE, "root"), request["texts"])
+        _skeleton(Path(_STAGE, "root"))
     _limit(request["limits"])
     for descriptor in (info, *descriptors):
         os.set_inheritable(descriptor, True)
@@ -199,7 +217,7 @@ def become_root() -> None:
     os.setresuid(0, 0, 0)
 
 
-def _skeleton(root: Path, texts: dict[str, str]) -> None:
+def _skeleton(root: Path) -> None:
     """An empty system around the machine's own /usr."""
     for folder in (
         "dev",
@@ -225,7 +243,7 @@ def _skeleton(root: Path, texts: dict[str, str]) -> None:
             (root / name).symlink_to(path.readlink())
         elif path.is_dir():
             (root / name).mkdir()
-    for name, text in texts.items():
+    for name, text in _TEXTS.items():
         (root / name).write_text(text)
 
 

@@ -9,10 +9,8 @@ an otherwise empty root. All user ids in it are unprivileged ones outside. docs/
 
 from __future__ import annotations
 
-import functools
 import json
 import os
-import pwd
 import resource
 import shutil
 import signal
@@ -31,14 +29,16 @@ from typing import Any, Self
 
 from components.evaluate.sandbox import seccomp
 from components.evaluate.sandbox.box import memory_file
+from components.evaluate.sandbox.ids import id_range
+from components.evaluate.sandbox.keeper import PATH
 from components.evaluate.sandbox.limits import MIB, Finished, Limits
 from components.evaluate.sandbox.ready import ready
-from components.evaluate.sandbox.watch import WATCHER, Usage, Watched, descendants, usage
+from components.evaluate.sandbox.watch import WATCHER, Usage, Watched, descendants, stop, usage
 from components.evaluate.turnstile import Turnstile
 from cycleqd.errors import UnavailableError
 
 ENVIRONMENT = {
-    "PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
+    "PATH": PATH,
     "HOME": "/root",
     "LANG": "C.UTF-8",
     "HOSTNAME": "box",
@@ -47,40 +47,15 @@ LIMITS = Limits(wall=3600, cpu=60, memory=512 * MIB, address_space=2048 * MIB, p
 """Of a whole machine. `wall` spans the waiting for the model between its programs."""
 _FILES = 32768  # inodes of a machine's own file system
 _DESCRIPTORS = 1 << 14  # a live machine takes five, and every sample may have one
-_OWNERS = 65536  # user ids of a machine
-_BASE = 2_000_000_000  # the first of them outside, when root is free to choose
 
 
 @dataclass(frozen=True, kw_only=True)
 class Plan:
-    """What a machine is made of. `lower`: its root, owned by the ids of `ids`; None for this machine's own /usr."""
+    """What a machine is made of. `lower`: its root, owned by the ids of machines; None for this machine's own /usr."""
 
     lower: Path | None = None
-    ids: tuple[int, int] = (0, 0)
     proc: bool = True
     limits: Limits = LIMITS
-
-
-@functools.cache
-def id_range() -> tuple[int, int]:
-    """The ids a machine's users get outside, (first, count); count is 1 where this process may use only its own."""
-    if os.geteuid() == 0:
-        start, _, length = map(int, Path("/proc/self/uid_map").read_text().splitlines()[-1].split())
-        end = start + length
-        return (_BASE, _OWNERS) if end > _BASE + _OWNERS else (end - length // 2, length // 2)
-    ranges = _lent(Path("/etc/subuid")) & _lent(Path("/etc/subgid"))
-    if ranges and shutil.which("newuidmap") and shutil.which("newgidmap"):
-        return max(ranges, key=lambda one: one[1])
-    return os.geteuid(), 1
-
-
-def _lent(file: Path) -> set[tuple[int, int]]:
-    """The ranges (first, count) that /etc/subuid or /etc/subgid lends to this user."""
-    names = {str(os.geteuid())}
-    with suppress(KeyError):
-        names.add(pwd.getpwuid(os.geteuid()).pw_name)
-    lines = [line.split(":") for line in file.read_text().splitlines()] if file.exists() else []
-    return {(int(fields[1]), int(fields[2])) for fields in lines if len(fields) == 3 and fields[0] in names}
 
 
 class Keeper:
@@ -101,7 +76,7 @@ class Keeper:
             self._process = subprocess.Popen(
                 [sys.executable, "-S", "-m", "components.evaluate.sandbox.keeper", str(theirs.fileno())],
                 pass_fds=[theirs.fileno()],
-                env={"PATH": ENVIRONMENT["PATH"], "PYTHONPATH": str(root)},
+                env={"PATH": PATH, "PYTHONPATH": str(root)},
                 cwd="/",
                 stdin=subprocess.DEVNULL,
             )
@@ -135,9 +110,8 @@ class Keeper:
         limits = _kernel_limits(plan.limits)
         request = {
             "do": "open",
-            "map": plan.ids if plan.ids[1] else id_range(),
+            "map": id_range(),
             "lower": str(plan.lower) if plan.lower else "",
-            "texts": TEXTS,
             "scratch": plan.limits.scratch,
             "files": _FILES,
             "proc": plan.proc,
@@ -171,15 +145,6 @@ class Keeper:
                 raise UnavailableError(f"{tar} could not be unpacked into {folder}: {said or 'tar ended'}.")
 
 
-TEXTS = {
-    "etc/passwd": "root:x:0:0:root:/root:/bin/bash\nnobody:x:65534:65534:nobody:/nonexistent:/usr/sbin/nologin\n",
-    "etc/group": "root:x:0:\nnogroup:x:65534:\n",
-    "etc/hosts": "127.0.0.1 localhost box\n",
-    "etc/nsswitch.conf": "passwd: files\ngroup: files\nhosts: files\n",
-}
-"""Files of a machine without a root of its own."""
-
-
 def _kernel_limits(limits: Limits) -> dict[str, int]:
     return {
         "RLIMIT_AS": limits.address_space,
@@ -190,17 +155,6 @@ def _kernel_limits(limits: Limits) -> dict[str, int]:
         "RLIMIT_NOFILE": limits.open_files,
         "RLIMIT_NPROC": limits.processes,
     }
-
-
-def stop(roots: Sequence[int]) -> list[int]:
-    """Stop (SIGSTOP) every process below `roots`, also what they start meanwhile; returns them, parents first."""
-    stopped: list[int] = []
-    while new := [pid for root in roots for pid in descendants(root) if pid not in stopped]:
-        for pid in new:
-            with suppress(ProcessLookupError):
-                os.kill(pid, signal.SIGSTOP)
-        stopped += new
-    return stopped
 
 
 @dataclass

@@ -6,9 +6,11 @@ The kernel limits single processes; time by the clock, and memory and processor 
 from __future__ import annotations
 
 import os
+import signal
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -46,6 +48,17 @@ def descendants(pid: int) -> Iterator[int]:
         current = waiting.pop()
         yield current
         waiting += children(current)
+
+
+def stop(roots: Sequence[int]) -> list[int]:
+    """Stop (SIGSTOP) every process below `roots`, also what they start meanwhile; returns them, parents first."""
+    stopped: list[int] = []
+    while new := [pid for root in roots for pid in descendants(root) if pid not in stopped]:
+        for pid in new:
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGSTOP)
+        stopped += new
+    return stopped
 
 
 def usage(pid: int) -> Usage:

@@ -196,6 +196,17 @@ def test_a_plain_user_can_run_it(tmp_path: Path) -> None:
         scratch.rmdir()
 
 
+def test_a_box_that_cannot_be_made_is_said_before_it_is_needed() -> None:
+    """Root without the right to map itself (setfcap, Linux 5.12): other boxes can be made there, this one cannot."""
+    if os.geteuid() != 0:
+        pytest.skip("needs root, to give up rights")
+    code = "from components.evaluate.mariadb_box import missing; print(*missing(), sep='\\n')"
+    rights = ["setpriv", "--bounding-set=-sys_admin,-setfcap", "--inh-caps=-all"]
+    done = subprocess.run([*rights, sys.executable, "-c", code], cwd=REPOSITORY, capture_output=True, text=True)
+    assert done.stdout.startswith("The DB task runs MariaDB in a box, which cannot be made here: bwrap: "), done
+    assert len(done.stdout.splitlines()) == 1
+
+
 def test_what_is_missing_is_said_in_one_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(mariadb_box, "PATH", str(tmp_path))
     lacks = mariadb_box.missing()

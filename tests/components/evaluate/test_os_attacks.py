@@ -19,8 +19,9 @@ import pytest
 
 from components.evaluate.benchmarks.os import OsTask
 from components.evaluate.benchmarks.os_needs import machine_offers
+from components.evaluate.sandbox.ids import id_range
 from components.evaluate.sandbox.limits import MIB
-from components.evaluate.sandbox.machine import ENVIRONMENT, LIMITS, Keeper, Machine, Plan, id_range
+from components.evaluate.sandbox.machine import ENVIRONMENT, LIMITS, Keeper, Machine, Plan
 from components.evaluate.sandbox.shell import Shell
 from components.evaluate.task import Outcome, Sample, Workspace
 from tests.os_play import bash

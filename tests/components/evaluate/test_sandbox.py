@@ -122,8 +122,8 @@ def test_the_filter_refuses_and_allows() -> None:
 # Ways in
 
 
-def elsewhere(tmp_path: Path, prefix: list[str]) -> str:
-    """What a small program prints that enters boxes after `prefix` has changed who it is."""
+def as_another(tmp_path: Path, prefix: list[str], code: str) -> str:
+    """What a program of this project prints after `prefix` has changed who it is."""
     if os.geteuid() != 0 or shutil.which(SYSTEM_PYTHON) is None:
         pytest.skip("needs root and a Python that every user can read, to become somebody else")
     for name in ("components", "cycleqd"):
@@ -132,9 +132,15 @@ def elsewhere(tmp_path: Path, prefix: list[str]) -> str:
     for folder in (tmp_path, *tmp_path.parents):
         if folder.is_relative_to("/tmp/pytest-of-root"):
             folder.chmod(0o755)
+    program = f"import sys\nsys.path.insert(0, {str(tmp_path)!r})\n{code}"
+    done = subprocess.run([*prefix, SYSTEM_PYTHON, "-B", "-c", program], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def elsewhere(tmp_path: Path, prefix: list[str]) -> str:
+    """What a small program prints that enters boxes after `prefix` has changed who it is."""
     code = f"""
-import sys
-sys.path.insert(0, {str(tmp_path)!r})
 from pathlib import Path
 from components.evaluate.sandbox import Limits, Setup, WarmPython, entry, preflight, run
 assert preflight() == []
@@ -147,9 +153,7 @@ assert box.run(code, Limits()).stdout == b"1 [] -1\\n"
 print(entry().value, box.run(b"print('again')", Limits()).stdout.decode(), end="")
 box.close()
 """
-    done = subprocess.run([*prefix, SYSTEM_PYTHON, "-B", "-c", code], capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    return done.stdout
+    return as_another(tmp_path, prefix, code)
 
 
 @pytest.mark.parametrize(
@@ -198,6 +202,37 @@ def test_no_name_spaces_is_said_in_one_sentence(monkeypatch: pytest.MonkeyPatch,
         assert "cannot make name spaces here" in sentence
     finally:
         command.entry.cache_clear()
+
+
+REFUSED = "the seccomp profile of this container refuses them"
+TURNED_OFF = "sysctl user.max_user_namespaces=10000"
+UNFILLED = "as root without capabilities, run as an ordinary user"
+ALLOW_ALL = "b'\\x06\\0\\0\\0\\0\\0\\xff\\x7f'"  # return SECCOMP_RET_ALLOW
+
+
+@pytest.mark.parametrize(
+    ("prefix", "filtered", "reason"),
+    [
+        (["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups"], "seccomp.program()", REFUSED),
+        (["unshare", "--user", "--map-root-user"], ALLOW_ALL, TURNED_OFF),
+        (["setpriv", "--bounding-set=-all", "--inh-caps=-all"], ALLOW_ALL, UNFILLED),
+    ],
+    ids=["a filter that refuses", "a filter that allows, and no name spaces", "a filter that allows, and no rights"],
+)
+def test_the_reason_is_found_by_trying(tmp_path: Path, prefix: list[str], filtered: str, reason: str) -> None:
+    """A seccomp filter is blamed for what it refuses, not for being there."""
+    code = f"""
+from pathlib import Path
+from components.evaluate.sandbox import entry, kernel, preflight, seccomp
+if {reason == TURNED_OFF}: Path("/proc/sys/user/max_user_namespaces").write_text("0")  # of this name space
+kernel.no_new_privileges()
+kernel.filter_calls({filtered})
+assert entry() is None
+print(*preflight())
+"""
+    said = as_another(tmp_path, prefix, code)
+    assert said.startswith("bubblewrap cannot make name spaces here (")
+    assert [one for one in (REFUSED, TURNED_OFF, UNFILLED) if one in said] == [reason]
 
 
 # Warm boxes
