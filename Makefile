@@ -55,7 +55,7 @@ golden: .venv/.dev ## regenerate the compiled pipelines that tests compare with
 
 os-root: .venv/.demo ## the root file system of the OS benchmark, once
 	scripts/system-packages debootstrap
-	$(BIN)/python -m components.evaluate.os_root
+	$(BIN)/python -m cycleqd.evaluation.benchmarks.os.root
 
 clean: ## remove the evolutions, models and reports that were made in .cycleqd
 	rm -rf .cycleqd

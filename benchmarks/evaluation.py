@@ -21,14 +21,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from components.evaluate import engines
-from components.evaluate.engine import Completion, Engine, Progress, Sampling
-from components.evaluate.evaluator import Evaluation, evaluate
-from components.evaluate.plugins import load_class
-from components.evaluate.task import Message, Sample, Task, Workspace
+from cycleqd.evaluation import engines
+from cycleqd.evaluation.engines.engine import Completion, Engine, Progress, Sampling
+from cycleqd.evaluation.evaluator import Evaluation, evaluate
+from cycleqd.evaluation.plugins import load_class
+from cycleqd.evaluation.task import Message, Sample, Task, Workspace
 from examples.tiny import make_tasks
 
-CLASSES = {name: f"components.evaluate.benchmarks.{name}:{name.capitalize()}Task" for name in ("code", "db", "os")}
+CLASSES = {name: f"cycleqd.evaluation.benchmarks.{name}:{name.capitalize()}Task" for name in ("code", "db", "os")}
 TINY: dict[str, tuple[str, dict[str, Any]]] = {
     "code": ("code.jsonl", {"prompt": "{request}", "judge": "plus"}),
     "db": ("db.jsonl", {"prompt": "{description}", "max_rounds": 1, "judge": "rows"}),

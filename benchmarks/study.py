@@ -28,17 +28,17 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
-from components.evaluate.engine import Engine, Sampling
-from components.evaluate.engines import Settings, create
-from components.evaluate.evaluator import evaluate
-from components.evaluate.plugins import load_class
-from components.evaluate.splits import choose
-from components.evaluate.task import Episode, Message, Outcome, Sample, Task, Verdict, Workspace
-from components.shared.models import mutation_spec
-from cycleqd import measures, selection
-from cycleqd import state as states
-from cycleqd.config import Config, load, parse
-from cycleqd.records import ModelRef, Scored
+from cycleqd.evaluation.engines import Settings, create
+from cycleqd.evaluation.engines.engine import Engine, Sampling
+from cycleqd.evaluation.evaluator import evaluate
+from cycleqd.evaluation.plugins import load_class
+from cycleqd.evaluation.splits import choose
+from cycleqd.evaluation.task import Episode, Message, Outcome, Sample, Task, Verdict, Workspace
+from cycleqd.search import measures, selection
+from cycleqd.search import state as states
+from cycleqd.search.config import Config, load, parse
+from cycleqd.search.records import ModelRef, Scored
+from cycleqd.storage.models import mutation_spec
 from cycleqd.weights.aggregate import combine
 from cycleqd.weights.checkpoint import Checkpoint, open_checkpoint
 from cycleqd.weights.local import LocalSink, LocalSource

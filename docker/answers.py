@@ -6,9 +6,9 @@ is judged in their place, by the real judges: boxed Python and a private MariaDB
 
 import zlib
 
-from components.evaluate.benchmarks.code import CodeTask
-from components.evaluate.benchmarks.db import DbTask
-from components.evaluate.task import Episode, Message, Sample, SingleTurn
+from cycleqd.evaluation.benchmarks.code.task import CodeTask
+from cycleqd.evaluation.benchmarks.db.task import DbTask
+from cycleqd.evaluation.task import Episode, Message, Sample, SingleTurn
 
 
 def code_answer(sample: Sample, right: bool = True) -> str:

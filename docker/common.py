@@ -7,7 +7,7 @@ import subprocess
 from pathlib import Path
 
 import cycleqd
-from tests.pipelines.world import make_world
+from tests.run.world import make_world
 
 ROOT = Path(__file__).parent.parent
 VERSION = cycleqd.__version__

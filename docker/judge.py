@@ -10,12 +10,12 @@ from pathlib import Path
 
 from answers import code_answer, db_answer, os_answer
 
-from components.evaluate.benchmarks.code import CodeTask
-from components.evaluate.benchmarks.db import DbTask
-from components.evaluate.benchmarks.os import OsTask
 from components.evaluate.stage import refuse_unready
-from components.evaluate.task import Episode, Task, Workspace
 from cycleqd.errors import CycleQDError
+from cycleqd.evaluation.benchmarks.code.task import CodeTask
+from cycleqd.evaluation.benchmarks.db.task import DbTask
+from cycleqd.evaluation.benchmarks.os.task import OsTask
+from cycleqd.evaluation.task import Episode, Task, Workspace
 
 FILES = {"code": "code_small.jsonl", "db": "db_small.jsonl", "os": "os_small.json"}
 NOT_IN_PODS = [7, 8, 9]  # they need a /proc of their own, or users

@@ -22,10 +22,10 @@ import boto3
 import pytest
 from common import IMAGES, ROOT, VERSION, image_name, make, output
 
-from components.shared.store.objects import Store
-from cycleqd.config import load
-from pipelines.cli.session import connect
-from pipelines.services import running
+from cycleqd.cli.session import connect
+from cycleqd.run.local.services import running
+from cycleqd.search.config import load
+from cycleqd.storage.objects import Store
 
 pytestmark = pytest.mark.timeout(1800)
 
@@ -130,7 +130,7 @@ def services(path: Path) -> Iterator[Store]:
 def run_cycleqd(path: Path, runner: str) -> subprocess.CompletedProcess[str]:
     """`cycleqd run`, in an environment without settings of services, so that it finds its own."""
     environment = {name: value for name, value in os.environ.items() if not name.startswith(_OURS)}
-    command = [sys.executable, "-m", "pipelines.cli", "run", "-c", str(path), "--runner", runner, "--json"]
+    command = [sys.executable, "-m", "cycleqd.cli", "run", "-c", str(path), "--runner", runner, "--json"]
     return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=1500, check=False)
 
 

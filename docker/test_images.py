@@ -22,7 +22,7 @@ import pytest
 from common import IMAGES, ROOT, VERSION, image_name, make, output
 from contents import PROBE, faults, read, torch_build
 
-from cycleqd.config import load
+from cycleqd.search.config import load
 
 pytestmark = pytest.mark.timeout(600)
 

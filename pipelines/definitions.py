@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
-from cycleqd.config import Config
-from pipelines.steps import Kind
+from cycleqd.search.config import Config
 
 if TYPE_CHECKING:
     from kfp.dsl.base_component import BaseComponent
 
+Kind = Literal["seeding", "generation", "finalising"]
 _COPY = re.compile(r"-\d+$")
 
 

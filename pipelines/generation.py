@@ -8,7 +8,7 @@ from components.merge.component import merge
 from components.mutate.component import mutate
 from components.select_parents.component import select_parents
 from components.update_archives.component import update_archives
-from cycleqd.config import Config
+from cycleqd.search.config import Config
 from pipelines.placement import assign
 from pipelines.seeding import groups
 

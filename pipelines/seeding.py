@@ -10,7 +10,7 @@ from components.evaluate.component import evaluate_models
 from components.seed.component import seed
 from components.update_archives.component import update_archives
 from components.update_archives.stage import seeded_models
-from cycleqd.config import Config
+from cycleqd.search.config import Config
 from pipelines.placement import assign
 
 

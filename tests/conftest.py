@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 from hypothesis import settings
 
-from components.shared.settings import Settings
-from components.shared.store.objects import Store, connect_client
+from cycleqd.storage.objects import Store, connect_client
+from cycleqd.storage.settings import Settings
 from tests.evolution import Evolution, write_models, write_tasks
 
 # The same examples at every run: what fails was broken by the change. `pytest --hypothesis-profile=default` explores.
@@ -24,8 +24,8 @@ DATA = Path(__file__).parent / "data"
 @pytest.fixture(scope="session")
 def services(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
     """The environment of a SeaweedFS and an MLflow server that live as long as the session."""
-    from cycleqd.config import Place
-    from pipelines.services import running
+    from cycleqd.run.local.services import running
+    from cycleqd.search.config import Place
 
     folder = tmp_path_factory.mktemp("services")
     with running(Place(services="embedded", folder=str(folder))) as environment:

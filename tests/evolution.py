@@ -8,11 +8,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from components.shared import items
-from components.shared.settings import Settings
-from components.shared.store.objects import Store
-from cycleqd import config as configuration
-from cycleqd.config import Config
+from components import items
+from cycleqd.search import config as configuration
+from cycleqd.search.config import Config
+from cycleqd.storage.objects import Store
+from cycleqd.storage.settings import Settings
 
 TEMPLATE = (
     "{% for m in messages %}<s>{{ m.role }}: {{ m.content }}</s>{% endfor %}"

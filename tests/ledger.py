@@ -8,7 +8,7 @@ from typing import Any
 
 from mlflow import MlflowClient
 
-from components.shared.tracking import KEY
+from cycleqd.tracking.tracker import KEY
 
 _OWN = ("cycleqd.checkpoint", "cycleqd.url", "mlflow.parentRunId", "mlflow.note.content")
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
-from components.evaluate.benchmarks.os import OsEpisode, OsTask
-from components.evaluate.task import Sample, Verdict
+from cycleqd.evaluation.benchmarks.os.task import OsEpisode, OsTask
+from cycleqd.evaluation.task import Sample, Verdict
 
 Model = Callable[[OsEpisode], str]
 

@@ -8,13 +8,13 @@ from transformers.generation.utils import GenerationMixin
 
 from components.aggregate import stage as aggregate
 from components.evaluate import stage as evaluate
-from components.evaluate.engines import transformers as engine
 from components.merge import stage as merge
 from components.mutate import stage as mutate
-from components.report import heatmaps
 from components.seed import stage as seed
 from components.select_parents import stage as select_parents
 from components.update_archives import stage as update_archives
+from cycleqd.evaluation.engines import transformers as engine
+from cycleqd.report import heatmaps
 from tests import evolution
 
 __all__ = [

@@ -17,9 +17,9 @@ from typing import Any
 
 import pytest
 
-from components.shared.settings import Settings
-from components.shared.store.objects import Store, connect_client
-from cycleqd import config as configuration
+from cycleqd.search import config as configuration
+from cycleqd.storage.objects import Store, connect_client
+from cycleqd.storage.settings import Settings
 from tests.evolution import Evolution
 from tests.ledger import ledger
 

@@ -8,11 +8,11 @@ from pathlib import Path
 
 import yaml
 
-from components.evaluate.engine import Completion, Progress, Sampling
-from components.evaluate.evaluator import evaluate
-from components.evaluate.plugins import load_class
-from components.evaluate.task import Message, Workspace
-from cycleqd.config import parse
+from cycleqd.evaluation.engines.engine import Completion, Progress, Sampling
+from cycleqd.evaluation.evaluator import evaluate
+from cycleqd.evaluation.plugins import load_class
+from cycleqd.evaluation.task import Message, Workspace
+from cycleqd.search.config import parse
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()

@@ -87,8 +87,8 @@ def part_local(scratch: Path, layers: int, repeats: int) -> None:
 
 def part_s3(scratch: Path, layers: int, repeats: int) -> None:
     """From and to SeaweedFS here: merge against boto3's own transfers of the same bytes; mutate and fused."""
-    from cycleqd.config import Place
-    from pipelines.services import running
+    from cycleqd.run.local.services import running
+    from cycleqd.search.config import Place
 
     models = make_models(scratch / f"small-{layers}", SMALL, layers)
     moved = 3 * size_mb(models / "a")

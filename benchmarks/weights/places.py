@@ -10,8 +10,8 @@ from typing import Any
 
 def client() -> Any:
     """A client of the S3 store that the environment names."""
-    from components.shared.settings import Settings
-    from components.shared.store.objects import connect_client
+    from cycleqd.storage.objects import connect_client
+    from cycleqd.storage.settings import Settings
 
     return connect_client(Settings.from_environment({"MLFLOW_TRACKING_URI": "none", **os.environ}))
 
@@ -22,7 +22,7 @@ def source(place: str) -> Any:
 
     if not place.startswith("s3://"):
         return LocalSource(place)
-    from components.shared.store.checkpoints import S3Source
+    from cycleqd.storage.checkpoints import S3Source
 
     bucket, prefix = place.removeprefix("s3://").split("/", 1)
     return S3Source(client(), bucket, prefix)
@@ -34,7 +34,7 @@ def sink(place: str) -> Any:
 
     if not place.startswith("s3://"):
         return LocalSink(place)
-    from components.shared.store.checkpoints import S3Sink
+    from cycleqd.storage.checkpoints import S3Sink
 
     bucket, prefix = place.removeprefix("s3://").split("/", 1)
     return S3Sink(client(), bucket, prefix)

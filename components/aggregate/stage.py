@@ -9,20 +9,21 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from components.shared import layout, logbook
-from components.shared.evolution import current, load_config, manifest_json, model_ref, parse_place, size_in_bytes
-from components.shared.models import opened, sink
-from components.shared.progress import counting
-from components.shared.scores import scored_models
-from components.shared.settings import Settings
-from components.shared.stage import Clock, once
-from components.shared.store.objects import Store
 from components.update_archives.stage import seeded_models
-from cycleqd import state as states
-from cycleqd.config import Config, Place
 from cycleqd.errors import ConflictError
-from cycleqd.records import JSON, ModelRef
-from cycleqd.state import State
+from cycleqd.progress import counting
+from cycleqd.search import state as states
+from cycleqd.search.config import Config, Place
+from cycleqd.search.records import JSON, ModelRef
+from cycleqd.search.state import State
+from cycleqd.storage import layout
+from cycleqd.storage.evolution import current, load_config, manifest_json, model_ref, parse_place, size_in_bytes
+from cycleqd.storage.models import opened, sink
+from cycleqd.storage.objects import Store
+from cycleqd.storage.results import Clock, once
+from cycleqd.storage.scores import scored_models
+from cycleqd.storage.settings import Settings
+from cycleqd.tracking import logbook
 
 METHOD_VERSION = 1
 """Raise when the bytes of an aggregated checkpoint may change."""

@@ -2,14 +2,14 @@
 
 from kfp import dsl
 
-from cycleqd.config import Place
+from cycleqd.search.config import Place
 
 
 @dsl.component(base_image=Place().image("evaluate"), install_kfp_package=False)
 def evaluate_child(evolution: str, item: str, tasks: str, split: str, place: str) -> str:
     """Score one child on a group of tasks; what has a record already is not evaluated again."""
+    from components import items
     from components.evaluate.stage import run
-    from components.shared import items
 
     run(evolution, items.models([item]), tasks, split, place)
     return item
@@ -18,7 +18,7 @@ def evaluate_child(evolution: str, item: str, tasks: str, split: str, place: str
 @dsl.component(base_image=Place().image("evaluate"), install_kfp_package=False)
 def evaluate_models(evolution: str, models: list, tasks: str, split: str, place: str) -> None:
     """Score several models on a group of tasks, in one process with one engine."""
+    from components import items
     from components.evaluate.stage import run
-    from components.shared import items
 
     run(evolution, items.models(models), tasks, split, place)

@@ -16,24 +16,25 @@ from itertools import groupby, product
 from pathlib import Path
 from typing import cast
 
-from components.evaluate import engines
-from components.evaluate.engine import Engine, Sampling
-from components.evaluate.evaluator import evaluate
-from components.evaluate.records import METHOD_VERSION, NAME, inputs_of, write_evaluation
-from components.evaluate.secrets import withheld
-from components.evaluate.staged import Split, StagedTask
-from components.evaluate.task import Sample, Task
-from components.shared import layout, logbook
-from components.shared.evolution import load_config, manifest, parse_place, size_in_bytes
-from components.shared.models import source
-from components.shared.progress import counting
-from components.shared.settings import Settings
-from components.shared.stage import Clock, find_result, need_result
-from components.shared.store.cache import CheckpointCache
-from components.shared.store.objects import Store
-from cycleqd.config import Config, Place
 from cycleqd.errors import InvalidInputError, UnavailableError
-from cycleqd.records import JSON
+from cycleqd.evaluation import engines
+from cycleqd.evaluation.engines.engine import Engine, Sampling
+from cycleqd.evaluation.evaluator import evaluate
+from cycleqd.evaluation.records import METHOD_VERSION, NAME, inputs_of, write_evaluation
+from cycleqd.evaluation.secrets import withheld
+from cycleqd.evaluation.staged import Split, StagedTask
+from cycleqd.evaluation.task import Sample, Task
+from cycleqd.progress import counting
+from cycleqd.search.config import Config, Place
+from cycleqd.search.records import JSON
+from cycleqd.storage import layout
+from cycleqd.storage.cache import CheckpointCache
+from cycleqd.storage.evolution import load_config, manifest, parse_place, size_in_bytes
+from cycleqd.storage.models import source
+from cycleqd.storage.objects import Store
+from cycleqd.storage.results import Clock, find_result, need_result
+from cycleqd.storage.settings import Settings
+from cycleqd.tracking import logbook
 from cycleqd.weights.manifest import Manifest
 
 

@@ -7,15 +7,16 @@ from __future__ import annotations
 
 from contextlib import ExitStack
 
-from components.shared import layout, logbook
-from components.shared.evolution import load_config, manifest_json, parse_place, planned_child, size_in_bytes
-from components.shared.models import device, mutation_spec, opened, sink
-from components.shared.progress import counting
-from components.shared.settings import Settings
-from components.shared.stage import Clock, once
-from components.shared.store.objects import Store
-from cycleqd.config import Config, Place
-from cycleqd.records import JSON, Child
+from cycleqd.progress import counting
+from cycleqd.search.config import Config, Place
+from cycleqd.search.records import JSON, Child
+from cycleqd.storage import layout
+from cycleqd.storage.evolution import load_config, manifest_json, parse_place, planned_child, size_in_bytes
+from cycleqd.storage.models import device, mutation_spec, opened, sink
+from cycleqd.storage.objects import Store
+from cycleqd.storage.results import Clock, once
+from cycleqd.storage.settings import Settings
+from cycleqd.tracking import logbook
 
 METHOD_VERSION = 1
 """Raise when the bytes of a merged checkpoint may change."""

@@ -7,8 +7,11 @@ from __future__ import annotations
 
 from contextlib import ExitStack
 
-from components.shared import layout, logbook
-from components.shared.evolution import (
+from cycleqd.progress import counting
+from cycleqd.search.config import Config, Place
+from cycleqd.search.records import JSON, Child
+from cycleqd.storage import layout
+from cycleqd.storage.evolution import (
     load_config,
     manifest_from,
     manifest_json,
@@ -16,13 +19,11 @@ from components.shared.evolution import (
     planned_child,
     size_in_bytes,
 )
-from components.shared.models import device, mutation_spec, opened, sink, source
-from components.shared.progress import counting
-from components.shared.settings import Settings
-from components.shared.stage import Clock, need_result, once
-from components.shared.store.objects import Store
-from cycleqd.config import Config, Place
-from cycleqd.records import JSON, Child
+from cycleqd.storage.models import device, mutation_spec, opened, sink, source
+from cycleqd.storage.objects import Store
+from cycleqd.storage.results import Clock, need_result, once
+from cycleqd.storage.settings import Settings
+from cycleqd.tracking import logbook
 
 METHOD_VERSION = 1
 """Raise when the bytes of a mutated checkpoint may change."""

@@ -8,16 +8,17 @@ from __future__ import annotations
 import hashlib
 import json
 
-from components.seed.staging import copy_checkpoint, copy_task, find_task, open_inputs
-from components.shared import layout, logbook
-from components.shared.evolution import manifest_json
-from components.shared.settings import Settings
-from components.shared.stage import Clock, once
-from components.shared.store.objects import Store
-from cycleqd import config as configuration
-from cycleqd.config import Config
 from cycleqd.errors import ConflictError
-from cycleqd.records import JSON
+from cycleqd.search import config as configuration
+from cycleqd.search.config import Config
+from cycleqd.search.records import JSON
+from cycleqd.storage import layout
+from cycleqd.storage.evolution import manifest_json
+from cycleqd.storage.objects import Store
+from cycleqd.storage.results import Clock, once
+from cycleqd.storage.settings import Settings
+from cycleqd.storage.staging import copy_checkpoint, copy_task, find_task, open_inputs
+from cycleqd.tracking import logbook
 
 METHOD_VERSION = 1
 

@@ -2,13 +2,13 @@
 
 from kfp import dsl
 
-from cycleqd.config import Place
+from cycleqd.search.config import Place
 
 
 @dsl.component(base_image=Place().image("select_parents"), install_kfp_package=False)
 def select_parents(evolution: str, generation: int, offset: int, place: str) -> list:
     """Choose the parents of a generation's children; one loop item a child."""
+    from components import items
     from components.select_parents.stage import run
-    from components.shared import items
 
     return items.for_loop(run(evolution, items.absolute(generation, offset), place))

@@ -8,15 +8,16 @@ from __future__ import annotations
 
 import json
 
-from components.shared import layout, logbook
-from components.shared.evolution import current, find_plan, load_config, need_head, need_plan
-from components.shared.settings import Settings
-from components.shared.stage import sealed
-from components.shared.store.objects import Store
-from cycleqd import selection
-from cycleqd import state as states
 from cycleqd.errors import ConflictError
-from cycleqd.records import Plan
+from cycleqd.search import selection
+from cycleqd.search import state as states
+from cycleqd.search.records import Plan
+from cycleqd.storage import layout
+from cycleqd.storage.evolution import current, find_plan, load_config, need_head, need_plan
+from cycleqd.storage.objects import Store
+from cycleqd.storage.results import sealed
+from cycleqd.storage.settings import Settings
+from cycleqd.tracking import logbook
 
 
 def run(evolution: str, generation: int, place: str) -> str:

@@ -8,18 +8,19 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from components.shared import layout, logbook
-from components.shared.evolution import Head, current, find_head, load_config, load_state, need_plan, parse_place
-from components.shared.scores import scored_models
-from components.shared.settings import Settings
-from components.shared.stage import Clock, once
-from components.shared.store.objects import Store
-from components.update_archives.cleaning import clean
-from cycleqd import state as states
-from cycleqd.config import Config
 from cycleqd.errors import ConflictError, IntegrityError
-from cycleqd.records import JSON, Scored, canonical
-from cycleqd.state import State
+from cycleqd.search import state as states
+from cycleqd.search.config import Config
+from cycleqd.search.records import JSON, Scored, canonical
+from cycleqd.search.state import State
+from cycleqd.storage import layout
+from cycleqd.storage.cleaning import clean
+from cycleqd.storage.evolution import Head, current, find_head, load_config, load_state, need_plan, parse_place
+from cycleqd.storage.objects import Store
+from cycleqd.storage.results import Clock, once
+from cycleqd.storage.scores import scored_models
+from cycleqd.storage.settings import Settings
+from cycleqd.tracking import logbook
 
 METHOD_VERSION = 1
 """Raise when a snapshot may differ for the same scores."""

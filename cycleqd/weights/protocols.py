@@ -1,6 +1,6 @@
 """Where checkpoints come from and go to: the two small interfaces that the streaming code knows.
 
-Local folders implement them in `cycleqd.weights.local`, S3 in `components.shared.store`.
+Local folders implement them in `cycleqd.weights.local`, S3 in `cycleqd.storage`.
 """
 
 from __future__ import annotations

@@ -15,16 +15,16 @@ import tempfile
 import time
 from pathlib import Path
 
-from components.evaluate import engines
-from components.evaluate.engine import Engine, Sampling
-from components.evaluate.evaluator import Evaluation, evaluate
-from components.evaluate.plugins import load_class
-from components.evaluate.splits import choose
-from components.evaluate.task import Workspace
-from cycleqd.config import Split
 from cycleqd.errors import InvalidInputError, UnavailableError
+from cycleqd.evaluation import engines
+from cycleqd.evaluation.engines.engine import Engine, Sampling
+from cycleqd.evaluation.evaluator import Evaluation, evaluate
+from cycleqd.evaluation.plugins import load_class
+from cycleqd.evaluation.splits import choose
+from cycleqd.evaluation.task import Workspace
+from cycleqd.search.config import Split
 
-BENCHMARKS = "components.evaluate.benchmarks"
+BENCHMARKS = "cycleqd.evaluation.benchmarks"
 TASKS = {
     "code": (f"{BENCHMARKS}.code:CodeTask", "mbppplus/MbppPlus-v0.2.0.jsonl.gz", {"judge": "base"}, 256),
     "db": (f"{BENCHMARKS}.db:DbTask", "agentbench_db/data_dbbench_standard_dev.jsonl", {"ids": "task_ids.json"}, 128),

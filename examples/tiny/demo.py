@@ -11,9 +11,9 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from cycleqd.config import load
-from pipelines.cli.output import say
-from pipelines.services import running
+from cycleqd.cli.output import say
+from cycleqd.run.local.services import running
+from cycleqd.search.config import load
 
 ROOT = Path(__file__).parents[2]
 HERE = Path("examples/tiny")

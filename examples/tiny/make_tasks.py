@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from components.evaluate.benchmarks.db import table_md5
+from cycleqd.evaluation.benchmarks.db.task import table_md5
 from examples.tiny.skills import TEMPLATES, WORDS, Item, draw, held_out
 
 ITEMS = 256  # sixteen of each template

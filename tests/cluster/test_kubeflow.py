@@ -22,12 +22,12 @@ from typing import Any
 import pytest
 import yaml
 
-from components.shared import layout
-from components.shared.evolution import find_head
-from components.shared.settings import Settings
-from components.shared.store.objects import Store
-from cycleqd.config import load
-from tests.pipelines.world import make_world
+from cycleqd.search.config import load
+from cycleqd.storage import layout
+from cycleqd.storage.evolution import find_head
+from cycleqd.storage.objects import Store
+from cycleqd.storage.settings import Settings
+from tests.run.world import make_world
 
 PROFILE = "CYCLEQD_CLUSTER_PROFILE"
 NEEDED = ("AWS_ENDPOINT_URL", "AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "MLFLOW_TRACKING_URI")
@@ -43,7 +43,7 @@ class Evolution:
     store: Store
 
     def start(self, *arguments: str) -> subprocess.Popen[str]:
-        command = [sys.executable, "-m", "pipelines.cli", *arguments]
+        command = [sys.executable, "-m", "cycleqd.cli", *arguments]
         files = ["-c", str(self.config), "--profile", str(Path(os.environ[PROFILE]).resolve())]
         return subprocess.Popen([*command, *files], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 

@@ -9,10 +9,10 @@ from contextlib import contextmanager
 
 import pytest
 
-from components.evaluate.records import read_transcripts
-from components.shared.evolution import current, load_config, load_state, need_head, need_plan
-from components.shared.store.objects import Store
 from cycleqd.errors import IntegrityError
+from cycleqd.evaluation.records import read_transcripts
+from cycleqd.storage.evolution import current, load_config, load_state, need_head, need_plan
+from cycleqd.storage.objects import Store
 from tests.evolution import Evolution
 
 WEIGHTS = "models/expert-a/checkpoint/model.safetensors"

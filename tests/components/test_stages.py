@@ -11,11 +11,6 @@ from typing import Any
 import pytest
 
 from components.evaluate.stage import Missing, Scoring, evaluate_all
-from components.shared import layout
-from components.shared.evolution import Head, find_head, find_plan, load_config, need_head
-from components.shared.settings import Settings
-from components.shared.stage import Clock, need_result, once, sealed, write_result
-from components.shared.store.objects import Store
 from components.update_archives.stage import move_head
 from cycleqd.errors import (
     ConflictError,
@@ -25,7 +20,12 @@ from cycleqd.errors import (
     InvalidInputError,
     UnavailableError,
 )
-from cycleqd.records import JSON
+from cycleqd.search.records import JSON
+from cycleqd.storage import layout
+from cycleqd.storage.evolution import Head, find_head, find_plan, load_config, need_head
+from cycleqd.storage.objects import Store
+from cycleqd.storage.results import Clock, need_result, once, sealed, write_result
+from cycleqd.storage.settings import Settings
 from tests.evolution import Evolution
 from tests.ledger import ledger
 

@@ -6,10 +6,10 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
-from components.evaluate import sandbox
-from components.evaluate.sandbox.machine import Keeper, Plan
-from components.evaluate.sandbox.watch import descendants
-from components.evaluate.task import Episode, Outcome, Sample, SingleTurn, Task, Verdict
+from cycleqd.evaluation import sandbox
+from cycleqd.evaluation.sandbox.machine import Keeper, Plan
+from cycleqd.evaluation.sandbox.watch import descendants
+from cycleqd.evaluation.task import Episode, Outcome, Sample, SingleTurn, Task, Verdict
 
 ENVIRONMENTS = "cat /proc/[0-9]*/environ /proc/[0-9]*/task/*/environ /proc/self/environ 2>/dev/null; env; echo searched"
 

@@ -8,11 +8,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from components.evaluate.engine import Completion, Progress, Sampling
-from components.evaluate.evaluator import evaluate
-from components.evaluate.plugins import load_class
-from components.evaluate.task import Message, Workspace
-from cycleqd.config import load
+from cycleqd.evaluation.engines.engine import Completion, Progress, Sampling
+from cycleqd.evaluation.evaluator import evaluate
+from cycleqd.evaluation.plugins import load_class
+from cycleqd.evaluation.task import Message, Workspace
+from cycleqd.search.config import load
 from examples.tiny.make_models import base_text, expert_text, tokenizer
 from examples.tiny.make_tasks import items, main
 from examples.tiny.skills import TEMPLATES

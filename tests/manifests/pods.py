@@ -139,8 +139,8 @@ def use(settings: dict[str, str]) -> dict[str, Any]:
     from botocore import UNSIGNED
     from botocore.config import Config
 
-    from components.shared.settings import Settings
-    from components.shared.store.objects import Store, probe
+    from cycleqd.storage.objects import Store, probe
+    from cycleqd.storage.settings import Settings
 
     os.environ.update({**settings, **SECRET, "CYCLEQD_BUCKET": "cycleqd"})
     store = Store.connect(Settings.from_environment(), "evolution")
@@ -176,8 +176,8 @@ def drive(job: dict[str, Any], objects: list[dict[str, Any]], folder: Path) -> d
     """Run the driver's Job against a Kubeflow that asks for the account's token and whose first run fails."""
     import boto3
 
-    from tests.pipelines.kfp_server import Backend, serving
-    from tests.pipelines.world import make_world
+    from tests.run.kfp_server import Backend, serving
+    from tests.run.world import make_world
 
     make_world(folder / "given")
     given = {"base": "base", "expert-code": "red", "expert-db": "blue", "expert-os": "red"}

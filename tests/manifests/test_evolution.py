@@ -9,13 +9,12 @@ import pytest
 import typer.main
 import yaml
 
-from cycleqd.config import Config, load
-from pipelines.checks import check_cluster
-from pipelines.cli import app
-from pipelines.definitions import write
+from cycleqd.cli import app
+from cycleqd.run.checks import check_cluster
+from cycleqd.search.config import Config, load
+from pipelines.definitions import Kind, write
 from pipelines.placement import LABEL
-from pipelines.steps import Kind
-from tests.components.evaluate.test_os_data import NEED_PROCESSES, NEED_USERS
+from tests.evaluation.benchmarks.test_os_data import NEED_PROCESSES, NEED_USERS
 from tests.manifests.conftest import MANIFESTS, OVERLAYS, Objects
 from tests.manifests.test_objects import SECRET, SETTINGS, named
 

@@ -9,7 +9,7 @@ import pytest
 import typer.main
 import yaml
 
-from pipelines.cli import app
+from cycleqd.cli import app
 from tests.manifests.conftest import MANIFESTS, build
 from tests.manifests.test_objects import named
 

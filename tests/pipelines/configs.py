@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from cycleqd.config import Config, load, parse
+from cycleqd.search.config import Config, load, parse
 
 ROOT = Path(__file__).parents[2]
 LLAMA3 = ROOT / "examples" / "llama3" / "cycleqd.yaml"

@@ -9,8 +9,7 @@ from typing import Any
 import pytest
 import yaml
 
-from pipelines.definitions import write
-from pipelines.steps import Kind
+from pipelines.definitions import Kind, write
 from tests.pipelines.configs import ROOT, golden_configs, two_tasks
 
 GOLDEN = ROOT / "tests" / "golden"

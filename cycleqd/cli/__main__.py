@@ -1,0 +1,5 @@
+"""python -m cycleqd.cli"""
+
+from cycleqd.cli import main
+
+main()

@@ -1,0 +1,26 @@
+"""cycleqd compile: the pipelines as YAML."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from cycleqd.cli.given import Given
+from cycleqd.cli.output import print_json, say
+from pipelines.definitions import Kind
+from pipelines.definitions import write as write_pipeline
+
+_KINDS: tuple[Kind, ...] = ("seeding", "generation", "finalising")
+
+
+def write(given: Given, folder: Path, as_json: bool) -> None:
+    """Compile all three pipelines of a configuration into a folder."""
+    config = given.load()
+    folder.mkdir(parents=True, exist_ok=True)
+    files = {kind: folder / f"{kind}.yaml" for kind in _KINDS}
+    for kind, file in files.items():
+        write_pipeline(config, kind, config.place.generations_per_run, file)
+    if as_json:
+        print_json({kind: str(file) for kind, file in files.items()})
+        return
+    for file in files.values():
+        say(str(file))

@@ -1,0 +1,53 @@
+"""cycleqd export: a model's checkpoint as a local Hugging Face folder, verified."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+from cycleqd.cli.given import Given
+from cycleqd.cli.output import print_json, say, size
+from cycleqd.cli.progress import counting
+from cycleqd.cli.session import session
+from cycleqd.errors import InvalidInputError
+from cycleqd.run.replay import stored
+from cycleqd.storage import layout
+from cycleqd.storage.evolution import manifest
+from cycleqd.storage.objects import Store
+from cycleqd.weights.manifest import Manifest
+
+
+def export(given: Given, model: str, folder: Path, as_json: bool) -> None:
+    """Download every file of the model and check it against the recorded sha256."""
+    refuse_filled(folder)
+    with session(given) as opened:
+        name = opened.model(model)
+        recorded = manifest(opened.store, name)
+        refuse_collected(opened.store, name)
+        with counting(f"exporting {name}", recorded.size) as advance:
+            download(opened.store, name, recorded, folder, advance)
+    if as_json:
+        print_json({"model": name, "folder": str(folder), "digest": recorded.digest, "bytes": recorded.size})
+    else:
+        say(f"{name} is in {folder} ({size(recorded.size)}), digest {recorded.digest}")
+
+
+def refuse_filled(folder: Path) -> None:
+    """Raise InvalidInputError unless the folder is absent or empty."""
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise InvalidInputError(f"{folder} exists and is not an empty folder; give another one")
+
+
+def refuse_collected(store: Store, model: str) -> None:
+    """Raise InvalidInputError when the model's files were cleaned up."""
+    if not stored(store, model):
+        raise InvalidInputError(
+            f"the files of '{model}' were cleaned up, as no archive needs them;"
+            f" `cycleqd replay {model} --folder FOLDER` rebuilds them with the same bytes"
+        )
+
+
+def download(store: Store, model: str, recorded: Manifest, folder: Path, advance: Callable[[int], None]) -> None:
+    """Write the checkpoint's files into the folder, each verified; `advance` is told every file's bytes."""
+    for name, entry in recorded.files.items():
+        store.get_file(f"{layout.checkpoint(model)}/{name}", folder / name, entry.sha256, advance)

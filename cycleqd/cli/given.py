@@ -1,0 +1,34 @@
+"""What a command is given: the configuration's file, the profile laid over it, and flags that beat both."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from cycleqd.search.config import Config
+
+
+@dataclass(frozen=True)
+class Given:
+    """`changes`: keys of `place` by flags; None was not given."""
+
+    path: Path
+    profile: Path | None = None
+    changes: Mapping[str, object] = field(default_factory=dict)
+
+    def load(self) -> Config:
+        """The configuration. Raises InvalidInputError with one sentence a problem."""
+        from cycleqd.search.config import load, placed
+
+        changes = {name: value for name, value in self.changes.items() if value is not None}
+        config = load(self.path, self.profile)
+        return placed(config, **changes) if changes else config
+
+    @property
+    def flags(self) -> str:
+        """The same files for another command, as they are typed."""
+        return shlex.join(["-c", str(self.path), *(["--profile", str(self.profile)] if self.profile else [])])

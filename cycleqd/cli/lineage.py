@@ -1,0 +1,74 @@
+"""cycleqd lineage: the family tree of a model, from the plans in S3."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from rich.text import Text
+from rich.tree import Tree
+
+from cycleqd.cli.given import Given
+from cycleqd.cli.output import console, percent, plain, print_json
+from cycleqd.cli.session import session
+from cycleqd.run.family import Family, family
+from cycleqd.search.records import Mutation, Scores
+from cycleqd.search.state import average
+
+
+def show(given: Given, model: str, as_json: bool) -> None:
+    """Print a model and all its ancestors, with how each was made and its scores."""
+    with session(given) as opened:
+        state, name = opened.state(), opened.model(model)
+        members = family(opened.store, name)
+    scores = {line.model.id: line.scores for line in state.history} | {"base": state.base.scores}
+    if as_json:
+        print_json({"model": name, "models": to_json(members, scores)})
+    else:
+        console.print(draw(name, members, scores))
+
+
+def to_json(members: Family, scores: Mapping[str, Scores]) -> dict[str, Any]:
+    """The family as a table: id → parents with weights, mutation, scores."""
+    return {
+        name: {
+            "parents": [{"id": parent, "weight": weight} for parent, weight in member.parents],
+            "mutation": member.mutation.to_json() if member.mutation else None,
+            "scores": dict(scores.get(name, {})),
+        }
+        for name, member in members.items()
+    }
+
+
+def draw(name: str, members: Family, scores: Mapping[str, Scores]) -> Tree:
+    """The tree, parents below their child; a family that stands further up is only named again."""
+    root = Tree(_label(name, members, scores))
+    waiting, seen = [(root, name)], set()
+    while waiting:
+        branch, child = waiting.pop()
+        if child in seen:
+            continue
+        seen.add(child)
+        for parent, weight in members[child].parents:
+            label = Text(f"{weight:+.3f} × ", style="dim").append_text(_label(parent, members, scores))
+            again = members[parent].parents and (parent in seen or any(parent == other for _, other in waiting))
+            leaf = branch.add(label.append("  (see elsewhere)", style="dim") if again else label)
+            if not again:
+                waiting.append((leaf, parent))
+    return root
+
+
+def _label(name: str, members: Family, scores: Mapping[str, Scores]) -> Text:
+    text = Text(plain(name), style="bold")
+    if name in scores:
+        shown = "  ".join(f"{task} {percent(score)}" for task, score in scores[name].items())
+        text.append(f"  {shown}  average {percent(average(scores[name]))}", style="not bold")
+    mutation = members[name].mutation
+    if mutation is not None and mutation.kind != "none":
+        text.append(f"  {_words(mutation)}", style="dim not bold")
+    return text
+
+
+def _words(mutation: Mutation) -> str:
+    detail = f"{mutation.mode}, w_max {mutation.w_max:g}" if mutation.kind == "svd" else f"σ {mutation.sigma:g}"
+    return f"{mutation.kind} mutation ({detail})"

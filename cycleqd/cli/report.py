@@ -1,0 +1,23 @@
+"""cycleqd report: the page and its pictures."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from cycleqd.cli.given import Given
+from cycleqd.cli.output import print_json, say
+from cycleqd.cli.progress import counting
+from cycleqd.cli.session import session
+
+
+def write(given: Given, folder: Path, as_json: bool) -> None:
+    """Write the report of the evolution as it is now."""
+    from cycleqd.report.write import run
+
+    with session(given) as opened:
+        opened.state()
+        page = run(opened.store, folder, counting)
+    if as_json:
+        print_json({"page": str(page)})
+    else:
+        say(f"the report is {page}")

@@ -1,0 +1,104 @@
+"""cycleqd schedule and unschedule: generations by the clock."""
+
+from __future__ import annotations
+
+import hashlib
+import json as json_
+import re
+from typing import TYPE_CHECKING
+
+from components.seed.stage import refuse_other_config
+from cycleqd.cli.cluster import check_placement, reach_runs, reach_store, warn
+from cycleqd.cli.given import Given
+from cycleqd.cli.output import print_json, say
+from cycleqd.errors import CycleQDError, InvalidInputError
+from cycleqd.run import preflight
+from cycleqd.run.kubeflow.client import Kubeflow
+from cycleqd.run.kubeflow.runs import Runs
+from cycleqd.run.steps import Step, arguments
+from cycleqd.storage.evolution import find_head
+
+if TYPE_CHECKING:
+    from kfp_server_api import V2beta1RecurringRun
+
+_FIELD = re.compile(r"[0-9A-Za-z*/,?-]+")
+_NEXT = -1  # the generation after HEAD, read when the run begins
+_SETTINGS = "settings "
+
+
+def schedule(given: Given, cron: str, as_json: bool) -> None:
+    """Have the next generations run whenever `cron` says. The same settings again change nothing, others replace."""
+    fields = cron.split()
+    if len(fields) != 6 or not all(_FIELD.fullmatch(field) for field in fields):
+        raise InvalidInputError(
+            f"--cron is '{cron}'; write six fields, seconds first: '0 */30 * * * *' is every half hour"
+        )
+    config = given.load()
+    findings = check_placement(config)
+    runs = Runs(config, Kubeflow(config.place))
+    preflight.check_server(runs.kubeflow, findings)
+    preflight.check_objects(config.place, findings)
+    try:
+        store = reach_store(config)
+        seeded = find_head(store) is not None
+    except CycleQDError as error:
+        findings.warnings.append(f"{error}; whether the evolution is seeded was not checked")
+    else:
+        refuse_other_config(store, config)
+        if not seeded:
+            findings.problems.append(
+                f"evolution '{config.name}' is not seeded yet, and a schedule only runs generations:"
+                f" cycleqd submit {given.flags}"
+            )
+    warn(findings)
+    preflight.refuse(findings)
+    made, schedule_id = _apply(runs, " ".join(fields))
+    if as_json:
+        print_json({"evolution": config.name, "cron": " ".join(fields), "schedule": schedule_id, "changed": made})
+        return
+    word = "scheduled" if made else "is scheduled so already"
+    say(f"{config.name} {word}: {' '.join(fields)} ({schedule_id}); end it with: cycleqd unschedule {given.flags}")
+
+
+def _apply(runs: Runs, cron: str) -> tuple[bool, str]:
+    """Whether anything was changed, and the schedule's id.
+
+    The old one goes first: killed in between, there is none, which the next call mends; two would run side by side.
+    """
+    experiment = runs.kubeflow.experiment(runs.config.name)
+    count = runs.config.place.generations_per_run
+    source = runs.version("generation", count)
+    parameters = {**arguments(runs.config, Step("generation", 0, count), None), "generation": _NEXT}
+    text = json_.dumps([cron, source, parameters, runs.config.place.service_account], sort_keys=True)
+    description = _SETTINGS + hashlib.sha256(text.encode()).hexdigest()
+    name = runs.full_name("schedule")
+    found = runs.kubeflow.schedules(experiment, name)
+    same = [one for one in found if one.description == description and not _disabled(one)]
+    for one in found:
+        if one not in same[:1]:
+            runs.kubeflow.delete_schedule(str(one.recurring_run_id))
+    if same:
+        return False, str(same[0].recurring_run_id)
+    body = {**runs.body(parameters), "description": description}
+    return True, str(runs.kubeflow.create_schedule(experiment, name, source, cron, body).recurring_run_id)
+
+
+def _disabled(one: V2beta1RecurringRun) -> bool:
+    return bool(one.mode == "DISABLE" or one.status == "DISABLED")
+
+
+def unschedule(given: Given, as_json: bool) -> None:
+    """Remove the schedule; a run that it has started goes on."""
+    runs = reach_runs(given)
+    experiment = runs.experiment()
+    found = runs.kubeflow.schedules(experiment, runs.full_name("schedule")) if experiment else []
+    for one in found:
+        runs.kubeflow.delete_schedule(str(one.recurring_run_id))
+    if as_json:
+        print_json({"evolution": runs.config.name, "removed": [str(one.recurring_run_id) for one in found]})
+        return
+    if not found:
+        say(f"{runs.config.name} has no schedule")
+        return
+    live = [run.name for run, _ in runs.all(20) if run.live]
+    say(f"{runs.config.name} is not scheduled any more" + (f"; in flight: {', '.join(live)}" if live else ""))

@@ -1,0 +1,73 @@
+"""A command's access to an evolution: its configuration, its services, its store."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from cycleqd.cli.given import Given
+from cycleqd.errors import ConflictError, InvalidInputError
+from cycleqd.run.local.services import running
+from cycleqd.search import state as states
+from cycleqd.search.config import Config
+from cycleqd.search.state import State
+from cycleqd.storage import layout
+from cycleqd.storage.evolution import current, find_head, load_config
+from cycleqd.storage.objects import Store
+from cycleqd.storage.settings import Settings
+
+
+@dataclass(frozen=True)
+class Session:
+    """An evolution within reach. `config` is the file's; `seeded` and `state` are what S3 holds."""
+
+    config: Config
+    settings: Settings
+    store: Store
+    environment: dict[str, str]
+
+    def seeded(self) -> Config:
+        """The configuration as it was frozen. Raises ConflictError before seeding."""
+        if not self.store.exists(layout.CONFIG):
+            raise ConflictError(
+                f"evolution '{self.config.name}' does not exist yet in {self.store.url('')}: run it first"
+            )
+        return load_config(self.store)
+
+    def state(self) -> State:
+        """The current snapshot. Raises ConflictError before seeding has ended."""
+        if find_head(self.store) is None:
+            raise ConflictError(f"evolution '{self.config.name}' has no archives yet: `cycleqd run` seeds them")
+        return current(self.store)[1]
+
+    def model(self, name: str) -> str:
+        """A model's id; "best" stands for the living model with the best average.
+
+        Raises InvalidInputError for what was never made.
+        """
+        if name == "best":
+            state = self.state()
+            return states.best_living(self.seeded(), state).model.id
+        layout.home(name)
+        if not any(self.store.exists(layout.result(folder)) for folder in layout.makers(name)):
+            raise InvalidInputError(
+                f"evolution '{self.config.name}' has no model '{name}'; `cycleqd models` lists them"
+            )
+        return name
+
+
+@contextlib.contextmanager
+def session(given: Given, tracking: bool = False) -> Iterator[Session]:
+    """Read the configuration and reach (if embedded: start) its services. `tracking`: MLflow is needed too."""
+    config = given.load()
+    with running(config.place, tracking) as environment:
+        yield connect(config, environment)
+
+
+def connect(config: Config, environment: dict[str, str]) -> Session:
+    """The session of a configuration whose services run."""
+    os.environ.update(environment)
+    settings = Settings.from_environment()
+    return Session(config, settings, Store.connect(settings, config.name), environment)

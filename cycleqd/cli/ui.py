@@ -1,0 +1,23 @@
+"""cycleqd ui: the embedded services, kept up so that MLflow can be looked at."""
+
+from __future__ import annotations
+
+import signal
+
+from cycleqd.cli.given import Given
+from cycleqd.cli.output import say
+from cycleqd.errors import InvalidInputError
+from cycleqd.run.local.services import running
+
+
+def serve(given: Given) -> None:
+    """Run until a signal comes. Raises InvalidInputError where the services are not embedded."""
+    config = given.load()
+    if config.place.services != "embedded":
+        raise InvalidInputError(
+            f"{given.path}: place.services is 'external', so there is nothing to start here:"
+            " open MLFLOW_TRACKING_URI itself"
+        )
+    with running(config.place) as environment:
+        say(f"MLflow: {environment['MLFLOW_TRACKING_URI']} · the experiment is '{config.name}' · Ctrl-C ends it")
+        signal.pause()

@@ -1,0 +1,99 @@
+"""Running answers and references in boxes."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import os
+import threading
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+
+from cycleqd.errors import InvalidInputError
+from cycleqd.evaluation.benchmarks.code.judge import Expected, expectation
+from cycleqd.evaluation.benchmarks.code.problem import Problem, Suite
+from cycleqd.evaluation.benchmarks.code.rules import compares_sets
+from cycleqd.evaluation.sandbox import Finished, Limits, Setup, WarmPool
+
+METHOD = 1
+"""Part of a cached reference's name: raise when the runner's lines change."""
+
+_REFERENCE_SECONDS = 120.0
+_SUITE_SECONDS = 60.0  # EvalPlus' bound on a suite, which it measures by the clock
+
+
+def setup() -> Setup:
+    """What a code box shows beside Python: numpy where we have it (EvalPlus lets answers import it), and the runner."""
+    here = Path(__file__).parent
+    binds = {f"/runner/{name}": here / name for name in ("runner.py", "codec.py")}
+    found = importlib.util.find_spec("numpy")
+    if found is not None and found.origin is not None:
+        folder = Path(found.origin).parent
+        for path in (folder, folder.with_name("numpy.libs")):
+            if path.is_dir():
+                binds[f"/packages/{path.name}"] = path
+    threads = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
+    return Setup(binds=binds, environment={"PYTHONHASHSEED": "0", **threads})  # sets keep one order, run after run
+
+
+class Boxes:
+    """Warm boxes that run answers, for `size` threads."""
+
+    def __init__(self, size: int) -> None:
+        self._pool = WarmPool("/runner/runner.py", setup(), size)
+
+    def execute(self, problem: Problem, suite: Suite, code: str, seconds: Sequence[float], limits: Limits) -> Finished:
+        """Run `code` on the suite's arguments, each call within its `seconds` of processor time."""
+        task = {
+            "code": code,
+            "entry_point": problem.entry_point,
+            "limits": list(seconds),
+            "iterate": compares_sets(problem.entry_point),
+        }
+        return self._pool.run("\n".join([json.dumps(task), *suite.arguments]).encode(), limits)
+
+    def close(self) -> None:
+        """End the boxes."""
+        self._pool.close()
+
+
+def suite_seconds(seconds: Sequence[float]) -> float:
+    """Processor seconds for a whole suite whose calls may take `seconds` each."""
+    return min(_SUITE_SECONDS, sum(seconds)) + 2
+
+
+class References:
+    """The expected values: what the reference solution returns, computed once in a box of its own and kept in `folder`.
+
+    The folder is shown to no box. Its files are JSON and are read back as such.
+    """
+
+    def __init__(self, folder: Path, boxes: Boxes, limits: Limits) -> None:
+        self._folder = folder
+        self._boxes = boxes
+        self._limits = limits
+
+    def expected(self, problem: Problem, suite: Suite) -> Expected:
+        """Raises InvalidInputError when the reference itself fails."""
+        path = self._folder / f"{problem.digest}-{suite.name}-{METHOD}.json"
+        if path.exists():
+            kept = json.loads(path.read_bytes())
+            return Expected(tuple(kept["lines"]), tuple(kept["seconds"]), tuple(kept["tolerances"]))
+        computed = self._compute(problem, suite)
+        self._folder.mkdir(parents=True, exist_ok=True)
+        partial = path.with_suffix(f".{os.getpid()}-{threading.get_ident()}.partial")
+        partial.write_text(json.dumps(asdict(computed)))
+        partial.replace(path)
+        return computed
+
+    def _compute(self, problem: Problem, suite: Suite) -> Expected:
+        seconds = [_REFERENCE_SECONDS] * len(suite.arguments)
+        finished = self._boxes.execute(problem, suite, problem.reference, seconds, self._limits)
+        *lines, last = finished.stdout.decode("utf-8", "replace").splitlines() or [""]
+        if not finished.ok or not last.startswith('["s"') or len(lines) != len(suite.arguments):
+            raise InvalidInputError(
+                f"The reference solution of {problem.id} fails on {suite.name} test {max(len(lines), 1)} "
+                f"({finished.reason or last[:200]}): leave the problem out or raise the task's `memory`."
+            )
+        return expectation(problem, lines, json.loads(last)[1])

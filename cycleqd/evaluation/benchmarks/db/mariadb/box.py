@@ -1,0 +1,84 @@
+"""The box that the private MariaDB server itself runs in: its parser meets hostile statements all day.
+
+No network, namespaces of its own, a read-only system, no environment, an unprivileged user, its data folder the only
+place it can write to, and a temporary folder of bounded size. It shares the way in with the other boxes
+(`sandbox/command.py`), but neither their limits, which end a process, nor their view, in which nothing lasts.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import shutil
+import subprocess
+import tempfile
+from pathlib import Path
+
+from cycleqd.evaluation.sandbox.box import preflight
+from cycleqd.evaluation.sandbox.command import Entry, entry, unused_uid
+
+INSIDE = "/data"
+TEMPORARY = "/spill"
+TEMPORARY_BYTES = 512 << 20
+"""For sorts and temporary tables that do not fit their memory; of all sessions together."""
+PATH = "/usr/sbin:/usr/bin:/sbin:/bin"
+PROGRAMS = ("mariadbd", "mariadb-install-db")
+SYSTEM = ("/bin", "/sbin", "/lib", "/lib64", "/etc/ld.so.cache", "/etc/alternatives")
+NAMESPACES = ("--unshare-ipc", "--unshare-pid", "--unshare-net", "--unshare-uts", "--unshare-cgroup-try")
+
+
+def missing() -> list[str]:
+    """What this machine lacks for a private server, one sentence each with the way to get it; empty when it can run."""
+    lacks = [
+        f"The DB task needs the program {program}, which is not on this machine: install mariadb-server 10.11 or newer "
+        "(Debian and Ubuntu: apt-get install mariadb-server)."
+        for program in PROGRAMS
+        if shutil.which(program, path=PATH) is None
+    ]
+    if importlib.util.find_spec("pymysql") is None:
+        lacks.append("The DB task needs the Python package PyMySQL, which is not installed: pip install 'cycleqd[db]'.")
+    if entry() is None:
+        lacks += [f"The DB task runs MariaDB in a box: {problem}" for problem in preflight()]
+    if not lacks and (said := _refusal()):
+        lacks.append(f"The DB task runs MariaDB in a box, which cannot be made here: {said}")
+    return lacks
+
+
+def _refusal() -> str:
+    """What goes wrong when the server, in its box, only tells its version; empty when nothing does."""
+    with tempfile.TemporaryDirectory(prefix="mariadb-") as folder:
+        command = [*box(Path(folder)), "mariadbd", "--version"]
+        done = subprocess.run(command, capture_output=True, check=False, stdin=subprocess.DEVNULL)
+    said = " ".join(done.stderr.decode(errors="replace")[-300:].split())
+    return "" if done.returncode == 0 else said or f"exit status {done.returncode}"
+
+
+def box(folder: Path) -> list[str]:
+    """The command line before a program's own: a box where `folder`, made over to the box's user, is /data.
+
+    `folder` must be new and empty but for folders. Raises nothing: `missing` is asked first.
+    """
+    view = ["--ro-bind", "/usr", "/usr", "--dev", "/dev", "--tmpfs", "/tmp"]
+    for shared in SYSTEM:
+        view += ["--ro-bind-try", shared, shared]
+    view += ["--size", str(TEMPORARY_BYTES), "--perms", "1777", "--tmpfs", TEMPORARY]
+    view += ["--bind", str(folder), INSIDE, "--chdir", "/", "--clearenv", "--setenv", "PATH", PATH]
+    start = [
+        "bwrap",
+        *NAMESPACES,
+        "--hostname",
+        "localhost",
+        *view,
+        "--die-with-parent",
+        "--new-session",
+        "--cap-drop",
+        "ALL",
+    ]
+    if entry() is not Entry.ROOT:
+        return [*start, "--unshare-user", "--uid", "1000", "--gid", "1000", "--"]
+    uid = unused_uid()
+    for path in (folder, *folder.iterdir()):
+        os.chown(path, uid, uid)
+    identity = [f"--reuid={uid}", f"--regid={uid}", "--clear-groups", "--inh-caps=-all", "--bounding-set=-all"]
+    capabilities = ["--cap-add", "CAP_SETUID", "--cap-add", "CAP_SETGID", "--cap-add", "CAP_SETPCAP"]
+    return [*start, *capabilities, "--", "/usr/bin/setpriv", *identity, "--no-new-privs", "--"]

@@ -1,0 +1,116 @@
+"""What a statement may take, and the thread that kills what takes more.
+
+A session can lift the server's own limits for itself, within one compound statement; it cannot reach these.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+from cycleqd.evaluation.benchmarks.db.mariadb.server import MariaDB
+
+if TYPE_CHECKING:
+    from pymysql.connections import Connection
+
+LOOK_SECONDS = 0.1
+Exceeded = Literal["", "time", "memory", "disk"]
+
+
+@dataclass(frozen=True)
+class Limits:
+    """Of one statement: wall `seconds`, `memory` of its session and `disk` of its database, both in bytes."""
+
+    seconds: float = 5.0
+    memory: int = 256 << 20
+    disk: int = 128 << 20
+
+    def named(self, which: Exceeded) -> str:
+        """One of the limits in words, for a verdict's reason."""
+        return f"{self.seconds:g} s" if which == "time" else f"{getattr(self, which) >> 20} MiB of {which}"
+
+
+@dataclass
+class Watched:
+    """A session at work: its id on the server, when it began (monotonic), its database's folder, the limit it broke."""
+
+    thread: int
+    started: float
+    folder: Path
+    exceeded: Exceeded = ""
+
+
+class Guard(threading.Thread):
+    """Kills the sessions that exceed a limit, by the administrator's connection."""
+
+    def __init__(self, server: MariaDB, limits: Limits) -> None:
+        super().__init__(name="mariadb-guard", daemon=True)
+        self._server = server
+        self._limits = limits
+        self._watched: dict[int, Watched] = {}
+        self._lock = threading.Lock()
+        self._busy = threading.Event()
+        self._over = threading.Event()
+
+    @contextmanager
+    def watching(self, watched: Watched) -> Iterator[None]:
+        """Hold a session to the limits for as long as the block runs; `watched.exceeded` names the one it broke."""
+        with self._lock:
+            self._watched[watched.thread] = watched
+            self._busy.set()
+        try:
+            yield
+        finally:
+            with self._lock:
+                del self._watched[watched.thread]
+                if not self._watched and not self._over.is_set():
+                    self._busy.clear()
+
+    def stop(self) -> None:
+        """End the thread; it is not used again."""
+        with self._lock:
+            self._over.set()
+            self._busy.set()
+        self.join()
+
+    def run(self) -> None:
+        """Look at the statements older than one interval, while there are any; the usual ones are never looked at."""
+        import pymysql
+
+        while self._busy.wait() and not self._over.wait(LOOK_SECONDS):
+            with self._lock:
+                old = [one for one in self._watched.values() if time.monotonic() - one.started > LOOK_SECONDS]
+            if old:
+                with suppress(pymysql.MySQLError), self._server.admin() as admin:
+                    self._check(admin, old)
+
+    def _check(self, admin: Connection, old: list[Watched]) -> None:
+        with admin.cursor() as cursor:
+            cursor.execute("SELECT ID, MEMORY_USED FROM information_schema.PROCESSLIST")
+            memory = dict(cursor.fetchall())
+            for one in old:
+                one.exceeded = one.exceeded or self._exceeded(one, memory.get(one.thread, 0))
+                if one.exceeded and one.thread in memory:
+                    cursor.execute(f"KILL HARD CONNECTION {one.thread}")
+
+    def _exceeded(self, one: Watched, memory: int) -> Exceeded:
+        if time.monotonic() - one.started > self._limits.seconds:
+            return "time"
+        if memory > self._limits.memory:
+            return "memory"
+        return "disk" if _bytes(one.folder) > self._limits.disk else ""
+
+
+def _bytes(folder: Path) -> int:
+    """Disk space of a database's files; files and folder may go meanwhile."""
+    total = 0
+    with suppress(OSError):
+        for file in folder.iterdir():
+            with suppress(OSError):
+                total += file.stat().st_blocks * 512
+    return total

@@ -1,0 +1,274 @@
+"""AgentBench's os-interaction: a model answers a question about a Linux system, or changes it, in a shell.
+
+One sample, from the conversation to the verdict:
+
+    user       ... How many hidden files are in /home? (instructions and an example before it, all from the record)
+    assistant  Think: I list them. Act: bash
+               ```bash
+               ls -a /home | grep -c "^\\."
+               ```
+    user       The output of the OS:
+
+               8
+    assistant  Act: answer(8)
+
+Now the record's `example_script` runs in the same system, and a comparator gets the answer and the script's output:
+equal, passed. Every sample has a machine of its own (sandbox/machine.py), made when the first reply needs it. Which
+rules are AgentBench's, which samples need what, and what differs stands in docs/benchmarks-os.md.
+
+Settings, all optional:
+    ids             which records to use: a list of 0-based positions, or the name of such a JSON file beside the data
+    exclude         positions to leave out of them (where this machine cannot run them)
+    max_rounds      replies an episode may have (5)
+    prompt          a `str.format` template over the record's `description`, which replaces the record's conversation
+    root            "image": a system of its own (made by `make os-root`); "host": this machine's /usr in an empty one
+    root_sha256     the sha256 that the image must have
+    command_seconds, script_seconds    wall time of a command of the model (5), and of a record's script (30);
+                    a late script goes on alone for as long again
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import replace
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+from cycleqd.errors import EvaluationError, InvalidInputError, UnavailableError
+from cycleqd.evaluation.benchmarks.os.needs import check_needs, machine_offers
+from cycleqd.evaluation.benchmarks.os.records import read
+from cycleqd.evaluation.benchmarks.os.root import default_tar, opened, unpacked
+from cycleqd.evaluation.benchmarks.os.rules import Action, action, reads_only_arguments, seeded, shown
+from cycleqd.evaluation.benchmarks.positions import positions, selected
+from cycleqd.evaluation.sandbox import Finished
+from cycleqd.evaluation.sandbox import preflight as sandbox_preflight
+from cycleqd.evaluation.sandbox.limits import MIB
+from cycleqd.evaluation.sandbox.machine import LIMITS, Keeper, Machine, Plan
+from cycleqd.evaluation.sandbox.shell import Shell
+from cycleqd.evaluation.task import Episode, Message, Outcome, Sample, Task, Verdict, Workspace
+
+Script = tuple[str, str]
+"""(language, text)"""
+SETTINGS = {"ids", "exclude", "max_rounds", "prompt", "root", "root_sha256", "command_seconds", "script_seconds"}
+_LIMITS = replace(LIMITS, wall=math.inf)  # an episode waits for the model; its commands have limits of their own
+_JUDGE_LIMITS = replace(_LIMITS, processes=512, memory=4096 * MIB)  # comparators of all workers at once
+_SETTLING = 2.0
+"""Seconds that programs which set-up scripts leave in the background (task 60's five) have to start."""
+_LONGEST_ARGUMENT = 1 << 15
+
+
+class OsEpisode(Episode):
+    """The conversation about one machine. `answer` is None while there is none and after "finish"."""
+
+    def __init__(self, task: OsTask, sample: Sample, messages: Sequence[Message]) -> None:
+        super().__init__(sample, messages)
+        self._task = task
+        self._machine: Machine | None = None
+        self._shell: Shell | None = None
+        self.answer: str | None = None
+        self.malformed = False
+        self.out_of_rounds = False
+        self.verdict: Verdict | None = None
+
+    def next(self, reply: str) -> list[Message] | None:
+        """Run the reply's commands and return the conversation with their output; judge after any other action.
+
+        The episode is judged as soon as it is over, so that only episodes which wait for the model hold a machine.
+        """
+        self.replies.append(reply)
+        self.messages.append({"role": "assistant", "content": reply})
+        kind, content = action(reply)
+        if kind is Action.BASH:
+            machine = self.machine()
+            assert self._shell is not None  # it comes with the machine
+            output, _ = self._shell.execute(content)
+            self.messages.append({"role": "user", "content": shown(output)})
+            self.out_of_rounds = len(self.replies) == self._task.max_rounds
+            if not (self.out_of_rounds or machine.reason):
+                return self.messages
+            self.answer = ""
+        else:
+            self.malformed = kind is Action.NONE
+            self.answer = content if kind is Action.ANSWER else None
+        self.verdict = self._task.judge(self)
+        self.close()
+        return None
+
+    def machine(self) -> Machine:
+        """The sample's machine, set up by the record's scripts when it is first asked for."""
+        if self._machine is None:
+            self._machine = self._task.new_machine()
+            self._shell = Shell(self._machine, self._task.command_seconds)  # first, as in AgentBench: task 28 tells
+            for language, text in self.sample.record["init_script"]:
+                self._set_up(self._machine, (language, seeded(text, self.sample.id) if language == "bash" else text))
+            if self.sample.record["start"]:
+                self._shell.execute(self.sample.record["start"][1])
+            self._machine.settle(_SETTLING)
+        return self._machine
+
+    def _set_up(self, machine: Machine, script: Script) -> None:
+        done = machine.run(command(script, ()), self._task.script_seconds)
+        if done.reason:
+            raise EvaluationError(
+                f"The set-up script of OS sample {self.sample.id} was ended by the limit on {done.reason}; exclude the "
+                f"sample or raise script_seconds."
+            )
+
+    def close(self) -> None:
+        """Kill everything in the machine and drop its files. Calling it again does nothing."""
+        shell, machine, self._shell, self._machine = self._shell, self._machine, None, None
+        if shell is not None:
+            shell.close()
+        if machine is not None:
+            machine.close()
+
+
+class OsTask(Task):
+    """os-interaction. The data are AgentBench's records (samples.json); a sample's id is its 0-based position."""
+
+    method_version = 1
+
+    def __init__(self, settings: Mapping[str, Any], workspace: Workspace) -> None:
+        super().__init__(settings, workspace)
+        if unknown := set(settings) - SETTINGS:
+            raise InvalidInputError(f"The OS task has no setting {sorted(unknown)[0]!r}: choose of {sorted(SETTINGS)}.")
+        self.max_rounds = int(settings.get("max_rounds", 5))
+        self.command_seconds = float(settings.get("command_seconds", 5))
+        self.script_seconds = float(settings.get("script_seconds", 30))
+        self._prompt: str | None = settings.get("prompt")
+        self._root = settings.get("root", "image")
+        if self._root not in ("image", "host"):
+            raise InvalidInputError(f'The OS task\'s root is {self._root!r}: choose "image" or "host".')
+        self._stack = ExitStack()
+
+    def preflight(self) -> list[str]:
+        """What is missing to make machines here."""
+        problems = sandbox_preflight()
+        if self._root == "image":
+            try:
+                opened(default_tar()).close()
+            except UnavailableError as error:
+                problems.append(str(error))
+        if not problems and (reason := machine_offers().problem):
+            problems.append(reason)
+        return problems
+
+    @classmethod
+    def in_pods(cls, settings: Mapping[str, Any]) -> list[str]:
+        """Samples that use users or processes, unless some are excluded already."""
+        if settings.get("root", "image") == "host" or settings.get("exclude"):
+            return []
+        return [
+            "some OS samples need user ids or a /proc of their own, which pods lack, and seeding would refuse them: "
+            "set exclude (docs/kubernetes.md lists AgentBench's), which is frozen once the evolution is seeded"
+        ]
+
+    def __enter__(self) -> Self:
+        with ExitStack() as stack:
+            self._keeper = stack.enter_context(Keeper())
+            lower = None
+            if self._root == "image":
+                sha256 = self.settings.get("root_sha256", "")
+                lower = unpacked(default_tar(), self._keeper, self.workspace.scratch, sha256)
+            self._plan = Plan(lower=lower, proc=machine_offers().proc, limits=_LIMITS)
+            plan = replace(self._plan, limits=_JUDGE_LIMITS)
+            self._judge = stack.enter_context(self._keeper.open(plan))  # no command of a model ever runs there
+            if not self._judge.run(["python3", "-c", ""], self.script_seconds).ok:
+                raise UnavailableError("The OS task's comparators need python3 below /usr: `apt-get install python3`.")
+            self._stack = stack.pop_all()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._stack.close()
+
+    def new_machine(self) -> Machine:
+        """A fresh machine; the caller closes it."""
+        return self._keeper.open(self._plan)
+
+    def load(self, data: Path) -> list[Sample]:
+        """Read the records. Refuses those that cannot run here (docs/benchmarks-os.md) unless they are excluded."""
+        file = data / "samples.json" if data.is_dir() else data
+        samples = read(file)
+        if (ids := positions(self.settings.get("ids"), file)) is not None:
+            samples = selected(samples, ids, file)
+        left_out = set(positions(self.settings.get("exclude"), file) or ())
+        samples = [sample for sample in samples if sample.id not in left_out]
+        check_needs(samples, machine_offers())
+        return samples
+
+    def start(self, sample: Sample) -> OsEpisode:
+        """The first prompt; the machine is made when a reply needs it."""
+        if self._prompt is None:
+            return OsEpisode(self, sample, sample.record["problem"])
+        text = self._prompt.format(description=sample.record["description"])
+        return OsEpisode(self, sample, [{"role": "user", "content": text}])
+
+    def verdict(self, episode: Episode) -> Verdict:
+        """What the episode's end was judged as."""
+        assert isinstance(episode, OsEpisode) and episode.verdict is not None
+        return episode.verdict
+
+    def judge(self, episode: OsEpisode) -> Verdict:
+        """Judge by the record's match, or by its scripts: each gets the answer and the earlier scripts' output."""
+        record = episode.sample.record
+        if episode.malformed:
+            return Verdict(Outcome.FORMAT, "no action: neither Act: bash, finish nor answer(...)")
+        machine = episode.machine()
+        if machine.reason:
+            outcome = Outcome.TIMEOUT if machine.reason in ("cpu", "wall") else Outcome.ERROR
+            return Verdict(outcome, f"the machine was ended by the limit on {machine.reason}")
+        verdict = self._matched(episode) if record["match"] else self._checked(episode, machine)
+        if not verdict.passed and episode.out_of_rounds:
+            return replace(verdict, reason=f"no answer in {self.max_rounds} rounds; {verdict.reason}")
+        return verdict
+
+    def _matched(self, episode: OsEpisode) -> Verdict:
+        match = episode.sample.record["match"]
+        answer = episode.answer or ""
+        if match.get("strip", True):
+            answer = answer.strip()
+        if "regex" in match:
+            found = re.search(match["regex"], answer) is not None
+            return _verdict(found, "searched the answer for the record's expression")
+        return _verdict(answer == match["answer"], "compared the answer with the record's")
+
+    def _checked(self, episode: OsEpisode, machine: Machine) -> Verdict:
+        machine.freeze()  # what the model left running can neither watch nor disturb the scripts
+        record = episode.sample.record
+        arguments = [str(episode.answer)]
+        for number, entry in enumerate(record["check"], 1):
+            script: Script = entry or record["example_script"]
+            if max(map(len, arguments)) > _LONGEST_ARGUMENT or any("\0" in text for text in arguments):
+                return _verdict(False, f"script {number} was not run: the answer or an output cannot be an argument")
+            place = self._judge if reads_only_arguments(script) else machine
+            done = place.run(command(script, arguments), self.script_seconds)
+            if self._judge.reason:
+                raise EvaluationError(f"The OS task's comparators were ended by the limit on {self._judge.reason}.")
+            if done.timed_out:
+                return Verdict(Outcome.TIMEOUT, f"script {number} was ended by the limit on {done.reason}")
+            if not done.ok:
+                return _verdict(False, f"script {number} {_end(done)}")
+            arguments.append(done.stdout.decode(errors="replace"))
+        return _verdict(True, f"all {len(record['check'])} scripts agreed")
+
+
+def _verdict(passed: bool, reason: str) -> Verdict:
+    return Verdict(Outcome.PASSED if passed else Outcome.WRONG, reason)
+
+
+def command(script: Script, arguments: Sequence[str]) -> list[str]:
+    """The program that runs a record's script; bash gets its arguments from $1 on, Python from argv[1] on."""
+    language, text = script
+    if language == "python":
+        return ["python3", "-c", text, *arguments]
+    return ["bash", "-c", text, *(["--", *arguments] if arguments else [])]
+
+
+def _end(done: Finished) -> str:
+    return f"was ended by the limit on {done.reason}" if done.reason else f"exited with {done.returncode}"

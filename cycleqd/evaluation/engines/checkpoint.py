@@ -1,0 +1,137 @@
+"""What both engines read from a Hugging Face folder: its configuration, tokenizer, end tokens and tensor names."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from cycleqd.errors import EvaluationError
+from cycleqd.evaluation.task import Message
+
+# Configuration keys that do not change the arithmetic: where a folder came from, and tokens, which are read per model.
+NO_ARITHMETIC = frozenset(
+    {"_name_or_path", "transformers_version", "use_cache", "bos_token_id", "eos_token_id", "pad_token_id"}
+)
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A folder, opened without its weights. `context` is the longest sequence in tokens, prompt and reply together."""
+
+    folder: Path
+    config: Any
+    tokenizer: Any
+    end_tokens: tuple[int, ...]
+    context: int
+
+    @classmethod
+    def open(cls, folder: Path, max_context: int | None) -> Checkpoint:
+        """Read configuration and tokenizer. Raises EvaluationError when they are missing or have no chat template."""
+        from transformers import AutoConfig, AutoTokenizer, GenerationConfig
+
+        try:
+            config = AutoConfig.from_pretrained(folder, local_files_only=True)
+            tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
+            has_own = (folder / "generation_config.json").is_file()
+            generation = GenerationConfig.from_pretrained(folder, local_files_only=True) if has_own else config
+        except (OSError, ValueError, KeyError) as error:
+            raise EvaluationError(f"{folder}: not a usable model folder ({' '.join(str(error).split())})") from error
+        if not tokenizer.chat_template:
+            raise EvaluationError(f"{folder}: the tokenizer has no chat template; add one to the base and every expert")
+        ends = generation.eos_token_id if generation.eos_token_id is not None else tokenizer.eos_token_id
+        limit = getattr(config, "max_position_embeddings", None) or tokenizer.model_max_length
+        return cls(
+            folder=folder,
+            config=config,
+            tokenizer=tokenizer,
+            end_tokens=tuple(ends) if isinstance(ends, list) else () if ends is None else (ends,),
+            context=min(limit, max_context or limit),
+        )
+
+    @property
+    def dtype(self) -> str:
+        """The dtype the checkpoint is stored in, as torch names it."""
+        return str(self.config.dtype or "float32").removeprefix("torch.")
+
+    def encode(self, conversations: Sequence[Sequence[Message]]) -> list[list[int]]:
+        """Token ids of each conversation in the model's chat template, with the prompt for its next reply.
+
+        Templates that print a date get a fixed one, so that prompts do not change from day to day.
+        """
+        from jinja2 import TemplateError
+
+        try:
+            texts = [
+                self.tokenizer.apply_chat_template(
+                    list(conversation), tokenize=False, add_generation_prompt=True, date_string="26 Jul 2024"
+                )
+                for conversation in conversations
+            ]
+        except TemplateError as error:
+            raise EvaluationError(f"{self.folder}: the chat template refuses a conversation ({error})") from error
+        return self.tokenizer(texts, add_special_tokens=False)["input_ids"] if texts else []
+
+    def decode(self, tokens: Sequence[int], stop: Sequence[str]) -> str:
+        """The text of a reply, without end tokens, up to the first stop string."""
+        text: str = self.tokenizer.decode(tokens, skip_special_tokens=True, clean_up_tokenization_spaces=False)
+        return cut(text, stop)
+
+    def tensors(self) -> Iterator[tuple[str, Any]]:
+        """Every tensor's name with the open safetensors file that holds it."""
+        from safetensors import safe_open
+
+        files = sorted(self.folder.glob("*.safetensors"))
+        if not files:
+            raise EvaluationError(f"{self.folder}: no safetensors files; convert the model with save_pretrained")
+        for file in files:
+            opened = safe_open(file, framework="pt")
+            for name in opened.keys():  # noqa: SIM118 (not a dict)
+                yield name, opened
+
+    def require_all_tensors(self) -> None:
+        """Compare names and shapes with the architecture's, before any engine sees the folder.
+
+        A tensor without its counterpart gives zeros everywhere and no error, and libraries differ in what they do with
+        tied tensors: these may be stored once, or twice with equal values. Raises EvaluationError.
+        """
+        import torch
+        from transformers import AutoModelForCausalLM
+
+        with torch.device("meta"):
+            state = AutoModelForCausalLM.from_config(self.config).state_dict(keep_vars=True)
+        found: dict[int, tuple[str, Any]] = {}
+        wrong = []
+        for name, tensors in self.tensors():
+            expected = state.get(name)
+            if expected is None or list(expected.shape) != tensors.get_slice(name).get_shape():
+                wrong.append(name)
+                continue
+            twin, others = found.setdefault(id(expected), (name, tensors))
+            if twin != name and not torch.equal(others.get_tensor(twin), tensors.get_tensor(name)):
+                raise EvaluationError(
+                    f"{self.folder}: '{name}' and '{twin}' are one tensor by the configuration but stored with "
+                    f"different values; set tie_word_embeddings to false in config.json if the model was trained untied"
+                )
+        wrong += [name for name, expected in state.items() if id(expected) not in found and name not in wrong]
+        if wrong:
+            raise EvaluationError(
+                f"{self.folder}: {len(wrong)} tensors do not match the architecture in config.json, among them "
+                f"{sorted(wrong)[:3]}; the configuration and the weights do not belong together"
+            )
+
+    def require_same_architecture(self, other: Checkpoint) -> None:
+        """Raises EvaluationError unless `other` can be swapped in for this one."""
+        mine, its = self.config.to_dict(), other.config.to_dict()
+        differing = sorted(k for k in mine.keys() | its.keys() if k not in NO_ARITHMETIC and mine.get(k) != its.get(k))
+        if differing:
+            raise EvaluationError(
+                f"{other.folder} differs from {self.folder}, which the engine was started with, in "
+                f"{', '.join(differing)}; all models of an evolution need one architecture"
+            )
+
+
+def cut(text: str, stop: Sequence[str]) -> str:
+    """`text` up to the first stop string in it."""
+    return text[: min((at for at in map(text.find, stop) if at >= 0), default=len(text))]

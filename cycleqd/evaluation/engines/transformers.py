@@ -1,0 +1,237 @@
+"""Inference with the transformers library: any device, and the same bytes on every run.
+
+Batches depend only on the conversations of one `generate` call, their tokens and the token budget, so a (model, task)
+pair gives the same replies whatever ran before it and wherever it runs.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from cycleqd.errors import EvaluationError
+from cycleqd.evaluation.engines.checkpoint import Checkpoint
+from cycleqd.evaluation.engines.engine import Completion, Progress, Sampling
+from cycleqd.evaluation.task import Message
+
+if TYPE_CHECKING:
+    import torch
+
+    from cycleqd.evaluation.engines import Settings
+
+
+class TransformersEngine:
+    """Implements cycleqd.evaluation.engines.engine.Engine."""
+
+    name = "transformers"
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self._model: Any = None
+        self._checkpoint: Checkpoint | None = None
+        self._digest: str | None = None
+
+    @property
+    def reproducible(self) -> bool:
+        """Held by tests on the CPU; kernels of other devices may choose their order of summation."""
+        return self._device() == "cpu"
+
+    @property
+    def version(self) -> str:
+        """Libraries, device, dtype and threads in one line, for run.json."""
+        import torch
+        import transformers
+
+        dtype = str(self._model.dtype).removeprefix("torch.") if self._model is not None else self._settings.dtype
+        libraries = f"transformers {transformers.__version__}, torch {torch.__version__}"
+        return f"{libraries}, {self._device()}, {dtype}, {self._settings.threads} threads"
+
+    def load(self, folder: Path, digest: str) -> None:
+        """Raises EvaluationError when the folder's tensors are not exactly the model's, or its architecture differs."""
+        if digest == self._digest:
+            return
+        checkpoint = Checkpoint.open(folder, self._settings.max_context)
+        checkpoint.require_all_tensors()
+        try:
+            if self._checkpoint is None:
+                self._start(checkpoint)
+            else:
+                self._checkpoint.require_same_architecture(checkpoint)
+                self._digest = None  # half-copied weights are nobody's
+                _copy_weights(checkpoint, self._model)
+        except (RuntimeError, MemoryError) as error:
+            raise EvaluationError(f"{folder} could not be loaded on {self._device()}: {_line(error)}") from error
+        self._checkpoint, self._digest = checkpoint, digest
+
+    def generate(
+        self, conversations: Sequence[Sequence[Message]], sampling: Sampling, progress: Progress | None = None
+    ) -> list[Completion]:
+        """When memory runs out, starts over once with half the token budget; then raises EvaluationError."""
+        if self._checkpoint is None or self._digest is None:
+            raise EvaluationError("the transformers engine has no model; load one before generating")
+        prompts = self._checkpoint.encode(conversations)
+        budget = self._settings.batch_tokens
+        for tokens in (budget, budget // 2):
+            try:
+                return self._generate(prompts, sampling, tokens, progress)
+            except (RuntimeError, MemoryError) as error:
+                if not _out_of_memory(error):
+                    raise EvaluationError(
+                        f"generating with {self._checkpoint.folder} failed: {_line(error)}"
+                    ) from error
+                _free_memory()
+        raise EvaluationError(
+            f"out of memory on {self._device()} with {self._checkpoint.folder}, also after halving the batch to "
+            f"{budget // 2} tokens; lower evaluation.batch_tokens"
+        )
+
+    def reset(self) -> None:
+        """Nothing to forget: the cache of keys and values lives for one batch."""
+
+    def close(self) -> None:
+        """Drop the model and free the device's memory; `load` starts anew."""
+        self._model, self._checkpoint, self._digest = None, None, None
+        _free_memory()
+
+    def _device(self) -> str:
+        import torch
+
+        if self._settings.device != "auto":
+            return self._settings.device
+        return "cuda" if torch.cuda.is_available() else "cpu"
+
+    def _start(self, checkpoint: Checkpoint) -> None:
+        import torch
+        from transformers import AutoModelForCausalLM, GenerationConfig
+
+        torch.set_num_threads(self._settings.threads)
+        dtype = "auto" if self._settings.dtype == "auto" else getattr(torch, self._settings.dtype)
+        model = AutoModelForCausalLM.from_pretrained(checkpoint.folder, dtype=dtype, local_files_only=True)
+        model.generation_config = GenerationConfig()  # the folder's own settings would mix into ours
+        self._model = model.to(self._device()).eval()
+
+    def _generate(
+        self, prompts: Sequence[Sequence[int]], sampling: Sampling, budget: int, progress: Progress | None
+    ) -> list[Completion]:
+        assert self._checkpoint is not None
+        done: dict[int, Completion] = {}
+        rooms = [min(sampling.max_tokens, self._checkpoint.context - len(prompt)) for prompt in prompts]
+        for i, room in enumerate(rooms):
+            if room < 1:
+                done[i] = Completion("", "overflow", len(prompts[i]), 0)
+        waiting = sorted((i for i in range(len(prompts)) if i not in done), key=lambda i: len(prompts[i]))
+        for batch in _batches(waiting, prompts, rooms, budget):
+            replies = self._batch([prompts[i] for i in batch], [rooms[i] for i in batch], sampling)
+            done.update(zip(batch, replies, strict=True))
+            if progress:
+                progress(len(batch))
+        return [done[i] for i in range(len(prompts))]
+
+    def _batch(self, prompts: Sequence[Sequence[int]], rooms: Sequence[int], sampling: Sampling) -> list[Completion]:
+        """Replies to one batch, padded on the left; row i may grow by rooms[i] tokens."""
+        import torch
+        from transformers import GenerationConfig, StoppingCriteriaList
+
+        checkpoint = self._checkpoint
+        assert checkpoint is not None
+        pad = checkpoint.end_tokens[0] if checkpoint.end_tokens else 0
+        width = max(map(len, prompts))
+        ids = torch.tensor([[pad] * (width - len(p)) + list(p) for p in prompts], device=self._model.device)
+        mask = torch.tensor([[0] * (width - len(p)) + [1] * len(p) for p in prompts], device=self._model.device)
+        rows = _Rows(checkpoint, rooms, sampling.stop)
+        greedy = sampling.temperature == 0
+        config = GenerationConfig(
+            max_new_tokens=max(rooms),
+            do_sample=not greedy,
+            pad_token_id=pad,
+            eos_token_id=None,
+            **({} if greedy else {"temperature": sampling.temperature, "top_p": sampling.top_p, "top_k": 0}),
+        )
+        with torch.random.fork_rng(devices=[self._model.device] if self._model.device.type == "cuda" else []):
+            torch.manual_seed(_seed(sampling.seed, prompts))
+            self._model.generate(
+                ids, attention_mask=mask, generation_config=config, stopping_criteria=StoppingCriteriaList([rows])
+            )
+        return [rows.completion(i, len(prompt)) for i, prompt in enumerate(prompts)]
+
+
+class _Rows:
+    """Follows each row of a batch until it ends: by an end token, a stop string, or its room."""
+
+    def __init__(self, checkpoint: Checkpoint, rooms: Sequence[int], stop: Sequence[str]) -> None:
+        self._checkpoint, self._rooms, self._stop = checkpoint, rooms, stop
+        self._tokens: list[list[int]] = [[] for _ in rooms]
+        self._finish: list[str] = ["" for _ in rooms]
+
+    def __call__(self, ids: torch.Tensor, scores: Any, **_: Any) -> torch.Tensor:
+        """Called by `generate` after each token with ids of shape (rows, tokens so far); True where a row is done."""
+        import torch
+
+        for row, token in enumerate(ids[:, -1].tolist()):
+            if not self._finish[row]:
+                self._tokens[row].append(token)
+                self._finish[row] = self._ended(row, token)
+        return torch.tensor([bool(finish) for finish in self._finish], device=ids.device)
+
+    def completion(self, row: int, prompt_tokens: int) -> Completion:
+        tokens = self._tokens[row]
+        text = self._checkpoint.decode(tokens, self._stop)
+        return Completion(text, "stop" if self._finish[row] == "stop" else "length", prompt_tokens, len(tokens))
+
+    def _ended(self, row: int, token: int) -> str:
+        if token in self._checkpoint.end_tokens:
+            return "stop"
+        if self._stop:
+            text = self._checkpoint.decode(self._tokens[row], ())
+            if any(stop in text for stop in self._stop):
+                return "stop"
+        return "length" if len(self._tokens[row]) == self._rooms[row] else ""
+
+
+def _batches(
+    order: Sequence[int], prompts: Sequence[Sequence[int]], rooms: Sequence[int], budget: int
+) -> Iterator[list[int]]:
+    """Cuts `order` (prompts ascending in length) into batches of rows × (longest prompt + new tokens) ≤ budget.
+
+    A row that alone is over the budget makes a batch of its own.
+    """
+    batch: list[int] = []
+    for i in order:
+        new = max(rooms[j] for j in [*batch, i])
+        if batch and (len(batch) + 1) * (len(prompts[i]) + new) > budget:
+            yield batch
+            batch = []
+        batch.append(i)
+    if batch:
+        yield batch
+
+
+def _seed(seed: int, prompts: Sequence[Sequence[int]]) -> int:
+    """A batch's own seed, from what is in it: replies do not depend on what was generated before."""
+    return int.from_bytes(hashlib.sha256(json.dumps([seed, prompts]).encode()).digest()[:8], "big")
+
+
+def _copy_weights(checkpoint: Checkpoint, model: Any) -> None:
+    """Fill the running model in place from a folder whose names and shapes have been checked."""
+    state = model.state_dict()
+    for name, tensors in checkpoint.tensors():
+        state[name].copy_(tensors.get_tensor(name))
+
+
+def _out_of_memory(error: BaseException) -> bool:
+    """torch has a class for it on CUDA and a plain RuntimeError on the CPU."""
+    return isinstance(error, MemoryError) or "memory" in str(error)
+
+
+def _line(error: BaseException) -> str:
+    return f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
+
+
+def _free_memory() -> None:
+    import torch
+
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()

@@ -1,0 +1,89 @@
+"""The record of one model on one task and split: what it depends on, and what is kept of it."""
+
+from __future__ import annotations
+
+import gzip
+import hashlib
+import json
+
+from cycleqd.errors import IntegrityError
+from cycleqd.evaluation.engines.engine import Engine
+from cycleqd.evaluation.evaluator import Evaluation
+from cycleqd.evaluation.staged import Split, StagedTask
+from cycleqd.search.config import Config
+from cycleqd.search.records import JSON, canonical, digest
+from cycleqd.storage import layout
+from cycleqd.storage.objects import Store
+from cycleqd.storage.results import Clock, find_result, need_result, write_result
+
+METHOD_VERSION = 1
+"""Raise when scores may change for the same replies and verdicts; a task has a version of its own."""
+
+NAME = "evaluate"
+TRANSCRIPTS = "samples.jsonl.gz"
+
+
+def inputs_of(config: Config, model: str, task: StagedTask, split: Split) -> JSON:
+    """All that a score depends on and that is known before anything runs. `model` is the checkpoint's digest."""
+    frozen = task.config.model_dump(mode="json", by_alias=True)
+    return {
+        "model": model,
+        "task": task.name,
+        "split": split,
+        "class": frozen["class"],
+        "task_version": task.kind.method_version,
+        "settings": frozen["settings"],
+        "samples": frozen["split"],
+        "sampling": frozen["generation"],
+        "data": task.files["data"]["digest"],
+        "plugin": task.files["plugin"] and task.files["plugin"]["sha256"],
+        "evaluation": config.evaluation.model_dump(mode="json", exclude={"allow_flat_tasks"}),
+    }
+
+
+def read_transcripts(store: Store, model: str, task: str, split: Split) -> list[JSON]:
+    """The transcripts of an evaluation, a record a sample. Raises IntegrityError when they are not as recorded."""
+    folder = layout.evaluation(model, task, split)
+    data = store.get(f"{folder}/{TRANSCRIPTS}")
+    recorded, found = need_result(store, folder)["outputs"]["transcripts"]["sha256"], hashlib.sha256(data).hexdigest()
+    if found != recorded:
+        raise IntegrityError(
+            f"{store.url(f'{folder}/{TRANSCRIPTS}')} has sha256 {found}, recorded was {recorded}; restore it, or delete"
+            " its result.json to evaluate again"
+        )
+    return [json.loads(line) for line in gzip.decompress(data).splitlines()]
+
+
+def write_evaluation(
+    store: Store, model: str, task: StagedTask, inputs: JSON, found: Evaluation, engine: Engine, clock: Clock
+) -> None:
+    """Write the transcripts, run.json and the result, in this order; nothing where another process did meanwhile.
+
+    The transcripts hold a line of JSON a sample, in sample order, and nothing that differs between identical runs.
+    """
+    folder = layout.evaluation(model, task.name, inputs["split"])
+    if find_result(store, folder, NAME, METHOD_VERSION, inputs) is not None:
+        return
+    lines = b"".join(canonical(record.to_json()) + b"\n" for record in found.records)
+    transcripts = gzip.compress(lines, mtime=0)
+    store.put(f"{folder}/{TRANSCRIPTS}", transcripts)
+    clock.seconds["generating"] = round(found.timings.generating, 4)
+    clock.facts |= {
+        "engine": engine.version,
+        "rounds": found.timings.rounds,
+        "tokens": found.tokens,
+        "sample_seconds": {name: round(value, 4) for name, value in found.timings.samples.items()},
+    }
+    outputs = {
+        "score": found.score,
+        "standard_error": found.standard_error,
+        "count": len(found.records),
+        "counts": found.counts,
+        "groups": found.groups,
+        "verdicts": "".join("01"[record.outcome == "passed"] for record in found.records),
+        "samples": digest([record.id for record in found.records]),
+        "engine": engine.name,
+        "reproducible": engine.reproducible,
+        "transcripts": {"size": len(transcripts), "sha256": hashlib.sha256(transcripts).hexdigest()},
+    }
+    write_result(store, folder, NAME, METHOD_VERSION, inputs, outputs, clock)

@@ -1,0 +1,310 @@
+"""A small process that makes root boxes and starts programs in them, as `docker run` and `docker exec` do.
+
+It exists because entering name spaces needs fork without threads, and because it is quick: a program starts in a box
+within two milliseconds. Nothing of it lives in a box, so nothing in a box can change what it reports.
+
+    keeper ── handler ── bwrap ── bash, process 1 of the box          (request "open")
+           └─ handler ── joins the box ── the program                 (request "enter")
+
+Requests and replies are JSON on SEQPACKET sockets, with descriptors beside them. The socket of a request's replies
+comes with it: first the start's facts or {"error"}, then, when the program has ended, {"status"}. Closing the
+keeper's own socket, or its death, ends every box.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import resource
+import signal
+import socket
+import subprocess
+import sys
+import termios
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import Any, NoReturn
+
+from cycleqd.evaluation.sandbox import kernel
+
+PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+"""Where this process finds programs, and where those of a machine find theirs."""
+KEPT = frozenset({0, 1, 3, 4, 5, 6, 7, 10, 18, 29, 31})
+"""chown, dac_override, fowner, fsetid, kill, setgid, setuid, net_bind_service, sys_chroot, audit_write, setfcap."""
+_KEPT_NAMES = ("CHOWN", "DAC_OVERRIDE", "FOWNER", "FSETID", "KILL", "SETGID", "SETUID", "NET_BIND_SERVICE")
+_TEXTS = {
+    "etc/passwd": "root:x:0:0:root:/root:/bin/bash\nnobody:x:65534:65534:nobody:/nonexistent:/usr/sbin/nologin\n",
+    "etc/group": "root:x:0:\nnogroup:x:65534:\n",
+    "etc/hosts": "127.0.0.1 localhost box\n",
+    "etc/nsswitch.conf": "passwd: files\ngroup: files\nhosts: files\n",
+}
+"""Files of a machine without a root of its own."""
+_STAGE = "/tmp"  # where a box's file system is put together, in a mount name space of its own
+_MESSAGE = 1 << 17
+
+
+def serve(requests: socket.socket) -> None:
+    """Answer requests until the other end closes; each in a forked handler, reaped by the kernel."""
+    signal.signal(signal.SIGCHLD, signal.SIG_IGN)
+    while True:
+        message, descriptors, _, _ = socket.recv_fds(requests, _MESSAGE, 16)
+        if not message:
+            return
+        for descriptor in descriptors:
+            os.set_inheritable(descriptor, False)  # as they come they would stay open in every program
+        if os.fork() == 0:
+            _handle(requests, json.loads(message), descriptors)
+        for descriptor in descriptors:
+            os.close(descriptor)
+
+
+def _handle(requests: socket.socket, request: dict[str, Any], descriptors: list[int]) -> NoReturn:
+    """In the handler: start the program, tell its number, wait, tell its status."""
+    status = 1
+    kernel.die_with_parent(signal.SIGKILL)
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+    requests.close()
+    with socket.socket(fileno=descriptors[0]) as reply:
+        try:
+            action = {"open": _open, "enter": _enter, "unpack": _unpack}[request["do"]]
+            pid, told, beside = action(request, descriptors[1:])
+            socket.send_fds(reply, [json.dumps(told).encode()], beside)
+            _, status = os.waitpid(pid, 0)
+            reply.send(json.dumps({"status": os.waitstatus_to_exitcode(status)}).encode())
+        except (OSError, RuntimeError, subprocess.CalledProcessError) as error:
+            _tell(reply, {"error": str(error)})
+        finally:
+            os._exit(0)
+
+
+def _tell(reply: socket.socket, message: dict[str, Any]) -> None:
+    try:
+        reply.send(json.dumps(message).encode())
+    except OSError:
+        return  # nobody waits any more
+
+
+def _open(request: dict[str, Any], descriptors: list[int]) -> tuple[int, dict[str, Any], list[int]]:
+    """Make a box; it lives until it is killed or this handler ends (its process 1 reads from our pipe)."""
+    out, to_out = os.pipe()
+    commands, to_commands = os.pipe()
+    info, to_info = os.pipe()
+    spaces = kernel.NEW_USER | kernel.NEW_MOUNT
+    pid = fork_into(
+        spaces, request["map"], lambda enter: _become_box(request, descriptors, enter, (commands, to_out), to_info)
+    )
+    for descriptor in (to_out, commands, to_info):
+        os.close(descriptor)
+    with suppress(BrokenPipeError):  # it has ended already, and what it said is read next
+        os.write(to_commands, b"echo ready\n")
+    text = b""
+    while b"ready\n" not in text and (chunk := os.read(out, 4096)):
+        text += chunk
+    if b"ready\n" not in text:
+        raise RuntimeError(f"the box did not start: {text.decode(errors='replace').strip()}")
+    first = int(json.loads(os.read(info, 4096))["child-pid"])
+    return pid, {"bwrap": pid}, [os.pidfd_open(first)]
+
+
+def _unpack(request: dict[str, Any], descriptors: list[int]) -> tuple[int, dict[str, Any], list[int]]:
+    """Unpack the tar `descriptors[0]` into a new folder "root" in `descriptors[1]`, owned by the ids of the map."""
+    owners = [] if request["map"][1] > 1 else ["--no-same-owner"]
+
+    def become_tar(enter: Callable[[], None]) -> None:
+        os.dup2(descriptors[0], 0)
+        os.dup2(descriptors[2], 2)
+        os.fchdir(descriptors[1])
+        enter()
+        become_root()
+        os.mkdir("root")  # noqa: PTH102 (a relative path on purpose: the folders above may be closed to this user)
+        os.chdir("root")
+        os.execvpe("tar", ["tar", "--extract", "--preserve-permissions", "--numeric-owner", *owners], os.environ)
+
+    pid = fork_into(kernel.NEW_USER, request["map"], become_tar)
+    return pid, {}, []
+
+
+def fork_into(spaces: int, ids: Sequence[int], child: Callable[[Callable[[], None]], None]) -> int:
+    """Fork; the child calls what it is given to enter new name spaces with mapped ids, and ends in exec.
+
+    Returns the child's number. Raises OSError or CalledProcessError where the ids cannot be mapped; the child ends.
+    """
+    ready, to_ready = os.pipe()
+    go, to_go = os.pipe()
+
+    def enter() -> None:
+        for descriptor in (ready, to_go):  # held here, they would keep either side waiting when the other has ended
+            os.close(descriptor)
+        kernel.unshare(spaces)
+        os.write(to_ready, b"!")
+        if not os.read(go, 1):
+            raise OSError("the user ids could not be mapped")
+
+    pid = os.fork()
+    if pid == 0:
+        _alone(lambda: child(enter))
+    os.close(to_ready)
+    try:
+        if os.read(ready, 1):
+            write_maps(pid, ids)
+            os.write(to_go, b"!")
+    finally:
+        for descriptor in (ready, go, to_go):
+            os.close(descriptor)
+    return pid
+
+
+def write_maps(pid: int, ids: Sequence[int]) -> None:
+    """Map the user and group ids 0.. of `pid`'s new user name space to the range [first on this machine, count]."""
+    first, count = ids
+    if count == 1:  # which any user may map to itself, if its groups are to stay what they are
+        Path(f"/proc/{pid}/uid_map").write_text(f"0 {os.geteuid()} 1")
+        Path(f"/proc/{pid}/setgroups").write_text("deny")
+        Path(f"/proc/{pid}/gid_map").write_text(f"0 {os.getegid()} 1")
+    elif os.geteuid() == 0:
+        Path(f"/proc/{pid}/uid_map").write_text(f"0 {first} {count}")
+        Path(f"/proc/{pid}/gid_map").write_text(f"0 {first} {count}")
+    else:
+        for program in ("newuidmap", "newgidmap"):
+            subprocess.run([program, str(pid), "0", str(first), str(count)], check=True, capture_output=True)
+
+
+def _alone(action: Callable[[], None]) -> NoReturn:
+    """Run `action`, which ends in exec, in a forked child: no exception may travel on into the copied stack."""
+    try:
+        for ignored in (signal.SIGPIPE, signal.SIGXFSZ):  # by Python, and exec keeps that
+            signal.signal(ignored, signal.SIG_DFL)
+        action()
+    except OSError as error:
+        os.write(2, f"{error}\n".encode())
+    finally:
+        os._exit(127)
+
+
+def _become_box(
+    request: dict[str, Any], descriptors: list[int], enter: Callable[[], None], stdio: tuple[int, int], info: int
+) -> None:
+    os.dup2(stdio[0], 0)
+    os.dup2(stdio[1], 1)
+    os.dup2(stdio[1], 2)
+    enter()
+    # Still with our own user id, whom the folders above are open to; an overlay wants its layers from its own mounts.
+    lower = os.open(request["lower"], os.O_PATH | os.O_DIRECTORY) if request["lower"] else -1
+    become_root()
+    kernel.mount("none", "/", "", kernel.MS_RECURSIVE | kernel.MS_PRIVATE)
+    size = f"size={request['scratch']},nr_inodes={request['files']},mode=0755"
+    kernel.mount("box", _STAGE, "tmpfs", kernel.MS_NOSUID | kernel.MS_NODEV, size)
+    for folder in ("upper", "work", "root"):
+        Path(_STAGE, folder).mkdir(mode=0o755)
+    if lower >= 0:
+        options = f"lowerdir=/proc/self/fd/{lower},upperdir={_STAGE}/upper,workdir={_STAGE}/work,userxattr"
+        kernel.mount("overlay", f"{_STAGE}/root", "overlay", kernel.MS_NODEV, options)
+    else:
+        _skeleton(Path(_STAGE, "root"))
+    _limit(request["limits"])
+    for descriptor in (info, *descriptors):
+        os.set_inheritable(descriptor, True)
+    os.execve(request["bwrap"], _bwrap(request, info, descriptors), {})
+
+
+def become_root() -> None:
+    """Take on user and group 0 of the user name space that this process is in."""
+    with suppress(PermissionError):  # a map of one id forbids it; the groups of an ordinary user stay
+        os.setgroups([])
+    os.setresgid(0, 0, 0)
+    os.setresuid(0, 0, 0)
+
+
+def _skeleton(root: Path) -> None:
+    """An empty system around the machine's own /usr."""
+    for folder in (
+        "dev",
+        "etc",
+        "home",
+        "mnt",
+        "opt",
+        "proc",
+        "root",
+        "run",
+        "srv",
+        "tmp",
+        "usr",
+        "var/log",
+        "var/tmp",
+    ):
+        (root / folder).mkdir(parents=True, exist_ok=True)
+    for folder in ("tmp", "var/tmp"):
+        (root / folder).chmod(0o1777)
+    for name in ("bin", "lib", "lib32", "lib64", "libx32", "sbin"):
+        path = Path("/", name)
+        if path.is_symlink():
+            (root / name).symlink_to(path.readlink())
+        elif path.is_dir():
+            (root / name).mkdir()
+    for name, text in _TEXTS.items():
+        (root / name).write_text(text)
+
+
+def _bwrap(request: dict[str, Any], info: int, descriptors: list[int]) -> list[str]:
+    command = ["bwrap", "--bind", f"{_STAGE}/root", "/"]
+    if not request["lower"]:
+        for path in ("/usr", "/bin", "/lib", "/lib32", "/lib64", "/libx32", "/sbin"):
+            if Path(path).is_dir() and not Path(path).is_symlink():
+                command += ["--ro-bind", path, path]
+        for path in ("/etc/ld.so.cache", "/etc/alternatives"):
+            command += ["--ro-bind-try", path, path]
+    command += ["--dev", "/dev", "--size", str(request["scratch"]), "--perms", "1777", "--tmpfs", "/dev/shm"]
+    command += ["--remount-ro", "/dev"]
+    if request["proc"]:
+        command += ["--proc", "/proc"]
+        if Path("/proc/tty/driver").is_dir():  # shut to all but the real root, so `find /` would fail
+            command += ["--size", "4096", "--tmpfs", "/proc/tty/driver"]
+    command += ["--unshare-pid", "--unshare-net", "--unshare-ipc", "--unshare-uts", "--hostname", request["host"]]
+    command += ["--cap-drop", "ALL"]
+    for name in _KEPT_NAMES:
+        command += ["--cap-add", f"CAP_{name}"]
+    command += ["--clearenv"]
+    for name, value in request["environment"].items():
+        command += ["--setenv", name, value]
+    if descriptors:
+        command += ["--seccomp", str(descriptors[0])]
+    command += ["--info-fd", str(info), "--chdir", "/", "--die-with-parent", "--as-pid-1", "--new-session"]
+    return [*command, "--", "bash"]
+
+
+def _limit(limits: dict[str, int]) -> None:
+    for name, value in limits.items():
+        resource.setrlimit(getattr(resource, name), (value, value))
+
+
+def _enter(request: dict[str, Any], descriptors: list[int]) -> tuple[int, dict[str, Any], list[int]]:
+    """Start a program in the box behind the pidfd `descriptors[0]`; stdin, stdout and stderr are the next three."""
+    kernel.join(descriptors[0], kernel.ALL_SPACES)
+    pid = os.fork()
+    if pid == 0:
+        _alone(lambda: _become_program(request, descriptors[1:4], bytes.fromhex(request["filter"])))
+    return pid, {"handler": os.getpid()}, [os.pidfd_open(pid)]
+
+
+def _become_program(request: dict[str, Any], stdio: list[int], seccomp: bytes) -> None:
+    os.setsid()
+    for target, descriptor in enumerate([fcntl.fcntl(source, fcntl.F_DUPFD, 64) for source in stdio]):
+        os.dup2(descriptor, target)
+    os.closerange(3, 1024)
+    if request["terminal"]:
+        fcntl.ioctl(0, termios.TIOCSCTTY, 0)
+    become_root()
+    _limit(request["limits"])
+    kernel.keep_capabilities(KEPT)
+    kernel.no_new_privileges()
+    if seccomp:
+        kernel.filter_calls(seccomp)
+    os.chdir("/")
+    os.execvpe(request["argv"][0], request["argv"], request["environment"])
+
+
+if __name__ == "__main__":
+    with socket.socket(fileno=int(sys.argv[1])) as served:
+        serve(served)

@@ -1,0 +1,66 @@
+"""A task as it was seeded: its class and data from the copies in S3, verified against the digests recorded there."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from cycleqd.errors import IntegrityError
+from cycleqd.evaluation.plugins import load_class
+from cycleqd.evaluation.splits import choose
+from cycleqd.evaluation.task import Sample, Task, Workspace
+from cycleqd.search import config as configuration
+from cycleqd.search.records import JSON
+from cycleqd.storage import layout
+from cycleqd.storage.objects import Store
+
+Split = Literal["search", "test"]
+
+
+@dataclass(frozen=True)
+class StagedTask:
+    """A task of the evolution, its class loaded; its data are fetched when it has to be run.
+
+    `files` is what seeding recorded of it: the data's digest and files, the plug-in's size and digest.
+    """
+
+    name: str
+    config: configuration.Task
+    files: JSON
+    kind: type[Task]
+
+    @classmethod
+    def load(cls, store: Store, name: str, config: configuration.Task, files: JSON, scratch: Path) -> StagedTask:
+        """Load the class, from the copy of the plug-in where there is one."""
+        reference = config.class_
+        if files["plugin"] is not None:
+            fetch(store, f"{layout.task(name)}/plugin.py", files["plugin"]["sha256"], scratch)
+            reference = f"{layout.task(name)}/plugin.py:{reference.rpartition(':')[2]}"
+        return cls(name, config, files, load_class(reference, scratch))
+
+    def open(self, scratch: Path, workers: int) -> Task:
+        """The task, not yet entered, with a scratch folder of its own."""
+        private = scratch / "work" / self.name
+        private.mkdir(parents=True, exist_ok=True)
+        return self.kind(self.config.settings, Workspace(private, workers))
+
+    def samples(self, store: Store, task: Task, split: Split, scratch: Path) -> Sequence[Sample]:
+        """The samples of a split, from the verified copy of the data."""
+        for name, file in self.files["data"]["files"].items():
+            fetch(store, f"{layout.task(self.name)}/data/{name}", file["sha256"], scratch)
+        basename = self.config.data.rsplit("/", 1)[-1]
+        return choose(task.load(scratch / layout.task(self.name) / "data" / basename), self.config.split, split)
+
+
+def fetch(store: Store, key: str, sha256: str, scratch: Path) -> None:
+    """Copy an object below `scratch`. Raises IntegrityError when it is not what was seeded."""
+    content = store.get(key)
+    found = hashlib.sha256(content).hexdigest()
+    if found != sha256:
+        raise IntegrityError(f"{store.url(key)} has sha256 {found}, seeded was {sha256}; it was altered: restore it")
+    path = scratch / key
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(content)

@@ -1,0 +1,156 @@
+"""Report data from an evolution's records in S3. Reads only records, never a checkpoint."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from itertools import product
+
+from cycleqd.errors import IntegrityError
+from cycleqd.progress import Bar, no_bar
+from cycleqd.report.data import Cost, ReportData, Split, Tally
+from cycleqd.search import state as states
+from cycleqd.search.config import Config
+from cycleqd.search.records import JSON, Child
+from cycleqd.storage import layout
+from cycleqd.storage.evolution import current, find_plan, load_config, model_ref
+from cycleqd.storage.objects import Store
+from cycleqd.storage.results import need_result, read_result
+from cycleqd.storage.scores import refuse_other_conditions
+
+_READERS = 16
+
+
+def collect(store: Store, bar: Bar = no_bar) -> ReportData:
+    """Everything that the report shows, at HEAD. Raises ConflictError before seeding has ended."""
+    config, state = load_config(store), current(store)[1]
+    best = states.best_living(config, state).model.id
+    plan = store.find_json(layout.FINAL_PLAN)
+    recipe = final_recipe(store)
+    experts = [expert.model.id for expert in state.experts]
+    with bar("reading scores and the family tree", None):
+        scored = results(store, config, ["base", *experts, best, *config.combined])
+        children = ancestry(store, {best, *(name for name, _ in recipe)})
+    return ReportData(
+        config=config,
+        state=state,
+        results=scored,
+        recipe=recipe,
+        final_snapshot=plan["snapshot"] if plan and recipe else None,
+        best=best,
+        children=children,
+        cost=cost(store, bar),
+        url=store.url(""),
+    )
+
+
+def final_recipe(store: Store) -> tuple[tuple[str, float], ...]:
+    """Models and coefficients of the final model as it was built; empty before finalising."""
+    body = read_result(store, layout.stage("final", "make"))
+    if body is None:
+        return ()
+    models = (model["id"] for model in body["inputs"]["models"])
+    return tuple(zip(models, body["inputs"]["coefficients"], strict=True))
+
+
+def results(store: Store, config: Config, models: Iterable[str]) -> Mapping[Split, Mapping[str, Mapping[str, Tally]]]:
+    """The verdicts of the models as they are now; a score of an earlier final model does not count.
+
+    Raises ConflictError when models were scored under different conditions.
+    """
+    found: dict[Split, dict[str, dict[str, Tally]]] = {"search": {}, "test": {}}
+    for model in dict.fromkeys(models):
+        try:
+            digest = model_ref(store, model).digest
+        except IntegrityError:  # naive and final before finalising
+            continue
+        for split, task in product(found, config.tasks):
+            body = read_result(store, layout.evaluation(model, task, split))
+            base = read_result(store, layout.evaluation("base", task, split))
+            if body is None or base is None or body["inputs"]["model"] != digest:
+                continue
+            refuse_other_conditions(model, task, body, base)
+            found[split].setdefault(model, {})[task] = Tally(body["outputs"]["verdicts"])
+    return found
+
+
+def ancestry(store: Store, models: Iterable[str]) -> dict[str, Child]:
+    """The children among these models and all their ancestors, by id."""
+    found: dict[str, Child] = {}
+    wanted = list(models)
+    while wanted:
+        name = wanted.pop()
+        generation = layout.child_generation(name)
+        if generation is None or name in found:
+            continue
+        plan = find_plan(store, generation)
+        for child in plan.children if plan else ():
+            if child.id == name:
+                found[name] = child
+                wanted += [parent.id for parent in child.parents]
+    return found
+
+
+def cost(store: Store, bar: Bar = no_bar) -> Cost:
+    """What the stages' records say about time and bytes. A stage that was repeated counts once, as its record does."""
+    objects = store.list("")
+    keys = [key for key in objects if key.endswith("/run.json") and _stage(key) != "copies"]
+    made = [key for key in objects if key.endswith(("/merge/result.json", "/mutate/result.json", "/make/result.json"))]
+    with bar("reading records", len(keys) + len(made)) as advance, ThreadPoolExecutor(_READERS) as pool:
+
+        def read(key: str) -> JSON:
+            found = store.get_json(key)
+            advance(1)
+            return found
+
+        runs = dict(zip(keys, pool.map(read, keys), strict=True))
+        bodies = [record["body"] for record in pool.map(read, made)]
+    seconds: dict[str, float] = {}
+    for key, run in runs.items():
+        seconds[_stage(key)] = seconds.get(_stage(key), 0.0) + (run["finished"] - run["started"]) / 1000
+    judged = [run for key, run in runs.items() if _stage(key) == "evaluate"]
+    sizes = [_written(body) for body in bodies]
+    base = need_result(store, layout.SEED)["outputs"]["models"]["base"]["size"]
+    return Cost(
+        evaluations=len(judged),
+        samples=sum(len(run["sample_seconds"]) for run in judged),
+        seconds=dict(sorted(seconds.items())),
+        written=sum(sizes),
+        read=base * sum(_sources(body) for body in bodies),
+        stored=sum(objects.values()),
+    )
+
+
+def _stage(key: str) -> str:
+    """The stage that wrote a run.json, from its key; "copies" are parts of seeding's own record."""
+    match key.split("/")[:-1]:
+        case ["seed"]:
+            return "seed"
+        case [*_, "update"]:
+            return "update archives"
+        case [*_, "evaluations", _, _]:
+            return "evaluate"
+        case ["models", model, "make"]:
+            return "aggregate" if model in layout.COMBINED else "copies"
+        case [*_, name]:
+            return name.replace("_", " ")
+    return "other"
+
+
+def _written(body: JSON) -> int:
+    """Bytes of the checkpoint that a record tells of."""
+    made = body["outputs"].get("checkpoint") or body["outputs"].get("merged")
+    return int(made["size"])
+
+
+def _sources(body: JSON) -> int:
+    """How many checkpoints were read to make one; all of an evolution's have the size of its base."""
+    inputs = body["inputs"]
+    match body["stage"]:
+        case "merge":
+            return 1 + len({parent["id"] for parent in inputs["child"]["parents"]})
+        case "aggregate":
+            return 1 + len(inputs["models"])
+        case "mutate":
+            return 2
+    return 1

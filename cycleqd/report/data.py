@@ -1,0 +1,126 @@
+"""All that a report shows, as plain frozen records: collected once (see collect), then only rendered."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+from cycleqd.search.config import Config
+from cycleqd.search.grid import is_flat
+from cycleqd.search.records import Child
+from cycleqd.search.state import State
+
+Split = Literal["search", "test"]
+Results = Mapping[Split, Mapping[str, Mapping[str, "Tally"]]]
+"""split → model id → task → verdicts; what was not evaluated is absent."""
+
+
+@dataclass(frozen=True)
+class Tally:
+    """One model's verdicts on one task and split: a "1" or "0" a sample, the same samples for every model."""
+
+    verdicts: str
+
+    @property
+    def passed(self) -> int:
+        """How many samples the model passed."""
+        return self.verdicts.count("1")
+
+    @property
+    def total(self) -> int:
+        """How many samples it was asked."""
+        return len(self.verdicts)
+
+    @property
+    def score(self) -> float:
+        """The share of samples passed, in [0, 1]."""
+        return self.passed / self.total
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What the evolution took. evaluations: one model on one task and split. seconds: wall seconds by stage.
+
+    written, read: bytes of checkpoints that stages wrote and read; stored: bytes in the bucket now.
+    """
+
+    evaluations: int
+    samples: int
+    seconds: Mapping[str, float]
+    written: int
+    read: int
+    stored: int
+
+
+@dataclass(frozen=True)
+class Row:
+    """A model that the report compares: its id, what a reader calls it, and its part in the story."""
+
+    id: str
+    label: str
+    kind: Literal["base", "expert", "naive", "best", "aggregated", "final"]
+
+
+@dataclass(frozen=True)
+class ReportData:
+    """One evolution at its newest snapshot.
+
+    recipe: (model id, β) of the final model, empty before finalising; final_snapshot: the snapshot it was built from.
+    best: id of the single living model with the best search average. children: by id, at least the children among
+    recipe and best and all their ancestors. url: where the evolution's objects are.
+    """
+
+    config: Config
+    state: State
+    results: Results
+    recipe: tuple[tuple[str, float], ...]
+    final_snapshot: int | None
+    best: str
+    children: Mapping[str, Child]
+    cost: Cost
+    url: str
+
+    @property
+    def tasks(self) -> tuple[str, ...]:
+        """The K search tasks."""
+        return self.state.tasks
+
+    @property
+    def method(self) -> str:
+        """What readers call the method."""
+        if self.config.method.algorithm != "cycleqd":
+            return {"nsga2": "NSGA-II", "lexicase": "Lexicase"}[self.config.method.algorithm]
+        return "CycleQD" if self.config.method.focus in ("cyclic", "all") else "MAP-Elites"
+
+    @property
+    def watched(self) -> tuple[str, ...]:
+        """The tasks that are only reported."""
+        return tuple(name for name, task in self.config.tasks.items() if task.report_only)
+
+    @property
+    def flat(self) -> tuple[str, ...]:
+        """Search tasks on which every expert scores the same: they give the search no information."""
+        return tuple(task for task in self.tasks if is_flat(task, self.state.experts))
+
+    @property
+    def rows(self) -> tuple[Row, ...]:
+        """The models to compare, weakest claim first. The best child is left out when it is an expert, or final."""
+        rows = [Row("base", "Base", "base")]
+        rows += [Row(f"expert-{name}", f"{name} expert", "expert") for name in self.config.models.experts]
+        rows += [Row("naive", "Naive merge of all experts", "naive")]
+        kind = self.config.method.final.kind
+        if kind == "softmax" or (kind == "better" and len(self.recipe) > 1):
+            if self.best in self.children:
+                rows.append(Row(self.best, f"Evolution's best single model ({self.best})", "best"))
+            rows.append(Row("final", f"{self.method}, aggregated", "final"))
+        else:
+            copied = "".join(name for name, _ in self.recipe)
+            rows.append(Row("aggregated", "Softmax aggregate of the best elites", "aggregated"))
+            rows.append(Row("final", f"{self.method}, best single model ({copied})", "final"))
+        return tuple(row for row in rows if any(row.id in by_model for by_model in self.results.values()))
+
+    def scored(self, split: Split, model: str) -> Mapping[str, Tally] | None:
+        """A model's verdicts on all search tasks of a split; None unless every one of them was evaluated."""
+        found = self.results.get(split, {}).get(model, {})
+        return {task: found[task] for task in self.tasks} if set(self.tasks) <= set(found) else None

@@ -1,0 +1,199 @@
+"""The words and tables of the report, and the page that holds them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import jinja2
+import yaml
+
+from cycleqd.report import curves, family
+from cycleqd.report.cost import duration, size
+from cycleqd.report.data import ReportData, Row, Split
+from cycleqd.report.scores import SPLITS, ratios_to_base
+from cycleqd.report.statistics import Estimate, average, gain, share
+from cycleqd.report.theme import percent
+from cycleqd.search.state import average as mean
+from cycleqd.search.state import bests
+
+_FEW = 30
+_TEMPLATE = Path(__file__).with_name("report.html.jinja")
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A picture in both themes as data: URIs, with the size in CSS pixels at which its letters fit the page's."""
+
+    light: str
+    dark: str
+    width: int
+    height: int
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """One finding in a sentence. tone: "good" exceeds the error bars, "bad" is below them, "open" lies within."""
+
+    text: str
+    tone: str
+
+
+def page(data: ReportData, series: curves.Series, pictures: Mapping[str, Picture]) -> str:
+    """The HTML page."""
+    environment = jinja2.Environment(
+        autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=jinja2.StrictUndefined
+    )
+    template = environment.from_string(_TEMPLATE.read_text(encoding="utf-8"))
+    return template.render(
+        name=data.config.name,
+        data=data,
+        cards=cards(data),
+        verdicts=verdicts(data),
+        notes=notes(data),
+        tables=[(SPLITS[split], split, table(data, split)) for split in ("test", "search") if table(data, split)],
+        columns=[*data.tasks, "average"],
+        pictures=pictures,
+        alts=alternatives(data, series),
+        lineage=list(family.lineage(data)),
+        hidden=len(family.tree(data)) - len(family.drawn(family.tree(data))),
+        recipe=[(name, beta, [task for task, line in bests(data.state).items() if line.model.id == name])
+                for name, beta in data.recipe],
+        measures=[(name, f"{values[0]:.4g}", f"{values[-1]:.4g}") for name, values in series.items()
+                  if name != "generation"],
+        costs=costs(data),
+        settings=yaml.safe_dump(data.config.frozen(), sort_keys=False, allow_unicode=True),
+    )  # fmt: skip
+
+
+def cards(data: ReportData) -> list[tuple[str, str, str]]:
+    """The figures at the top: value, what it is, a remark."""
+    state = data.state
+    found: list[tuple[str, str, str]] = []
+    for split in ("test", "search"):
+        if (tallies := data.scored(split, "final")) is not None:
+            best = average(tallies)
+            found.append((f"{percent(best.value)} %", "final model, average", f"{SPLITS[split]}, {interval(best)}"))
+            break
+    elites = [elite for archive in state.archives for elite in archive.elites.values()]
+    cells = sum(archive.grid.cells for archive in state.archives)
+    found.append((str(len(state.children)), "children evaluated", f"in {state.generation} generations"))
+    distinct = len({elite.model.id for elite in elites})
+    found.append((str(distinct), "models alive in the archives", f"{len(elites)} of {cells} cells filled"))
+    for name, count in curves.passed(data).items():
+        found.append(("never" if count is None else str(count), f"evaluations to pass {name}", "average, search split"))
+    return found
+
+
+def verdicts(data: ReportData) -> list[Verdict]:
+    """Whether the final model's gains exceed the error bars, on held-out samples where there are any."""
+    split: Split = "test" if data.scored("test", "final") else "search"
+    final = data.scored(split, "final")
+    if final is None:
+        return []
+    best_expert = max(data.state.experts, key=lambda expert: mean(expert.scores)).model.id
+    rivals = {best_expert: f"the best expert ({best_expert.removeprefix('expert-')})", "naive": "the naive merge"}
+    found = []
+    for model, label in rivals.items():
+        theirs = data.scored(split, model)
+        if theirs is None:
+            continue
+        difference = gain(final, theirs)
+        text = f"Final model against {label}, {SPLITS[split]}: {points(difference)}"
+        if not difference.certain:
+            found.append(Verdict(f"{text}. Within the error bars: no difference is shown.", "open"))
+        elif difference.value > 0:
+            found.append(Verdict(f"{text}. The gain exceeds the error bars.", "good"))
+        else:
+            found.append(Verdict(f"{text}. Worse by more than the error bars.", "bad"))
+    return found
+
+
+def notes(data: ReportData) -> list[str]:
+    """What a reader must know before believing a figure."""
+    found = []
+    for task in data.flat:
+        found.append(
+            f"Every expert scores the same on {task}, which so gave the search no information (bins on its axis: "
+            f"{data.state.axes[task].bins})."
+        )
+    if not data.recipe:
+        found.append(
+            "The evolution is not finalised yet: there is no final model, and the family tree is the best child's."
+        )
+    elif data.final_snapshot != data.state.generation:
+        found.append(
+            f"The final model was built from snapshot {data.final_snapshot}; the search has since gone on to "
+            f"{data.state.generation}: finalise again."
+        )
+    if data.recipe and data.scored("test", "final") is None:
+        found.append("The final model was not scored on held-out samples: the search split's figures are optimistic.")
+    for task, count in sorted(held_out(data).items()):
+        if count < _FEW:
+            found.append(
+                f"Only {count} samples of {task} are held out: its error bars, and those of averages, are rough."
+            )
+    if data.best not in data.children:
+        found.append("No child has a better average than the best expert so far.")
+    return found
+
+
+def held_out(data: ReportData) -> dict[str, int]:
+    """Search task → samples of its test split; empty when nothing was scored there."""
+    tallies = next((found for row in data.rows if (found := data.scored("test", row.id))), {})
+    return {task: tally.total for task, tally in tallies.items()}
+
+
+def table(data: ReportData, split: Split) -> list[tuple[Row, list[Estimate], list[bool]]]:
+    """Models, their estimates on each task and on average, and whether each is the column's best."""
+    found = []
+    for row in data.rows:
+        if (tallies := data.scored(split, row.id)) is not None:
+            found.append((row, [*(share(tally) for tally in tallies.values()), average(tallies)]))
+    tops = [max(column) for column in zip(*([e.value for e in estimates] for _, estimates in found), strict=True)]
+    return [(row, cells, [e.value == top for e, top in zip(cells, tops, strict=True)]) for row, cells in found]
+
+
+def alternatives(data: ReportData, series: curves.Series) -> dict[str, str]:
+    """A text for each picture that says what it shows."""
+    state = data.state
+    filled = ", ".join(f"{a.quality} {len(a.elites)} of {a.grid.cells}" for a in state.archives)
+    first, last = series["best_average"][0], series["best_average"][-1]
+    ratios = ", ".join(f"{task} {ratio.value:.2f}" for task, ratio in ratios_to_base(data, "final").items())
+    seconds = ", ".join(f"{stage} {duration(value)}" for stage, value in data.cost.seconds.items())
+    return {
+        "scores-test": f"Scores on the {SPLITS['test']} with 95 % intervals; the table holds the same figures.",
+        "scores-search": f"Scores on the {SPLITS['search']} with 95 % intervals; the table holds the same figures.",
+        "archives": f"Heatmaps of the {len(state.archives)} archives; cells filled: {filled}.",
+        "curves": f"Measures over {state.generation} generations; the best average rose from {percent(first)} % to "
+        f"{percent(last)} %.",
+        "fronts": curves.describe_front(data),
+        "forgetting": f"Scores on tasks outside the search as ratios to the base's; final: {ratios or 'not scored'}.",
+        "family": f"Family tree of {len(family.tree(data))} models from the experts to the final one; listed below.",
+        "cost": f"Wall time by stage: {seconds}.",
+    }
+
+
+def costs(data: ReportData) -> Iterator[tuple[str, str]]:
+    """The cost table."""
+    cost = data.cost
+    yield "evaluations (a model on a task and split)", f"{cost.evaluations:,}"
+    yield "samples judged", f"{cost.samples:,}"
+    yield "time in stages", duration(sum(cost.seconds.values()))
+    yield "checkpoints written", size(cost.written)
+    yield "checkpoints read to make others", size(cost.read)
+    yield "in the bucket now", size(cost.stored)
+
+
+def interval(estimate: Estimate) -> str:
+    """ "41.2 to 53.9 %"."""
+    return f"{percent(estimate.low)} to {percent(estimate.high)} %"
+
+
+def points(difference: Estimate) -> str:
+    """ "+5.2 points (95 % interval +1.1 to +9.3)"."""
+    value, low, high = (
+        f"{100 * x:+.1f}".replace("-", "−") for x in (difference.value, difference.low, difference.high)
+    )
+    return f"{value} points (95 % interval {low} to {high})"

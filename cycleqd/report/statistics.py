@@ -1,0 +1,76 @@
+"""Error bars: Wilson intervals for shares, seeded bootstraps for averages over tasks and for gains. All at 95 %."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cycleqd.report.data import Tally
+
+_Z = 1.959963984540054  # the 97.5 % quantile of the normal distribution
+_DRAWS = 20_000
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A value and its 95 % interval, as fractions."""
+
+    value: float
+    low: float
+    high: float
+
+    @property
+    def certain(self) -> bool:
+        """Whether the interval excludes zero."""
+        return self.low > 0 or self.high < 0
+
+
+def share(tally: Tally) -> Estimate:
+    """A score with Wilson's interval (1927), which stays in [0, 1] and is sound at 0 and 1."""
+    n, p = tally.total, tally.score
+    middle = (p + _Z**2 / (2 * n)) / (1 + _Z**2 / n)
+    half = _Z / (1 + _Z**2 / n) * math.sqrt(p * (1 - p) / n + _Z**2 / (4 * n**2))
+    return Estimate(p, min(max(0.0, middle - half), p), max(min(1.0, middle + half), p))
+
+
+def average(tallies: Mapping[str, Tally]) -> Estimate:
+    """The mean score over tasks; seeded bootstrap over each task's samples, percentiles: equal data, equal interval."""
+    rng = np.random.Generator(np.random.PCG64(0))
+    draws = np.mean([rng.binomial(t.total, t.score, _DRAWS) / t.total for t in tallies.values()], axis=0)
+    return _estimate(float(np.mean([t.score for t in tallies.values()])), draws)
+
+
+def gain(ours: Mapping[str, Tally], theirs: Mapping[str, Tally]) -> Estimate:
+    """How much the mean score over tasks is higher; paired bootstrap over the samples that both models answered."""
+    rng = np.random.Generator(np.random.PCG64(0))
+    draws, values = [], []
+    for task, mine in ours.items():
+        pairs = list(zip(mine.verdicts, theirs[task].verdicts, strict=True))
+        won, lost = pairs.count(("1", "0")), pairs.count(("0", "1"))
+        n = len(pairs)
+        counts = rng.multinomial(n, [won / n, lost / n, (n - won - lost) / n], _DRAWS)
+        draws.append((counts[:, 0] - counts[:, 1]) / n)
+        values.append((won - lost) / n)
+    return _estimate(float(np.mean(values)), np.mean(draws, axis=0))
+
+
+def ratio(ours: Tally, base: Tally) -> Estimate:
+    """Our score over the base's (which passed at least once); paired bootstrap, percentiles.
+
+    Draws in which the base passes nothing are left out.
+    """
+    rng = np.random.Generator(np.random.PCG64(0))
+    pairs = list(zip(ours.verdicts, base.verdicts, strict=True))
+    counts = [pairs.count(pair) for pair in (("1", "1"), ("1", "0"), ("0", "1"), ("0", "0"))]
+    both, mine, its, _ = rng.multinomial(len(pairs), [count / len(pairs) for count in counts], _DRAWS).T
+    valid = both + its > 0
+    return _estimate(ours.score / base.score, (both + mine)[valid] / (both + its)[valid])
+
+
+def _estimate(value: float, draws: NDArray[np.float64]) -> Estimate:
+    low, high = np.percentile(draws, [2.5, 97.5])
+    return Estimate(value, float(low), float(high))

@@ -1,0 +1,241 @@
+"""The audit of models: who made them from what, back to the base and the experts, every digest checked against S3.
+
+The chain is followed through sealed records; a broken seal ends it at once (IntegrityError), as nothing behind it can
+be believed. What the records name is then compared: with one another, with the bytes in S3, with the tags in MLflow.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field, replace
+
+from cycleqd.evaluation.records import TRANSCRIPTS
+from cycleqd.run.family import Family, Member, family
+from cycleqd.search.config import Config
+from cycleqd.search.records import JSON, digest
+from cycleqd.storage import layout
+from cycleqd.storage.cleaning import needed
+from cycleqd.storage.evolution import current, find_child, manifest, need_plan
+from cycleqd.storage.objects import Store
+from cycleqd.storage.results import need_result, read_result
+from cycleqd.tracking.logbook import ids_of, model_key
+from cycleqd.tracking.tracker import Tracker
+
+_WHERE = ("kfp_run", "kfp_pod", "image", "code_version", "host", "started", "finished")
+_WORKERS = 4  # objects that are hashed at once
+_RUN = re.compile(r"[0-9a-f]{32}|[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
+
+
+@dataclass(frozen=True)
+class Work:
+    """One stage's work: its record and that record's own sha256, what it read and wrote, where it was done."""
+
+    stage: str
+    record: str
+    sha256: str
+    inputs: JSON
+    outputs: JSON
+    where: JSON
+
+    def reads(self) -> dict[str, str]:
+        """What the work was computed from: name → sha256, a model's being its checkpoint's digest."""
+        given = self.inputs
+        if self.stage in ("merge", "mutate"):
+            models = [given["child"]["base"], *given["child"]["parents"]]
+            return {ref["id"]: ref["digest"] for ref in models} | {k: given[k] for k in ("merged",) if k in given}
+        if self.stage == "aggregate":
+            return {ref["id"]: ref["digest"] for ref in (given["base"], *given["models"])}
+        if self.stage == "evaluate":
+            named = {"model": given["model"], "data": given["data"], "plug-in": given["plugin"]}
+        elif self.stage == "update_archives":
+            named = {"snapshot": given["snapshot"], **{f"scores {t}": d for t, d in given["evaluations"].items()}}
+        else:
+            named = {"configuration": given["config"]}
+        return {name: sha256 for name, sha256 in named.items() if sha256}
+
+    def writes(self) -> dict[str, str]:
+        """What the work wrote: name → sha256."""
+        if self.stage == "evaluate":
+            return {"transcripts": self.outputs["transcripts"]["sha256"]}
+        if self.stage == "update_archives":
+            return {f"snapshot {self.outputs['snapshot']}": self.outputs["sha256"]}
+        return {name: made["digest"] for name, made in self.outputs.items() if name in ("checkpoint", "merged")}
+
+
+@dataclass(frozen=True)
+class Link:
+    """A model of the chain. `stored` is False when its checkpoint was collected: replay rebuilds it."""
+
+    model: str
+    digest: str
+    parents: tuple[tuple[str, float], ...]
+    mlflow_run: str
+    stored: bool
+    work: tuple[Work, ...]
+
+    @property
+    def making(self) -> Work:
+        """The work that wrote the checkpoint."""
+        return next(done for done in self.work if "checkpoint" in done.outputs)
+
+
+@dataclass
+class Audit:
+    """The chain; `objects`: key → the sha256 that a record names; problems are sentences."""
+
+    links: list[Link] = field(default_factory=list)
+    objects: dict[str, str] = field(default_factory=dict)
+    problems: list[str] = field(default_factory=list)
+
+    def names(self, key: str, sha256: str) -> None:
+        """A record names an object's sha256; two must name the same."""
+        if self.objects.setdefault(key, sha256) != sha256:
+            self.problems.append(f"{key} has two recorded digests, {self.objects[key]} and {sha256}: one was replaced")
+
+
+def resolve(store: Store, tracker: Tracker, name: str) -> list[str]:
+    """Model ids from an MLflow run's id (a model's or a generation's) or a KFP run's id; others are taken as they are.
+
+    A KFP run stands for the models whose checkpoints it made. Empty when neither knows the id.
+    """
+    if not _RUN.fullmatch(name):
+        return [name]
+    experiment = ids_of(store, "base").experiment
+    if "-" in name:
+        found = tracker.search(experiment, f"tags.`cycleqd.kfp_run` = '{name}'")
+    else:
+        found = tracker.search(experiment, f"attributes.run_id = '{name}'")
+    models = {tags["cycleqd.model"] for tags in found if "cycleqd.model" in tags}
+    if not models and found and "cycleqd.generation" in found[0]:
+        models = {child.id for child in need_plan(store, int(found[0]["cycleqd.generation"])).children}
+    return sorted(models)
+
+
+def trace(store: Store, config: Config, models: Sequence[str], pins: Iterable[str]) -> Audit:
+    """Follow the records of models and all their ancestors, the base included.
+
+    Raises IntegrityError where a record is missing or its seal is broken.
+    """
+    members: dict[str, Member] = {}
+    for model in models:
+        members |= family(store, model)
+    members |= {"base": Member()}
+    found, seed = Audit(), need_result(store, layout.SEED)
+    found.names(layout.CONFIG, seed["inputs"]["config"])
+    for task, files in seed["outputs"]["tasks"].items():
+        for name, file in files["data"]["files"].items():
+            found.names(f"{layout.task(task)}/data/{name}", file["sha256"])
+        if files["plugin"] is not None:
+            found.names(f"{layout.task(task)}/plugin.py", files["plugin"]["sha256"])
+    head, state = current(store)
+    kept = needed(store, config, head.snapshot, state) | set(pins)
+    for model in members:
+        past = (layout.child_generation(model) or 0) < head.snapshot
+        collectable = layout.child_generation(model) is not None and past and model not in kept
+        found.links.append(_link(store, model, members, collectable, found))
+        found.problems += _contradictions(store, found.links[-1], seed["outputs"])
+    return found
+
+
+def _link(store: Store, model: str, members: Family, collectable: bool, found: Audit) -> Link:
+    """A model's records; the objects that they name are added to `found`."""
+    recorded, keys = manifest(store, model), store.list(layout.home(model))
+    files = {f"{layout.checkpoint(model)}/{name}": sha256 for name, sha256 in recorded.digests().items()}
+    stored = not collectable or any(key in keys for key in files)
+    for key, sha256 in files.items() if stored else ():
+        found.names(key, sha256)
+    work = [_work(store, key.removesuffix("/result.json")) for key in sorted(keys) if key.endswith("/result.json")]
+    for done in work:
+        if done.stage == "evaluate":
+            found.names(f"{done.record.rpartition('/')[0]}/{TRANSCRIPTS}", done.outputs["transcripts"]["sha256"])
+    work += _archived(store, model, found)
+    if model in ("aggregated", "final"):
+        claimed = store.get_json(layout.FINAL_PLAN)
+        found.names(layout.snapshot(claimed["snapshot"]), claimed["sha256"])
+    run = ids_of(store, model).runs[model_key(model)]
+    return Link(model, recorded.digest, members[model].parents, run, stored, tuple(work))
+
+
+def _archived(store: Store, model: str, found: Audit) -> list[Work]:
+    """The update that offered the model to the archives, as far as it speaks of it; none while it is in flight."""
+    number = layout.child_generation(model)
+    if number is not None:
+        found.names(layout.snapshot(number), need_plan(store, number).snapshot)
+    folder = layout.update(-1 if number is None else number)
+    body = None if model in layout.COMBINED else read_result(store, folder)
+    if body is None:
+        return []
+    done = _work(store, folder)
+    found.names(layout.snapshot(done.outputs["snapshot"]), done.outputs["sha256"])
+    inputs = {"snapshot": done.inputs["snapshot"], "evaluations": done.inputs["evaluations"].get(model, {})}
+    outputs = {**done.outputs, "entered": done.outputs["entered"].get(model, [])}
+    return [replace(done, inputs=inputs, outputs=outputs)]
+
+
+def _work(store: Store, folder: str) -> Work:
+    body, run = need_result(store, folder), store.find_json(layout.run(folder)) or {}
+    where = {name: run.get(name, "") for name in _WHERE}
+    return Work(body["stage"], layout.result(folder), digest(body), body["inputs"], body["outputs"], where)
+
+
+def _contradictions(store: Store, link: Link, seeded: JSON) -> Iterator[str]:
+    """Where a model's records say something else than those of what they name."""
+    scored = {done.record: done.sha256 for done in link.work}
+    for done in link.work:
+        said = list(_named_models(store, done))
+        if done.stage == "seed":
+            said.append(("the checkpoint's digest", link.digest, seeded["models"][link.model]["digest"]))
+        if done.stage in ("merge", "mutate"):
+            number = layout.child_generation(link.model) or 0
+            said.append(("its lineage", done.inputs["child"], find_child(store, link.model, number).to_json()))
+        if done.stage == "mutate":
+            merged = next(other.writes()["merged"] for other in link.work if other.stage == "merge")
+            said.append(("the digest of what was merged", done.inputs["merged"], merged))
+        if done.stage == "evaluate":
+            task = seeded["tasks"][done.inputs["task"]]
+            plugin = task["plugin"] and task["plugin"]["sha256"]
+            said.append(("the model's digest", done.inputs["model"], link.digest))
+            said.append(("the digest of the task's data", done.inputs["data"], task["data"]["digest"]))
+            said.append(("the digest of the task's plug-in", done.inputs["plugin"], plugin))
+        if done.stage == "update_archives":
+            for task, sha256 in done.inputs["evaluations"].items():
+                record = layout.result(layout.evaluation(link.model, task, "search"))
+                said.append((f"the digest of {store.url(record)}", sha256, scored.get(record)))
+        for what, here, there in said:
+            if here != there:
+                yield f"{store.url(done.record)} gives {what} as {here}, but it is {there}; one of them was replaced"
+
+
+def _named_models(store: Store, done: Work) -> Iterator[tuple[str, str, str]]:
+    """The models that a record was computed from: their digests by the record, and by their own."""
+    if done.stage in ("merge", "mutate", "aggregate"):
+        for model, sha256 in done.reads().items():
+            if model != "merged":
+                yield f"the digest of '{model}'", sha256, manifest(store, model).digest
+
+
+def verify(store: Store, objects: Mapping[str, str], watch: Callable[[int], None]) -> Iterator[str]:
+    """Hash every object; a sentence for each that is missing or differs. `watch` is told of one after the other."""
+    with ThreadPoolExecutor(_WORKERS) as pool:
+        for key, found in zip(objects, pool.map(store.sha256, objects), strict=True):
+            watch(1)
+            if found is None:
+                yield f"{store.url(key)} is missing, its recorded sha256 is {objects[key]}: restore it"
+            elif found != objects[key]:
+                yield f"{store.url(key)} has sha256 {found}, recorded is {objects[key]}; it was altered: restore it"
+
+
+def compare_tracking(tracker: Tracker, links: Iterable[Link]) -> Iterator[str]:
+    """Where MLflow says something else of a model than its records: digest, KFP run and pod, image, code."""
+    for link in links:
+        tags, where = tracker.tags(link.mlflow_run), link.making.where
+        wanted = {"model": link.model, "digest": link.digest, "code": where["code_version"]}
+        wanted |= {name: where[name] for name in ("kfp_run", "kfp_pod", "image")}
+        for name, value in wanted.items():
+            if (tag := tags.get(f"cycleqd.{name}", "")) != value:
+                yield (
+                    f"MLflow run {link.mlflow_run} of '{link.model}' has cycleqd.{name} '{tag}', recorded is '{value}':"
+                    " it was changed in MLflow, or its stage was ended before logging (run that again)"
+                )

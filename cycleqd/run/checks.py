@@ -1,0 +1,268 @@
+"""Everything that can be checked before an evolution is run, each problem one sentence, all of them at once."""
+
+from __future__ import annotations
+
+import contextlib
+import re
+import shutil
+import tempfile
+import urllib.request
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from cycleqd.errors import CycleQDError, UnavailableError
+from cycleqd.evaluation.plugins import load_class
+from cycleqd.run.estimate import cells, planned_children
+from cycleqd.run.kubeflow.endpoint import fault
+from cycleqd.search.config import Config, Image, Place, Task
+from cycleqd.search.grid import is_flat
+from cycleqd.search.state import State
+from cycleqd.storage.objects import Store, probe
+from cycleqd.storage.settings import Settings
+from cycleqd.weights.checkpoint import Checkpoint
+
+IMAGES: tuple[Image, ...] = ("control", "weights", "evaluate")
+_OBJECT = re.compile(r"[a-z0-9]([-.a-z0-9]{0,251}[a-z0-9])?")
+_PARAMETER = 100_000  # bytes; above about 120 kB a run fails
+
+
+@dataclass
+class Findings:
+    """Problems keep the evolution from running; warnings do not."""
+
+    problems: list[str] = field(default_factory=list)
+    warnings: list[str] = field(default_factory=list)
+
+    def collect(self, error: CycleQDError) -> None:
+        """Note an error's lines as problems: one that names several has a line each."""
+        self.problems += [line for line in str(error).splitlines() if line.strip()]
+
+
+def check_method(config: Config) -> Iterator[str]:
+    """What is allowed but unlikely to be meant."""
+    method, budget = config.method, planned_children(config)
+    for task, count in cells(config).items():
+        if count > budget:
+            yield (
+                f"method.grid.bins: the archive of '{task}' has {count} cells, but only {budget} children are"
+                " evaluated; use fewer bins or more generations"
+            )
+    mutation = method.mutation
+    if mutation.kind == "svd" and mutation.mode == "rescale" and mutation.w_max <= 1:
+        yield (
+            f"method.mutation.w_max is {mutation.w_max:g}: rescaling by U[0, w_max] can then only shrink task vectors;"
+            " 2 keeps their expected size"
+        )
+    if mutation.kind == "svd" and mutation.mode == "additive" and mutation.w_max > 1:
+        yield f"method.mutation.w_max is {mutation.w_max:g}: additive mutation adds that much; 0.3 is the usual value"
+    in_turn = method.algorithm == "cycleqd" and method.focus == "cyclic"
+    if in_turn and method.stop.patience is not None and method.stop.patience < len(config.search_tasks):
+        yield f"method.stop.patience is {method.stop.patience}: less than one turn of all archives"
+
+
+def check_cluster(config: Config) -> Iterator[str]:
+    """What keeps a configuration from running on a cluster, as far as it alone shows."""
+    place = config.place
+    if place.services == "embedded":
+        yield (
+            "place.services is embedded, which pods cannot reach: make it external, and name the S3 store and the"
+            f" MLflow server in the ConfigMap '{place.config_map}'"
+        )
+    if place.endpoint is not None and (wrong := fault(place.endpoint)) is not None:
+        yield f"place.endpoint {wrong}"
+    if place.tls_ca is not None and not Path(place.tls_ca).is_file():
+        yield f"place.tls_ca: there is no file {place.tls_ca}; give the certificate of the KFP API's authority"
+    for key, names in _objects(place).items():
+        for name in names:
+            if not _OBJECT.fullmatch(name):
+                yield f"place.{key}: '{name}' cannot be the name of an object in Kubernetes; correct it"
+    for image in IMAGES:
+        yield from _check_pods(image, place)
+    size = len(config.model_dump_json(by_alias=True).encode())
+    if size > _PARAMETER:
+        yield (
+            f"the configuration is {size // 1000} kB as a parameter of the seeding pipeline, of which KFP takes about"
+            f" {_PARAMETER // 1000}: choose splits by seed and share instead of by explicit ids"
+        )
+
+
+def _objects(place: Place) -> dict[str, tuple[str, ...]]:
+    """The keys of the place that name objects in Kubernetes, and the names."""
+    keys = ("namespace", "secret", "config_map")
+    account = (place.service_account,) if place.service_account else ()
+    found = {key: (str(getattr(place, key)),) for key in keys}
+    return {**found, "service_account": account, "pull_secrets": place.pull_secrets}
+
+
+def _check_pods(image: Image, place: Place) -> Iterator[str]:
+    """The image of one kind of pods and what they ask for."""
+    reference, pods = getattr(place.images, image), getattr(place, image)
+    tag = _tag(reference)
+    if tag in ("", "latest"):
+        yield (
+            f"place.images.{image} is '{reference}', {'tagged latest' if tag else 'without a tag'}: which image that"
+            " is changes, so name a version or a digest"
+        )
+    if image == "control" and pods.gpu:
+        yield f"place.control.gpu is {pods.gpu}: no control stage uses a GPU; remove it"
+    elif image != "control" and place.device == "cuda" and not pods.gpu:
+        yield f"place.device is cuda, but place.{image}.gpu is 0: ask for a GPU, or make the device auto"
+    elif place.device == "cpu" and pods.gpu:
+        yield f"place.{image}.gpu is {pods.gpu}, but place.device is cpu: it would stand idle; make one fit the other"
+    if pods.shared_memory and quantity(pods.shared_memory) >= quantity(pods.memory):
+        yield (
+            f"place.{image}.shared_memory is {pods.shared_memory} of a memory of {pods.memory}, which it is part of:"
+            " ask for more memory"
+        )
+
+
+def cluster_warnings(config: Config) -> Iterator[str]:
+    """What is allowed on a cluster but unlikely to be meant."""
+    place = config.place
+    if tagged := [image for image in IMAGES if "@" not in getattr(place.images, image)]:
+        yield (
+            f"place.images of {', '.join(tagged)} are named by tag, so an audit cannot tell which bytes ran;"
+            " `docker/build --push` writes a profile with digests"
+        )
+    if config.evaluation.engine == "vllm" and not place.evaluate.gpu and place.device != "cpu":
+        yield "evaluation.engine is vllm, but place.evaluate.gpu is 0: vLLM would run on the CPU"
+    if place.evaluate.gpu > 1 and not place.evaluate.shared_memory:
+        yield (
+            f"place.evaluate has {place.evaluate.gpu} GPUs, but shared_memory is not set: vLLM's workers would share"
+            " the 64 MiB of a container's /dev/shm"
+        )
+    for name, task in config.tasks.items():
+        with contextlib.suppress(CycleQDError):  # a class that cannot be loaded is told elsewhere
+            yield from (f"task '{name}': {sentence}" for sentence in load_class(task.class_).in_pods(task.settings))
+
+
+def _tag(reference: str) -> str:
+    """What follows the image's name: its digest, else its tag, else nothing."""
+    name, at, digest = reference.partition("@")
+    return digest if at else name.rpartition("/")[2].partition(":")[2]
+
+
+def quantity(text: str) -> float:
+    """Bytes of a Kubernetes quantity: "16Gi" → 2³⁴."""
+    number, unit, binary = re.fullmatch(r"([0-9.]+)([EPTGMK]?)(i?)", text).groups()  # type: ignore[union-attr]
+    return float(number) * (1024 if binary else 1000) ** " KMGTPE".index(unit or " ")
+
+
+def check_models(config: Config, store: Store | None, findings: Findings) -> dict[str, Checkpoint]:
+    """Open base and experts, and compare architecture, tokenizer, vocabulary, tensors and shapes."""
+    from cycleqd.storage.staging import find_source
+    from cycleqd.weights.checkpoint import open_checkpoint
+    from cycleqd.weights.compatibility import problems
+
+    paths = {"base": config.models.base} | {f"expert-{name}": e.path for name, e in config.models.experts.items()}
+    opened: dict[str, Checkpoint] = {}
+    for model, path in paths.items():
+        if path.startswith("s3://") and store is None:
+            continue  # that S3 cannot be reached is a problem already
+        try:
+            opened[model] = open_checkpoint(find_source(store.client if store else None, path))  # type: ignore[arg-type]
+        except CycleQDError as error:
+            findings.collect(error)
+    if "base" in opened:
+        findings.problems += problems(opened["base"], [found for model, found in opened.items() if model != "base"])
+    return opened
+
+
+def check_tasks(config: Config, findings: Findings, begin: Callable[[str], None]) -> dict[str, dict[str, int]]:
+    """Every task's class, settings, data, splits and needs; the number of samples by split.
+
+    `begin` is told of each task before it is checked.
+    """
+    found: dict[str, dict[str, int]] = {}
+    for name, task in config.tasks.items():
+        begin(f"task '{name}'")
+        try:
+            found[name] = _check_task(name, task, findings)
+        except CycleQDError as error:
+            findings.problems += [f"task '{name}': {line}" for line in str(error).splitlines()]
+        except Exception as error:  # a plug-in is somebody else's code
+            findings.problems.append(f"task '{name}': {type(error).__name__} in {task.class_}: {error}; correct it")
+    return found
+
+
+def _check_task(name: str, task: Task, findings: Findings) -> dict[str, int]:
+    from cycleqd.evaluation.splits import choose
+    from cycleqd.evaluation.task import Workspace
+
+    with tempfile.TemporaryDirectory(prefix="cycleqd-validate-") as scratch:
+        made = load_class(task.class_)(task.settings, Workspace(Path(scratch)))
+        missing = made.preflight()
+        findings.problems += [f"task '{name}': {sentence}" for sentence in missing]
+        if task.data.startswith("s3://"):
+            return {}
+        if not Path(task.data).exists():
+            findings.problems.append(f"task '{name}': there is no {task.data}; correct its data in the configuration")
+            return {}
+        try:
+            samples = made.load(Path(task.data))
+        except UnavailableError:
+            if missing:  # then what the samples lack here follows from that
+                return {}
+            raise
+        return {split: len(choose(samples, task.split, split)) for split in ("search", "test")}
+
+
+def check_store(store: Store, findings: Findings) -> bool:
+    """Whether S3 answers and keeps conditional writes."""
+    try:
+        probe(store)
+    except CycleQDError as error:
+        findings.collect(error)
+        return False
+    return True
+
+
+def check_tracking(settings: Settings, findings: Findings) -> None:
+    """Whether the MLflow server answers."""
+    if (silence := tracking_silence(settings.tracking, 30)) is not None:
+        findings.problems.append(f"MLflow does not answer at {silence}; check MLFLOW_TRACKING_URI and the server")
+
+
+def tracking_silence(url: str, seconds: float) -> str | None:
+    """The address that an MLflow server does not answer at, and why; None when it answers."""
+    health = f"{url.rstrip('/')}/health"
+    try:
+        with urllib.request.urlopen(health, timeout=seconds) as reply:
+            reply.read()
+    except (OSError, ValueError) as error:
+        return f"{health} ({error})"
+    return None
+
+
+def check_disk(config: Config, needed: int, findings: Findings) -> None:
+    """Room for what is written on this machine: everything with embedded services, a few checkpoints otherwise."""
+    folder = Path(config.place.folder).resolve()
+    while not folder.exists():
+        folder = folder.parent
+    free = shutil.disk_usage(folder).free
+    if needed > free:
+        findings.problems.append(
+            f"place.folder: {needed / 1e9:.1f} GB may be needed on the disk of {folder}, which has"
+            f" {free / 1e9:.1f} GB free; use another disk or fewer bins"
+        )
+
+
+def flat_tasks(state: State) -> list[str]:
+    """Warnings for tasks on which every expert scores the same: they give the search no information."""
+    return [
+        f"task '{task}': every expert scores {100 * state.experts[0].scores[task]:.1f} %,"
+        " so it gives the search no information"
+        for task in state.tasks
+        if is_flat(task, state.experts)
+    ]
+
+
+def split_warnings(config: Config, samples: Mapping[str, Mapping[str, int]]) -> list[str]:
+    """Warnings for splits on which scores are too coarse to tell models apart."""
+    return [
+        f"task '{task}': {counts['search']} search samples put a standard error of about"
+        f" {100 * (0.25 / counts['search']) ** 0.5:.0f} points on every score; 200 give 4"
+        for task, counts in samples.items()
+        if task in config.search_tasks and counts and counts["search"] < 50
+    ]

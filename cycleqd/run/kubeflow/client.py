@@ -1,0 +1,258 @@
+"""A Kubeflow Pipelines server: its REST API (v2beta1), as the kfp SDK's generated client speaks it.
+
+Not kfp.Client: that asks for health five times over before it says that nothing answers, waits for ever on a server
+that hangs, writes a file into the home folder and takes its namespace from there.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from cycleqd.errors import ConflictError, CycleQDError, InvalidInputError, UnavailableError
+from cycleqd.run.kubeflow.endpoint import ENDPOINT, MOUNTED_TOKEN, TOKEN, TRANSIENT, configure
+from cycleqd.run.kubeflow.replies import said, short
+from cycleqd.search.config import Place
+
+if TYPE_CHECKING:
+    from kfp_server_api import ApiClient, V2beta1Experiment, V2beta1RecurringRun, V2beta1Run
+
+UI_ENDPOINT = "KF_PIPELINES_UI_ENDPOINT"
+TESTED = "2.17"
+_TIMEOUT = (5, 30)  # seconds to connect, to read
+_PAGE = 100
+
+
+class MissingError(ConflictError):
+    """There is nothing of that id on the server."""
+
+
+class ExistsError(ConflictError):
+    """Something of that name is on the server already."""
+
+
+class Kubeflow:
+    """A server that answers. `namespace`: where runs live, None where the server serves one user and knows none.
+
+    Every failure is one sentence: UnavailableError when the server does not answer or says that it cannot just now,
+    InvalidInputError for what is wrong with credentials or settings, ConflictError for what it refuses.
+    """
+
+    def __init__(self, place: Place) -> None:
+        """Connect. Raises UnavailableError, and InvalidInputError for a server that is no KFP 2."""
+        import kfp_server_api as api
+
+        configuration = configure(place)
+        self.where: str = configuration.host
+        self._wanted = place.namespace
+        self._client: ApiClient = api.ApiClient(configuration)
+        self._runs = api.RunServiceApi(self._client)
+        self._experiments = api.ExperimentServiceApi(self._client)
+        self._pipelines = api.PipelineServiceApi(self._client)
+        self._uploads = api.PipelineUploadServiceApi(self._client)
+        self._schedules = api.RecurringRunServiceApi(self._client)
+        health = self._health()
+        self.version: str = str(health.get("tag_name") or "unknown")
+        self.namespace: str | None = place.namespace if health.get("multi_user") else None
+        if self.version.lstrip("v").startswith(("0.", "1.")):
+            raise InvalidInputError(
+                f"{self.where} is Kubeflow Pipelines {self.version}; version 2 is needed (tried: {TESTED})"
+            )
+
+    def _health(self) -> Mapping[str, Any]:
+        try:
+            found = self._ask(
+                self._client.call_api,
+                "/apis/v2beta1/healthz",
+                "GET",
+                response_type="object",
+                auth_settings=["Bearer"],
+                _return_http_data_only=True,
+            )
+        except MissingError:
+            found = None
+        if not isinstance(found, dict):
+            raise InvalidInputError(
+                f"{self.where} answers, but not as the API of Kubeflow Pipelines 2 (a login page, another server, or"
+                f" version 1); correct place.endpoint or {ENDPOINT}, and give a token as {TOKEN} where one is wanted"
+            )
+        return found
+
+    def url(self, run_id: str) -> str:
+        """The run's page."""
+        return f"{os.environ.get(UI_ENDPOINT, self.where).rstrip('/')}/#/runs/details/{run_id}"
+
+    def find_experiment(self, name: str) -> str | None:
+        """The id of an experiment."""
+        found = self._find(self._experiments.experiment_service_list_experiments, "experiments", name)
+        return None if found is None else str(found.experiment_id)
+
+    def experiment(self, name: str) -> str:
+        """The id of an experiment, which is made unless it exists."""
+        import kfp_server_api as api
+
+        found = self.find_experiment(name)
+        if found is None:
+            wanted = api.V2beta1Experiment(display_name=name, namespace=self.namespace)
+            with contextlib.suppress(ExistsError):  # somebody was faster
+                made: V2beta1Experiment = self._ask(self._experiments.experiment_service_create_experiment, wanted)
+                return str(made.experiment_id)
+            found = self.find_experiment(name)
+        if found is None:
+            raise ConflictError(f"{self.where} has an experiment '{name}' that is not listed; is it archived?")
+        return found
+
+    def version_of(self, pipeline: str, digest: str, package: Path) -> tuple[str, str]:
+        """Ids of the pipeline and of its version named by the digest; whichever is missing is made."""
+        import kfp_server_api as api
+
+        if self._pipeline(pipeline) is None:
+            wanted = api.V2beta1Pipeline(name=pipeline, display_name=pipeline, namespace=self.namespace)
+            with contextlib.suppress(ExistsError):
+                self._ask(self._pipelines.pipeline_service_create_pipeline, wanted)
+        pipeline_id = self._pipeline(pipeline)
+        if pipeline_id is None:
+            raise ConflictError(f"{self.where} has a pipeline '{pipeline}' that is not listed; look at its page")
+        found = self._version(pipeline_id, digest)
+        if found is None:
+            with contextlib.suppress(ExistsError):
+                self._ask(self._uploads.upload_pipeline_version, str(package), name=digest, pipelineid=pipeline_id)
+            found = self._version(pipeline_id, digest)
+        if found is None:
+            raise ConflictError(f"version {digest} of pipeline '{pipeline}' was uploaded, but is not at {self.where}")
+        return pipeline_id, found
+
+    def _pipeline(self, name: str) -> str | None:
+        found = self._find(self._pipelines.pipeline_service_list_pipelines, "pipelines", name)
+        return None if found is None else str(found.pipeline_id)
+
+    def _version(self, pipeline_id: str, name: str) -> str | None:
+        call = self._pipelines.pipeline_service_list_pipeline_versions
+        found = self._pages(call, "pipeline_versions", pipeline_id, filter=named(name))
+        return next((str(version.pipeline_version_id) for version in found if version.display_name == name), None)
+
+    def create_run(self, experiment: str, name: str, source: tuple[str, str], body: Mapping[str, Any]) -> V2beta1Run:
+        """Start a run of a pipeline's version. `body`: runtime_config and service_account."""
+        import kfp_server_api as api
+
+        reference = api.V2beta1PipelineVersionReference(*source)
+        run = api.V2beta1Run(experiment_id=experiment, display_name=name, pipeline_version_reference=reference, **body)
+        return self._ask(self._runs.run_service_create_run, run)
+
+    def get_run(self, run_id: str) -> V2beta1Run:
+        """A run with the details of its tasks. Raises MissingError."""
+        return self._ask(self._runs.run_service_get_run, run_id)
+
+    def runs(self, experiment: str, name: str | None = None) -> Iterator[V2beta1Run]:
+        """The experiment's runs, the newest first; those that were archived are left out."""
+        options = {"filter": named(name)} if name else {}
+        call = self._runs.run_service_list_runs
+        for run in self._pages(call, "runs", experiment_id=experiment, sort_by="created_at desc", **options):
+            if run.storage_state != "ARCHIVED" and name in (None, run.display_name):
+                yield run
+
+    def retry(self, run_id: str) -> None:
+        """Ask for the failed tasks, and what follows them, to run again in the same run."""
+        self._ask(self._runs.run_service_retry_run, run_id)
+
+    def terminate(self, run_id: str) -> None:
+        """Ask for a run's end."""
+        self._ask(self._runs.run_service_terminate_run, run_id)
+
+    def schedules(self, experiment: str, name: str) -> list[V2beta1RecurringRun]:
+        """The recurring runs of a name."""
+        call = self._schedules.recurring_run_service_list_recurring_runs
+        found = self._pages(call, "recurring_runs", experiment_id=experiment, filter=named(name))
+        return [schedule for schedule in found if schedule.display_name == name]
+
+    def create_schedule(
+        self, experiment: str, name: str, source: tuple[str, str], cron: str, body: Mapping[str, Any]
+    ) -> V2beta1RecurringRun:
+        """Have runs started by a cron of six fields: one at a time, missed ones dropped."""
+        import kfp_server_api as api
+
+        schedule = api.V2beta1RecurringRun(
+            experiment_id=experiment,
+            display_name=name,
+            pipeline_version_reference=api.V2beta1PipelineVersionReference(*source),
+            trigger=api.V2beta1Trigger(cron_schedule=api.V2beta1CronSchedule(cron=cron)),
+            max_concurrency="1",
+            no_catchup=True,
+            mode="ENABLE",
+            **body,
+        )
+        return self._ask(self._schedules.recurring_run_service_create_recurring_run, schedule)
+
+    def delete_schedule(self, schedule_id: str) -> None:
+        """Remove a recurring run; its runs stay. One that is gone is no error."""
+        with contextlib.suppress(MissingError):
+            self._ask(self._schedules.recurring_run_service_delete_recurring_run, schedule_id)
+
+    def _find(self, call: Callable[..., Any], kind: str, name: str) -> Any | None:
+        options = {"namespace": self.namespace} if self.namespace else {}
+        found = self._pages(call, kind, filter=named(name), **options)
+        return next((one for one in found if one.display_name == name), None)
+
+    def _pages(self, call: Callable[..., Any], kind: str, *given: str, **options: str) -> Iterator[Any]:
+        token = ""
+        while True:
+            page = self._ask(call, *given, page_size=_PAGE, page_token=token, **options)
+            yield from getattr(page, kind) or []
+            token = page.next_page_token
+            if not token:
+                return
+
+    def _ask(self, call: Callable[..., Any], *given: Any, **options: Any) -> Any:
+        from kfp_server_api.exceptions import ApiException
+        from urllib3.exceptions import HTTPError, SSLError
+
+        try:
+            return call(*given, _request_timeout=_TIMEOUT, **options)
+        except ApiException as error:
+            raise self._refused(error) from error
+        except (HTTPError, OSError) as error:
+            cause = getattr(error, "reason", None) or error  # what the last of the attempts met
+            if isinstance(cause, SSLError):
+                raise self._untrusted(cause) from error
+            raise UnavailableError(
+                f"Kubeflow Pipelines does not answer at {self.where} ({short(cause)}); give its address as --endpoint,"
+                f" place.endpoint or {ENDPOINT}, and see that a port-forward to it is up"
+            ) from error
+
+    def _untrusted(self, cause: object) -> UnavailableError:
+        if "WRONG_VERSION_NUMBER" in str(cause):
+            return UnavailableError(f"{self.where} does not speak TLS; begin the endpoint with http://")
+        return UnavailableError(
+            f"the certificate of {self.where} cannot be verified ({short(cause)}); name its authority as place.tls_ca"
+        )
+
+    def _refused(self, error: Any) -> CycleQDError:
+        """One sentence for an answer that is no success."""
+        text = said(error)
+        if not error.status:
+            return self._untrusted(text)
+        if error.status == 401:
+            return InvalidInputError(
+                f"{self.where} does not accept the credentials ({text}); give a valid token as {TOKEN} or, in a pod,"
+                f" mount one for the audience pipelines.kubeflow.org at {MOUNTED_TOKEN}"
+            )
+        if error.status == 403:
+            return InvalidInputError(
+                f"{self.where} does not allow this in namespace '{self._wanted}' ({text});"
+                " correct --namespace or place.namespace, or have the account added to it"
+            )
+        if error.status in TRANSIENT:
+            return UnavailableError(
+                f"Kubeflow Pipelines at {self.where} answers {error.status} ({text}); look at its ml-pipeline pod's log"
+            )
+        kind = {404: MissingError, 409: ExistsError}.get(error.status, ConflictError)
+        return kind(f"Kubeflow Pipelines at {self.where} refuses ({error.status}: {text}); look at what it names")
+
+
+def named(name: str) -> str:
+    """The filter of lists for a display name."""
+    return json.dumps({"predicates": [{"operation": "EQUALS", "key": "display_name", "stringValue": name}]})

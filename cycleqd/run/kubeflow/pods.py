@@ -1,0 +1,154 @@
+"""The few things asked of Kubernetes itself: whether named objects are there, and what the pods of a run say."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from cycleqd.errors import InvalidInputError, UnavailableError
+from cycleqd.run.kubeflow.replies import said, short
+
+_TIMEOUT = (5, 30)
+_LABEL = "pipeline/runid"
+_CONTAINER = "main"  # Argo's name for the container that does a pod's work
+_DRIVER = re.compile(r"-driver-\d+$")  # KFP decides there what its executor pod is given
+_EXECUTOR = re.compile(r'"executorLabel"\s*:\s*"exec-([a-z0-9-]+)"')
+_CHILD = re.compile(r"g\d{6}-c\d{2,}")
+_PAGE = 200
+_MOST = 8 << 20
+
+
+class ForbiddenError(UnavailableError):
+    """This account may not ask for that."""
+
+
+@dataclass(frozen=True)
+class Pod:
+    """A pod of a run. `task` is the pipeline's name for what it does, `child` the child that it works on, if one."""
+
+    name: str
+    task: str
+    child: str
+    phase: str
+    started: str
+
+
+class Kubernetes:
+    """The API of the cluster that this process is in, or of the kubeconfig's current context."""
+
+    def __init__(self) -> None:
+        """Raises UnavailableError where neither is known."""
+        from kubernetes import client, config
+        from urllib3 import Retry
+
+        configuration = client.Configuration()
+        try:
+            if os.environ.get("KUBERNETES_SERVICE_HOST") and not os.environ.get("KUBECONFIG"):
+                config.load_incluster_config(client_configuration=configuration)
+            else:
+                config.load_kube_config(os.environ.get("KUBECONFIG") or None, client_configuration=configuration)
+        except (config.ConfigException, OSError) as error:
+            raise UnavailableError(
+                f"no Kubernetes cluster is known ({short(error)}); name a kubeconfig as KUBECONFIG"
+            ) from error
+        configuration.retries = Retry(1, backoff_factor=0.3)
+        logging.getLogger("urllib3").setLevel(logging.ERROR)  # its attempts are nobody's business
+        self.where: str = configuration.host
+        self._core = client.CoreV1Api(client.ApiClient(configuration))
+
+    def find(self, kind: str, name: str, namespace: str) -> Any | None:
+        """A secret, config_map, service_account or (of no namespace) namespace; None when there is none.
+
+        Raises ForbiddenError when it may not be asked for, UnavailableError when nobody answers.
+        """
+        with self._reported(f"{kind} '{name}'"):
+            try:
+                if kind == "namespace":
+                    return self._core.read_namespace(name, _request_timeout=_TIMEOUT)
+                read = getattr(self._core, f"read_namespaced_{kind}")
+                return read(name, namespace, _request_timeout=_TIMEOUT)
+            except Exception as error:
+                if getattr(error, "status", None) == 404:
+                    return None
+                raise
+
+    def pods(self, run_id: str, namespace: str, drivers: bool = False) -> list[Pod]:
+        """The pods of a run in the order of their start, those of KFP's own drivers only when wanted."""
+        found, token = [], None
+        while True:
+            with self._reported(f"the pods of run {run_id}"):
+                page = self._core.list_namespaced_pod(
+                    namespace,
+                    label_selector=f"{_LABEL}={run_id}",
+                    limit=_PAGE,
+                    _continue=token,
+                    _request_timeout=_TIMEOUT,
+                )
+            found += [_pod(one) for one in page.items]
+            token = page.metadata._continue
+            if not token:
+                break
+        kept = [pod for pod in found if drivers or not _DRIVER.search(pod.name)]
+        return sorted(kept, key=lambda pod: (pod.started or "~", pod.name))
+
+    def log(self, pod: Pod, namespace: str, lines: int) -> str:
+        """The last lines that the pod's own container wrote; at most 8 MiB."""
+        from kubernetes.client.exceptions import ApiException
+
+        with self._reported(f"the log of pod {pod.name}"):
+            try:
+                answer = self._core.read_namespaced_pod_log(
+                    pod.name,
+                    namespace,
+                    container=_CONTAINER,
+                    tail_lines=lines,
+                    limit_bytes=_MOST,
+                    _preload_content=False,
+                    _request_timeout=_TIMEOUT,
+                )
+            except ApiException as error:
+                if error.status in (400, 404):  # it waits for its image, or is gone
+                    return f"(no log: {said(error)})"
+                raise
+            return str(answer.data.decode(errors="replace"))
+
+    @contextlib.contextmanager
+    def _reported(self, what: str) -> Iterator[None]:
+        from kubernetes.client.exceptions import ApiException
+        from urllib3.exceptions import HTTPError
+
+        try:
+            yield
+        except ApiException as error:
+            if error.status == 401:
+                raise InvalidInputError(
+                    f"the Kubernetes API at {self.where} does not accept the kubeconfig's credentials; renew them"
+                ) from error
+            kind = ForbiddenError if error.status == 403 else UnavailableError
+            raise kind(
+                f"the Kubernetes API at {self.where} does not give {what} ({error.status}: {said(error)})"
+            ) from error
+        except (HTTPError, OSError) as error:
+            cause = getattr(error, "reason", None) or error
+            raise UnavailableError(
+                f"the Kubernetes API does not answer at {self.where} ({short(cause)}); check the kubeconfig"
+            ) from error
+
+
+def _pod(one: Any) -> Pod:
+    main = next((c for c in one.spec.containers if c.name == _CONTAINER), one.spec.containers[0])
+    given = " ".join([*(main.command or []), *(main.args or [])])
+    task, children = _EXECUTOR.search(given), set(_CHILD.findall(given))
+    started = one.status.start_time
+    return Pod(
+        name=one.metadata.name,
+        task=task[1] if task else one.metadata.name,
+        child=children.pop() if len(children) == 1 else "",
+        phase=one.status.phase or "Unknown",
+        started=started.isoformat() if started else "",
+    )

@@ -1,0 +1,193 @@
+"""An evolution's runs on Kubeflow Pipelines, as the conductor wants them."""
+
+from __future__ import annotations
+
+import hashlib
+import tempfile
+import time
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from cycleqd.errors import ConflictError, InvalidInputError, UnavailableError
+from cycleqd.run.decisions import ENDED, FAILED, Run, Standing
+from cycleqd.run.kubeflow.client import Kubeflow, MissingError
+from cycleqd.run.steps import Step, arguments, find_state, next_step, previous_step
+from cycleqd.search.config import Config
+from cycleqd.storage.objects import Store
+from pipelines.definitions import Kind, write
+
+if TYPE_CHECKING:
+    from kfp_server_api import V2beta1Run
+
+POLL_SECONDS = 5.0
+RETRY_SECONDS = 120.0  # a retried run still reads FAILED for a while
+_EVENTS = {"SUCCEEDED": "done", "RUNNING": "started"}
+_NEWEST = 20  # a live run of the schedule is among the newest runs: it runs one at a time
+
+Follow = Callable[[str, str], None]
+"""Called with the name of a task and "started" or "done", again with every look."""
+
+
+def standing(config: Config, store: Store) -> Standing:
+    """Where the evolution is, by HEAD and what finalising has recorded."""
+    state = find_state(store)
+    due = next_step(config, store, state)
+    return Standing(due, Step("finalising") if due is None else previous_step(config, state))
+
+
+class Runs:
+    """The evolution's experiment. A run's name is the evolution's and its step's."""
+
+    def __init__(self, config: Config, kubeflow: Kubeflow) -> None:
+        self.config = config
+        self.kubeflow = kubeflow
+        self._experiment: str | None = None
+
+    def experiment(self) -> str | None:
+        """The experiment's id, None before anything was submitted."""
+        if self._experiment is None:
+            self._experiment = self.kubeflow.find_experiment(self.config.name)
+        return self._experiment
+
+    def full_name(self, step: str) -> str:
+        """A step's run as Kubeflow Pipelines names it."""
+        return f"{self.config.name}-{step}"
+
+    def runs(self, names: Iterable[str]) -> list[Run]:
+        """All runs of these steps, and the live ones of the schedule."""
+        experiment = self.experiment()
+        if experiment is None:
+            return []
+        found = [self.run(one) for name in names for one in self.kubeflow.runs(experiment, self.full_name(name))]
+        newest = [self.run(one) for one, _ in zip(self.kubeflow.runs(experiment), range(_NEWEST), strict=False)]
+        return found + [run for run in newest if run.scheduled and run.live]
+
+    def all(self, limit: int = 0) -> list[tuple[Run, V2beta1Run]]:
+        """The newest runs of the experiment, at most `limit`; 0 is all."""
+        experiment = self.experiment()
+        found: list[tuple[Run, V2beta1Run]] = []
+        for one in self.kubeflow.runs(experiment) if experiment else ():
+            found.append((self.run(one), one))
+            if len(found) == limit:
+                break
+        return found
+
+    def resolve(self, given: str) -> Run:
+        """The run of an id, or the newest of a step's name. Raises InvalidInputError when there is none."""
+        experiment = self.experiment()
+        if experiment is not None:
+            step = given.removeprefix(f"{self.config.name}-")
+            for one in self.kubeflow.runs(experiment, self.full_name(step)):
+                return self.run(one)
+            try:
+                found = self.kubeflow.get_run(given)
+                if found.experiment_id == experiment:
+                    return self.run(found)
+            except ConflictError:
+                pass
+        raise InvalidInputError(
+            f"evolution '{self.config.name}' has no run '{given}' at {self.kubeflow.where}; `cycleqd runs` lists them"
+        )
+
+    def run(self, one: V2beta1Run) -> Run:
+        """Our words for KFP's."""
+        name = str(one.display_name)
+        reason = one.error.message if one.error is not None else ""
+        return Run(
+            id=str(one.run_id),
+            name=name.removeprefix(f"{self.config.name}-"),
+            state=str(one.state or "RUNTIME_STATE_UNSPECIFIED"),
+            created_at=one.created_at,
+            reason=" ".join((reason or "").split())[:300],
+            scheduled=bool(one.recurring_run_id),
+        )
+
+    def retry(self, run: Run) -> None:
+        """Run what failed again; return once the run works.
+
+        Right after the call the old state is still read. Raises ConflictError when that lasts.
+        """
+        if run.state != FAILED:
+            raise ConflictError(f"run {run.name} ({run.id}) is {run.state}; only one that FAILED can be retried")
+        self.kubeflow.retry(run.id)
+        deadline = time.monotonic() + RETRY_SECONDS
+        while self.kubeflow.get_run(run.id).state == FAILED:
+            if time.monotonic() > deadline:
+                raise ConflictError(
+                    f"run {run.name} ({run.id}) is still FAILED {RETRY_SECONDS:.0f} s after its retry was asked for;"
+                    f" look at {self.kubeflow.url(run.id)}"
+                )
+            time.sleep(POLL_SECONDS)
+
+    def cancel(self, run: Run) -> None:
+        """Ask for the run's end; one that has ended already is no error."""
+        try:
+            self.kubeflow.terminate(run.id)
+        except (ConflictError, UnavailableError):
+            if str(self.kubeflow.get_run(run.id).state) not in ENDED:
+                raise
+
+    def wait(self, run: Run, follow: Follow = lambda task, event: None) -> None:
+        """Poll until the run has ended."""
+        while True:
+            try:
+                found = self.kubeflow.get_run(run.id)
+            except MissingError as error:
+                raise ConflictError(
+                    f"run {run.name} ({run.id}) was deleted while it was watched; `cycleqd drive` starts it anew"
+                ) from error
+            if str(found.state) in ENDED:
+                return
+            for task in (found.run_details.task_details if found.run_details else None) or []:
+                if task.state in _EVENTS:
+                    follow(str(task.display_name), _EVENTS[task.state])
+            time.sleep(POLL_SECONDS)
+
+    def version(self, kind: Kind, count: int) -> tuple[str, str]:
+        """Ids of the pipeline of a kind and of the version that is what is compiled now."""
+        with tempfile.TemporaryDirectory() as folder:
+            package = Path(folder) / "pipeline.yaml"
+            write(self.config, kind, count, package)
+            digest = hashlib.sha256(package.read_bytes()).hexdigest()
+            return self.kubeflow.version_of(self.full_name(kind), digest, package)
+
+    def body(self, parameters: Mapping[str, Any]) -> dict[str, Any]:
+        """What a run and a schedule say beside their pipeline."""
+        import kfp_server_api as api
+
+        return {
+            "runtime_config": api.V2beta1RuntimeConfig(parameters=dict(parameters)),
+            "service_account": self.config.place.service_account or None,
+        }
+
+
+class Steps(Runs):
+    """The runs with what is needed to start some: S3, and the models and data that are on this machine."""
+
+    def __init__(
+        self,
+        config: Config,
+        kubeflow: Kubeflow,
+        store: Store,
+        upload: Callable[[], Config],
+        follow: Follow = lambda task, event: None,
+    ) -> None:
+        """`upload` brings what seeding reads to S3, and is the configuration that says so."""
+        super().__init__(config, kubeflow)
+        self.store = store
+        self.upload = upload
+        self.follow = follow
+
+    def start(self, step: Step) -> Run:
+        """Start a run of the step."""
+        source = self.version(step.kind, step.count)
+        state = find_state(self.store)
+        seen = self.upload() if step.kind == "seeding" and state is None else self.config
+        self._experiment = self.kubeflow.experiment(self.config.name)
+        body = self.body(arguments(seen, step, state))
+        return self.run(self.kubeflow.create_run(self._experiment, self.full_name(step.name), source, body))
+
+    def wait(self, run: Run, follow: Follow | None = None) -> None:
+        """As Runs does, and tells of tasks."""
+        super().wait(run, follow or self.follow)

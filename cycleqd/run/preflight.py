@@ -1,0 +1,99 @@
+"""What is checked before anything is started on a cluster: what can be asked from here. The rest is a warning."""
+
+from __future__ import annotations
+
+from cycleqd.errors import CycleQDError, InvalidInputError, UnavailableError
+from cycleqd.run import checks
+from cycleqd.run.checks import Findings
+from cycleqd.run.kubeflow.client import TESTED, Kubeflow
+from cycleqd.run.kubeflow.pods import ForbiddenError, Kubernetes
+from cycleqd.search.config import Config, Place
+from cycleqd.storage.objects import Store, probe
+from cycleqd.storage.staging import find_task
+from pipelines.placement import SECRET, SETTINGS
+
+
+def check_server(kubeflow: Kubeflow, findings: Findings) -> None:
+    """Whether the version is one that was tried."""
+    if not kubeflow.version.lstrip("v").startswith(f"{TESTED}."):
+        findings.warnings.append(
+            f"{kubeflow.where} is Kubeflow Pipelines {kubeflow.version}; what was tried is {TESTED}.0"
+        )
+
+
+def check_objects(place: Place, findings: Findings) -> None:
+    """The objects in Kubernetes that pods name, as far as this account may ask for them."""
+    wanted = [("namespace", place.namespace, ()), ("secret", place.secret, SECRET)]
+    wanted.append(("config_map", place.config_map, SETTINGS))
+    if place.service_account:
+        wanted.append(("service_account", place.service_account, ()))
+    wanted += [("secret", name, ()) for name in place.pull_secrets]
+    try:
+        kubernetes = Kubernetes()
+        for kind, name, keys in wanted:
+            _check_object(kubernetes, kind, name, keys, place, findings)
+    except CycleQDError as error:
+        findings.warnings.append(f"{error}; whether secret and config map are there was not checked")
+
+
+def _check_object(
+    kubernetes: Kubernetes, kind: str, name: str, keys: tuple[str, ...], place: Place, findings: Findings
+) -> None:
+    try:
+        found = kubernetes.find(kind, name, place.namespace)
+    except ForbiddenError as error:
+        if kind != "namespace":  # few may ask for namespaces; the objects in one tell as much
+            findings.warnings.append(f"{error}; whether it is there was not checked")
+        return
+    if found is None:
+        findings.problems.append(_missing(kind, name, place.namespace))
+        return
+    absent = [key for key in keys if key not in (found.data or {})]
+    if absent:
+        findings.problems.append(
+            f"{kind.replace('_', ' ')} '{name}' in namespace '{place.namespace}' lacks {' and '.join(absent)}, without"
+            " which no pod starts: add them"
+        )
+
+
+def _missing(kind: str, name: str, namespace: str) -> str:
+    if kind == "namespace":
+        return f"the cluster has no namespace '{name}'; correct --namespace or place.namespace"
+    words = kind.replace("_", " ")
+    return f"namespace '{namespace}' has no {words} '{name}'; create it (see manifests/), or correct the place"
+
+
+def check_store(store: Store) -> None:
+    """Raises UnavailableError when S3 cannot be used from here."""
+    try:
+        probe(store)
+    except UnavailableError as error:
+        raise UnavailableError(
+            f"{error}; this command reads there how far the evolution is: from outside the cluster, port-forward the"
+            " store and set AWS_ENDPOINT_URL, or let the driver run inside (manifests/)"
+        ) from error
+
+
+def check_tracking(url: str | None, findings: Findings) -> None:
+    """MLflow is the pods' to reach; from here it is only looked for."""
+    if not url:
+        findings.warnings.append("MLFLOW_TRACKING_URI is not set here: whether MLflow answers the pods was not checked")
+        return
+    if (silence := checks.tracking_silence(url, 10)) is not None:
+        findings.warnings.append(f"MLflow does not answer here at {silence}; see that it answers the pods")
+
+
+def check_inputs(config: Config, store: Store, findings: Findings) -> None:
+    """What seeding reads: models that fit together, data and plug-ins that are there."""
+    checks.check_models(config, store, findings)
+    for name, task in config.tasks.items():
+        try:
+            find_task(store.client, name, task)
+        except CycleQDError as error:
+            findings.collect(error)
+
+
+def refuse(findings: Findings) -> None:
+    """Raise InvalidInputError with every problem."""
+    if findings.problems:
+        raise InvalidInputError("\n".join(findings.problems))

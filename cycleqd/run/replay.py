@@ -1,0 +1,128 @@
+"""Rebuilding a model from its lineage, with the bytes it had: in a local folder, from whatever is still in S3."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+from cycleqd.errors import IntegrityError, InvalidInputError
+from cycleqd.run.family import Family
+from cycleqd.search.config import Config
+from cycleqd.search.records import JSON, ModelRef
+from cycleqd.storage import layout
+from cycleqd.storage.evolution import find_child, manifest, size_in_bytes
+from cycleqd.storage.models import mutation_spec, open_model
+from cycleqd.storage.objects import Store
+from cycleqd.storage.results import machine, need_result
+from cycleqd.weights.checkpoint import Checkpoint, open_checkpoint
+from cycleqd.weights.manifest import Manifest
+
+
+def to_rebuild(store: Store, model: str, members: Family) -> list[str]:
+    """The model and its collected ancestors, parents first. Only the model itself is rebuilt if S3 still holds it."""
+    order: list[str] = []
+    waiting = [(model, False)]
+    while waiting:
+        name, ready = waiting.pop()
+        if name in order or (name != model and stored(store, name)):
+            continue
+        if ready:
+            order.append(name)
+        else:
+            waiting.append((name, True))
+            waiting += [(parent, False) for parent, _ in members[name].parents]
+    return order
+
+
+def stored(store: Store, model: str) -> bool:
+    """Whether all files of a model's checkpoint are in S3, judged by names and sizes."""
+    folder = layout.checkpoint(model)
+    found = store.list(folder)
+    return all(found.get(f"{folder}/{name}") == entry.size for name, entry in manifest(store, model).files.items())
+
+
+def weights_size(store: Store, names: list[str]) -> int:
+    """Bytes of the models' weights together."""
+    files = [file for name in names for file in manifest(store, name).files.items()]
+    return sum(entry.size for file, entry in files if file.endswith(".safetensors"))
+
+
+def rebuild(store: Store, config: Config, names: list[str], folder: Path, progress: Callable[[int], None]) -> Manifest:
+    """Rebuild the models in order under `folder`, each in a folder of its name; returns the last one's manifest.
+
+    `progress` is called with the bytes of every tensor that is done; they add up to about `weights_size`.
+    Raises IntegrityError when a model's digest differs from its record: naming the machines when these differ too.
+    """
+    made: dict[str, Manifest] = {}
+    for name in names:
+        made[name] = _make(store, config, name, folder, made, progress)
+        recorded = manifest(store, name)
+        if made[name].digest != recorded.digest:
+            raise IntegrityError(
+                f"rebuilding '{name}' gave digest {made[name].digest}, recorded was {recorded.digest}"
+                f" ({difference(store, name) or 'on the same kind of machine'}); rebuild it where it was made"
+            )
+    return made[names[-1]]
+
+
+def difference(store: Store, model: str) -> str:
+    """How this machine differs from the one that made the model, as a clause; empty when bytes should be equal."""
+    here, there = machine(), _run(store, model)
+    parts = []
+    for key in ("cpu", "instruction_sets"):
+        if there.get(key) != here[key]:
+            parts.append(f"{key} {there.get(key)} there, {here[key]} here")
+    for library in ("torch", "numpy"):
+        old, new = there.get("libraries", {}).get(library), here["libraries"].get(library)
+        if old != new:
+            parts.append(f"{library} {old} there, {new} here")
+    if there.get("device", "cpu") != "cpu":
+        parts.append(f"made on {there['device']}")
+    return "; ".join(parts)
+
+
+def _run(store: Store, model: str) -> JSON:
+    for folder in layout.makers(model):
+        found = store.find_json(layout.run(folder))
+        if found is not None:
+            return found
+    return {}
+
+
+def _make(
+    store: Store,
+    config: Config,
+    name: str,
+    folder: Path,
+    made: dict[str, Manifest],
+    progress: Callable[[int], None],
+) -> Manifest:
+    from cycleqd.weights.aggregate import combine
+    from cycleqd.weights.local import LocalSink
+    from cycleqd.weights.merge import merge
+
+    def opened(ref: ModelRef) -> Checkpoint:
+        return _local(folder / ref.id, made[ref.id]) if ref.id in made else open_model(store, ref)
+
+    sink, shard_size = LocalSink(folder / name), size_in_bytes(config.models.shard_size)
+    number = layout.child_generation(name)
+    if number is not None:
+        child = find_child(store, name, number)
+        parents = [opened(parent) for parent in child.parents]
+        mutation, seed = mutation_spec(child.mutation), child.mutation.seed
+        base = open_model(store, child.base)
+        return merge(
+            base, parents, child.omega, sink, mutation=mutation, seed=seed, shard_size=shard_size, progress=progress
+        )
+    if name not in layout.COMBINED:
+        raise InvalidInputError(f"'{name}' was not made by this evolution but given to it; `cycleqd export` copies it")
+    inputs = need_result(store, layout.stage(name, "make"))["inputs"]
+    models = [opened(ModelRef.from_json(ref)) for ref in inputs["models"]]
+    base = open_model(store, ModelRef.from_json(inputs["base"]))
+    return combine(base, models, inputs["coefficients"], sink, shard_size=shard_size, progress=progress)
+
+
+def _local(folder: Path, recorded: Manifest) -> Checkpoint:
+    from cycleqd.weights.local import LocalSource
+
+    return open_checkpoint(LocalSource(folder, recorded.digests()))

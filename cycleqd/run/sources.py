@@ -1,0 +1,65 @@
+"""Bringing the models, data and plug-ins of this machine to S3, for a cluster's seeding to read.
+
+They lie under EVOLUTION/sources until HEAD is there: update_archives removes them with what else is needed no more, so
+that whoever is killed when, they go. What seeding copies does not depend on where it read it.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from cycleqd.progress import Bar
+from cycleqd.search.config import Config, parse
+from cycleqd.storage import layout
+from cycleqd.storage.objects import Store, file_sha256
+from cycleqd.storage.staging import find_task, parts
+from cycleqd.weights.checkpoint import open_checkpoint
+from cycleqd.weights.local import LocalSource
+
+
+def bring(config: Config, store: Store, bar: Bar) -> Config:
+    """Upload what is not there yet; the configuration that names the copies.
+
+    Raises InvalidInputError for what is not on this machine either. Nothing must be seeding at the time.
+    """
+    files, tree = _local(config, store)
+    store.delete(set(store.list(layout.SOURCES)) - set(files))
+    missing = {key: path for key, path in files.items() if not _there(store, key, path)}
+    if missing:
+        with bar("uploading models and data", sum(path.stat().st_size for path in missing.values())) as advance:
+            for key, path in missing.items():
+                store.put_file(key, path, advance)
+    return parse(tree, "the configuration") if files else config
+
+
+def _there(store: Store, key: str, path: Path) -> bool:
+    found = store.carried(key)
+    return found is not None and found[0] == path.stat().st_size and found[1] == file_sha256(path)
+
+
+def _local(config: Config, store: Store) -> tuple[dict[str, Path], dict[str, Any]]:
+    """Key → file of what the configuration names on this machine; and the configuration with URLs in their place."""
+    tree = config.model_dump(mode="json", by_alias=True)
+    files: dict[str, Path] = {}
+
+    def checkpoint(model: str, path: str) -> str:
+        if path.startswith("s3://"):
+            return path
+        folder = f"{layout.SOURCES}/models/{model}"
+        files.update({f"{folder}/{name}": Path(path) / name for name in parts(open_checkpoint(LocalSource(path)))})
+        return store.url(folder)
+
+    tree["models"]["base"] = checkpoint("base", config.models.base)
+    for name, expert in config.models.experts.items():
+        tree["models"]["experts"][name]["path"] = checkpoint(f"expert-{name}", expert.path)
+    for name, task in config.tasks.items():
+        found, folder = find_task(store.client, name, task), f"{layout.SOURCES}/{layout.task(name)}"
+        data = {f"{folder}/data/{key}": path for key, path in found.data.items() if isinstance(path, Path)}
+        plugin = {f"{folder}/{key}": path for key, path in found.plugin.items() if isinstance(path, Path)}
+        files |= data | plugin
+        if data:
+            tree["tasks"][name]["data"] = store.url(f"{folder}/data/{Path(task.data).name}")
+        for key in plugin:
+            tree["tasks"][name]["class"] = f"{store.url(key)}:{task.class_.rpartition(':')[2]}"
+    return files, tree

@@ -1,0 +1,68 @@
+"""An elitist archive: a grid of behaviours, in each filled cell the model of highest quality (paper section 3.1)."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
+
+from cycleqd.search.grid import Cell, Grid
+from cycleqd.search.records import JSON, ModelRef, Scored
+
+
+@dataclass(frozen=True)
+class Archive:
+    """One elite a cell. Quality is the score on task `quality`, the cell follows from the scores on all other tasks.
+
+    `elites` is ordered by cell, so equal contents have equal iteration orders and equal JSON.
+    """
+
+    quality: str
+    grid: Grid
+    elites: Mapping[Cell, Scored] = field(default_factory=dict)
+
+    def offer(self, candidate: Scored, forbid_copies: bool = False) -> Archive:
+        """The archive after a model was offered: it enters an empty cell, or one whose elite is strictly worse.
+
+        Ties keep the incumbent. `forbid_copies` refuses a model whose weights' digest is already an elite here.
+        """
+        cell = self.grid.cell(candidate.scores)
+        incumbent = self.elites.get(cell)
+        if incumbent is not None and incumbent.scores[self.quality] >= candidate.scores[self.quality]:
+            return self
+        if forbid_copies and any(elite.model.digest == candidate.model.digest for elite in self.elites.values()):
+            return self
+        elite = Scored(candidate.model, candidate.scores)  # verdicts are a population's matter
+        return replace(self, elites=dict(sorted({**self.elites, cell: elite}.items())))
+
+    @property
+    def coverage(self) -> float:
+        """Filled cells over all cells."""
+        return len(self.elites) / self.grid.cells
+
+    @property
+    def qd_score(self) -> float:
+        """Sum of the elites' qualities (scores are never negative)."""
+        return math.fsum(elite.scores[self.quality] for elite in self.elites.values())
+
+    def to_json(self) -> JSON:
+        """JSON as in a snapshot, elites in the order of their cells; without the grid, which the state keeps once."""
+        return {
+            "quality": self.quality,
+            "elites": [{"cell": list(cell), **elite.to_json()} for cell, elite in self.elites.items()],
+        }
+
+    @classmethod
+    def from_json(cls, value: JSON, grid: Grid) -> Archive:
+        """Rebuild an archive on its grid (recorded once for all archives, see state.State)."""
+        elites = {tuple(elite["cell"]): Scored.from_json(elite) for elite in value["elites"]}
+        return cls(value["quality"], grid, dict(sorted(elites.items())))
+
+
+def union(archives: Iterable[Archive]) -> tuple[Scored, ...]:
+    """Every model that is an elite of some archive, once each, in order of archive and cell."""
+    models: dict[ModelRef, Scored] = {}
+    for archive in archives:
+        for elite in archive.elites.values():
+            models.setdefault(elite.model, elite)
+    return tuple(models.values())

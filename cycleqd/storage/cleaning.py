@@ -1,0 +1,79 @@
+"""What an evolution no longer needs: checkpoints of children that are nobody's elite, intermediates, broken uploads,
+and what a client brought for seeding to copy.
+
+Records stay, so that every collected model can be rebuilt from its lineage (`replay`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from itertools import count
+
+from cycleqd.search import state as states
+from cycleqd.search.archive import union
+from cycleqd.search.config import Config
+from cycleqd.search.state import State
+from cycleqd.storage import layout
+from cycleqd.storage.evolution import current, find_plan
+from cycleqd.storage.objects import Store
+
+
+def clean(store: Store, config: Config, pins: Iterable[str] = ()) -> None:
+    """Delete what nothing needs. Safe beside a generation, a finalising and another cleaning at work.
+
+    The listing comes first: a child that is in it has its plan in S3, so whoever needs its checkpoint is seen by the
+    reads that follow, and what is written later is not in the listing. A late twin of a stage whose result stands may
+    lose its upload, and then finds that result.
+    """
+    objects = store.list("generations")
+    head, state = current(store)
+    kept = needed(store, config, head.snapshot, state) | set(pins)
+    garbage = [key for key in objects if _is_garbage(key, kept, head.snapshot)]
+    store.delete(garbage)
+    store.delete_prefix(layout.SOURCES)
+    for key, upload in list(store.uploads()):
+        if _is_copied(store, key) or _is_past(key, head.snapshot) or key.startswith(f"{layout.SOURCES}/"):
+            store.abort_upload(key, upload)
+
+
+def needed(store: Store, config: Config, generation: int, state: State) -> set[str]:
+    """Ids of the models whose checkpoints must stay: elites, parents in flight, what finalising and reports name."""
+    models = {line.model.id for line in states.alive(config, state)}
+    models |= {elite.model.id for elite in (*union(state.archives), *state.population)}
+    for number in count(generation):
+        plan = find_plan(store, number)
+        if plan is None:
+            break
+        models |= {parent.id for child in plan.children for parent in child.parents}
+    for key in (layout.FINAL_PLAN, layout.REPORT_MODELS):
+        models |= set((store.find_json(key) or {"models": []})["models"])
+    return models
+
+
+def _is_garbage(key: str, kept: set[str], head: int) -> bool:
+    """Whether an object is a checkpoint file of a past child that is not kept, or an intermediate of any past child."""
+    match key.split("/"):
+        case ["generations", _, "children", child, "checkpoint", *_]:
+            return _is_past(key, head) and child not in kept
+        case ["generations", _, "children", _, "merged", *_]:
+            return _is_past(key, head)
+    return False
+
+
+def _is_past(key: str, head: int) -> bool:
+    """Whether a key belongs to a generation that HEAD has passed: nothing writes there any more."""
+    parts = key.split("/")
+    return parts[0] == "generations" and int(parts[1]) < head
+
+
+def _is_copied(store: Store, key: str) -> bool:
+    """Whether a key belongs to the base or an expert whose copy is recorded, once and for all.
+
+    Finalising may be making a combined model anew, whatever is recorded: it gives up its leftovers itself.
+    """
+    parts = key.split("/")
+    return (
+        parts[0] == "models"
+        and parts[1] not in layout.COMBINED
+        and store.exists(layout.result(layout.stage(parts[1], "make")))
+    )

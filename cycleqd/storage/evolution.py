@@ -1,0 +1,168 @@
+"""Reading an evolution's state from S3, verified: config, HEAD, snapshots, plans, checkpoints and scores."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import dataclass
+from typing import Any
+
+from cycleqd.errors import ConflictError, IntegrityError, InvalidInputError
+from cycleqd.search import config as configuration
+from cycleqd.search.config import Config, Place
+from cycleqd.search.records import JSON, Child, ModelRef, Plan
+from cycleqd.search.state import State
+from cycleqd.storage import layout
+from cycleqd.storage.objects import Store
+from cycleqd.storage.results import need_result, read_result, unseal
+from cycleqd.weights.manifest import Manifest
+
+_UNITS = {"KB": 10**3, "MB": 10**6, "GB": 10**9}
+
+
+@dataclass(frozen=True)
+class Head:
+    """The one mutable object: which snapshot is current. `etag` is what a conditional write names."""
+
+    snapshot: int
+    sha256: str
+    etag: str = ""
+
+    def to_json(self) -> JSON:
+        """HEAD.json's content: all but the etag, which S3 gives it."""
+        return {"snapshot": self.snapshot, "sha256": self.sha256}
+
+
+def parse_place(place: str) -> Place:
+    """The `place` parameter of a stage."""
+    return Place.model_validate(json.loads(place))
+
+
+def load_config(store: Store) -> Config:
+    """The frozen configuration. Raises IntegrityError when it is not the one that was seeded."""
+    data = store.get(layout.CONFIG)
+    seeded, found = need_result(store, layout.SEED)["inputs"]["config"], hashlib.sha256(data).hexdigest()
+    if found != seeded:
+        raise IntegrityError(f"{store.url(layout.CONFIG)} has sha256 {found}, seeded was {seeded}; restore it")
+    return configuration.parse(json.loads(data), store.url(layout.CONFIG))
+
+
+def size_in_bytes(text: str) -> int:
+    """ "5GB" → 5000000000."""
+    return int(float(text[:-2]) * _UNITS[text[-2:]])
+
+
+def find_head(store: Store) -> Head | None:
+    """HEAD, None before seeding has ended. Raises IntegrityError when it was altered."""
+    found = store.find_with_etag(layout.HEAD)
+    if found is None:
+        return None
+    try:
+        value = json.loads(found[0])
+        return Head(int(value["snapshot"]), str(value["sha256"]), found[1])
+    except (ValueError, KeyError, TypeError) as error:
+        raise IntegrityError(
+            f"{store.url(layout.HEAD)} is not a HEAD ({error!r}); write"
+            ' {"sha256": …, "snapshot": n} of the newest archives/ snapshot into it'
+        ) from error
+
+
+def need_head(store: Store) -> Head:
+    """HEAD. Raises ConflictError before seeding has ended."""
+    found = find_head(store)
+    if found is None:
+        raise ConflictError(f"{store.url('')} has no HEAD yet: run the seeding pipeline first")
+    return found
+
+
+def load_state(store: Store, number: int) -> State:
+    """Snapshot `number`, verified against the sealed record of the update that made it."""
+    recorded = need_result(store, layout.update(number - 1))["outputs"]["sha256"]
+    data = store.get(layout.snapshot(number))
+    found = hashlib.sha256(data).hexdigest()
+    if found != recorded:
+        raise IntegrityError(
+            f"{store.url(layout.snapshot(number))} has sha256 {found}, recorded was {recorded}; it was truncated or"
+            " altered: restore it"
+        )
+    return State.from_json(json.loads(data))
+
+
+def current(store: Store) -> tuple[Head, State]:
+    """HEAD and its snapshot. Raises IntegrityError when HEAD does not name the snapshot that was recorded."""
+    head = need_head(store)
+    state = load_state(store, head.snapshot)
+    if state.digest != head.sha256:
+        raise IntegrityError(
+            f"{store.url(layout.HEAD)} names sha256 {head.sha256} for snapshot {head.snapshot}, which has"
+            f" {state.digest}; it was altered: restore it"
+        )
+    return head, state
+
+
+def find_plan(store: Store, generation: int) -> Plan | None:
+    """A generation's plan, None when it was not claimed. Raises IntegrityError for a broken seal."""
+    body = unseal(store, layout.plan(generation))
+    return None if body is None else Plan.from_json(body)
+
+
+def need_plan(store: Store, generation: int) -> Plan:
+    """A generation's plan. Raises ConflictError when the generation was not claimed."""
+    found = find_plan(store, generation)
+    if found is None:
+        raise ConflictError(f"generation {generation} of {store.url('')} has no plan: run select_parents first")
+    return found
+
+
+def manifest(store: Store, model: str) -> Manifest:
+    """Files and digests of a model's checkpoint, from the record of the stage that made it.
+
+    Raises IntegrityError when no stage has made it.
+    """
+    for folder in layout.makers(model):
+        body = read_result(store, folder)
+        if body is not None and "checkpoint" in body["outputs"]:
+            return manifest_from(body["outputs"]["checkpoint"])
+    raise IntegrityError(
+        f"model '{model}' of {store.url('')} has no checkpoint record: run the stage that makes it first"
+    )
+
+
+def manifest_json(value: Manifest) -> JSON:
+    """A manifest as records hold it: digest, bytes and files."""
+    files = {name: {"size": entry.size, "sha256": entry.sha256} for name, entry in value.files.items()}
+    return {"digest": value.digest, "size": value.size, "files": files}
+
+
+def manifest_from(value: Any) -> Manifest:
+    """The manifest that a record holds."""
+    return Manifest.from_json(json.dumps({"files": value["files"]}))
+
+
+def model_ref(store: Store, model: str) -> ModelRef:
+    """A model and the digest of its checkpoint. Raises as `manifest` does."""
+    return ModelRef(model, manifest(store, model).digest)
+
+
+def planned_child(store: Store, item: str) -> Child:
+    """The planned child that a loop item names."""
+    try:
+        value = json.loads(item)
+        generation, name = int(value["generation"]), str(value["child"])
+    except (ValueError, KeyError, TypeError) as error:
+        raise InvalidInputError(
+            f"{item!r} is not a loop item ({error!r}); select_parents returns them as"
+            ' {"generation": 12, "child": "g000012-c00"}'
+        ) from error
+    return find_child(store, name, generation)
+
+
+def find_child(store: Store, name: str, generation: int) -> Child:
+    """A child from its generation's plan. Raises InvalidInputError when the plan has no such child."""
+    plan = need_plan(store, generation)
+    for child in plan.children:
+        if child.id == name:
+            return child
+    raise InvalidInputError(
+        f"the plan of generation {generation} has no child '{name}'; its children are {[c.id for c in plan.children]}"
+    )

@@ -1,0 +1,100 @@
+"""Checkpoints of an evolution as the weights code wants them, and what a stage needs to make one."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from typing import TYPE_CHECKING
+
+from cycleqd.errors import IntegrityError, InvalidInputError, UnavailableError
+from cycleqd.search.config import Place
+from cycleqd.search.records import ModelRef, Mutation
+from cycleqd.storage import layout
+from cycleqd.storage.cache import CheckpointCache
+from cycleqd.storage.checkpoints import S3Sink, S3Source
+from cycleqd.storage.evolution import manifest, size_in_bytes
+from cycleqd.storage.objects import Store
+from cycleqd.storage.settings import Settings
+from cycleqd.weights.checkpoint import Checkpoint, open_checkpoint
+from cycleqd.weights.local import LocalSource
+from cycleqd.weights.manifest import Manifest
+
+if TYPE_CHECKING:
+    from cycleqd.weights.mutation import MutationSpec
+
+
+def open_model(store: Store, model: ModelRef) -> Checkpoint:
+    """A model's checkpoint in S3 for reading; every byte that is read is checked against its record.
+
+    Raises IntegrityError when the record is missing or is not of the wanted digest.
+    """
+    return open_checkpoint(_stored(store, model)[0])
+
+
+@contextmanager
+def opened(store: Store, place: Place, models: Sequence[ModelRef]) -> Iterator[list[Checkpoint]]:
+    """`open_model` for a stage's inputs, by way of the machine's cache.
+
+    The base and the experts, which every generation reads, are fetched into a cache that lasts; other models are read
+    there when an evaluation has left them. Where there is no room they are streamed from S3.
+    """
+    settings = Settings.from_environment()
+    cache = CheckpointCache(settings.cache, size_in_bytes(place.cache_size))
+    with ExitStack() as held:
+        found = []
+        for model in models:
+            stored, recorded = _stored(store, model)
+            again = settings.cache_lasts and layout.child_generation(model.id) is None
+            try:
+                folder = held.enter_context(cache.fetch(stored, recorded) if again else cache.find(recorded))
+            except (InvalidInputError, UnavailableError):  # larger than the cache, or no room beside what is in use
+                folder = None
+            found.append(open_checkpoint(LocalSource(folder, recorded.digests()) if folder else stored))
+        yield found
+
+
+def _stored(store: Store, model: ModelRef) -> tuple[S3Source, Manifest]:
+    """The model in S3, whole by its files' sizes, and its manifest."""
+    recorded = manifest(store, model.id)
+    if recorded.digest != model.digest:
+        raise IntegrityError(
+            f"model '{model.id}' at {store.url(layout.checkpoint(model.id))} has digest {recorded.digest}, but"
+            f" {model.digest} is wanted; it was made anew from something else"
+        )
+    stored = source(store, layout.checkpoint(model.id), recorded)
+    sizes = stored.files()
+    for name, entry in recorded.files.items():
+        if sizes.get(name) != entry.size:
+            raise IntegrityError(
+                f"{stored.location}/{name} has {sizes.get(name, 'no')} bytes, recorded were {entry.size}; deleted or"
+                f" damaged: `cycleqd replay {model.id}` rebuilds it"
+            )
+    return stored, recorded
+
+
+def source(store: Store, folder: str, recorded: Manifest) -> S3Source:
+    """A checkpoint folder of the evolution for reading, verified against its manifest."""
+    return S3Source(store.client, store.bucket, store.key(folder), recorded.digests())
+
+
+def sink(store: Store, folder: str) -> S3Sink:
+    """A folder of the evolution to write a checkpoint into."""
+    return S3Sink(store.client, store.bucket, store.key(folder))
+
+
+def mutation_spec(mutation: Mutation) -> MutationSpec | None:
+    """A planned mutation for the weights code; None when there is none."""
+    from cycleqd.weights.mutation import MutationSpec  # brings torch, which seeding's image lacks
+
+    if mutation.kind == "none":
+        return None
+    return MutationSpec(mutation.kind, mutation.mode, mutation.w_max, mutation.sigma, mutation.embeddings)  # type: ignore[arg-type]
+
+
+def device(place: Place) -> str:
+    """Where matrices are mutated: "cuda" when it is asked for, or there and not forbidden."""
+    import torch
+
+    if place.device == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    return place.device

@@ -1,0 +1,307 @@
+"""The objects of one evolution in S3: whole reads and writes, conditional writes, listing, deleting.
+
+botocore's own bounded retries (5 attempts, exponential back-off) are the only ones, but for bodies that break off while
+they are read: see bodies.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import secrets
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from cycleqd.errors import IntegrityError, UnavailableError
+from cycleqd.search.records import JSON, canonical
+from cycleqd.storage.bodies import Body
+from cycleqd.storage.settings import Settings
+
+if TYPE_CHECKING:
+    from mypy_boto3_s3 import S3Client
+
+_MISSING = {"NoSuchKey", "404", "NotFound"}
+_LOST_RACE = {"PreconditionFailed", "412", "ConditionalRequestConflict", "409"}
+_SHA256 = "sha256"  # the name of an object's metadata
+
+
+def connect_client(settings: Settings, attempts: int = 5) -> S3Client:
+    """An S3 client. It is thread-safe; credentials come from boto3's own chain.
+
+    A session of its own: boto3's shared one keeps the credentials that it found first, also for another store.
+    """
+    import boto3
+    from botocore.config import Config
+
+    return boto3.Session().client(
+        "s3",
+        endpoint_url=settings.endpoint,
+        region_name=settings.region,
+        config=Config(
+            retries={"mode": "standard", "total_max_attempts": attempts},
+            connect_timeout=10,
+            read_timeout=60,
+            max_pool_connections=32,
+            s3={"addressing_style": "path"} if settings.endpoint else {},
+        ),
+    )
+
+
+class Store:
+    """The objects under s3://bucket/evolution/. Thread-safe. Keys are relative to the evolution (see layout).
+
+    Every failure of the service is an UnavailableError that names the object.
+    """
+
+    def __init__(self, client: S3Client, bucket: str, evolution: str) -> None:
+        self.client = client
+        self.bucket = bucket
+        self.evolution = evolution
+
+    @classmethod
+    def connect(cls, settings: Settings, evolution: str) -> Store:
+        """The evolution's objects, with a client of their own."""
+        return cls(connect_client(settings), settings.bucket, evolution)
+
+    def key(self, key: str) -> str:
+        """The key in the bucket."""
+        return f"{self.evolution}/{key}"
+
+    def url(self, key: str) -> str:
+        """The s3:// URL, as messages and MLflow show it."""
+        return f"s3://{self.bucket}/{self.evolution}/{key}"
+
+    def find(self, key: str) -> bytes | None:
+        """The object's bytes, None when there is none."""
+        found = self.find_with_etag(key)
+        return None if found is None else found[0]
+
+    def find_with_etag(self, key: str) -> tuple[bytes, str] | None:
+        """Bytes and ETag (for `replace`), None when there is none."""
+        with self._reported(key, "read"):
+            try:
+                body = Body(self.client, self.bucket, self.key(key))
+                return b"".join(body), body.etag
+            except self.client.exceptions.ClientError as error:
+                if _code(error) in _MISSING:
+                    return None
+                raise
+
+    def get(self, key: str) -> bytes:
+        """The object's bytes. Raises IntegrityError when there is none: whoever asks was told that it exists."""
+        found = self.find(key)
+        if found is None:
+            raise IntegrityError(
+                f"{self.url(key)} is missing; it was deleted, or its stage has not finished: run that again"
+            )
+        return found
+
+    def get_json(self, key: str) -> JSON:
+        """The object as JSON. Raises IntegrityError when it is missing or not JSON."""
+        return self._parse(key, self.get(key))
+
+    def find_json(self, key: str) -> JSON | None:
+        """The object as JSON, None when there is none."""
+        found = self.find(key)
+        return None if found is None else self._parse(key, found)
+
+    def exists(self, key: str) -> bool:
+        """Whether there is an object of this key."""
+        with self._reported(key, "read"):
+            try:
+                self.client.head_object(Bucket=self.bucket, Key=self.key(key))
+                return True
+            except self.client.exceptions.ClientError as error:
+                if _code(error) in _MISSING:
+                    return False
+                raise
+
+    def put(self, key: str, data: bytes) -> None:
+        """Write, whatever was there."""
+        with self._reported(key, "written"):
+            self.client.put_object(Bucket=self.bucket, Key=self.key(key), Body=data)
+
+    def put_json(self, key: str, value: JSON) -> None:
+        """Write the canonical JSON of a value: equal values, equal bytes."""
+        self.put(key, canonical(value))
+
+    def create(self, key: str, data: bytes) -> bool:
+        """Write unless the object exists (If-None-Match: *). False: it exists, whatever its bytes."""
+        return self._put_if(key, data, {"IfNoneMatch": "*"})
+
+    def replace(self, key: str, data: bytes, etag: str) -> bool:
+        """Write if the object still has this ETag (If-Match). False: it was changed or removed meanwhile."""
+        return self._put_if(key, data, {"IfMatch": etag})
+
+    def list(self, prefix: str) -> dict[str, int]:
+        """Relative key → size in bytes of every object below a folder (or of everything, for "")."""
+        start = self.key(f"{prefix}/" if prefix else "")
+        found: dict[str, int] = {}
+        with self._reported(prefix, "listed"):
+            for page in self.client.get_paginator("list_objects_v2").paginate(Bucket=self.bucket, Prefix=start):
+                for item in page.get("Contents", []):
+                    found[item["Key"][len(self.evolution) + 1 :]] = item["Size"]
+        return found
+
+    def delete(self, keys: Iterable[str]) -> None:
+        """Delete objects; absent ones are no error."""
+        names = sorted(keys)
+        for start in range(0, len(names), 1000):
+            part = names[start : start + 1000]
+            with self._reported(part[0], "deleted"):
+                answer = self.client.delete_objects(
+                    Bucket=self.bucket, Delete={"Objects": [{"Key": self.key(k)} for k in part], "Quiet": True}
+                )
+            for failure in answer.get("Errors", []):
+                raise UnavailableError(
+                    f"s3://{self.bucket}/{failure.get('Key')} cannot be deleted ({failure.get('Message')});"
+                    " allow s3:DeleteObject on the bucket"
+                )
+
+    def delete_prefix(self, prefix: str) -> None:
+        """Delete everything below a folder."""
+        self.delete(self.list(prefix))
+
+    def put_file(self, key: str, path: Path, progress: Callable[[int], None] | None = None) -> str:
+        """Upload a file of any size (in parts when large) and return its sha256 (hex), which the object carries, too.
+
+        `progress` is called with the number of bytes of every part, from several threads.
+        """
+        sha = file_sha256(path)
+        with self._reported(key, "written"):
+            options = {"Metadata": {_SHA256: sha}}
+            self.client.upload_file(str(path), self.bucket, self.key(key), ExtraArgs=options, Callback=progress)
+        return sha
+
+    def carried(self, key: str) -> tuple[int, str] | None:
+        """Size and sha256 of an object that `put_file` wrote; None when there is none."""
+        with self._reported(key, "read"):
+            try:
+                found = self.client.head_object(Bucket=self.bucket, Key=self.key(key))
+            except self.client.exceptions.ClientError as error:
+                if _code(error) in _MISSING:
+                    return None
+                raise
+        return found["ContentLength"], found["Metadata"].get(_SHA256, "")
+
+    def sha256(self, key: str) -> str | None:
+        """The sha256 of the object's bytes as they are now, streamed; None when there is none."""
+        found = hashlib.sha256()
+        with self._reported(key, "read"):
+            try:
+                for piece in Body(self.client, self.bucket, self.key(key)):
+                    found.update(piece)
+            except self.client.exceptions.ClientError as error:
+                if _code(error) in _MISSING:
+                    return None
+                raise
+        return found.hexdigest()
+
+    def get_file(self, key: str, path: Path, sha256: str, progress: Callable[[int], None]) -> None:
+        """Download to `path`, which appears only whole. Raises IntegrityError when its sha256 differs.
+
+        `progress` is called with the number of bytes of every piece.
+        """
+        part = path.with_name(path.name + ".part")
+        found = hashlib.sha256()
+        part.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            with self._reported(key, "read"), part.open("wb") as file:
+                for piece in Body(self.client, self.bucket, self.key(key)):
+                    found.update(piece)
+                    file.write(piece)
+                    progress(len(piece))
+            if found.hexdigest() != sha256:
+                raise IntegrityError(
+                    f"{self.url(key)} has sha256 {found.hexdigest()}, recorded was {sha256}; restore the object"
+                )
+            part.rename(path)
+        finally:
+            part.unlink(missing_ok=True)
+
+    def uploads(self) -> Iterator[tuple[str, str]]:
+        """(key, upload id) of every unfinished multipart upload of this evolution."""
+        with self._reported("", "listed"):
+            pages = self.client.get_paginator("list_multipart_uploads")
+            for page in pages.paginate(Bucket=self.bucket, Prefix=self.key("")):
+                for item in page.get("Uploads", []):
+                    yield item["Key"][len(self.evolution) + 1 :], item["UploadId"]
+
+    def abort_upload(self, key: str, upload: str) -> None:
+        """Give up a multipart upload; one that is already gone is no error."""
+        with self._reported(key, "freed of an unfinished upload"):
+            try:
+                self.client.abort_multipart_upload(Bucket=self.bucket, Key=self.key(key), UploadId=upload)
+            except self.client.exceptions.ClientError as error:
+                if _code(error) not in _MISSING | {"NoSuchUpload"}:
+                    raise
+
+    def _put_if(self, key: str, data: bytes, condition: dict[str, str]) -> bool:
+        """A conditional PUT; False when the condition did not hold."""
+        with self._reported(key, "written"):
+            try:
+                self.client.put_object(Bucket=self.bucket, Key=self.key(key), Body=data, **condition)  # type: ignore[arg-type]
+                return True
+            except self.client.exceptions.ClientError as error:
+                if _code(error) in _LOST_RACE:
+                    return False
+                raise
+
+    def _parse(self, key: str, data: bytes) -> JSON:
+        try:
+            return json.loads(data)
+        except ValueError as error:
+            raise IntegrityError(f"{self.url(key)} is not JSON ({error}); it was truncated or altered") from error
+
+    @contextmanager
+    def _reported(self, key: str, what: str) -> Iterator[None]:
+        """Turn botocore's failures into one sentence that names the object."""
+        from boto3.exceptions import Boto3Error
+        from botocore.exceptions import BotoCoreError, ClientError
+
+        try:
+            yield
+        except (BotoCoreError, ClientError, Boto3Error) as error:
+            raise UnavailableError(
+                f"{self.url(key)} cannot be {what} ({error});"
+                " check AWS_ENDPOINT_URL, the credentials, the bucket and that the store is up"
+            ) from error
+
+
+def probe(store: Store) -> None:
+    """Require what the evolution's safety rests on: that the store refuses stale conditional writes.
+
+    Writes and removes one small object. Raises UnavailableError that names the store when it ignores If-None-Match or a
+    stale If-Match.
+    """
+    key = f"probe-{secrets.token_hex(8)}.json"  # others may probe at the same time
+    try:
+        store.put(key, b"1")
+        found = store.find_with_etag(key)
+        stale = found[1] if found else ""
+        ignored = []
+        if store.create(key, b"2"):
+            ignored.append("If-None-Match: *")
+        store.put(key, b"3")
+        if store.replace(key, b"4", stale):
+            ignored.append("a stale If-Match")
+        if ignored:
+            raise UnavailableError(
+                f"the S3 store at {store.client.meta.endpoint_url} ignores {' and '.join(ignored)} (it must"
+                " answer 412): two processes could overwrite each other's archive; take a store with conditional writes"
+            )
+    finally:
+        store.delete([key])
+
+
+def file_sha256(path: Path) -> str:
+    """sha256 (hex) of a file, read in pieces."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _code(error: Exception) -> str:
+    response: dict[str, dict[str, str]] = getattr(error, "response", {})
+    return response.get("Error", {}).get("Code", "")

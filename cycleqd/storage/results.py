@@ -1,0 +1,183 @@
+"""The two objects that a stage leaves in its folder, and the rule that makes every stage repeatable.
+
+`result.json` is {"body": {stage, method_version, inputs, outputs}, "sha256": digest(body)}: all that later stages read,
+written last, byte-identical whenever the stage is deterministic. `run.json` tells when, where and with what it was
+computed; it is never compared, and never rewritten once the result exists.
+"""
+
+from __future__ import annotations
+
+import os
+import platform
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from importlib import metadata
+from pathlib import Path
+
+from cycleqd import __version__
+from cycleqd.errors import CycleQDError, IntegrityError
+from cycleqd.search.records import JSON, canonical, digest
+from cycleqd.storage import layout
+from cycleqd.storage.objects import Store
+
+_LIBRARIES = ("torch", "numpy", "safetensors", "transformers", "vllm", "boto3", "mlflow-skinny")
+_INSTRUCTION_SETS = ("avx2", "avx512f", "avx512_bf16", "amx_bf16", "asimd", "sve")
+
+
+class Clock:
+    """Wall seconds by part of a stage, and the moment it started (milliseconds since the epoch, for MLflow)."""
+
+    def __init__(self) -> None:
+        self.started = time.time_ns() // 1_000_000
+        self.seconds: dict[str, float] = {}
+        self.facts: dict[str, JSON] = {}
+
+    @contextmanager
+    def part(self, name: str) -> Iterator[None]:
+        """Add the seconds that the block takes to a part; parts of one name add up."""
+        begin = time.monotonic()
+        try:
+            yield
+        finally:
+            self.seconds[name] = round(self.seconds.get(name, 0.0) + time.monotonic() - begin, 4)
+
+
+def sealed(body: JSON) -> bytes:
+    """A record with the digest that makes any later change noticeable."""
+    return canonical({"body": body, "sha256": digest(body)})
+
+
+def unseal(store: Store, key: str) -> JSON | None:
+    """The body of a sealed record, None when there is none. Raises IntegrityError for a broken seal."""
+    found = store.find_json(key)
+    if found is None:
+        return None
+    if not isinstance(found, dict) or set(found) != {"body", "sha256"} or digest(found["body"]) != found["sha256"]:
+        raise IntegrityError(
+            f"{store.url(key)} does not have the sha256 it is sealed with; it was altered: restore it, or delete it to"
+            " compute it again"
+        )
+    return found["body"]
+
+
+def read_result(store: Store, folder: str) -> JSON | None:
+    """The body of a folder's result, None when there is none. Raises IntegrityError for a broken seal."""
+    return unseal(store, layout.result(folder))
+
+
+def need_result(store: Store, folder: str) -> JSON:
+    """The body of a result that must exist. Raises IntegrityError when it does not."""
+    body = read_result(store, folder)
+    if body is None:
+        raise IntegrityError(f"{store.url(layout.result(folder))} is missing: run the stage that writes it first")
+    return body
+
+
+def find_result(store: Store, folder: str, name: str, version: int, inputs: JSON) -> JSON | None:
+    """The outputs of a result that matches stage, method version and inputs; None when it has to be computed."""
+    body = read_result(store, folder)
+    wanted = {"stage": name, "method_version": version, "inputs": inputs}
+    if body is None or canonical({key: body.get(key) for key in wanted}) != canonical(wanted):
+        return None
+    return body["outputs"]
+
+
+def write_result(store: Store, folder: str, name: str, version: int, inputs: JSON, outputs: JSON, clock: Clock) -> JSON:
+    """Write run.json, then the sealed result; the outputs that are recorded. The data must be in place already.
+
+    Of two processes that do the same at once the first one's records stay: both log what they say, which is once. A
+    run.json that had ended before this work began belongs to a result that was never written, or was deleted.
+    """
+    standing = find_result(store, folder, name, version, inputs)
+    if standing is not None:
+        return standing
+    told, key = describe_run(clock), layout.run(folder)
+    if not store.create(key, canonical(told)) and store.get_json(key)["finished"] < clock.started:
+        store.put_json(key, told)
+    result = sealed({"stage": name, "method_version": version, "inputs": inputs, "outputs": outputs})
+    if not store.create(layout.result(folder), result):
+        standing = find_result(store, folder, name, version, inputs)
+        if standing is None:  # what is there was made from something else
+            store.put(layout.result(folder), result)
+    return standing or outputs
+
+
+def once(store: Store, folder: str, name: str, version: int, inputs: JSON, compute: Callable[[Clock], JSON]) -> JSON:
+    """The outputs of a stage: read when a matching result exists, else computed and recorded.
+
+    A failure counts for nothing when another process has meanwhile recorded the same: what both worked from may be gone
+    since, or have moved on.
+    """
+    found = find_result(store, folder, name, version, inputs)
+    if found is not None:
+        return found
+    clock = Clock()
+    try:
+        outputs = compute(clock)
+    except CycleQDError:
+        found = find_result(store, folder, name, version, inputs)
+        if found is None:
+            raise
+        return found
+    return write_result(store, folder, name, version, inputs, outputs, clock)
+
+
+def provenance() -> dict[str, str]:
+    """Which code in which image computes, and the KFP run and pod that it does so in, where there are such."""
+    return {
+        "code_version": os.environ.get("CYCLEQD_CODE_VERSION") or __version__,
+        "image": os.environ.get("CYCLEQD_IMAGE", ""),
+        "kfp_run": os.environ.get("KFP_RUN_ID", ""),
+        "kfp_pod": os.environ.get("KFP_POD_NAME", ""),
+    }
+
+
+def describe_run(clock: Clock) -> JSON:
+    """When, how long, where and with what: the content of run.json. Times in milliseconds since the epoch."""
+    return {
+        "started": clock.started,
+        "finished": time.time_ns() // 1_000_000,
+        "seconds": clock.seconds,
+        "peak_memory": peak_memory(os.getpid()),
+        **provenance(),
+        "host": platform.node(),
+        **machine(),
+        **clock.facts,
+    }
+
+
+def peak_memory(pid: int) -> int:
+    """Bytes: the largest resident sets so far of a process and of its living descendants, added up; 0 without /proc.
+
+    An engine's worker counts because it lives on; boxes are gone by then. Memory that a fork shares counts twice.
+    """
+    try:
+        status = Path(f"/proc/{pid}/status").read_text()
+        children = [file.read_text().split() for file in Path(f"/proc/{pid}/task").glob("*/children")]
+    except OSError:  # it ended, or this is not Linux
+        return 0
+    own = next((int(line.split()[1]) << 10 for line in status.splitlines() if line.startswith("VmHWM:")), 0)
+    return own + sum(peak_memory(int(child)) for part in children for child in part)
+
+
+def machine() -> dict[str, JSON]:
+    """What computed bytes may depend on besides the inputs: the CPU, its instruction sets, the libraries."""
+    return {"cpu": platform.machine(), "instruction_sets": _flags(), "libraries": _versions()}
+
+
+def _flags() -> list[str]:
+    info = Path("/proc/cpuinfo")
+    lines = info.read_text().splitlines() if info.exists() else []
+    flags = next((line.split(":", 1)[1].split() for line in lines if line.startswith(("flags", "Features"))), [])
+    return [name for name in _INSTRUCTION_SETS if name in flags]
+
+
+def _versions() -> dict[str, str]:
+    found = {}
+    for name in _LIBRARIES:
+        try:
+            found[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            continue
+    return found

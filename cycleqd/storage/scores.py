@@ -1,0 +1,60 @@
+"""Scores from the records of evaluations, as archives and reports need them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from cycleqd.errors import ConflictError, IntegrityError
+from cycleqd.search.config import Config
+from cycleqd.search.records import JSON, Scored, digest
+from cycleqd.storage import layout
+from cycleqd.storage.evolution import model_ref
+from cycleqd.storage.objects import Store
+from cycleqd.storage.results import need_result
+
+
+def scored_models(
+    store: Store, config: Config, models: Sequence[str], verdicts: bool = False
+) -> tuple[list[Scored], JSON]:
+    """The models with their scores on the search tasks, and the digests of the records these come from.
+
+    Raises IntegrityError when a record is missing or judged another checkpoint, ConflictError when models were scored
+    under different conditions (engine, data, samples, sampling), so that their scores cannot be compared.
+    """
+    reference = {task: need_result(store, layout.evaluation("base", task, "search")) for task in config.search_tasks}
+    found: list[Scored] = []
+    records: dict[str, dict[str, str]] = {}
+    for name in models:
+        ref = model_ref(store, name)
+        bodies = {task: need_result(store, layout.evaluation(name, task, "search")) for task in config.search_tasks}
+        for task, body in bodies.items():
+            if body["inputs"]["model"] != ref.digest:
+                raise IntegrityError(
+                    f"{store.url(layout.evaluation(name, task, 'search'))} scores a model of digest"
+                    f" {body['inputs']['model']}, but '{name}' has {ref.digest}; evaluate it again"
+                )
+            refuse_other_conditions(name, task, body, reference[task])
+        scores = {task: body["outputs"]["score"] for task, body in bodies.items()}
+        bits = {task: tuple(bit == "1" for bit in body["outputs"]["verdicts"]) for task, body in bodies.items()}
+        found.append(Scored(ref, scores, bits if verdicts else None))
+        records[name] = {task: digest(body) for task, body in bodies.items()}
+    return found, records
+
+
+def conditions(body: JSON) -> JSON:
+    """What a score depends on besides the model: engine, task, data, samples, sampling, versions."""
+    inputs = {key: value for key, value in body["inputs"].items() if key != "model"}
+    fixed = {key: body["outputs"][key] for key in ("engine", "samples")}
+    return {**inputs, **fixed, "method_version": body["method_version"]}
+
+
+def refuse_other_conditions(model: str, task: str, body: JSON, reference: JSON) -> None:
+    """Raise ConflictError when a model was not scored as the base was."""
+    mine, theirs = conditions(body), conditions(reference)
+    differing = [key for key in theirs if mine.get(key) != theirs[key]]
+    if differing:
+        shown = ", ".join(f"{key} {mine.get(key)} against {theirs[key]}" for key in differing)
+        raise ConflictError(
+            f"'{model}' and the base were scored differently on '{task}' ({shown}), so their scores cannot be compared;"
+            " evaluate on one engine with one configuration"
+        )

@@ -1,0 +1,260 @@
+"""What MLflow is told: which runs an evolution has, and what each stage's records add to them.
+
+Reads records, computes nothing but the average over a score's groups. Every function may be repeated.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from statistics import fmean
+
+from cycleqd.search.config import Config
+from cycleqd.search.measures import measure
+from cycleqd.search.records import JSON, Child, Mutation, Plan
+from cycleqd.search.state import State
+from cycleqd.storage import layout
+from cycleqd.storage.evolution import need_head
+from cycleqd.storage.objects import Store
+from cycleqd.storage.results import need_result, provenance
+from cycleqd.storage.settings import Settings
+from cycleqd.tracking.tracker import Ids, NewRun, Tracker, need_ids
+
+EVOLUTION = "evolution"
+
+
+def generation_key(number: int) -> str:
+    """The key of a generation's run."""
+    return f"generation:{number:06d}"
+
+
+def model_key(model: str) -> str:
+    """The key of a model's run."""
+    return f"model:{model}"
+
+
+def ids_of(store: Store, model: str) -> Ids:
+    """The stored run ids among which a model's is."""
+    number = layout.child_generation(model)
+    if number is not None:
+        return need_ids(store, layout.mlflow(number))
+    return need_ids(store, layout.FINAL_MLFLOW if model in layout.COMBINED else layout.SEED_MLFLOW)
+
+
+def model_tags(store: Store, model: str, kind: str) -> dict[str, str]:
+    """What every model's run is tagged with: kind, id, where its checkpoint is."""
+    return {
+        "cycleqd.kind": kind,
+        "cycleqd.model": model,
+        "cycleqd.checkpoint": store.url(layout.checkpoint(model)),
+    }
+
+
+def open_evolution(settings: Settings, store: Store, config: Config) -> Ids:
+    """Create the experiment and the runs of the evolution, its base and its experts."""
+    tracker = Tracker(settings)
+    tasks = ", ".join(config.search_tasks)
+    about = f"CycleQD evolution `{config.name}` on {tasks}. Objects: `{store.url('')}`"
+    experiment = tracker.experiment(store, about)
+    runs = [
+        NewRun(EVOLUTION, config.name, f"{about}\n\nCurves over generations are here.", {"cycleqd.kind": "evolution"}),
+        NewRun(model_key("base"), "base", "The base model.", model_tags(store, "base", "base"), EVOLUTION),
+    ]
+    for name, expert in config.models.experts.items():
+        model = f"expert-{name}"
+        tags = {**model_tags(store, model, "expert"), "cycleqd.task": expert.task}
+        runs.append(NewRun(model_key(model), model, f"Expert fine-tuned for {expert.task}.", tags, EVOLUTION))
+    return tracker.create_runs(store, layout.SEED_MLFLOW, experiment, runs, Ids(experiment))
+
+
+def log_seed(settings: Settings, store: Store, config: Config) -> None:
+    """The configuration on the evolution's run, digests on the models'."""
+    ids, tracker = open_evolution(settings, store, config), Tracker(settings)
+    body, run = need_result(store, layout.SEED), store.get_json(layout.run(layout.SEED))
+    outputs, moment = body["outputs"], run["started"]
+    params = flat(config.frozen()["method"], "method") | flat(config.frozen()["evaluation"], "evaluation")
+    params |= {
+        "seed": config.seed,
+        "tasks": ", ".join(config.search_tasks),
+        "experts": ", ".join(config.models.experts),
+    }
+    digests = {f"cycleqd.digest.task.{name}": task["data"]["digest"] for name, task in outputs["tasks"].items()}
+    tracker.log(
+        ids.runs[EVOLUTION],
+        time=moment,
+        params=params,
+        tags={
+            "cycleqd.digest.config": body["inputs"]["config"],
+            "cycleqd.url": store.url(""),
+            **digests,
+            **_where(run),
+        },
+        metrics={f"seconds/seed/{part}": value for part, value in run["seconds"].items()},
+    )
+    tracker.text(ids.runs[EVOLUTION], "config.json", store.get(layout.CONFIG).decode())
+    for model, made in outputs["models"].items():
+        tags = _digest(made) | _where(store.get_json(layout.run(layout.stage(model, "make"))))
+        tracker.log(ids.runs[model_key(model)], time=moment, tags=tags, params={"bytes": made["size"]})
+
+
+def open_generation(settings: Settings, store: Store, plan: Plan) -> None:
+    """Create the runs of a generation and its children, with their whole lineage, and log it."""
+    tracker, seeded = Tracker(settings), need_ids(store, layout.SEED_MLFLOW)
+    number = generation_key(plan.generation)
+    focus = ", ".join(dict.fromkeys(task for task in plan.focus if task)) or "population"
+    names = ", ".join(child.id for child in plan.children)
+    tags = {"cycleqd.kind": "generation", "cycleqd.generation": str(plan.generation), "cycleqd.focus": focus}
+    about = f"Generation {plan.generation}: {names}. Parents from: {focus}."
+    runs = [NewRun(number, f"generation {plan.generation:06d}", about, tags | _where(provenance()), EVOLUTION)]
+    for child, task in zip(plan.children, plan.focus, strict=True):
+        about = f"{describe(child)} Parents from: {task or 'population'}."
+        lineage = lineage_tags(child) | {"cycleqd.focus": task or "population"}
+        runs.append(
+            NewRun(model_key(child.id), child.id, about, model_tags(store, child.id, "child") | lineage, number)
+        )
+    ids = tracker.create_runs(store, layout.mlflow(plan.generation), seeded.experiment, runs, seeded)
+    for child in plan.children:
+        tracker.log(ids.runs[model_key(child.id)], time=0, params=lineage_params(child))
+
+
+def lineage_tags(child: Child) -> dict[str, str]:
+    """A child's parents, ω and seed as tags: the family tree can be read from MLflow alone."""
+    tags = {
+        "cycleqd.generation": str(child.generation),
+        "cycleqd.parents": ",".join(parent.id for parent in child.parents),
+        "cycleqd.parent_digests": ",".join(parent.digest for parent in child.parents),
+        "cycleqd.omega": ",".join(map(repr, child.omega)),
+        "cycleqd.mutation": child.mutation.kind,
+        "cycleqd.mutation_seed": str(child.mutation.seed),
+    }
+    return tags
+
+
+def lineage_params(child: Child) -> dict[str, object]:
+    """A child's parents, ω and mutation as parameters: columns to compare runs by."""
+    mutation = {f"mutation.{name}": value for name, value in child.mutation.to_json().items()}
+    omega = {f"omega_{i}": value for i, value in enumerate(child.omega, 1)}
+    parents = {f"parent_{i}": parent.id for i, parent in enumerate(child.parents, 1)}
+    return {"generation": child.generation, **parents, **omega, **mutation}
+
+
+def describe(child: Child) -> str:
+    """A child's making in one sentence."""
+    pairs = " and ".join(f"{p.id} (ω {w:.4f})" for p, w in zip(child.parents, child.omega, strict=True))
+    return f"Child of {pairs}; {_mutation(child.mutation)}."
+
+
+def _mutation(mutation: Mutation) -> str:
+    if mutation.kind == "svd":
+        return f"SVD mutation ({mutation.mode}, w_max {mutation.w_max:g})"
+    return "no mutation" if mutation.kind == "none" else f"Gaussian mutation (σ {mutation.sigma:g})"
+
+
+def log_making(settings: Settings, store: Store, model: str, stages: Sequence[str]) -> None:
+    """Digest, seconds and place of a model's making (merge, mutate, make) on its run."""
+    tracker, run_id = Tracker(settings), ids_of(store, model).runs[model_key(model)]
+    for name in stages:
+        folder = layout.stage(model, name)
+        outputs, run = need_result(store, folder)["outputs"], store.get_json(layout.run(folder))
+        metrics = {f"seconds/{name}/{part}": value for part, value in run["seconds"].items()}
+        params, tags = {}, _where(run)
+        if "checkpoint" in outputs:
+            params, tags = {"bytes": outputs["checkpoint"]["size"]}, tags | _digest(outputs["checkpoint"])
+        tracker.log(run_id, time=run["started"], metrics=metrics, params=params, tags=tags)
+
+
+def log_evaluations(settings: Settings, store: Store, pairs: Iterable[tuple[str, str]], split: str) -> None:
+    """Scores, standard errors, outcomes and groups of (model, task) pairs on the models' runs.
+
+    The average over the groups counts each of them the same, however many samples it has (AgentBench's DB score).
+    """
+    tracker = Tracker(settings)
+    for model, task in pairs:
+        folder = layout.evaluation(model, task, split)
+        outputs, run = need_result(store, folder)["outputs"], store.get_json(layout.run(folder))
+        groups = outputs["groups"]
+        metrics = {
+            f"{split}_score/{task}": outputs["score"],
+            f"{split}_stderr/{task}": outputs["standard_error"],
+            **{f"{split}_outcomes/{task}/{name}": count for name, count in outputs["counts"].items()},
+            **{f"{split}_groups/{task}/{name}": value for name, value in groups.items()},
+            **({f"{split}_group_average/{task}": fmean(groups.values())} if groups else {}),
+            **{f"seconds/evaluate_{split}/{task}/{part}": value for part, value in run["seconds"].items()},
+        }
+        tags = {"cycleqd.engine": outputs["engine"], **_where(run, f".{split}.{task}")}
+        tracker.log(ids_of(store, model).runs[model_key(model)], time=run["started"], metrics=metrics, tags=tags)
+
+
+def log_update(settings: Settings, store: Store, generation: int, models: Sequence[str], state: State) -> None:
+    """The curves' next point, the snapshot, its heatmaps, and the end of the runs. generation -1: seeding's."""
+    from cycleqd.report import heatmaps
+
+    measures = measure(state)
+    tracker, seeded = Tracker(settings), need_ids(store, layout.SEED_MLFLOW)
+    folder = layout.update(generation)
+    outputs, run = need_result(store, folder)["outputs"], store.get_json(layout.run(folder))
+    evolution, snapshot = seeded.runs[EVOLUTION], outputs["snapshot"]
+    head = need_head(store)  # another process may have moved it on: these tags speak of what is newest
+    tracker.log(
+        evolution,
+        time=run["started"],
+        step=snapshot,
+        metrics=measures,
+        tags={"cycleqd.snapshot": head.snapshot, "cycleqd.snapshot_digest": head.sha256},
+    )
+    tracker.text(evolution, layout.snapshot(snapshot), store.get(layout.snapshot(snapshot)).decode())
+    tracker.picture(evolution, f"heatmaps/{snapshot:06d}.png", heatmaps.archives(state))
+    for model, entered in outputs["entered"].items():
+        run_id = ids_of(store, model).runs[model_key(model)]
+        tracker.log(run_id, time=run["started"], tags={"cycleqd.entered": ", ".join(entered) or "no archive"})
+    for model in models:
+        tracker.end(ids_of(store, model).runs[model_key(model)], run["finished"])
+    if generation >= 0:
+        own = need_ids(store, layout.mlflow(generation)).runs[generation_key(generation)]
+        seconds = {f"seconds/update/{part}": value for part, value in run["seconds"].items()}
+        tracker.log(own, time=run["started"], step=snapshot, metrics={**measures, **seconds}, tags=_where(run))
+        tracker.end(own, run["finished"])
+
+
+def log_final(settings: Settings, store: Store, config: Config, made: Sequence[str]) -> None:
+    """The runs of the combined models (created here); parents and coefficients of those made; the evolution's end."""
+    tracker, seeded = Tracker(settings), need_ids(store, layout.SEED_MLFLOW)
+    about = {
+        "naive": "Every expert with the same weight: what evolution is compared with.",
+        "aggregated": "The softmax aggregate over the best elites, which the final model is, or stands beside.",
+        "final": "The final model: base + Σ β τ over the best elites, or the single model with the best average.",
+    }
+    runs = [NewRun(model_key(m), m, about[m], model_tags(store, m, m), EVOLUTION) for m in config.combined]
+    ids = tracker.create_runs(store, layout.FINAL_MLFLOW, seeded.experiment, runs, seeded)
+    for model in made:
+        folder = layout.stage(model, "make")
+        inputs, run = need_result(store, folder)["inputs"], store.get_json(layout.run(folder))
+        tags = {
+            "cycleqd.parents": ",".join(parent["id"] for parent in inputs["models"]),
+            "cycleqd.parent_digests": ",".join(parent["digest"] for parent in inputs["models"]),
+            "cycleqd.coefficients": ",".join(map(repr, inputs["coefficients"])),
+        }
+        tracker.log(ids.runs[model_key(model)], time=run["started"], tags=tags)
+        log_making(settings, store, model, ["make"])
+        tracker.end(ids.runs[model_key(model)], run["finished"])
+    if "final" in made:
+        tracker.end(seeded.runs[EVOLUTION], store.get_json(layout.run(layout.stage("final", "make")))["finished"])
+
+
+def flat(tree: JSON, prefix: str) -> dict[str, object]:
+    """A nested configuration as dotted names."""
+    if not isinstance(tree, dict):
+        return {prefix: tree}
+    return {name: value for key, part in tree.items() for name, value in flat(part, f"{prefix}.{key}").items()}
+
+
+def _digest(made: JSON) -> dict[str, object]:
+    return {"cycleqd.digest": made["digest"]}
+
+
+def _where(run: Mapping[str, str], evaluation: str = "") -> dict[str, str]:
+    """Tags that lead from a run to the KFP run, pod, image and code that made what it stands for, and back by a search.
+
+    Those of an evaluation (".search.TASK") are apart: it may have been done elsewhere, long after the making.
+    """
+    keys = {"kfp_run": "kfp_run", "kfp_pod": "kfp_pod", "image": "image", "code": "code_version"}
+    return {f"cycleqd.{tag}{evaluation}": run[key] for tag, key in keys.items() if run.get(key)}

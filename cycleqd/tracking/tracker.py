@@ -1,0 +1,220 @@
+"""MLflow: an experiment an evolution; nested runs for the evolution, its generations, its models.
+
+Everything here may be repeated: runs are found again by a tag that names them, parameters and tags are written with the
+same values, and a metric's point carries the time of the record it comes from, so that MLflow stores it once.
+"""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from cycleqd.errors import ConflictError, UnavailableError
+from cycleqd.search.records import canonical
+from cycleqd.storage.objects import Store
+from cycleqd.storage.settings import Settings
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+    from mlflow.entities import Metric, Param, RunTag
+
+KEY = "cycleqd.key"
+"""Tag: what a run stands for, unique in its experiment: "evolution", "generation:000012", "model:g000012-c00"."""
+
+_URL = "cycleqd.url"
+_PARENT = "mlflow.parentRunId"
+_KIND = {"mlflow.experimentKind": "custom_model_development"}  # the pages open on runs, not on traces
+_PART = 400  # entities a request; MLflow takes 1000, and 100 params or tags
+
+
+@dataclass(frozen=True)
+class NewRun:
+    """A run to be created: its key, displayed name, tags, description (Markdown) and the key of its parent."""
+
+    key: str
+    name: str
+    description: str
+    tags: Mapping[str, str] = field(default_factory=dict)
+    parent: str | None = None
+
+
+class Tracker:
+    """The MLflow server, as far as an evolution needs it. Failures are UnavailableError after MLflow's own retries."""
+
+    def __init__(self, settings: Settings) -> None:
+        os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
+        os.environ.setdefault("GIT_PYTHON_REFRESH", "quiet")
+        os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")
+        self.uri = settings.tracking
+        with self._reported():
+            from mlflow import MlflowClient
+
+            self.client: MlflowClient = MlflowClient(settings.tracking)
+
+    def experiment(self, store: Store, description: str) -> str:
+        """The id of the evolution's experiment, created when missing.
+
+        Raises ConflictError when the name belongs to another evolution or was deleted.
+        """
+        from mlflow.exceptions import MlflowException
+
+        url = store.url("").rstrip("/")
+        with self._reported():
+            found = self.client.get_experiment_by_name(store.evolution)
+            if found is None:
+                try:
+                    tags = {_URL: url, "mlflow.note.content": description, **_KIND}
+                    return str(self.client.create_experiment(store.evolution, tags=tags))
+                except MlflowException as error:
+                    found = self.client.get_experiment_by_name(store.evolution)  # another process was faster
+                    if found is None:
+                        raise error
+            if found.lifecycle_stage != "active" or found.tags.get(_URL) != url:
+                raise ConflictError(
+                    f"MLflow experiment '{store.evolution}' at {self.uri} is deleted or belongs to"
+                    f" {found.tags.get(_URL, 'something else')}, not to {url}; rename the evolution or the experiment"
+                )
+            return str(found.experiment_id)
+
+    def create_runs(self, store: Store, key: str, experiment: str, wanted: Sequence[NewRun], parents: Ids) -> Ids:
+        """Create runs and store their ids under `key`, once: by a conditional write that one process wins.
+
+        A run that a killed process created without storing its id is found by its tags and taken over. All others of
+        these keys are deleted: another process' that was slower, and what MLflow's client created twice for an answer
+        that was lost.
+        """
+        if load_ids(store, key) is None:
+            created = dict(parents.runs)
+            for run in wanted:
+                created[run.key] = self._find_or_create(experiment, run, created)
+            mine = {run.key: created[run.key] for run in wanted}
+            store.create(key, canonical({"experiment": experiment, "runs": mine}))
+        stored = need_ids(store, key)
+        self._delete_others(stored)
+        return stored
+
+    def _find_or_create(self, experiment: str, run: NewRun, created: Mapping[str, str]) -> str:
+        tags = {KEY: run.key, "mlflow.note.content": run.description, **run.tags}
+        named = f"tags.`{KEY}` = '{run.key}'"
+        if run.parent is not None:
+            # Taken over under its own parent only: of two processes at once, one deletes its parent and all below.
+            tags[_PARENT] = created[run.parent]
+            named += f" AND tags.`{_PARENT}` = '{created[run.parent]}'"
+        with self._reported():
+            found = self.client.search_runs([experiment], named, order_by=["attributes.start_time ASC"], max_results=1)
+            if found:
+                return str(found[0].info.run_id)
+            return str(self.client.create_run(experiment, tags=tags, run_name=run.name).info.run_id)
+
+    def _delete_others(self, stored: Ids) -> None:
+        with self._reported():
+            for name, run_id in stored.runs.items():
+                for run in self.client.search_runs([stored.experiment], f"tags.`{KEY}` = '{name}'"):
+                    if run.info.run_id != run_id:
+                        self.client.delete_run(run.info.run_id)
+
+    def tags(self, run: str) -> dict[str, str]:
+        """A run's tags. Raises UnavailableError when there is no such run."""
+        with self._reported():
+            return dict(self.client.get_run(run).data.tags)
+
+    def search(self, experiment: str, condition: str) -> list[dict[str, str]]:
+        """The tags of an experiment's runs that meet a condition, in MLflow's filter language."""
+        found: list[dict[str, str]] = []
+        token: str | None = ""
+        with self._reported():
+            while token is not None:
+                page = self.client.search_runs([experiment], condition, page_token=token or None)
+                found += [dict(run.data.tags) for run in page]
+                token = page.token or None
+        return found
+
+    def log(
+        self,
+        run: str,
+        *,
+        time: int,
+        step: int = 0,
+        metrics: Mapping[str, float] | None = None,
+        params: Mapping[str, object] | None = None,
+        tags: Mapping[str, object] | None = None,
+    ) -> None:
+        """Log to a run. `time` (milliseconds) is that of the record the metrics come from, the same at every repeat."""
+        from mlflow.entities import Metric, Param, RunTag
+
+        points = [Metric(name, float(value), time, step) for name, value in sorted((metrics or {}).items())]
+        settings = [Param(name, str(value)) for name, value in sorted((params or {}).items())]
+        labels = [RunTag(name, str(value)) for name, value in sorted((tags or {}).items())]
+        with self._reported():
+            for start in range(0, max(len(points), 1), _PART):
+                first = start == 0
+                self._log_batch(run, points[start : start + _PART], settings if first else (), labels if first else ())
+
+    def _log_batch(self, run: str, points: Sequence[Metric], params: Sequence[Param], tags: Sequence[RunTag]) -> None:
+        """Once more where another process inserts the same parameters now: MLflow fails, but for metrics and tags."""
+        from mlflow.exceptions import MlflowException
+
+        try:
+            self.client.log_batch(run, points, params, tags)
+        except MlflowException as error:
+            if error.error_code != "BAD_REQUEST":
+                raise
+            self.client.log_batch(run, points, params, tags)
+
+    def text(self, run: str, path: str, text: str) -> None:
+        """Store an artifact; the same path is overwritten."""
+        with self._reported():
+            self.client.log_text(run, text, path)
+
+    def picture(self, run: str, path: str, png: bytes) -> None:
+        """Store a PNG as an artifact; the same path is overwritten."""
+        folder, _, name = path.rpartition("/")
+        with self._reported(), tempfile.TemporaryDirectory() as scratch:
+            file = Path(scratch) / name
+            file.write_bytes(png)
+            self.client.log_artifact(run, str(file), folder)
+
+    def end(self, run: str, moment: int, status: str = "FINISHED") -> None:
+        """End a run at a recorded moment (milliseconds)."""
+        with self._reported():
+            self.client.set_terminated(run, status, moment)
+
+    @contextmanager
+    def _reported(self) -> Iterator[None]:
+        try:
+            from mlflow.exceptions import MlflowException
+        except ImportError as error:
+            raise UnavailableError("mlflow is not installed; pip install 'cycleqd[tracking]'") from error
+        try:
+            yield
+        except MlflowException as error:
+            sentence = " ".join(str(error).split())[:400]
+            raise UnavailableError(
+                f"MLflow at {self.uri} failed ({sentence}); check MLFLOW_TRACKING_URI and the server, then run"
+                " this again (logging is repeated)"
+            ) from error
+
+
+@dataclass(frozen=True)
+class Ids:
+    """The experiment and run ids that a stage created: key → run id."""
+
+    experiment: str
+    runs: Mapping[str, str] = field(default_factory=dict)
+
+
+def load_ids(store: Store, key: str) -> Ids | None:
+    """The ids stored under `key`, None when none were."""
+    found = store.find_json(key)
+    return None if found is None else Ids(found["experiment"], found["runs"])
+
+
+def need_ids(store: Store, key: str) -> Ids:
+    """Ids that an earlier stage stored."""
+    found = store.get_json(key)
+    return Ids(found["experiment"], found["runs"])

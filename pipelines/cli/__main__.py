@@ -1,5 +1,0 @@
-"""python -m pipelines.cli"""
-
-from pipelines.cli import main
-
-main()

@@ -1,0 +1,201 @@
+"""The transformers engine on tiny models."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from cycleqd.errors import EvaluationError
+from cycleqd.evaluation import engines
+from cycleqd.evaluation.engines import checkpoint, transformers
+from cycleqd.evaluation.engines.engine import Completion, Engine, Sampling
+from cycleqd.evaluation.task import Message
+
+MakeModel = Callable[..., Path]
+CPU = engines.Settings(device="cpu", threads=1)
+GREEDY = Sampling(max_tokens=12)
+
+
+def ask(*texts: str) -> list[list[Message]]:
+    return [[{"role": "user", "content": text}] for text in texts]
+
+
+QUESTIONS = ask("hello", "a much longer question than the first", "x", "what is 2 + 2?", "list the files")
+
+
+@pytest.fixture
+def engine(make_model: MakeModel) -> Engine:
+    engine = engines.create("transformers", CPU)
+    engine.load(make_model(0), "0")
+    return engine
+
+
+def texts(completions: list[Completion]) -> list[str]:
+    return [completion.text for completion in completions]
+
+
+def test_auto_takes_transformers_without_cuda() -> None:
+    assert engines.create("auto", CPU).name == "transformers"
+    assert engines.create("vllm", CPU).name == "vllm"
+
+
+def test_a_batch_gives_what_the_models_own_forward_pass_gives(engine: Engine, make_model: MakeModel) -> None:
+    """Left padding and position ids: greedy decoding without cache, padding or batch, one prompt at a time."""
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    model = AutoModelForCausalLM.from_pretrained(make_model(0), dtype=torch.float32).eval()
+    folder = checkpoint.Checkpoint.open(make_model(0), None)
+    replies = engine.generate(QUESTIONS, GREEDY)
+    for prompt, reply in zip(folder.encode(QUESTIONS), replies, strict=True):
+        tokens: list[int] = []
+        while len(tokens) < GREEDY.max_tokens and tokens[-1:] != [2]:
+            with torch.inference_mode():
+                tokens.append(int(model(torch.tensor([prompt + tokens])).logits[0, -1].argmax()))
+        assert reply == Completion(
+            folder.decode(tokens, ()), "stop" if tokens[-1] == 2 else "length", len(prompt), len(tokens)
+        )
+
+
+def test_a_swapped_in_model_gives_what_a_fresh_engine_gives(engine: Engine, make_model: MakeModel) -> None:
+    before = engine.generate(QUESTIONS, GREEDY)
+    engine.load(make_model(1), "1")
+    fresh = engines.create("transformers", CPU)
+    fresh.load(make_model(1), "1")
+    assert engine.generate(QUESTIONS, GREEDY) == fresh.generate(QUESTIONS, GREEDY)
+    assert engine.generate(QUESTIONS, GREEDY) != before
+    engine.load(make_model(0), "0")
+    assert engine.generate(QUESTIONS, GREEDY) == before
+
+
+def test_replies_do_not_depend_on_the_batch_size_here_or_on_earlier_calls(make_model: MakeModel) -> None:
+    small = engines.create("transformers", engines.Settings(device="cpu", threads=1, batch_tokens=64))
+    large = engines.create("transformers", CPU)
+    for engine in (small, large):
+        engine.load(make_model(0), "0")
+    large.generate(ask("something else"), GREEDY)
+    assert texts(small.generate(QUESTIONS, GREEDY)) == texts(large.generate(QUESTIONS, GREEDY))
+
+
+def test_sampling_repeats_with_its_seed_and_changes_with_it(engine: Engine) -> None:
+    import torch
+
+    warm = Sampling(max_tokens=12, temperature=1.0, seed=1)
+    first = engine.generate(QUESTIONS, warm)
+    torch.manual_seed(99)
+    assert engine.generate(QUESTIONS, warm) == first
+    assert engine.generate(QUESTIONS, Sampling(max_tokens=12, temperature=1.0, seed=2)) != first
+
+
+def test_stop_strings_end_a_reply_and_are_not_part_of_it(engine: Engine) -> None:
+    whole = engine.generate(QUESTIONS[:1], GREEDY)[0]
+    stop = whole.text[3:5]
+    cut = engine.generate(QUESTIONS[:1], Sampling(max_tokens=12, stop=("never", stop)))[0]
+    assert cut.text == whole.text[: whole.text.index(stop)]
+    assert cut.finish == "stop"
+    assert cut.tokens < whole.tokens
+
+
+def test_a_prompt_beyond_the_context_overflows_and_one_near_it_is_cut_short(make_model: MakeModel) -> None:
+    engine = engines.create("transformers", engines.Settings(device="cpu", threads=1, max_context=40))
+    engine.load(make_model(0), "0")
+    overhead = engine.generate(ask(""), GREEDY)[0].prompt_tokens
+    near, beyond, short = engine.generate(ask("n" * (37 - overhead), "b" * (40 - overhead), "s"), GREEDY)
+    assert (near.finish, near.tokens) == ("length", 3)
+    assert beyond == Completion("", "overflow", 40, 0)
+    assert short.tokens > 3
+
+
+def test_progress_counts_every_conversation_that_was_generated(engine: Engine) -> None:
+    seen: list[int] = []
+    engine.generate(QUESTIONS, GREEDY, seen.append)
+    assert sum(seen) == len(QUESTIONS)
+
+
+def test_batches_stay_within_the_token_budget() -> None:
+    prompts = [[0] * n for n in (1, 2, 3, 10, 90)]
+    rooms = [5] * 5
+    batches = list(transformers._batches(range(5), prompts, rooms, 30))
+    assert batches == [[0, 1, 2], [3], [4]]
+
+
+def test_a_model_that_runs_out_of_memory_is_an_error_after_one_smaller_try(
+    engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    budgets: list[int] = []
+
+    def out_of_memory(prompts: object, sampling: object, budget: int, progress: object) -> list[Completion]:
+        budgets.append(budget)
+        raise RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 1 bytes")
+
+    monkeypatch.setattr(engine, "_generate", out_of_memory)
+    with pytest.raises(EvaluationError, match=r"out of memory on cpu .* lower evaluation\.batch_tokens"):
+        engine.generate(QUESTIONS, GREEDY)
+    assert budgets == [16384, 8192]
+
+
+def test_generating_without_a_model_is_refused() -> None:
+    with pytest.raises(EvaluationError, match="load one before"):
+        engines.create("transformers", CPU).generate(QUESTIONS, GREEDY)
+
+
+def test_an_untied_checkpoint_in_a_tied_model_is_refused(make_model: MakeModel, tmp_path: Path) -> None:
+    folder = copy(make_model(0), tmp_path)
+    change_config(folder, tie_word_embeddings=True)
+    with pytest.raises(EvaluationError, match=r"'.*' are one tensor .* set tie_word_embeddings to false"):
+        engines.create("transformers", CPU).load(folder, "tied")
+
+
+def test_a_tied_model_swaps(make_model: MakeModel) -> None:
+    one, other = make_model(0, tie_word_embeddings=True), make_model(1, tie_word_embeddings=True)
+    swapped, fresh = engines.create("transformers", CPU), engines.create("transformers", CPU)
+    swapped.load(one, "0")
+    swapped.load(other, "1")
+    fresh.load(other, "1")
+    assert swapped.generate(QUESTIONS, GREEDY) == fresh.generate(QUESTIONS, GREEDY)
+
+
+@pytest.mark.parametrize("swapped", [False, True])
+def test_a_missing_or_foreign_tensor_is_refused_by_name(make_model: MakeModel, tmp_path: Path, swapped: bool) -> None:
+    from safetensors.torch import load_file, save_file
+
+    folder = copy(make_model(0), tmp_path)
+    tensors = load_file(folder / "model.safetensors")
+    tensors["model.layers.0.other"] = tensors.pop("model.layers.0.mlp.up_proj.weight")
+    save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
+    engine = engines.create("transformers", CPU)
+    if swapped:
+        engine.load(make_model(1), "1")
+    with pytest.raises(EvaluationError, match=r"2 tensors do not match .*'model.layers.0.mlp.up_proj.weight'"):
+        engine.load(folder, "0")
+
+
+def test_another_architecture_is_refused(engine: Engine, make_model: MakeModel) -> None:
+    with pytest.raises(EvaluationError, match="intermediate_size; all models of an evolution need one architecture"):
+        engine.load(make_model(1, intermediate_size=128), "wide")
+
+
+def test_no_chat_template_is_refused(make_model: MakeModel, tmp_path: Path) -> None:
+    folder = copy(make_model(0), tmp_path)
+    (folder / "chat_template.jinja").unlink()
+    with pytest.raises(EvaluationError, match="no chat template"):
+        engines.create("transformers", CPU).load(folder, "0")
+
+
+def test_a_folder_without_a_model_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(EvaluationError, match="not a usable model folder"):
+        engines.create("transformers", CPU).load(tmp_path, "0")
+
+
+def copy(folder: Path, to: Path) -> Path:
+    for file in folder.iterdir():
+        (to / file.name).write_bytes(file.read_bytes())
+    return to
+
+
+def change_config(folder: Path, **changes: object) -> None:
+    path = folder / "config.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))

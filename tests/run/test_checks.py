@@ -1,0 +1,134 @@
+"""What keeps a configuration from running, or is unlikely to be meant, is said before anything is run."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from typer.testing import CliRunner
+
+from cycleqd.cli import app
+from cycleqd.run.checks import check_cluster, check_method, cluster_warnings, quantity
+from cycleqd.search.config import Config, Method
+from tests.pipelines.configs import LLAMA3, two_tasks
+
+DIGESTS = {name: f"registry.example:5000/{name}@sha256:0f" for name in ("control", "weights", "evaluate")}
+
+
+def cluster(**place: Any) -> Config:
+    return two_tasks(runner="kubeflow", **{"images": DIGESTS, **place})
+
+
+def with_method(method: dict[str, Any]) -> Config:
+    return two_tasks().model_copy(update={"method": Method.model_validate(method)})
+
+
+def test_a_good_place_has_no_problems_and_no_warnings() -> None:
+    gpu = {"gpu": 1, "shared_memory": "16Gi", "memory": "48G"}
+    place = {"evaluate": gpu, "service_account": "runs", "endpoint": "https://kfp.example", "pull_secrets": ["a.b"]}
+    assert [*check_cluster(cluster(**place)), *cluster_warnings(cluster(**place))] == []
+
+
+@pytest.mark.parametrize(
+    ("place", "said"),
+    [
+        (
+            {"images": {**DIGESTS, "weights": "r:5000/weights"}},
+            "place.images.weights is 'r:5000/weights', without a tag",
+        ),
+        (
+            {"images": {**DIGESTS, "control": "control:latest"}},
+            "place.images.control is 'control:latest', tagged latest",
+        ),
+        ({"services": "embedded"}, "place.services is embedded"),
+        ({"endpoint": "kfp.example:8888"}, "place.endpoint is 'kfp.example:8888'; begin it with http"),
+        ({"endpoint": "https://me:hidden@kfp.example"}, "place.endpoint holds credentials"),
+        ({"tls_ca": "/nowhere/ca.pem"}, "place.tls_ca: there is no file /nowhere/ca.pem"),
+        ({"secret": "My Secret"}, "place.secret: 'My Secret' cannot be the name"),
+        ({"pull_secrets": ["good", "Bad"]}, "place.pull_secrets: 'Bad'"),
+        ({"control": {"gpu": 1}}, "place.control.gpu is 1: no control stage uses a GPU"),
+        ({"device": "cuda", "weights": {"gpu": 1}}, "place.device is cuda, but place.evaluate.gpu is 0"),
+        ({"device": "cpu", "weights": {"gpu": 1}}, "place.weights.gpu is 1, but place.device is cpu"),
+        ({"evaluate": {"memory": "16G", "shared_memory": "16Gi"}}, "shared_memory is 16Gi of a memory of 16G"),
+    ],
+)
+def test_each_problem_is_one_sentence(place: dict[str, Any], said: str) -> None:
+    (problem,) = check_cluster(cluster(**place))
+    assert said in problem and "\n" not in problem
+
+
+def test_a_configuration_that_is_too_large_for_a_parameter_is_refused() -> None:
+    config = cluster()
+    ids = {"search_ids": [f"sample-{n:06d}" for n in range(10000)], "test_ids": ["last"]}
+    task = config.tasks["one"].model_copy(update={"split": type(config.tasks["one"].split)(**ids)})
+    large = config.model_copy(update={"tasks": {**config.tasks, "one": task}})
+    assert any("kB as a parameter" in problem for problem in check_cluster(large))
+
+
+def test_what_is_unlikely_to_be_meant_is_a_warning() -> None:
+    (tags,) = cluster_warnings(two_tasks(runner="kubeflow"))
+    assert "control, weights, evaluate are named by tag" in tags
+    (memory,) = cluster_warnings(cluster(evaluate={"gpu": 2}))
+    assert "shared_memory is not set" in memory
+
+
+@pytest.mark.parametrize(
+    ("method", "said"),
+    [
+        ({"grid": {"bins": 40}, "generations": 39}, "the archive of 'one' has 40 cells, but only 39 children"),
+        (
+            {"mutation": {"mode": "rescale", "w_max": 1}},
+            "method.mutation.w_max is 1: rescaling by U[0, w_max] can then only shrink",
+        ),
+        ({"mutation": {"mode": "additive", "w_max": 1.5}}, "method.mutation.w_max is 1.5: additive mutation adds"),
+        ({"stop": {"patience": 1}}, "method.stop.patience is 1: less than one turn of all archives"),
+    ],
+)
+def test_a_method_that_is_unlikely_to_be_meant_is_a_warning(method: dict[str, Any], said: str) -> None:
+    warnings = list(check_method(with_method(method)))
+    assert warnings and said in warnings[0] and "\n" not in warnings[0]
+    assert {sentence.split(":")[0] for sentence in warnings} == {warnings[0].split(":")[0]}
+
+
+@pytest.mark.parametrize(
+    "method",
+    [
+        {"grid": {"bins": 40}, "generations": 40},
+        {"mutation": {"mode": "rescale", "w_max": 1.1}},
+        {"mutation": {"mode": "rescale"}},
+        {"mutation": {"mode": "additive", "w_max": 1}},
+        {"mutation": {"kind": "gaussian", "w_max": 1}},
+        {"stop": {"patience": 2}},
+        {"stop": {"patience": 1}, "focus": "all"},
+        {"stop": {"patience": 1}, "algorithm": "nsga2"},
+    ],
+)
+def test_a_method_that_makes_sense_has_no_warnings(method: dict[str, Any]) -> None:
+    assert list(check_method(with_method(method))) == []
+
+
+@pytest.mark.parametrize(("settings", "warned"), [({}, True), ({"exclude": [17]}, False), ({"root": "host"}, False)])
+def test_os_samples_that_pods_cannot_run_are_told_before_seeding(settings: dict[str, Any], warned: bool) -> None:
+    config = cluster()
+    data = {"class": "cycleqd.evaluation.benchmarks.os.task:OsTask", "data": "s3://data/os", "settings": settings}
+    tasks = {**config.tasks, "one": type(config.tasks["one"]).model_validate(data)}
+    found = list(cluster_warnings(config.model_copy(update={"tasks": tasks})))
+    assert [sentence.startswith("task 'one': some OS samples") for sentence in found] == [True] * warned
+
+
+def test_quantities_are_compared_in_bytes() -> None:
+    assert [quantity(text) for text in ("1500", "16G", "16Gi", "0.5Ti")] == [1500, 16e9, 2**34, 2**39]
+
+
+def test_validate_tells_a_clusters_problems_with_a_profile(tmp_path: Path) -> None:
+    profile = tmp_path / "profile.yaml"
+    profile.write_text(yaml.safe_dump({"control": {"gpu": 1}, "images": {"evaluate": "evaluate:latest"}}))
+    arguments = ["validate", "--json", "-c", str(LLAMA3), "--profile", str(profile)]
+    result = CliRunner().invoke(app, arguments, env={"MLFLOW_TRACKING_URI": "", "CYCLEQD_BUCKET": ""})
+    problems = json.loads(result.stdout)["problems"]
+    assert result.exit_code == 2
+    assert sum("place.control.gpu" in problem for problem in problems) == 1
+    assert sum("evaluate:latest" in problem for problem in problems) == 1

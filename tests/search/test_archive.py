@@ -1,0 +1,107 @@
+"""The laws of an elitist archive."""
+
+import json
+from itertools import combinations
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from cycleqd.search.archive import Archive, union
+from cycleqd.search.grid import Axis, behaviour
+from cycleqd.search.records import Scored, canonical
+from tests.search.world import model
+
+AXES = {"a": Axis(0.0, 1.0, 3), "b": Axis(0.2, 0.8, 4), "c": Axis(0.5, 0.5, 1)}
+EMPTY = Archive("a", behaviour(AXES, "a"))
+
+fractions = st.integers(0, 40).map(lambda n: n / 40)
+score_lists = st.lists(st.tuples(fractions, fractions, fractions), min_size=1, max_size=25)
+
+
+def offered(models: list[Scored], forbid: bool = False) -> Archive:
+    archive = EMPTY
+    for one in models:
+        archive = archive.offer(one, forbid)
+    return archive
+
+
+def models_of(scores: list[tuple[float, float, float]]) -> list[Scored]:
+    return [model(f"m{i}", *s, tasks=tuple(AXES)) for i, s in enumerate(scores)]
+
+
+@settings(max_examples=200)
+@given(score_lists, st.randoms(use_true_random=False))
+def test_content_is_independent_of_the_order_of_non_tying_offers(scores: list, random: object) -> None:
+    models = models_of(scores)
+    ties = {
+        y.model.id
+        for x, y in combinations(models, 2)
+        if x.scores["a"] == y.scores["a"] and EMPTY.grid.cell(x.scores) == EMPTY.grid.cell(y.scores)
+    }
+    models = [one for one in models if one.model.id not in ties]
+    shuffled = list(models)
+    random.shuffle(shuffled)  # type: ignore[attr-defined]
+    assert canonical(offered(models).to_json()) == canonical(offered(shuffled).to_json())
+
+
+@given(score_lists)
+def test_no_elite_gets_worse_and_none_disappears(scores: list) -> None:
+    archive = EMPTY
+    for one in models_of(scores):
+        grown = archive.offer(one)
+        for cell, elite in archive.elites.items():
+            assert grown.elites[cell] == elite or grown.elites[cell].scores["a"] > elite.scores["a"]
+        assert grown.coverage >= archive.coverage and grown.qd_score >= archive.qd_score
+        archive = grown
+
+
+@given(score_lists)
+def test_each_cell_holds_the_first_best_of_what_was_offered_to_it(scores: list) -> None:
+    models = models_of(scores)
+    archive = offered(models)
+    cells = {EMPTY.grid.cell(one.scores) for one in models}
+    assert list(archive.elites) == sorted(cells)
+    for cell in cells:
+        rivals = [one for one in models if EMPTY.grid.cell(one.scores) == cell]
+        assert archive.elites[cell] == max(rivals, key=lambda one: one.scores["a"])  # max keeps the first
+
+
+@given(score_lists)
+def test_offering_again_changes_nothing(scores: list) -> None:
+    models = models_of(scores)
+    archive = offered(models)
+    assert offered(models + models) == archive
+
+
+@given(score_lists)
+def test_json_round_trip(scores: list) -> None:
+    archive = offered(models_of(scores))
+    assert Archive.from_json(json.loads(canonical(archive.to_json())), archive.grid) == archive
+
+
+def test_a_tie_keeps_the_incumbent_and_a_better_one_replaces_it() -> None:
+    first, tie, better = (model(i, q, 0.5, 0.1, tasks=("a", "b", "c")) for i, q in (("x", 0.4), ("y", 0.4), ("z", 0.5)))
+    archive = EMPTY.offer(first)
+    assert archive.offer(tie) is archive
+    assert list(archive.offer(better).elites.values()) == [better]
+
+
+def test_forbidden_copies() -> None:
+    one = model("x", 0.4, 0.3, 0.5, sha256="same", tasks=("a", "b", "c"))
+    copy = model("y", 0.5, 0.7, 0.5, sha256="same", tasks=("a", "b", "c"))  # another cell: scores may differ by chance
+    assert len(offered([one, copy]).elites) == 2
+    assert list(offered([one, copy], forbid=True).elites.values()) == [one]
+
+
+def test_coverage_and_qd_score_by_hand() -> None:
+    # 4 × 1 cells; b = 0.35 is an edge (bin 0), 0.36 is bin 1
+    archive = offered(models_of([(0.5, 0.35, 0.0), (0.7, 0.3, 1.0), (0.25, 0.36, 0.5)]))
+    assert list(archive.elites) == [(0, 0), (1, 0)]
+    assert archive.coverage == 2 / 4
+    assert archive.qd_score == 0.7 + 0.25
+
+
+def test_union_names_each_model_once() -> None:
+    one, two = models_of([(0.5, 0.3, 0.5), (0.6, 0.7, 0.5)])
+    other = Archive("b", behaviour(AXES, "b")).offer(one).offer(two)
+    assert union([offered([one, two]), other]) == (one, two)

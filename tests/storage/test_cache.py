@@ -1,0 +1,204 @@
+"""The checkpoint cache: bounded, verified, shared by processes."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import signal
+import subprocess
+import sys
+import threading
+from contextlib import suppress
+from pathlib import Path
+
+import pytest
+
+from cycleqd.errors import IntegrityError, InvalidInputError, UnavailableError
+from cycleqd.storage.cache import CheckpointCache
+from cycleqd.weights.local import LocalSource
+from cycleqd.weights.manifest import Manifest
+from tests.weights.models import manifest_of
+
+
+def model(folder: Path, content: bytes) -> tuple[LocalSource, Manifest]:
+    """A 'checkpoint' of one file; the cache looks at nothing but names and bytes."""
+    folder.mkdir()
+    (folder / "f").write_bytes(content)
+    return LocalSource(folder), manifest_of(folder)
+
+
+def entries(folder: Path) -> set[str]:
+    return {path.name for path in folder.iterdir() if path.is_dir()}
+
+
+def test_a_checkpoint_is_fetched_once(tmp_path: Path) -> None:
+    source, manifest = model(tmp_path / "m", b"abc" * 1000)
+    cache = CheckpointCache(tmp_path / "cache", 10_000)
+    with cache.fetch(source, manifest) as folder:
+        assert manifest_of(folder) == manifest
+    (tmp_path / "m/f").unlink()  # the second time nothing is read from the source
+    with cache.fetch(source, manifest) as again:
+        assert again == folder and (again / "f").read_bytes() == b"abc" * 1000
+
+
+def test_what_was_not_used_for_longest_makes_room(tmp_path: Path) -> None:
+    cache = CheckpointCache(tmp_path / "cache", 3_000)
+    models = [model(tmp_path / n, n.encode() * 1000) for n in "abcd"]
+    for age, (source, manifest) in zip((300, 200, 100), models, strict=False):
+        with cache.fetch(source, manifest) as folder:
+            pass
+        os.utime(folder, (folder.stat().st_atime, folder.stat().st_mtime - age))
+    with cache.fetch(*models[0]):  # now b is the oldest
+        pass
+    with cache.fetch(*models[3]):
+        assert entries(tmp_path / "cache") == {models[i][1].digest for i in (0, 2, 3)}
+
+
+def test_a_checkpoint_in_use_is_never_evicted(tmp_path: Path) -> None:
+    cache = CheckpointCache(tmp_path / "cache", 2_500)
+    models = [model(tmp_path / n, n.encode() * 1000) for n in "abc"]
+    with cache.fetch(*models[0]) as first, cache.fetch(*models[1]):
+        with pytest.raises(UnavailableError, match="500 bytes left beside the checkpoints in use, 1,000 are needed"):
+            cache.fetch(*models[2]).__enter__()
+        assert (first / "f").read_bytes() == b"a" * 1000
+    with cache.fetch(*models[2]):
+        assert models[2][1].digest in entries(tmp_path / "cache")
+
+
+def test_finding_fetches_nothing_and_keeps_what_it_found(tmp_path: Path) -> None:
+    cache = CheckpointCache(tmp_path / "cache", 1_500)
+    models = [model(tmp_path / n, n.encode() * 1000) for n in "ab"]
+    with cache.find(models[0][1]) as absent:
+        assert absent is None and not list((tmp_path / "cache").iterdir())
+    with cache.fetch(*models[0]):
+        pass
+    with cache.find(models[0][1]) as found, pytest.raises(UnavailableError, match="left beside the checkpoints in use"):
+        assert found == tmp_path / "cache" / models[0][1].digest
+        cache.fetch(*models[1]).__enter__()
+
+
+def test_too_large_and_damaged_checkpoints_leave_no_entry(tmp_path: Path) -> None:
+    source, manifest = model(tmp_path / "m", b"x" * 1000)
+    with pytest.raises(InvalidInputError, match="1,000 bytes does not fit"):
+        CheckpointCache(tmp_path / "cache", 999).fetch(source, manifest).__enter__()
+    (tmp_path / "m/f").write_bytes(b"y" * 1000)
+    with pytest.raises(IntegrityError, match="m/f has sha256"):
+        CheckpointCache(tmp_path / "cache", 1000).fetch(source, manifest).__enter__()
+    assert not entries(tmp_path / "cache")
+
+
+def test_what_a_killed_fetch_left_is_removed(tmp_path: Path) -> None:
+    source, manifest = model(tmp_path / "m", b"x" * 1000)
+    stale = tmp_path / "cache" / f"{'0' * 64}.900.part"
+    stale.mkdir(parents=True)
+    (stale / ".f.part").write_bytes(b"x" * 10)
+    with CheckpointCache(tmp_path / "cache", 1_500).fetch(source, manifest):
+        assert entries(tmp_path / "cache") == {manifest.digest}
+
+
+@pytest.mark.parametrize("harm", ["missing", "shorter"])
+def test_a_damaged_entry_is_fetched_again(tmp_path: Path, harm: str) -> None:
+    (tmp_path / "m").mkdir()
+    (tmp_path / "m/generation_config.json").write_text("{}")
+    (tmp_path / "m/f").write_bytes(b"x" * 1000)
+    source, manifest = LocalSource(tmp_path / "m"), manifest_of(tmp_path / "m")
+    cache = CheckpointCache(tmp_path / "cache", 1_500)
+    with cache.fetch(source, manifest) as entry:
+        pass
+    if harm == "missing":
+        (entry / "generation_config.json").unlink()
+    else:
+        os.truncate(entry / "generation_config.json", 1)
+    with cache.find(manifest) as found:
+        assert found is None
+    with cache.fetch(source, manifest) as entry:
+        assert manifest_of(entry) == manifest and entries(tmp_path / "cache") == {manifest.digest}
+
+
+EVICT = """
+import os, signal, sys
+from cycleqd.storage.cache import CheckpointCache
+from cycleqd.weights.local import LocalSource
+from cycleqd.weights.manifest import Manifest
+folder, cache, manifest = sys.argv[1:]
+unlink = os.unlink
+def last(*args, **more):
+    unlink(*args, **more)
+    os.kill(os.getpid(), signal.SIGKILL)
+os.unlink = last
+CheckpointCache(cache, 2_500).fetch(LocalSource(folder), Manifest.from_json(manifest)).__enter__()
+"""
+
+
+def test_a_killed_eviction_leaves_no_entry(tmp_path: Path) -> None:
+    source, _ = model(tmp_path / "m", b"x" * 1000)
+    (tmp_path / "m/g").write_bytes(b"y" * 1000)
+    manifest = manifest_of(tmp_path / "m")
+    cache = CheckpointCache(tmp_path / "cache", 2_500)
+    with cache.fetch(source, manifest):
+        pass
+    _, other = model(tmp_path / "other", b"z" * 1000)
+    command = [sys.executable, "-c", EVICT, str(tmp_path / "other"), str(tmp_path / "cache"), other.to_json()]
+    assert subprocess.run(command, timeout=120).returncode == -signal.SIGKILL
+    assert entries(tmp_path / "cache") == {f"{manifest.digest}.2000.part"}
+    with cache.fetch(source, manifest) as entry:
+        assert manifest_of(entry) == manifest and entries(tmp_path / "cache") == {manifest.digest}
+
+
+class Counted(LocalSource):
+    """While it is read, another process begins to make room: it holds the accounting's lock from then on."""
+
+    def __init__(self, folder: Path, lock: int) -> None:
+        super().__init__(folder)
+        self.lock, self.read = lock, threading.Event()
+
+    def read_range(self, name: str, start: int, stop: int) -> memoryview:
+        fcntl.flock(self.lock, fcntl.LOCK_EX)
+        self.read.set()
+        return super().read_range(name, start, stop)
+
+
+@pytest.mark.parametrize("ends", ["well", "badly"])
+def test_a_fetch_ends_only_while_nobody_counts(tmp_path: Path, ends: str) -> None:
+    _, manifest = model(tmp_path / "m", b"x" * 1000)
+    if ends == "badly":
+        (tmp_path / "m/f").write_bytes(b"y" * 1000)
+    cache = CheckpointCache(tmp_path / "cache", 1_500)
+    lock = os.open(tmp_path / "cache/.lock", os.O_RDWR | os.O_CREAT)
+    source = Counted(tmp_path / "m", lock)
+
+    def fetch() -> None:
+        with suppress(IntegrityError), cache.fetch(source, manifest):
+            pass
+
+    fetching = threading.Thread(target=fetch)
+    fetching.start()
+    assert source.read.wait(60)
+    fetching.join(0.3)  # it would have ended long before
+    assert entries(tmp_path / "cache") == {f"{manifest.digest}.1000.part"}, "what is counted must not vanish"
+    os.close(lock)
+    fetching.join(60)
+    assert entries(tmp_path / "cache") == ({manifest.digest} if ends == "well" else set())
+
+
+FETCH = """
+import sys, time
+from cycleqd.storage.cache import CheckpointCache
+from cycleqd.weights.local import LocalSource
+from cycleqd.weights.manifest import Manifest
+folder, cache, limit, manifest = sys.argv[1:]
+with CheckpointCache(cache, int(limit)).fetch(LocalSource(folder), Manifest.from_json(manifest)) as entry:
+    inode = entry.stat().st_ino
+    time.sleep(0.3)
+    print(inode, len((entry / "f").read_bytes()))
+"""
+
+
+def test_processes_share_one_fetch(tmp_path: Path) -> None:
+    _, manifest = model(tmp_path / "m", os.urandom(30 << 20))
+    command = [sys.executable, "-c", FETCH, str(tmp_path / "m"), str(tmp_path / "cache"), str(32 << 20)]
+    processes = [subprocess.Popen([*command, manifest.to_json()], stdout=subprocess.PIPE, text=True) for _ in range(4)]
+    answers = {process.communicate(timeout=120)[0] for process in processes}
+    assert [process.returncode for process in processes] == [0] * 4
+    assert len(answers) == 1 and answers.pop().split()[1] == str(30 << 20)
+    assert entries(tmp_path / "cache") == {manifest.digest}
