@@ -111,7 +111,7 @@ class TransformersEngine:
         dtype = "auto" if self._settings.dtype == "auto" else getattr(torch, self._settings.dtype)
         model = AutoModelForCausalLM.from_pretrained(checkpoint.folder, dtype=dtype, local_files_only=True)
         model.generation_config = GenerationConfig()  # the folder's own settings would mix into ours
-        self._model = model.to(self._device()).eval()
+        self._model = model.to(self._device()).eval()  # type: ignore[arg-type]
 
     def _generate(
         self, prompts: Sequence[Sequence[int]], sampling: Sampling, budget: int, progress: Progress | None

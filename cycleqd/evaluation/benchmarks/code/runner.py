@@ -71,9 +71,10 @@ class _Unreadable(io.StringIO):
     def read(self, *_: Any) -> str:
         raise OSError("no input")
 
-    readline = read
+    def readline(self, *_: Any) -> str:  # type: ignore[override]
+        raise OSError("no input")
 
-    def readlines(self, *_: Any) -> list[str]:
+    def readlines(self, *_: Any) -> list[str]:  # type: ignore[override]
         raise OSError("no input")
 
     def readable(self) -> bool:
