@@ -138,9 +138,7 @@ def _code(task: dict[str, Any]) -> tuple[str, list[str] | None]:
         return (code, ["c", code]) if sanitizer.is_python(code) else ("", ["f", ""])
     except TimeLimitError:
         return "", ["t", "extraction"]
-    except (
-        Exception
-    ) as problem:  # nested too deeply, half a surrogate pair: EvalPlus' own functions end in the same way
+    except Exception as problem:  # nested too deeply, half a surrogate pair: as EvalPlus' own functions end
         return "", ["r", _sentence(problem)]
     finally:
         signal.setitimer(signal.ITIMER_PROF, 0)
