@@ -43,7 +43,7 @@ images: ## the three container images
 lint: .venv/.dev ## style, types and import rules
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
-	$(BIN)/mypy -p cycleqd
+	$(BIN)/mypy -p cycleqd -p examples -p benchmarks -p scripts
 	$(BIN)/lint-imports
 
 format: .venv/.dev ## rewrite the code in its style
