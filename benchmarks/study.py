@@ -68,7 +68,8 @@ class Replayed(Episode):
 
     def __init__(self, task: Remembering, sample: Sample, messages: Sequence[Message]) -> None:
         super().__init__(sample, messages)
-        self.task, self.inner = task, None
+        self.task = task
+        self.inner: Episode | None = None
 
     def next(self, reply: str) -> None:
         """Have the reply run by the wrapped task, unless its verdict is remembered. ValueError where it asks on."""
