@@ -94,9 +94,8 @@ FAILING = {
 
 @pytest.mark.parametrize("form", PASSING)
 def test_right_code_passes_in_every_form(task: CodeTask, total: Sample, form: str) -> None:
-    assert judged(task, total, PASSING[form]) == Verdict(
-        Outcome.PASSED, "base: all 2 tests passed", {"base": True, "plus": True}
-    )
+    passed = Verdict(Outcome.PASSED, "base: all 2 tests passed", {"base": True, "plus": True})
+    assert judged(task, total, PASSING[form]) == passed
 
 
 @pytest.mark.parametrize("form", FAILING)
@@ -272,22 +271,18 @@ PROSE = [
     "",
     "Here is the solution:",
     "Sure!\n\nIt's a loop (as usual):\n- first\n- second",
-    "# Answer\n\nWe need `f`.",
+    "# Answer\n\nUse `f`.",
     "x",
 ]
 HELPERS = [
-    "",
-    "import math",
-    "from typing import *\nLIMIT = 10",
+    *("", "import math", "from typing import *\nLIMIT = 10"),
     "def helper(x):\n    return x\n",
     "class Box:\n    size = 1",
     "def {name}(*a):\n    return None",
     "import functools\n@functools.cache",
 ]
 USAGE = [
-    "",
-    "print({name}(1))",
-    "assert {name}",
+    *("", "print({name}(1))", "assert {name}"),
     "if __name__ == '__main__':\n    {name}()",
     "result = {name}",
     "def {name}(x):\n    return 1",
@@ -313,10 +308,8 @@ def dressed(draw: st.DrawFn) -> tuple[int, str, str]:
         draw(st.sampled_from(USAGE)).replace("{name}", name),
     ]
     body = draw(st.sampled_from(["\n", "\n\n"])).join(part for part in parts if part)
-    fence, word = (
-        draw(st.sampled_from(["```", "~~~", "````", ""])),
-        draw(st.sampled_from(["python", "py", "Python", ""])),
-    )
+    fence = draw(st.sampled_from(["```", "~~~", "````", ""]))
+    word = draw(st.sampled_from(["python", "py", "Python", ""]))
     if fence:
         body = f"{fence}{word}\n{body}" + draw(st.sampled_from([f"\n{fence}", f"\n{fence}", ""]))
     if draw(st.integers(0, 9)) == 0:
