@@ -15,7 +15,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from components.evaluate.benchmarks.code import CodeTask, answer
+from components.evaluate.benchmarks.code import CodeTask
 from components.evaluate.benchmarks.mbpp import codec, rules
 from components.evaluate.benchmarks.mbpp import problem as problems
 from components.evaluate.benchmarks.mbpp.judge import expectation, judge
