@@ -16,8 +16,8 @@ One problem, as the model sees it, and an answer:
     ```
 
 The answer is the code that EvalPlus' `sanitize` keeps of the reply, fenced or not; a block of reasoning before it is
-taken off first. It runs on the arguments of the base tests, and when these pass on those of the plus tests, in a box that
-holds no expected value; what it returned comes back as data and is compared out here.
+taken off first. It runs on the arguments of the base tests, and when these pass on those of the plus tests, in a box
+that holds no expected value; what it returned comes back as data and is compared out here.
 """
 
 from __future__ import annotations

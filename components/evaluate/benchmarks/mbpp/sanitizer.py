@@ -129,6 +129,8 @@ class _Search:
 
 def _parse(code: str) -> ast.Module | None:
     """None where the code ends too early. _HopelessError where it can never become Python, whatever follows."""
+    if "\0" in code:  # a SyntaxError since Python 3.11.4, before that a ValueError
+        raise _HopelessError
     try:
         module: ast.Module = compile(code, "<unknown>", "exec", _FLAGS, dont_inherit=True)
     except SyntaxError as problem:
