@@ -48,7 +48,7 @@ def test_an_image_holds_what_its_stages_need_and_no_more(image: str) -> None:
     wanted = {
         "control": {*common, *CLIENT, "pipelines"},
         "weights": {*common, "torch", "safetensors"},
-        "evaluate": {*common, "torch", "safetensors", "transformers", "evalplus", "pymysql"},
+        "evaluate": {*common, "torch", "safetensors", "transformers", "evalplus", "tree_sitter", "pymysql"},
     }
     modules = {*wanted["evaluate"], *wanted["control"], "tests", "pytest", "hypothesis", "vllm", "nvidia"}
     code = f"import importlib.util as u; print(*[m for m in {sorted(modules)} if u.find_spec(m)])"
