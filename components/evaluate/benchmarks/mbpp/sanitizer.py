@@ -2,7 +2,7 @@
 
 EvalPlus first looks for the most lines in a row that are Python, then keeps of them, by tree-sitter's reading, the
 imports and what the entry point needs. The second half here is EvalPlus' own code. Its search parses every pair of a
-first and a last line, minutes for 500 lines; `longest_run` finds the same lines and parses only where it must.
+first and a last line, a minute for 500 lines; `longest_run` finds the same lines and parses only where it must.
 """
 
 from __future__ import annotations
