@@ -272,7 +272,7 @@ PROSE = [
     "",
     "Here is the solution:",
     "Sure!\n\nIt's a loop (as usual):\n- first\n- second",
-    "# Answer\n\nWe need `f`.",
+    "# Answer\n\nUse `f`.",
     "x",
 ]
 HELPERS = [
@@ -313,10 +313,8 @@ def dressed(draw: st.DrawFn) -> tuple[int, str, str]:
         draw(st.sampled_from(USAGE)).replace("{name}", name),
     ]
     body = draw(st.sampled_from(["\n", "\n\n"])).join(part for part in parts if part)
-    fence, word = (
-        draw(st.sampled_from(["```", "~~~", "````", ""])),
-        draw(st.sampled_from(["python", "py", "Python", ""])),
-    )
+    fence = draw(st.sampled_from(["```", "~~~", "````", ""]))
+    word = draw(st.sampled_from(["python", "py", "Python", ""]))
     if fence:
         body = f"{fence}{word}\n{body}" + draw(st.sampled_from([f"\n{fence}", f"\n{fence}", ""]))
     if draw(st.integers(0, 9)) == 0:
