@@ -94,9 +94,8 @@ FAILING = {
 
 @pytest.mark.parametrize("form", PASSING)
 def test_right_code_passes_in_every_form(task: CodeTask, total: Sample, form: str) -> None:
-    assert judged(task, total, PASSING[form]) == Verdict(
-        Outcome.PASSED, "base: all 2 tests passed", {"base": True, "plus": True}
-    )
+    passed = Verdict(Outcome.PASSED, "base: all 2 tests passed", {"base": True, "plus": True})
+    assert judged(task, total, PASSING[form]) == passed
 
 
 @pytest.mark.parametrize("form", FAILING)
@@ -276,18 +275,14 @@ PROSE = [
     "x",
 ]
 HELPERS = [
-    "",
-    "import math",
-    "from typing import *\nLIMIT = 10",
+    *("", "import math", "from typing import *\nLIMIT = 10"),
     "def helper(x):\n    return x\n",
     "class Box:\n    size = 1",
     "def {name}(*a):\n    return None",
     "import functools\n@functools.cache",
 ]
 USAGE = [
-    "",
-    "print({name}(1))",
-    "assert {name}",
+    *("", "print({name}(1))", "assert {name}"),
     "if __name__ == '__main__':\n    {name}()",
     "result = {name}",
     "def {name}(x):\n    return 1",
