@@ -365,7 +365,7 @@ class Place(Section):
     generations_per_run: int = Field(default=1, ge=1)
     """Generations in one pipeline run."""
     parallelism: int = Field(default=2, ge=1)
-    """Children (in seeding: models) that are worked on at a time."""
+    """Children that are worked on at a time on one machine; on a cluster GPUs, quotas and queues limit."""
     workers: int = Field(default=4, ge=1)
     """Samples of a task that are judged at a time."""
     threads: int = Field(default=2, ge=1)
@@ -376,8 +376,8 @@ class Place(Section):
     """Space for cached checkpoints on a machine."""
     timeout: int = Field(default=6 * 3600, ge=60)
     """Seconds until a task is ended."""
-    retries: int = Field(default=1, ge=0)
-    """How often a failed task is repeated."""
+    retries: int = Field(default=2, ge=0)
+    """How often `drive` repeats a failed run on a cluster."""
     pins: tuple[str, ...] = ()
     """Ids of models that are never cleaned up."""
     images: Images = Images()
