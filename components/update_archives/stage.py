@@ -6,16 +6,28 @@ once one moves HEAD and the other finds it moved, which is no error when both ma
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
+from dataclasses import replace
 
 from cycleqd.errors import ConflictError, IntegrityError
 from cycleqd.search import state as states
 from cycleqd.search.config import Config
-from cycleqd.search.records import JSON, Scored, canonical
+from cycleqd.search.records import JSON, Scored
 from cycleqd.search.state import State
 from cycleqd.storage import layout
 from cycleqd.storage.cleaning import clean
-from cycleqd.storage.evolution import Head, current, find_head, load_config, load_state, need_plan, parse_place
+from cycleqd.storage.evolution import (
+    Head,
+    current,
+    find_head,
+    load_config,
+    load_state,
+    need_plan,
+    need_plan_record,
+    parse_place,
+)
+from cycleqd.storage.formats import encode
 from cycleqd.storage.objects import Store
 from cycleqd.storage.results import Clock, once
 from cycleqd.storage.scores import scored_models
@@ -46,11 +58,11 @@ def seeded_models(config: Config) -> list[str]:
 def make(store: Store, config: Config, generation: int, models: Sequence[str]) -> State:
     """The next state, its snapshot and record written."""
     scored, evaluations = scored_models(store, config, models, verdicts=config.method.needs_verdicts)
-    plan = None if generation < 0 else need_plan(store, generation)
+    plan = None if generation < 0 else need_plan_record(store, generation)
     inputs = {
         "generation": generation,
-        "snapshot": None if plan is None else plan.snapshot,
-        "plan": None if plan is None else plan.to_json(),
+        "snapshot": None if plan is None else plan.body["snapshot"],
+        "plan": None if plan is None else plan.sha256,
         "evaluations": evaluations,
     }
     done: list[State] = []
@@ -58,16 +70,17 @@ def make(store: Store, config: Config, generation: int, models: Sequence[str]) -
     def compute(clock: Clock) -> JSON:
         with clock.part("update"):
             state = following(store, config, generation, scored)
-        data = canonical(state.to_json())
+        data = encode(state.to_json())
         key = layout.snapshot(generation + 1)
         if not store.create(key, data) and store.get(key) != data:
             raise IntegrityError(
                 f"{store.url(key)} exists and is not what the scores of generation {generation} give; it was altered or"
                 " made by another version: delete it to make it again"
             )
-        done.append(state)
+        sha256 = hashlib.sha256(data).hexdigest()
+        done.append(replace(state, digest=sha256))
         entered = {model: list(states.homes(state, model)) for model in models}
-        return {"snapshot": generation + 1, "sha256": state.digest, "entered": entered}
+        return {"snapshot": generation + 1, "sha256": sha256, "entered": entered}
 
     once(store, layout.update(generation), "update_archives", METHOD_VERSION, inputs, compute)
     return done[0] if done else load_state(store, generation + 1)
@@ -90,7 +103,7 @@ def move_head(store: Store, target: Head) -> None:
 
     Raises ConflictError when HEAD names another snapshot of that number, or is not the one before.
     """
-    data = canonical(target.to_json())
+    data = encode(target.to_json())
     head = find_head(store)
     if head is None and target.snapshot == 0:
         store.create(layout.HEAD, data)

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import gzip
 import hashlib
-import json
 
 from cycleqd.errors import IntegrityError
 from cycleqd.evaluation.engines.engine import Engine
 from cycleqd.evaluation.evaluator import Evaluation
 from cycleqd.evaluation.staged import Split, StagedTask
 from cycleqd.search.config import Config
-from cycleqd.search.records import JSON, canonical, digest
+from cycleqd.search.records import JSON, digest
 from cycleqd.storage import layout
+from cycleqd.storage.formats import decode, encode
 from cycleqd.storage.objects import Store
 from cycleqd.storage.results import Clock, find_result, need_result, write_result
 
@@ -44,14 +44,15 @@ def inputs_of(config: Config, model: str, task: StagedTask, split: Split) -> JSO
 def read_transcripts(store: Store, model: str, task: str, split: Split) -> list[JSON]:
     """The transcripts of an evaluation, a record a sample. Raises IntegrityError when they are not as recorded."""
     folder = layout.evaluation(model, task, split)
-    data = store.get(f"{folder}/{TRANSCRIPTS}")
+    key = f"{folder}/{TRANSCRIPTS}"
+    data = store.get(key)
     recorded, found = need_result(store, folder)["outputs"]["transcripts"]["sha256"], hashlib.sha256(data).hexdigest()
     if found != recorded:
         raise IntegrityError(
-            f"{store.url(f'{folder}/{TRANSCRIPTS}')} has sha256 {found}, recorded was {recorded}; restore it, or delete"
-            " its result.json to evaluate again"
+            f"{store.url(key)} has sha256 {found}, recorded was {recorded}; restore it, or delete its result.json to"
+            " evaluate again"
         )
-    return [json.loads(line) for line in gzip.decompress(data).splitlines()]
+    return [decode(key, line, store.url(key)) for line in gzip.decompress(data).splitlines()]
 
 
 def write_evaluation(
@@ -64,7 +65,7 @@ def write_evaluation(
     folder = layout.evaluation(model, task.name, inputs["split"])
     if find_result(store, folder, NAME, METHOD_VERSION, inputs) is not None:
         return
-    lines = b"".join(canonical(record.to_json()) + b"\n" for record in found.records)
+    lines = b"".join(encode(record.to_json()) + b"\n" for record in found.records)
     transcripts = gzip.compress(lines, mtime=0)
     store.put(f"{folder}/{TRANSCRIPTS}", transcripts)
     clock.seconds["generating"] = round(found.timings.generating, 4)

@@ -14,12 +14,12 @@ from dataclasses import dataclass, field, replace
 from cycleqd.evaluation.records import TRANSCRIPTS
 from cycleqd.run.family import Family, Member, family
 from cycleqd.search.config import Config
-from cycleqd.search.records import JSON, digest
+from cycleqd.search.records import JSON
 from cycleqd.storage import layout
 from cycleqd.storage.cleaning import needed
 from cycleqd.storage.evolution import current, find_child, manifest, need_plan
 from cycleqd.storage.objects import Store
-from cycleqd.storage.results import need_result, read_result
+from cycleqd.storage.results import need_record, need_result, read_result
 from cycleqd.tracking.logbook import ids_of, model_key
 from cycleqd.tracking.tracker import Tracker
 
@@ -168,6 +168,8 @@ def _archived(store: Store, model: str, found: Audit) -> list[Work]:
     if body is None:
         return []
     done = _work(store, folder)
+    if number is not None:
+        found.names(layout.plan(number), done.inputs["plan"])
     found.names(layout.snapshot(done.outputs["snapshot"]), done.outputs["sha256"])
     inputs = {"snapshot": done.inputs["snapshot"], "evaluations": done.inputs["evaluations"].get(model, {})}
     outputs = {**done.outputs, "entered": done.outputs["entered"].get(model, [])}
@@ -175,9 +177,10 @@ def _archived(store: Store, model: str, found: Audit) -> list[Work]:
 
 
 def _work(store: Store, folder: str) -> Work:
-    body, run = need_result(store, folder), store.find_json(layout.run(folder)) or {}
+    found, run = need_record(store, folder), store.find_json(layout.run(folder)) or {}
+    body = found.body
     where = {name: run.get(name, "") for name in _WHERE}
-    return Work(body["stage"], layout.result(folder), digest(body), body["inputs"], body["outputs"], where)
+    return Work(body["stage"], layout.result(folder), found.sha256, body["inputs"], body["outputs"], where)
 
 
 def _contradictions(store: Store, link: Link, seeded: JSON) -> Iterator[str]:

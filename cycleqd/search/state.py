@@ -9,12 +9,11 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import cached_property
 from itertools import groupby
 from typing import Self
 
 from cycleqd.errors import ConflictError, IntegrityError, InvalidInputError
-from cycleqd.search import cycle, nsga2, records
+from cycleqd.search import cycle, nsga2
 from cycleqd.search.archive import Archive, union
 from cycleqd.search.config import Config
 from cycleqd.search.grid import Axis, behaviour, fix_axes
@@ -44,7 +43,8 @@ class State:
 
     tasks: the K search tasks in the config's order. axes: task → its axis, fixed at seeding. archives: one a task, in
     that order. population: what NSGA-II and Lexicase select from (empty otherwise). history: the experts, then every
-    child, in the order of evaluation. The base is scored but never offered.
+    child, in the order of evaluation. The base is scored but never offered. digest: sha256 (hex) of the bytes that the
+    state is stored as, which HEAD and plans name; "" for one that was not stored.
     """
 
     generation: int
@@ -55,11 +55,7 @@ class State:
     archives: tuple[Archive, ...]
     population: tuple[Scored, ...] = ()
     history: tuple[Evaluated, ...] = field(repr=False, default=())
-
-    @cached_property
-    def digest(self) -> str:
-        """sha256 of the snapshot's canonical JSON: what HEAD and plans name."""
-        return records.digest(self.to_json())
+    digest: str = field(compare=False, default="")
 
     @property
     def children(self) -> tuple[Evaluated, ...]:
@@ -83,8 +79,8 @@ class State:
         }
 
     @classmethod
-    def from_json(cls, value: JSON) -> Self:
-        """The state of a snapshot's content; the archives' grids are made from its axes."""
+    def from_json(cls, value: JSON, digest: str = "") -> Self:
+        """The state of a snapshot's content; the archives' grids are made from its axes. digest: of what was read."""
         tasks = tuple(value["tasks"])
         axes = {task: Axis.from_json(value["grid"][task]) for task in tasks}
         return cls(
@@ -99,6 +95,7 @@ class State:
                 Evaluated(generation, ModelRef(name, sha256), dict(zip(tasks, scores, strict=True)))
                 for generation, name, sha256, scores in value["history"]
             ),
+            digest=digest,
         )
 
 
@@ -168,6 +165,7 @@ def _advanced(config: Config, state: State, scored: Sequence[Scored]) -> State:
         archives=tuple(archives),
         population=population,
         history=state.history + tuple(Evaluated(state.generation, m.model, m.scores) for m in scored),
+        digest="",
     )
 
 

@@ -6,17 +6,17 @@ from collections.abc import Sequence
 
 from cycleqd.errors import ConflictError, IntegrityError
 from cycleqd.search.config import Config
-from cycleqd.search.records import JSON, Scored, digest
+from cycleqd.search.records import JSON, Scored
 from cycleqd.storage import layout
 from cycleqd.storage.evolution import model_ref
 from cycleqd.storage.objects import Store
-from cycleqd.storage.results import need_result
+from cycleqd.storage.results import need_record, need_result
 
 
 def scored_models(
     store: Store, config: Config, models: Sequence[str], verdicts: bool = False
 ) -> tuple[list[Scored], JSON]:
-    """The models with their scores on the search tasks, and the digests of the records these come from.
+    """The models with their scores on the search tasks, and the sha256 of the records these come from.
 
     Raises IntegrityError when a record is missing or judged another checkpoint, ConflictError when models were scored
     under different conditions (engine, data, samples, sampling), so that their scores cannot be compared.
@@ -26,7 +26,8 @@ def scored_models(
     records: dict[str, dict[str, str]] = {}
     for name in models:
         ref = model_ref(store, name)
-        bodies = {task: need_result(store, layout.evaluation(name, task, "search")) for task in config.search_tasks}
+        read = {task: need_record(store, layout.evaluation(name, task, "search")) for task in config.search_tasks}
+        bodies = {task: record.body for task, record in read.items()}
         for task, body in bodies.items():
             if body["inputs"]["model"] != ref.digest:
                 raise IntegrityError(
@@ -37,7 +38,7 @@ def scored_models(
         scores = {task: body["outputs"]["score"] for task, body in bodies.items()}
         bits = {task: tuple(bit == "1" for bit in body["outputs"]["verdicts"]) for task, body in bodies.items()}
         found.append(Scored(ref, scores, bits if verdicts else None))
-        records[name] = {task: digest(body) for task, body in bodies.items()}
+        records[name] = {task: record.sha256 for task, record in read.items()}
     return found, records
 
 

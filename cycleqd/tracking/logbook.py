@@ -14,6 +14,7 @@ from cycleqd.search.records import JSON, Child, Mutation, Plan
 from cycleqd.search.state import State
 from cycleqd.storage import layout
 from cycleqd.storage.evolution import need_head
+from cycleqd.storage.frozen import flat
 from cycleqd.storage.objects import Store
 from cycleqd.storage.results import need_result, provenance
 from cycleqd.storage.settings import Settings
@@ -238,13 +239,6 @@ def log_final(settings: Settings, store: Store, config: Config, made: Sequence[s
         tracker.end(ids.runs[model_key(model)], run["finished"])
     if "final" in made:
         tracker.end(seeded.runs[EVOLUTION], store.get_json(layout.run(layout.stage("final", "make")))["finished"])
-
-
-def flat(tree: JSON, prefix: str) -> dict[str, object]:
-    """A nested configuration as dotted names."""
-    if not isinstance(tree, dict):
-        return {prefix: tree}
-    return {name: value for key, part in tree.items() for name, value in flat(part, f"{prefix}.{key}").items()}
 
 
 def _digest(made: JSON) -> dict[str, object]:

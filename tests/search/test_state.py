@@ -52,8 +52,8 @@ def test_every_variant_runs_on_one_budget_and_round_trips(method: dict[str, Any]
     snapshots = world.run()
     assert len(snapshots[-1].children) == 16
     for snapshot in snapshots:
-        again = State.from_json(json.loads(canonical(snapshot.to_json())))
-        assert again == snapshot and again.digest == snapshot.digest
+        again = State.from_json(json.loads(canonical(snapshot.to_json())), "read")
+        assert again == snapshot and again.digest == "read" and snapshot.digest == ""
         assert len(snapshot.population) <= (6 if "algorithm" in method else 0)
     rebuilt = list(state.replayed(world.config, snapshots[-1]))
     assert rebuilt == [without_verdicts(snapshot) for snapshot in snapshots]
