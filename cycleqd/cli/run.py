@@ -87,7 +87,7 @@ def summarise(config: Config, state: State) -> dict[str, Any]:
     return {
         "evolution": config.name,
         "generations": state.generation,
-        "evaluations": len(state.children),
+        "evaluations": state.evaluations,
         "stopped": states.should_stop(config, state),
         "best_average": {"model": best.model.id, "average": states.average(best.scores), "scores": dict(best.scores)},
         "best_per_task": {

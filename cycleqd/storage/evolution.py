@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from cycleqd.errors import ConflictError, IntegrityError, InvalidInputError
@@ -27,11 +27,17 @@ class Head:
 
     snapshot: int
     sha256: str
-    etag: str = ""
+    edition: int = 0
+    etag: str = field(compare=False, default="")
+
+    @property
+    def position(self) -> tuple[int, int]:
+        """Snapshot and edition: HEAD only ever moves to a greater one."""
+        return self.snapshot, self.edition
 
     def to_json(self) -> JSON:
         """HEAD.json's content: all but the etag, which S3 gives it."""
-        return {"snapshot": self.snapshot, "sha256": self.sha256}
+        return {"snapshot": self.snapshot, "sha256": self.sha256, "edition": self.edition}
 
 
 def parse_place(place: str) -> Place:
@@ -60,11 +66,11 @@ def find_head(store: Store) -> Head | None:
         return None
     try:
         value = decode(layout.HEAD, found[0], store.url(layout.HEAD))
-        return Head(int(value["snapshot"]), str(value["sha256"]), found[1])
+        return Head(int(value["snapshot"]), str(value["sha256"]), int(value["edition"]), found[1])
     except (ValueError, KeyError, TypeError) as error:
         raise IntegrityError(
             f"{store.url(layout.HEAD)} is not a HEAD ({error!r}); write"
-            f' {{"format": {FORMAT}, "sha256": …, "snapshot": n}} of the newest archives/ snapshot into it'
+            f' {{"edition": 0, "format": {FORMAT}, "sha256": …, "snapshot": n}} of the newest snapshot into it'
         ) from error
 
 
@@ -76,10 +82,10 @@ def need_head(store: Store) -> Head:
     return found
 
 
-def load_state(store: Store, number: int) -> State:
-    """Snapshot `number`, verified against the sealed record of the update that made it."""
-    recorded = need_result(store, layout.update(number - 1))["outputs"]["sha256"]
-    key = layout.snapshot(number)
+def load_state(store: Store, number: int, edition: int = 0) -> State:
+    """Snapshot `number`, verified against the sealed record of its making."""
+    recorded = need_result(store, layout.maker(number, edition))["outputs"]["sha256"]
+    key = layout.snapshot(number, edition)
     data = store.get(key)
     found = hashlib.sha256(data).hexdigest()
     if found != recorded:
@@ -92,7 +98,7 @@ def load_state(store: Store, number: int) -> State:
 def current(store: Store) -> tuple[Head, State]:
     """HEAD and its snapshot. Raises IntegrityError when HEAD does not name the snapshot that was recorded."""
     head = need_head(store)
-    state = load_state(store, head.snapshot)
+    state = load_state(store, *head.position)
     if state.digest != head.sha256:
         raise IntegrityError(
             f"{store.url(layout.HEAD)} names sha256 {head.sha256} for snapshot {head.snapshot}, which has"

@@ -107,10 +107,13 @@ def need_result(store: Store, folder: str) -> JSON:
 def find_result(store: Store, folder: str, name: str, version: int, inputs: JSON) -> JSON | None:
     """The outputs of a result that matches stage, method version and inputs; None when it has to be computed."""
     body = read_result(store, folder)
+    return body["outputs"] if body is not None and matches(body, name, version, inputs) else None
+
+
+def matches(body: JSON | None, name: str, version: int, inputs: JSON) -> bool:
+    """Whether a result is of this stage, method version and inputs."""
     wanted = {"stage": name, "method_version": version, "inputs": inputs}
-    if body is None or canonical({key: body.get(key) for key in wanted}) != canonical(wanted):
-        return None
-    return body["outputs"]
+    return body is not None and canonical({key: body.get(key) for key in wanted}) == canonical(wanted)
 
 
 def write_result(store: Store, folder: str, name: str, version: int, inputs: JSON, outputs: JSON, clock: Clock) -> JSON:

@@ -12,6 +12,9 @@ from cycleqd.storage.evolution import model_ref
 from cycleqd.storage.objects import Store
 from cycleqd.storage.results import need_record, need_result
 
+_VERSIONS = {"method_version", "task_version"}
+_RESCORE = "`cycleqd rescore` makes the scores anew"
+
 
 def scored_models(
     store: Store, config: Config, models: Sequence[str], verdicts: bool = False
@@ -43,7 +46,10 @@ def scored_models(
 
 
 def conditions(body: JSON) -> JSON:
-    """What a score depends on besides the model: engine, task, data, samples, sampling, versions."""
+    """What a score depends on besides the model: engine, task, data, samples, sampling, versions.
+
+    Records of an earlier format have, for what was not a condition then, the value that was in force (see `formats`).
+    """
     inputs = {key: value for key, value in body["inputs"].items() if key != "model"}
     fixed = {key: body["outputs"][key] for key in ("engine", "samples")}
     return {**inputs, **fixed, "method_version": body["method_version"]}
@@ -52,10 +58,10 @@ def conditions(body: JSON) -> JSON:
 def refuse_other_conditions(model: str, task: str, body: JSON, reference: JSON) -> None:
     """Raise ConflictError when a model was not scored as the base was."""
     mine, theirs = conditions(body), conditions(reference)
-    differing = [key for key in theirs if mine.get(key) != theirs[key]]
+    differing = [key for key in sorted(mine | theirs) if mine.get(key) != theirs.get(key)]
     if differing:
-        shown = ", ".join(f"{key} {mine.get(key)} against {theirs[key]}" for key in differing)
+        shown = ", ".join(f"{key} {mine.get(key)} against {theirs.get(key)}" for key in differing)
         raise ConflictError(
             f"'{model}' and the base were scored differently on '{task}' ({shown}), so their scores cannot be compared;"
-            " evaluate on one engine with one configuration"
+            f" {_RESCORE if set(differing) <= _VERSIONS else 'evaluate on one engine with one configuration'}"
         )

@@ -216,6 +216,17 @@ def log_update(settings: Settings, store: Store, generation: int, models: Sequen
         tracker.end(own, run["finished"])
 
 
+def log_rescoring(settings: Settings, store: Store, pairs: Iterable[tuple[str, str]]) -> None:
+    """The scores that were made anew on the models' runs, and what is the current snapshot now."""
+    log_evaluations(settings, store, pairs, "search")
+    head, evolution = need_head(store), need_ids(store, layout.SEED_MLFLOW).runs[EVOLUTION]
+    run = store.get_json(layout.run(layout.maker(*head.position)))
+    tags = {"cycleqd.snapshot": head.snapshot, "cycleqd.snapshot_digest": head.sha256}
+    tracker, key = Tracker(settings), layout.snapshot(*head.position)
+    tracker.log(evolution, time=run["started"], tags=tags)
+    tracker.text(evolution, key, store.get(key).decode())
+
+
 def log_final(settings: Settings, store: Store, config: Config, made: Sequence[str]) -> None:
     """The runs of the combined models (created here); parents and coefficients of those made; the evolution's end."""
     tracker, seeded = Tracker(settings), need_ids(store, layout.SEED_MLFLOW)

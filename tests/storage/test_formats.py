@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import hashlib
 import json
+from collections.abc import Callable
 
 import pytest
 
@@ -61,17 +62,26 @@ def test_a_record_is_sealed_by_the_bytes_that_are_stored(store: Store) -> None:
 
 
 @pytest.mark.parametrize(
-    "data", [b'{"snapshot":3,"sha256":"00"}', b'{"body":{"stage":"seed"},"sha256":"' + b"0" * 64 + b'"}']
+    ("key", "data", "read"),
+    [
+        ("HEAD.json", b'{"sha256":"00","snapshot":3}', need_head),
+        ("config.json", b'{"name": "empty"}', lambda store: store.get_json("config.json")),
+        (
+            "seed/result.json",
+            b'{"body":{"stage":"seed"},"sha256":"' + b"0" * 64 + b'"}',
+            lambda store: need_result(store, "seed"),
+        ),
+    ],
 )
-def test_an_evolution_of_0_1_is_refused_with_the_version_that_opens_it(store: Store, data: bytes) -> None:
-    store.put("HEAD.json", data)
-    store.put("seed/result.json", data)
-    for read in (need_head, lambda store: need_result(store, "seed")):
-        with pytest.raises(InvalidInputError) as refused:
-            read(store)
-        sentence = str(refused.value)
-        assert f"s3://{store.bucket}/empty/" in sentence
-        assert sentence.endswith("has no format number: it was written by cycleqd 0.1; open it with cycleqd 0.1.0")
+def test_an_evolution_of_0_1_is_refused_with_the_version_that_opens_it(
+    store: Store, key: str, data: bytes, read: Callable[[Store], object]
+) -> None:
+    store.put(key, data)
+    with pytest.raises(InvalidInputError) as refused:
+        read(store)
+    assert str(refused.value) == (
+        f"{store.url(key)} has no format number: it was written by cycleqd 0.1; open it with cycleqd 0.1.0"
+    )
 
 
 @pytest.mark.parametrize("number", [0, 2, -1, "1", None, 1.5])
