@@ -93,7 +93,7 @@ def claim(store: Store, config: Config) -> tuple[JSON, State]:
         models = {ref.id for ref, _ in states.aggregate_recipe(config, state)}
         if config.method.final.kind != "softmax":
             models.add(states.best_living(config, state).model.id)
-        claimed = {"snapshot": head.snapshot, "sha256": head.sha256, "models": sorted(models)}
+        claimed = {**head.to_json(), "models": sorted(models)}
         if store.find_json(layout.FINAL_PLAN) != claimed:
             store.put_json(layout.FINAL_PLAN, claimed)
         if current(store)[0] == head:

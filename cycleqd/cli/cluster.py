@@ -10,7 +10,6 @@ from typing import Any
 
 from rich.text import Text
 
-from components.seed.stage import refuse_other_config
 from cycleqd.cli.given import Given
 from cycleqd.cli.output import errors, plain, print_json, say
 from cycleqd.cli.progress import counting
@@ -24,6 +23,7 @@ from cycleqd.run.kubeflow.runs import Follow, Runs, Steps, standing
 from cycleqd.run.sources import bring
 from cycleqd.run.steps import Step, find_state
 from cycleqd.search.config import Config
+from cycleqd.storage.frozen import adopt
 from cycleqd.storage.objects import Store
 from cycleqd.storage.settings import Settings
 
@@ -69,7 +69,7 @@ def reach(given: Given) -> Access:
     preflight.check_server(kubeflow, findings)
     preflight.check_objects(config.place, findings)
     preflight.check_tracking(os.environ.get("MLFLOW_TRACKING_URI"), findings)
-    refuse_other_config(store, config)
+    config = adopt(store, config)
     if find_state(store) is None:
         findings.warnings += checks.check_method(config)
         if not _seeds(config, kubeflow):

@@ -522,13 +522,27 @@ def placed(config: Config, **changes: object) -> Config:
     return config.model_copy(update={"place": _overlaid(config.place, over)})
 
 
+def completed(config: Config, frozen: Config) -> Config:
+    """The configuration, with another's value for every key that decides results and that it does not set itself.
+
+    Sections are completed key by key, those of tasks and experts one by one; other maps and lists are set as a whole.
+    """
+    return _overlaid(frozen, config).model_copy(update={"place": config.place})
+
+
 def _overlaid(under: S, over: S) -> S:
     """`under` with everything that was said in `over`."""
-    changes = {name: getattr(over, name) for name in over.model_fields_set}
-    for name, value in changes.items():
-        if isinstance(value, Section):
-            changes[name] = _overlaid(getattr(under, name), value)
+    changes = {name: _laid(getattr(under, name), getattr(over, name)) for name in over.model_fields_set}
     return under.model_copy(update=changes)
+
+
+def _laid(under: Any, over: Any) -> Any:
+    """A value over another: sections key by key, maps of sections one by one, all else as a whole."""
+    if isinstance(over, Section) and isinstance(under, type(over)):
+        return _overlaid(under, over)
+    if isinstance(over, dict) and isinstance(under, dict):
+        return {name: _laid(under.get(name), value) for name, value in over.items()}
+    return over
 
 
 def _read(path: Path) -> Any:
