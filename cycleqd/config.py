@@ -302,8 +302,10 @@ class Place(Section):
     group: what one evaluate task does: "task" one child on one benchmark, "child" all benchmarks of a child,
     "generation" all children. fused: merge and mutate in one task. embedded services: a SeaweedFS and an MLflow
     server started in `folder` by the command; otherwise AWS_ENDPOINT_URL, MLFLOW_TRACKING_URI and the usual AWS
-    variables name them. On a cluster the Secret `secret` holds the keys and the ConfigMap `config_map` the addresses,
-    both in `namespace`, where runs execute; `control`, `weights` and `evaluate` are the pods of the three images.
+    variables name them. parallelism: how many children the runners local and docker take through a generation at a
+    time; on a cluster GPUs, quotas and queues limit what runs. retries: how often `drive` repeats a run on a cluster
+    that failed. There the Secret `secret` holds the keys and the ConfigMap `config_map` the addresses, both in
+    `namespace`, where runs execute; `control`, `weights` and `evaluate` are the pods of the three images.
     """
 
     runner: Literal["local", "docker", "kubeflow"] = "local"
@@ -319,7 +321,7 @@ class Place(Section):
     device: Literal["auto", "cpu", "cuda"] = "auto"
     cache_size: str = "50GB"
     timeout: int = Field(default=6 * 3600, ge=60)
-    retries: int = Field(default=1, ge=0)
+    retries: int = Field(default=2, ge=0)
     pins: tuple[str, ...] = ()
     images: Images = Images()
     pull_policy: Literal["Always", "IfNotPresent", "Never"] = "IfNotPresent"

@@ -16,7 +16,7 @@ def finalising(config: Config) -> BaseComponent:
     """The finalising pipeline. Parameters: evolution, place (JSON), models (ids to score; default: all but an elite).
 
     The models are scored on the held-out split of all tasks (report_only ones too) and on the search split of the
-    search tasks, where most results stand already. `place.parallelism` tasks run at a time.
+    search tasks, where most results stand already.
     """
     where = config.place
     compared = [*seeded_models(config), *config.combined]
@@ -29,10 +29,8 @@ def finalising(config: Config) -> BaseComponent:
     @dsl.pipeline(name="cycleqd-finalising", description="Build the final model, score it against its rivals")
     def pipeline(evolution: str, place: str, models: list = compared) -> None:
         built = assign(aggregate(evolution=evolution, place=place), "aggregate", where)
-        scores: list[dsl.PipelineTask] = []
-        for number, (split, tasks) in enumerate(parts):
-            before = scores[number - where.parallelism] if number >= where.parallelism else built
+        for split, tasks in parts:
             score = evaluate_models(evolution=evolution, models=models, tasks=tasks, split=split, place=place)
-            scores.append(assign(score, "evaluate", where).after(before))
+            assign(score, "evaluate", where).after(built)
 
     return pipeline
