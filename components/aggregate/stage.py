@@ -10,6 +10,7 @@ from collections.abc import Sequence
 
 from components.shared import layout, logbook
 from components.shared.evolution import current, load_config, manifest_json, model_ref, parse_place, size_in_bytes
+from components.shared.failures import recorded
 from components.shared.models import opened, sink
 from components.shared.progress import counting
 from components.shared.settings import Settings
@@ -32,14 +33,15 @@ def run(evolution: str, place: str) -> None:
     """Build the combined models. Raises ConflictError when the archives change faster than they can be read."""
     settings, where = Settings.from_environment(), parse_place(place)
     store = Store.connect(settings, evolution)
-    config = load_config(store)
-    claimed, recipes = claim(store, config)
-    experts = [model_ref(store, f"expert-{name}") for name in config.models.experts]
-    recipes["naive"] = [(expert, 1 / len(experts)) for expert in experts]
-    for model in config.combined:
-        build(store, config, where, model, recipes[model])
-    give_up_leftovers(store, claimed)
-    logbook.log_final(settings, store, config)
+    with recorded(store, "aggregate"):
+        config = load_config(store)
+        claimed, recipes = claim(store, config)
+        experts = [model_ref(store, f"expert-{name}") for name in config.models.experts]
+        recipes["naive"] = [(expert, 1 / len(experts)) for expert in experts]
+        for model in config.combined:
+            build(store, config, where, model, recipes[model])
+        give_up_leftovers(store, claimed)
+        logbook.log_final(settings, store, config)
 
 
 def claim(store: Store, config: Config) -> tuple[JSON, dict[str, Recipe]]:

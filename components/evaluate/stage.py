@@ -25,6 +25,7 @@ from components.evaluate.staged import Split, StagedTask
 from components.evaluate.task import Sample, Task
 from components.shared import layout, logbook
 from components.shared.evolution import load_config, manifest, parse_place, size_in_bytes
+from components.shared.failures import recorded
 from components.shared.models import source
 from components.shared.progress import counting
 from components.shared.settings import Settings
@@ -44,18 +45,19 @@ def run(evolution: str, models: str, tasks: str, split: str, place: str) -> None
     IntegrityError for task data that are not what was seeded. A checkpoint that is not what its record says is never
     scored.
     """
-    if split not in ("search", "test"):
-        raise InvalidInputError(f"split is '{split}'; it is search or test")
     settings, where = Settings.from_environment(), parse_place(place)
     store = Store.connect(settings, evolution)
-    config = load_config(store)
-    names, chosen = json.loads(models), json.loads(tasks)
-    unknown = sorted(set(chosen) - set(config.tasks))
-    if unknown:
-        raise InvalidInputError(f"evolution '{evolution}' has no tasks {unknown}; it has {list(config.tasks)}")
-    with withheld():
-        evaluate_all(settings, store, config, where, names, chosen, cast(Split, split))
-    logbook.log_evaluations(settings, store, [(model, task) for model in names for task in chosen], split)
+    with recorded(store, "evaluate", models, tasks, split):
+        if split not in ("search", "test"):
+            raise InvalidInputError(f"split is '{split}'; it is search or test")
+        config = load_config(store)
+        names, chosen = json.loads(models), json.loads(tasks)
+        unknown = sorted(set(chosen) - set(config.tasks))
+        if unknown:
+            raise InvalidInputError(f"evolution '{evolution}' has no tasks {unknown}; it has {list(config.tasks)}")
+        with withheld():
+            evaluate_all(settings, store, config, where, names, chosen, cast(Split, split))
+        logbook.log_evaluations(settings, store, [(model, task) for model in names for task in chosen], split)
 
 
 @dataclass(frozen=True)

@@ -9,6 +9,7 @@ from contextlib import ExitStack
 
 from components.shared import layout, logbook
 from components.shared.evolution import load_config, manifest_json, parse_place, planned_child, size_in_bytes
+from components.shared.failures import recorded
 from components.shared.models import device, mutation_spec, opened, sink
 from components.shared.progress import counting
 from components.shared.settings import Settings
@@ -25,9 +26,10 @@ def run(evolution: str, item: str, place: str) -> None:
     """Make the child that a loop item names. Free when it has been made."""
     settings, where = Settings.from_environment(), parse_place(place)
     store = Store.connect(settings, evolution)
-    child = planned_child(store, item)
-    make(store, load_config(store), child, where)
-    logbook.log_making(settings, store, child.id, ["merge"])
+    with recorded(store, "merge", item):
+        child = planned_child(store, item)
+        make(store, load_config(store), child, where)
+        logbook.log_making(settings, store, child.id, ["merge"])
 
 
 def make(store: Store, config: Config, child: Child, place: Place) -> None:

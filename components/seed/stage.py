@@ -11,6 +11,7 @@ import json
 from components.seed.staging import copy_checkpoint, copy_task, find_task, open_inputs
 from components.shared import layout, logbook
 from components.shared.evolution import manifest_json
+from components.shared.failures import recorded
 from components.shared.settings import Settings
 from components.shared.stage import Clock, once
 from components.shared.store.objects import Store
@@ -29,12 +30,14 @@ def run(config: str, place: str) -> None:
     ConflictError when the evolution exists with another configuration.
     """
     settings = Settings.from_environment()
-    wanted = configuration.parse({**json.loads(config), "place": json.loads(place)}, "config")
-    store = Store.connect(settings, wanted.name)
-    refuse_other_config(store, wanted)
-    inputs = {"config": hashlib.sha256(config_bytes(wanted)).hexdigest()}
-    once(store, layout.SEED, "seed", METHOD_VERSION, inputs, lambda clock: copy_all(store, wanted, inputs, clock))
-    logbook.log_seed(settings, store, wanted)
+    tree = {**json.loads(config), "place": json.loads(place)}
+    store = Store.connect(settings, tree["name"])
+    with recorded(store, "seed"):
+        wanted = configuration.parse(tree, "config")
+        refuse_other_config(store, wanted)
+        inputs = {"config": hashlib.sha256(config_bytes(wanted)).hexdigest()}
+        once(store, layout.SEED, "seed", METHOD_VERSION, inputs, lambda clock: copy_all(store, wanted, inputs, clock))
+        logbook.log_seed(settings, store, wanted)
 
 
 def config_bytes(config: Config) -> bytes:

@@ -10,6 +10,7 @@ import json
 
 from components.shared import layout, logbook
 from components.shared.evolution import current, find_plan, load_config, need_head, need_plan
+from components.shared.failures import recorded
 from components.shared.settings import Settings
 from components.shared.stage import sealed
 from components.shared.store.objects import Store
@@ -26,8 +27,9 @@ def run(evolution: str, generation: int, place: str) -> str:
     """
     settings = Settings.from_environment()
     store = Store.connect(settings, evolution)
-    plan = claim(store, need_head(store).snapshot if generation < 0 else generation)
-    logbook.open_generation(settings, store, plan)
+    with recorded(store, "select-parents", str(generation)):
+        plan = claim(store, need_head(store).snapshot if generation < 0 else generation)
+        logbook.open_generation(settings, store, plan)
     return json.dumps([{"generation": plan.generation, "child": child.id} for child in plan.children])
 
 

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 
 from components.shared import layout, logbook
 from components.shared.evolution import Head, current, find_head, load_config, load_state, need_plan, parse_place
+from components.shared.failures import recorded
 from components.shared.scores import scored_models
 from components.shared.settings import Settings
 from components.shared.stage import Clock, once
@@ -29,12 +30,13 @@ def run(evolution: str, generation: int, place: str) -> None:
     """Make snapshot `generation` + 1 and HEAD name it; then log and clean up, also when that was done before."""
     settings, where = Settings.from_environment(), parse_place(place)
     store = Store.connect(settings, evolution)
-    config = load_config(store)
-    models = seeded_models(config) if generation < 0 else [c.id for c in need_plan(store, generation).children]
-    state = make(store, config, generation, models)
-    move_head(store, Head(generation + 1, state.digest))
-    logbook.log_update(settings, store, generation, models, state)
-    clean(store, config, where.pins)
+    with recorded(store, "update-archives", str(generation)):
+        config = load_config(store)
+        models = seeded_models(config) if generation < 0 else [c.id for c in need_plan(store, generation).children]
+        state = make(store, config, generation, models)
+        move_head(store, Head(generation + 1, state.digest))
+        logbook.log_update(settings, store, generation, models, state)
+        clean(store, config, where.pins)
 
 
 def seeded_models(config: Config) -> list[str]:
