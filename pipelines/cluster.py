@@ -127,6 +127,7 @@ class Runs:
         """
         if run.state not in (FAILED, CANCELED):
             raise ConflictError(f"run {run.name} ({run.id}) is {run.state}; only one that FAILED can be retried")
+        self._ended_by_hand.discard(run.id)
         try:
             self.kubeflow.retry(run.id)
         except ConflictError:
@@ -142,11 +143,11 @@ class Runs:
             time.sleep(POLL_SECONDS)
 
     def cancel(self, run: Run) -> None:
-        """Ask for the run's end; one that has ended already is no error."""
+        """Ask for the run's end; one that has ended, or is ending, is no error."""
         try:
             self.kubeflow.terminate(run.id)
         except (ConflictError, UnavailableError):
-            if str(self.kubeflow.get_run(run.id).state) not in ENDED:
+            if str(self.kubeflow.get_run(run.id).state) not in (*ENDED, CANCELING):
                 raise
 
     def looks(self, run: Run) -> Iterator[V2beta1Run]:
