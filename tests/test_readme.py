@@ -84,7 +84,9 @@ def test_commands_exist_and_take_these_options(page: Path) -> None:
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_links_paths_and_targets_exist(page: Path) -> None:
     text = page.read_text()
-    paths = re.findall(r"`((?:benchmarks|cycleqd|components|docker|examples|manifests|tests)/[\w/-]+(?:\.[a-z]+|/))[`:]", text)
+    paths = re.findall(
+        r"`((?:benchmarks|cycleqd|components|docker|examples|manifests|tests)/[\w/-]+(?:\.[a-z]+|/))[`:]", text
+    )
     assert not [path for path in paths if not (ROOT / path).exists()]
     links = re.findall(r"\]\((?!http)([^)#]+)(?:#[^)]*)?\)", text)
     assert not [link for link in links if not (page.parent / link).exists()]
