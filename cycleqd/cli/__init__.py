@@ -47,8 +47,8 @@ Model = Annotated[str, typer.Argument(help="A model id: base, expert-NAME, g0000
 DEFAULT = Path("cycleqd.yaml")
 
 
-def _print_version(wanted: bool) -> None:
-    if wanted:
+def _print_version(chosen: bool) -> None:
+    if chosen:
         print(f"cycleqd {__version__}")
         raise typer.Exit
 
@@ -83,7 +83,7 @@ def command(function: Callable[P, None]) -> Callable[P, None]:
         except KeyboardInterrupt:
             print("cycleqd: interrupted", file=sys.stderr)
             sys.exit(INTERRUPTED)
-        except BrokenPipeError:  # whoever read our output has seen enough
+        except BrokenPipeError:  # the reader of our output has ended
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
     return app.command()(reported)
@@ -192,7 +192,7 @@ def samples(
     limit: Annotated[int, typer.Option(min=0, help="Show so many; 0 is all.")] = 10,
     json: Json = False,
 ) -> None:
-    """What a model was asked, what it said, and how that was judged."""
+    """A model's prompts, replies and verdicts on one task."""
     from cycleqd.cli.samples import show
 
     show(Given(config, profile), model, task, split, outcome, limit, json)

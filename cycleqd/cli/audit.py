@@ -41,7 +41,7 @@ def show(given: Given, name: str, as_json: bool) -> None:
 def find_models(opened: Session, tracker: Tracker, name: str) -> list[str]:
     """The models that a model's id, "best", an MLflow run's id or a KFP run's id stands for.
 
-    Raises InvalidInputError for an id that nobody knows.
+    Raises InvalidInputError for an unknown id.
     """
     models = [opened.model(model) for model in resolve(opened.store, tracker, name)]
     if not models:

@@ -48,6 +48,6 @@ def refuse_collected(store: Store, model: str) -> None:
 
 
 def download(store: Store, model: str, recorded: Manifest, folder: Path, advance: Callable[[int], None]) -> None:
-    """Write the checkpoint's files into the folder, each verified; `advance` is told every file's bytes."""
+    """Write the checkpoint's files into the folder, each verified; `advance` is called with every file's bytes."""
     for name, entry in recorded.files.items():
         store.get_file(f"{layout.checkpoint(model)}/{name}", folder / name, entry.sha256, advance)

@@ -72,8 +72,8 @@ def logs(given: Given, name: str, task: str, drivers: bool, lines: int, as_json:
     run, namespace = runs.resolve(name), runs.config.place.namespace
     kubernetes = Kubernetes()
     pods = kubernetes.pods(run.id, namespace, drivers)
-    wanted = [pod for pod in pods if not task or task in (pod.task, pod.name, pod.child) or pod.task.startswith(task)]
-    if not wanted:
+    chosen = [pod for pod in pods if not task or task in (pod.task, pod.name, pod.child) or pod.task.startswith(task)]
+    if not chosen:
         there = ", ".join(sorted({pod.task for pod in pods}))
         raise InvalidInputError(
             f"run {run.name} has no pods of '{task}' in namespace '{namespace}'; it has: {there}"
@@ -81,7 +81,7 @@ def logs(given: Given, name: str, task: str, drivers: bool, lines: int, as_json:
             else f"run {run.name} ({run.id}) has no pods in namespace '{namespace}': they were not made yet, or are"
             f" cleaned up; look at {runs.kubeflow.url(run.id)}"
         )
-    facts = [{**pod.__dict__, "log": kubernetes.log(pod, namespace, lines)} for pod in wanted]
+    facts = [{**pod.__dict__, "log": kubernetes.log(pod, namespace, lines)} for pod in chosen]
     if as_json:
         print_json(facts)
         return

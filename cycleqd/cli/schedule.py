@@ -27,7 +27,7 @@ _SETTINGS = "settings "
 
 
 def schedule(given: Given, cron: str, as_json: bool) -> None:
-    """Have the next generations run whenever `cron` says. The same settings again change nothing, others replace."""
+    """Have the next generations run at the times of `cron`. The same settings again change nothing, others replace."""
     fields = cron.split()
     if len(fields) != 6 or not all(_FIELD.fullmatch(field) for field in fields):
         raise InvalidInputError(

@@ -42,7 +42,7 @@ def show(given: Given, as_json: bool) -> None:
 
 
 def gather(config: Config, store: Store, state: State | None) -> dict[str, Any]:
-    """All that status tells, as JSON values."""
+    """All that status prints, as JSON values."""
     objects = store.list("")
     facts: dict[str, Any] = {
         "evolution": config.name,

@@ -78,9 +78,9 @@ def results(store: Store, config: Config, models: Iterable[str]) -> Mapping[Spli
 def ancestry(store: Store, models: Iterable[str]) -> dict[str, Child]:
     """The children among these models and all their ancestors, by id."""
     found: dict[str, Child] = {}
-    wanted = list(models)
-    while wanted:
-        name = wanted.pop()
+    waiting = list(models)
+    while waiting:
+        name = waiting.pop()
         generation = layout.child_generation(name)
         if generation is None or name in found:
             continue
@@ -88,7 +88,7 @@ def ancestry(store: Store, models: Iterable[str]) -> dict[str, Child]:
         for child in plan.children if plan else ():
             if child.id == name:
                 found[name] = child
-                wanted += [parent.id for parent in child.parents]
+                waiting += [parent.id for parent in child.parents]
     return found
 
 
@@ -140,7 +140,7 @@ def _stage(key: str) -> str:
 
 
 def _written(body: JSON) -> int:
-    """Bytes of the checkpoint that a record tells of."""
+    """Bytes of the checkpoint that a record names."""
     made = body["outputs"].get("checkpoint") or body["outputs"].get("merged")
     return int(made["size"])
 

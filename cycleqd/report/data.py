@@ -29,7 +29,7 @@ class Tally:
 
     @property
     def total(self) -> int:
-        """How many samples it was asked."""
+        """The number of samples that it was scored on."""
         return len(self.verdicts)
 
     @property

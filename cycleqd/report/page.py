@@ -156,7 +156,7 @@ def table(data: ReportData, split: Split) -> list[tuple[Row, list[Interval], lis
 
 
 def alternatives(data: ReportData, series: curves.Series) -> dict[str, str]:
-    """A text for each picture that says what it shows."""
+    """A text for each picture: what it shows."""
     state = data.state
     filled = ", ".join(f"{a.quality} {len(a.elites)} of {a.grid.cells}" for a in state.archives)
     first, last = series["best_average"][0], series["best_average"][-1]

@@ -1,4 +1,4 @@
-"""Boxes for hostile programs: bubblewrap, limits, a watcher. docs/sandbox.md says what they protect and what not.
+"""Boxes for hostile programs: bubblewrap, limits, a watcher. docs/sandbox.md describes what they protect.
 
     finished = run(["/usr/bin/python3", "-c", "print(1)"], limits=Limits(wall=5))
 

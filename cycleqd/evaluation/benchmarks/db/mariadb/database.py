@@ -216,7 +216,7 @@ class Database:
 
 
 def quoted(identifier: str) -> str:
-    """An identifier in backticks, as SQL wants it."""
+    """An identifier in backticks, as SQL requires it."""
     return "`" + identifier.replace("`", "``") + "`"
 
 
