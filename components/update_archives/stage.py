@@ -10,6 +10,7 @@ from collections.abc import Sequence
 
 from cycleqd.errors import ConflictError, IntegrityError
 from cycleqd.search import state as states
+from cycleqd.search.algorithms import algorithm
 from cycleqd.search.config import Config
 from cycleqd.search.records import JSON, Scored, canonical
 from cycleqd.search.state import State
@@ -45,7 +46,7 @@ def seeded_models(config: Config) -> list[str]:
 
 def make(store: Store, config: Config, generation: int, models: Sequence[str]) -> State:
     """The next state, its snapshot and record written."""
-    scored, evaluations = scored_models(store, config, models, verdicts=config.method.needs_verdicts)
+    scored, evaluations = scored_models(store, config, models, verdicts=algorithm(config).needs_verdicts)
     plan = None if generation < 0 else need_plan(store, generation)
     inputs = {
         "generation": generation,

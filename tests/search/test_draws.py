@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from cycleqd.search import selection, state
+from cycleqd.search import state
 from cycleqd.search.records import Child, digest
 from tests.search.test_state import VARIANTS
 from tests.search.world import World, config
@@ -15,7 +15,7 @@ GOLDEN = Path(__file__).parent / "golden" / "draws.json"
 
 
 def drawn(child: Child) -> list[Any]:
-    return [child.id, [parent.id for parent in child.parents], list(child.omega), child.mutation.seed]
+    return [child.id, [parent.id for parent in child.parents], list(child.omega), child.mutation.get("seed", 0)]
 
 
 def history(method: dict[str, Any]) -> list[Any]:
@@ -24,7 +24,7 @@ def history(method: dict[str, Any]) -> list[Any]:
     found: list[Any] = []
     snapshot = world.seeded()
     while state.should_stop(world.config, snapshot) is None:
-        plan = selection.plan(world.config, snapshot)
+        plan = state.planned(world.config, snapshot)
         snapshot = state.updated(world.config, snapshot, plan, [world.born(child) for child in plan.children])
         living = [line.model.id for line in state.alive(world.config, snapshot)]
         found.append([plan.focus, [drawn(child) for child in plan.children], living])

@@ -1,7 +1,7 @@
 """Children have the bytes that they had: digests of small merges, recorded for every mutation and dtype.
 
 The last bits of a matrix product differ between instruction sets and versions of torch, so the digests hold for the
-machine that golden/digests.json names. Regenerate them only when bytes are meant to change, and say so in the changelog.
+machine that golden/digests.json names. Regenerate them only when bytes are meant to change; say so in the changelog.
 """
 
 from __future__ import annotations
@@ -12,19 +12,22 @@ from pathlib import Path
 import pytest
 import torch
 
+from cycleqd.search.operators.mutation import Mutation
+from cycleqd.search.operators.mutation.gaussian import Gaussian
+from cycleqd.search.operators.mutation.none import NoMutation
+from cycleqd.search.operators.mutation.svd import Svd
 from cycleqd.weights.aggregate import combine
 from cycleqd.weights.local import LocalSink
 from cycleqd.weights.merge import merge
-from cycleqd.weights.mutation import MutationSpec
-from tests.weights.models import opened, tensors, write_model
+from tests.weights.models import drawn, mean, opened, tensors, write_model
 
 GOLDEN = json.loads((Path(__file__).parent / "golden" / "digests.json").read_text())
-MUTATIONS: dict[str, MutationSpec | None] = {
-    "none": None,
-    "rescale": MutationSpec(mode="rescale", w_max=2.0),
-    "additive": MutationSpec(mode="additive", w_max=0.3),
-    "no embeddings": MutationSpec(mode="additive", w_max=0.3, embeddings=False),
-    "gaussian": MutationSpec(kind="gaussian", sigma=0.0003),
+MUTATIONS: dict[str, Mutation] = {
+    "none": NoMutation(),
+    "rescale": Svd(mode="rescale", w_max=2.0),
+    "additive": Svd(mode="additive", w_max=0.3),
+    "no embeddings": Svd(mode="additive", w_max=0.3, embeddings=False),
+    "gaussian": Gaussian(sigma=0.0003),
 }
 
 
@@ -47,7 +50,8 @@ def zoo(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 @pytest.mark.parametrize("kind", MUTATIONS)
 def test_a_child_has_the_bytes_that_it_had(zoo: Path, tmp_path: Path, kind: str) -> None:
     base, *parents = (opened(zoo / str(seed)) for seed in range(3))
-    made = merge(base, parents, [1.01, 0.98], LocalSink(tmp_path), mutation=MUTATIONS[kind], seed=5618372024948280)
+    mutation = drawn(MUTATIONS[kind], seed=5618372024948280)
+    made = merge(base, parents, mean(1.01, 0.98), LocalSink(tmp_path), mutation=mutation)
     assert made.digest == GOLDEN[zoo.name][kind]
 
 
