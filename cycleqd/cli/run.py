@@ -91,7 +91,7 @@ def summarise(config: Config, state: State) -> dict[str, Any]:
         "stopped": states.should_stop(config, state),
         "best_average": {"model": best.model.id, "average": states.average(best.scores), "scores": dict(best.scores)},
         "best_per_task": {
-            task: {"model": line.model.id, "score": line.scores[task]} for task, line in states.bests(state).items()
+            task: {"model": line.model.id, "score": line.scores[task]} for task, line in state.bests.items()
         },
         "measures": measures.measure(state),
     }
@@ -168,7 +168,7 @@ class Display:
 
 def line(state: State) -> str:
     """A snapshot in one line: best per task and on average, filled cells, the newest children."""
-    bests = states.bests(state)
+    bests = state.bests
     parts = [f"{task} {percent(bests[task].scores[task])}" for task in state.tasks]
     parts.append(f"average {percent(states.average(states.best_average(state).scores))}")
     cells = sum(len(archive.elites) for archive in state.archives)

@@ -13,6 +13,7 @@ from components.update_archives.stage import METHOD_VERSION, move_head, outputs,
 from cycleqd.evaluation.scoring import evaluate_all
 from cycleqd.evaluation.secrets import withheld
 from cycleqd.search import state as states
+from cycleqd.search.algorithms import algorithm
 from cycleqd.search.archive import union
 from cycleqd.search.config import Config
 from cycleqd.search.records import JSON
@@ -69,7 +70,7 @@ def named(store: Store, config: Config, models: Sequence[str]) -> dict[tuple[str
 
 def edit(store: Store, config: Config, head: Head, state: State, models: Sequence[str]) -> None:
     """Write the next edition of HEAD's snapshot and its record, and make HEAD name it."""
-    (base, *scored), evaluations = scored_models(store, config, models, verdicts=config.method.needs_verdicts)
+    (base, *scored), evaluations = scored_models(store, config, models, verdicts=algorithm(config).needs_verdicts)
     edition = head.edition + 1
     inputs = {
         "generation": head.snapshot - 1,
