@@ -38,7 +38,7 @@ test: .venv/.dev ## the whole test suite
 QUICK := tests/search tests/weights tests/pipelines tests/scripts tests/report/test_statistics.py \
     tests/report/test_pictures.py tests/cli/test_cli.py tests/cli/test_init.py tests/run/test_decisions.py \
     tests/evaluation/test_evaluator.py tests/evaluation/test_plugins.py tests/evaluation/test_splits.py \
-    tests/test_progress.py tests/test_readme.py
+    tests/test_readme.py
 test-fast: .venv/.dev ## the quick tests, for the loop while working
 	$(BIN)/pytest $(QUICK)
 
@@ -51,7 +51,7 @@ images: ## the three container images
 lint: .venv/.dev ## style, types and import rules
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
-	$(BIN)/mypy -p cycleqd -p examples -p benchmarks -p scripts
+	$(BIN)/mypy
 	$(BIN)/lint-imports
 
 format: .venv/.dev ## rewrite the code in its style

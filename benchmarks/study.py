@@ -28,7 +28,7 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
-from cycleqd.evaluation.engines import Settings, create
+from cycleqd.evaluation.engines import EngineSettings, create
 from cycleqd.evaluation.engines.engine import Engine, Sampling
 from cycleqd.evaluation.evaluator import evaluate
 from cycleqd.evaluation.plugins import load_class
@@ -167,7 +167,7 @@ def bench(config: Config, verdicts: Path) -> Iterator[Bench]:
             (scratch / name).mkdir()
             tasks[name] = Remembering(stack.enter_context(inner))
             tasks[name].recall(verdicts / name)
-        engine = create("transformers", Settings(dtype="float32", threads=1, device="cpu"))
+        engine = create("transformers", EngineSettings(dtype="float32", threads=1, device="cpu"))
         stack.callback(engine.close)
         yield Bench(config, engine, tasks)
 

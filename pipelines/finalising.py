@@ -28,7 +28,7 @@ def finalising(config: Config) -> BaseComponent:
     held_out = [("test", tasks) for tasks in groups(config, config.tasks)]
 
     @dsl.pipeline(name="cycleqd-finalising", description="Build the final model, score it against its rivals")
-    def pipeline(evolution: str, place: str, models: list = compared) -> None:
+    def pipeline(evolution: str, place: str, models: list[str] = compared) -> None:
         built = assign(aggregate(evolution=evolution, place=place), "aggregate", where)
         scored = partial(_score, where, evolution, place)
         if config.chosen is None:

@@ -202,7 +202,7 @@ def _contradictions(store: Store, link: Link, seeded: JSON) -> Iterator[str]:
         if done.stage == "update_archives":
             for task, sha256 in done.inputs["evaluations"].items():
                 record = layout.result(layout.evaluation(link.model, task, "search"))
-                said.append((f"the digest of {store.url(record)}", sha256, scored.get(record)))
+                said.append((f"the digest of {store.url(record)}", sha256, scored.get(record, "")))
         for what, here, there in said:
             if here != there:
                 yield f"{store.url(done.record)} gives {what} as {here}, but it is {there}; one of them was replaced"

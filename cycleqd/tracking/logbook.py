@@ -156,7 +156,8 @@ def log_making(settings: Settings, store: Store, model: str, stages: Sequence[st
         folder = layout.stage(model, name)
         outputs, run = need_result(store, folder)["outputs"], store.get_json(layout.run(folder))
         metrics = {f"seconds/{name}/{part}": value for part, value in run["seconds"].items()}
-        params, tags = {}, _where(run)
+        params: dict[str, object] = {}
+        tags: dict[str, object] = {**_where(run)}
         if "checkpoint" in outputs:
             params, tags = {"bytes": outputs["checkpoint"]["size"]}, tags | _digest(outputs["checkpoint"])
         tracker.log(run_id, time=run["started"], metrics=metrics, params=params, tags=tags)

@@ -126,7 +126,8 @@ class LocalRunner:
         found = list(_ERROR.finditer(self._text(step)))
         kind = getattr(errors, found[-1]["kind"], None) if found else None
         if kind is not None and issubclass(kind, CycleQDError):
-            return kind(found[-1]["sentence"].strip())
+            failure: CycleQDError = kind(found[-1]["sentence"].strip())
+            return failure
         return UnavailableError(f"the {step.name} pipeline failed; its log is {self.log(step)}")
 
     @contextlib.contextmanager

@@ -224,7 +224,8 @@ class Services:
                 identity = {"name": "cycleqd", "credentials": keys, "actions": ["Admin", "Read", "Write", "List"]}
                 _write_private(config, {"identities": [identity]})
                 _write_private(path, pair)
-        return json.loads(path.read_text())
+        found: dict[str, str] = json.loads(path.read_text())
+        return found
 
     @contextlib.contextmanager
     def _lock(self, name: str) -> Iterator[None]:
@@ -309,7 +310,7 @@ def _free(port: int) -> bool:
 def _answers(url: str) -> bool:
     try:
         with urllib.request.urlopen(url, timeout=2) as reply:
-            return reply.status == 200
+            return bool(reply.status == 200)
     except (OSError, urllib.error.URLError):
         return False
 

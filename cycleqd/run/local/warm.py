@@ -23,6 +23,7 @@ import sys
 import tempfile
 import time
 from pathlib import Path
+from typing import Any
 
 SOCKET = "CYCLEQD_WARM"
 _MODULES = (
@@ -132,8 +133,7 @@ def _keep(link: socket.socket) -> None:
     for stream in streams:
         os.close(stream)
     watcher = os.pidfd_open(child)
-    ready = select.select([watcher, link], [], [])[0]
-    if watcher in ready:
+    if watcher in select.select([watcher, link.fileno()], [], [])[0]:
         status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
         link.sendall(f"{status if status >= 0 else 128 - status}\n".encode())
     else:
@@ -144,7 +144,7 @@ def _keep(link: socket.socket) -> None:
     os._exit(0)
 
 
-def _become(job: dict[str, object], streams: list[int]) -> None:
+def _become(job: dict[str, Any], streams: list[int]) -> None:
     """Be the Python process that the client asked for."""
     import runpy
     import traceback
@@ -155,10 +155,10 @@ def _become(job: dict[str, object], streams: list[int]) -> None:
             os.dup2(stream, number)
             os.close(stream)
         os.environ.clear()
-        os.environ.update(job["environment"])  # type: ignore[arg-type]
+        os.environ.update(job["environment"])
         os.chdir(str(job["folder"]))
         tempfile.tempdir = None  # TMPDIR may be another one
-        option, module, *rest = job["arguments"]  # type: ignore[misc]
+        option, module, *rest = job["arguments"]
         assert option == "-m", f"only modules are run here, not {job['arguments']}"
         sys.argv = [module, *rest]
         runpy.run_module(module, run_name="__main__", alter_sys=True)

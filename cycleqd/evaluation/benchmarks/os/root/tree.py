@@ -7,8 +7,8 @@ import os
 import tempfile
 from collections.abc import Sequence
 from contextlib import suppress
+from io import BufferedReader
 from pathlib import Path
-from typing import BinaryIO
 
 from cycleqd.errors import InvalidInputError, UnavailableError
 from cycleqd.evaluation.sandbox.ids import id_range
@@ -22,7 +22,7 @@ def default_tar() -> Path:
     return Path(os.environ.get("CYCLEQD_OS_ROOT") or _CACHE / "os-root.tar")
 
 
-def opened(tar: Path) -> BinaryIO:
+def opened(tar: Path) -> BufferedReader:
     """The tar, open for reading. Raises UnavailableError where it is missing or closed to this user."""
     try:
         return tar.open("rb")
