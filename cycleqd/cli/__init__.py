@@ -213,6 +213,14 @@ def replay(
 
 
 @command
+def rescore(config: Config = DEFAULT, profile: Profile = None, json: Json = False) -> None:
+    """Score base, experts and living children anew where a task's method has another version now."""
+    from cycleqd.cli.rescore import run as start
+
+    start(ConfigSource(config, profile), json)
+
+
+@command
 def audit(
     model: Annotated[str, typer.Argument(help="A model id, best, or the id of an MLflow run or a KFP run.")],
     config: Config = DEFAULT,

@@ -21,6 +21,7 @@ from cycleqd.search import measures
 from cycleqd.search import state as states
 from cycleqd.search.config import Config
 from cycleqd.search.state import State
+from cycleqd.storage.frozen import adopt
 
 _DOING = {
     "seed": "staging models and data",
@@ -48,6 +49,7 @@ def run(source: ConfigSource, as_json: bool) -> None:
         )
     with alone(config), warmed(config) as warm, running(config.place) as environment:
         session = connect(config, environment)
+        config = adopt(session.store, config)
         try:
             with Display(config, find_state(session.store)) as display:
                 runner = LocalRunner(config, session.environment, display.task, warm)
@@ -83,7 +85,7 @@ def summarise(config: Config, state: State) -> dict[str, Any]:
     return {
         "evolution": config.name,
         "generations": state.generation,
-        "evaluations": len(state.children),
+        "evaluations": state.evaluations,
         "stopped": states.should_stop(config, state),
         "best_average": {"model": best.model.id, "average": states.average(best.scores), "scores": dict(best.scores)},
         "best_per_task": {

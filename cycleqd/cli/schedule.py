@@ -7,7 +7,6 @@ import json as json_
 import re
 from typing import TYPE_CHECKING
 
-from components.seed.stage import refuse_other_config
 from cycleqd.cli.cluster import check_placement, reach_runs, reach_store, warn
 from cycleqd.cli.output import print_json, say
 from cycleqd.cli.source import ConfigSource
@@ -17,6 +16,7 @@ from cycleqd.run.kubeflow.client import Kubeflow
 from cycleqd.run.kubeflow.runs import Runs
 from cycleqd.run.steps import Step, arguments
 from cycleqd.storage.evolution import find_head
+from cycleqd.storage.frozen import adopt
 
 if TYPE_CHECKING:
     from kfp_server_api import V2beta1RecurringRun
@@ -44,7 +44,7 @@ def schedule(source: ConfigSource, cron: str, as_json: bool) -> None:
     except CycleQDError as error:
         findings.warnings.append(f"{error}; whether the evolution is seeded was not checked")
     else:
-        refuse_other_config(store, config)
+        adopt(store, config)
         if not seeded:
             findings.problems.append(
                 f"evolution '{config.name}' is not seeded yet, and a schedule only runs generations:"

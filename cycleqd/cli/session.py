@@ -29,12 +29,12 @@ class Session:
     environment: dict[str, str]
 
     def seeded(self) -> Config:
-        """The configuration as it was frozen. Raises ConflictError before seeding."""
+        """The configuration as it was frozen, with the file's place. Raises ConflictError before seeding."""
         if not self.store.exists(layout.CONFIG):
             raise ConflictError(
                 f"evolution '{self.config.name}' does not exist yet in {self.store.url('')}: run it first"
             )
-        return load_config(self.store)
+        return load_config(self.store).model_copy(update={"place": self.config.place})
 
     def state(self) -> State:
         """The current snapshot. Raises ConflictError before seeding has ended."""

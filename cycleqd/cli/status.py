@@ -21,7 +21,8 @@ def show(source: ConfigSource, as_json: bool) -> None:
     """Print how far the evolution is; also when nothing of it has been seeded."""
     with session(source) as opened:
         state = find_state(opened.store)
-        facts = gather(opened.config, opened.store, state)
+        config = opened.seeded() if state else opened.config
+        facts = gather(config, opened.store, state)
     if as_json:
         print_json(facts)
         return
@@ -30,7 +31,7 @@ def show(source: ConfigSource, as_json: bool) -> None:
         say("not seeded yet; next: seeding" if not facts["started"] else "seeding is in flight")
         return
     done = "complete" if facts["next"] is None else f"next: {facts['next']}"
-    say(f"generation {state.generation} of {opened.config.method.generations}, {facts['evaluations']} children; {done}")
+    say(f"generation {state.generation} of {config.method.generations}, {facts['evaluations']} children; {done}")
     if facts["stopped"]:
         say(f"the search is over: {facts['stopped']}")
     rows = [[task, percent(best["score"]), best["model"]] for task, best in facts["best_per_task"].items()]

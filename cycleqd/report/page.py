@@ -78,7 +78,7 @@ def cards(data: ReportData) -> list[tuple[str, str, str]]:
             break
     elites = [elite for archive in state.archives for elite in archive.elites.values()]
     cells = sum(archive.grid.cells for archive in state.archives)
-    found.append((str(len(state.children)), "children evaluated", f"in {state.generation} generations"))
+    found.append((str(state.evaluations), "children evaluated", f"in {state.generation} generations"))
     distinct = len({elite.model.id for elite in elites})
     found.append((str(distinct), "models alive in the archives", f"{len(elites)} of {cells} cells filled"))
     for name, count in curves.passed(data).items():

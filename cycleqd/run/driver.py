@@ -12,12 +12,12 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
-from components.seed.stage import refuse_other_config
 from cycleqd.errors import ConflictError, CycleQDError
 from cycleqd.run.local.services import writable
 from cycleqd.run.steps import Step, advanced, arguments, find_state, next_step, previous_step
 from cycleqd.search.config import Config
 from cycleqd.search.state import State
+from cycleqd.storage.frozen import adopt
 from cycleqd.storage.objects import Store
 
 
@@ -51,7 +51,7 @@ def drive(config: Config, store: Store, runner: Runner, watcher: Watcher) -> Non
     moving HEAD and logging or cleaning, and repeating is free otherwise. Raises ConflictError when the evolution was
     started with another configuration.
     """
-    refuse_other_config(store, config)
+    config = adopt(store, config)
     state = find_state(store)
     before = previous_step(config, state)
     if before is not None and not runner.finished(before):

@@ -365,7 +365,7 @@ class Place(Section):
     generations_per_run: int = Field(default=1, ge=1)
     """Generations in one pipeline run."""
     parallelism: int = Field(default=2, ge=1)
-    """Children (in seeding: models) that are worked on at a time."""
+    """Children that are worked on at a time on one machine; on a cluster GPUs, quotas and queues limit."""
     workers: int = Field(default=4, ge=1)
     """Samples of a task that are judged at a time."""
     threads: int = Field(default=2, ge=1)
@@ -376,8 +376,8 @@ class Place(Section):
     """Space for cached checkpoints on a machine."""
     timeout: int = Field(default=6 * 3600, ge=60)
     """Seconds until a task is ended."""
-    retries: int = Field(default=1, ge=0)
-    """How often a failed task is repeated."""
+    retries: int = Field(default=2, ge=0)
+    """How often `drive` repeats a failed run on a cluster."""
     pins: tuple[str, ...] = ()
     """Ids of models that are never cleaned up."""
     images: Images = Images()
@@ -522,13 +522,27 @@ def placed(config: Config, **changes: object) -> Config:
     return config.model_copy(update={"place": _overlaid(config.place, over)})
 
 
+def completed(config: Config, frozen: Config) -> Config:
+    """The configuration, with another's value for every key that decides results and that it does not set itself.
+
+    Sections are completed key by key, those of tasks and experts one by one; other maps and lists are set as a whole.
+    """
+    return _overlaid(frozen, config).model_copy(update={"place": config.place})
+
+
 def _overlaid(under: S, over: S) -> S:
     """`under` with everything that was said in `over`."""
-    changes = {name: getattr(over, name) for name in over.model_fields_set}
-    for name, value in changes.items():
-        if isinstance(value, Section):
-            changes[name] = _overlaid(getattr(under, name), value)
+    changes = {name: _laid(getattr(under, name), getattr(over, name)) for name in over.model_fields_set}
     return under.model_copy(update=changes)
+
+
+def _laid(under: Any, over: Any) -> Any:
+    """A value over another: sections key by key, maps of sections one by one, all else as a whole."""
+    if isinstance(over, Section) and isinstance(under, type(over)):
+        return _overlaid(under, over)
+    if isinstance(over, dict) and isinstance(under, dict):
+        return {name: _laid(under.get(name), value) for name, value in over.items()}
+    return over
 
 
 def _read(path: Path) -> Any:

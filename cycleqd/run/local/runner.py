@@ -124,10 +124,9 @@ class LocalRunner:
     def _failure(self, step: Step) -> CycleQDError:
         """The last of our own errors in the log, as the stage raised it."""
         found = list(_ERROR.finditer(self._text(step)))
-        kind = getattr(errors, found[-1]["kind"], None) if found else None
-        if kind is not None and issubclass(kind, CycleQDError):
-            failure: CycleQDError = kind(found[-1]["sentence"].strip())
-            return failure
+        kind = errors.named(found[-1]["kind"]) if found else None
+        if kind is not None:
+            return kind(found[-1]["sentence"].strip())
         return UnavailableError(f"the {step.name} pipeline failed; its log is {self.log(step)}")
 
     @contextlib.contextmanager
