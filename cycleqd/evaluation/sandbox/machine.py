@@ -74,7 +74,7 @@ class Keeper:
         with theirs:
             root = Path(__file__).resolve().parents[3]
             self._process = subprocess.Popen(
-                [sys.executable, "-S", "-m", "cycleqd.evaluation.sandbox.keeper", str(theirs.fileno())],
+                [sys.executable, "-SP", str(Path(__file__).with_name("keeper.py")), str(theirs.fileno())],
                 pass_fds=[theirs.fileno()],
                 env={"PATH": PATH, "PYTHONPATH": str(root)},
                 cwd="/",

@@ -37,9 +37,7 @@ from cycleqd.evaluation.benchmarks.code.execution import Boxes, References, kept
 from cycleqd.evaluation.benchmarks.code.judge import Judged, judge
 from cycleqd.evaluation.benchmarks.code.problem import Problem, Suite
 from cycleqd.evaluation.reasoning import THINK, read_marks, without_reasoning
-from cycleqd.evaluation.sandbox import Limits
-from cycleqd.evaluation.sandbox.limits import MIB
-from cycleqd.evaluation.sandbox.turnstile import Turnstile
+from cycleqd.evaluation.sandbox import MIB, Limits, Turnstile
 from cycleqd.evaluation.task import Episode, Outcome, Sample, SingleTurn, Task, Verdict, Workspace
 
 _PROMPT = (

@@ -14,8 +14,7 @@ import subprocess
 import tempfile
 from pathlib import Path
 
-from cycleqd.evaluation.sandbox.box import preflight
-from cycleqd.evaluation.sandbox.command import Entry, entry, unused_uid
+from cycleqd.evaluation.sandbox import Entry, entry, preflight, unused_uid
 
 INSIDE = "/data"
 TEMPORARY = "/spill"

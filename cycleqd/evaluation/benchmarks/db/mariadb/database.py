@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any, Self
 from cycleqd.errors import UnavailableError
 from cycleqd.evaluation.benchmarks.db.mariadb.guard import Exceeded, Guard, StatementLimits, WatchedStatement
 from cycleqd.evaluation.benchmarks.db.mariadb.server import MariaDB
-from cycleqd.evaluation.sandbox.turnstile import Turnstile
+from cycleqd.evaluation.sandbox import Turnstile
 
 if TYPE_CHECKING:
     from pymysql.connections import Connection
