@@ -38,7 +38,7 @@ test: .venv/.dev ## the whole test suite
 QUICK := tests/search tests/weights tests/pipelines tests/scripts tests/report/test_statistics.py \
     tests/report/test_pictures.py tests/cli/test_cli.py tests/cli/test_init.py tests/run/test_decisions.py \
     tests/evaluation/test_evaluator.py tests/evaluation/test_plugins.py tests/evaluation/test_splits.py \
-    tests/test_progress.py tests/test_readme.py
+    tests/test_readme.py
 test-fast: .venv/.dev ## the quick tests, for the loop while working
 	$(BIN)/pytest $(QUICK)
 

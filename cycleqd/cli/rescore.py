@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from cycleqd.cli.given import Given
 from cycleqd.cli.output import print_json, say
 from cycleqd.cli.session import session
+from cycleqd.cli.source import ConfigSource
 from cycleqd.run import rescore
 from cycleqd.run.driver import alone
 
 
-def run(given: Given, as_json: bool) -> None:
+def run(source: ConfigSource, as_json: bool) -> None:
     """Score on this machine what is of another method version, and give the archives these scores alone."""
-    config = given.load()
-    with alone(config), session(given, tracking=True) as opened:
+    config = source.load()
+    with alone(config), session(source, tracking=True) as opened:
         changed = rescore.rescore(opened.settings, opened.store, opened.seeded())
         state = opened.state()
     tasks = sorted({task for _, task in changed})

@@ -8,9 +8,9 @@ from typing import Any
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeRemainingColumn
 from rich.text import Text
 
-from cycleqd.cli.given import Given
 from cycleqd.cli.output import console, errors, percent, plain, print_json
 from cycleqd.cli.session import connect
+from cycleqd.cli.source import ConfigSource
 from cycleqd.errors import InvalidInputError
 from cycleqd.run.driver import alone, drive
 from cycleqd.run.local.runner import LocalRunner
@@ -36,15 +36,15 @@ _DOING = {
 }
 
 
-def run(given: Given, as_json: bool) -> None:
+def run(source: ConfigSource, as_json: bool) -> None:
     """Run to the end. On Ctrl-C everything started here is ended, and said what is saved.
 
     Raises InvalidInputError where the place is a cluster: other commands run the evolution there.
     """
-    config = given.load()
+    config = source.load()
     if config.place.runner == "kubeflow":
         raise InvalidInputError(
-            f"place.runner is kubeflow: `cycleqd drive {given.flags}` runs '{config.name}' on the cluster,"
+            f"place.runner is kubeflow: `cycleqd drive {source.flags}` runs '{config.name}' on the cluster,"
             " `cycleqd run --runner local` on this machine"
         )
     with alone(config), warmed(config) as warm, running(config.place) as environment:
@@ -55,14 +55,14 @@ def run(given: Given, as_json: bool) -> None:
                 runner = LocalRunner(config, session.environment, display.task, warm)
                 drive(config, session.store, runner, display)
         except (KeyboardInterrupt, SystemExit):
-            errors.print(Text(saved(config, find_state(session.store), given)))
+            errors.print(Text(saved(config, find_state(session.store), source)))
             raise
         summary = summarise(config, session.state())
     if as_json:
         print_json(summary)
         return
     console.print(Text(f"done: {summary['generations']} generations, {summary['evaluations']} children evaluated"))
-    looks = " · ".join(f"cycleqd {look} {given.flags}" for look in ("models", "lineage final", "report"))
+    looks = " · ".join(f"cycleqd {look} {source.flags}" for look in ("models", "lineage final", "report"))
     console.print(Text(f"look: {looks}"))
 
 
@@ -71,14 +71,12 @@ def warmed(config: Config) -> AbstractContextManager[Warm | None]:
     return Warm() if config.place.runner == "local" else nullcontext()
 
 
-def saved(config: Config, state: State | None, given: Given) -> str:
+def saved(config: Config, state: State | None, source: ConfigSource) -> str:
     """What an interrupted run leaves, and how to go on."""
     kept = (
         "nothing is complete yet" if state is None else f"{state.generation} of {config.method.generations} generations"
     )
-    return (
-        f"\nstopped; saved: {kept}, and every finished part of the one in flight. Go on with: cycleqd run {given.flags}"
-    )
+    return f"\nstopped; saved: {kept}, and all finished parts of the next. Go on with: cycleqd run {source.flags}"
 
 
 def summarise(config: Config, state: State) -> dict[str, Any]:

@@ -7,7 +7,7 @@ import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from cycleqd.cli.given import Given
+from cycleqd.cli.source import ConfigSource
 from cycleqd.errors import ConflictError, InvalidInputError
 from cycleqd.run.local.services import running
 from cycleqd.search import state as states
@@ -59,9 +59,9 @@ class Session:
 
 
 @contextlib.contextmanager
-def session(given: Given, tracking: bool = False) -> Iterator[Session]:
+def session(source: ConfigSource, tracking: bool = False) -> Iterator[Session]:
     """Read the configuration and reach (if embedded: start) its services. `tracking`: MLflow is needed too."""
-    config = given.load()
+    config = source.load()
     with running(config.place, tracking) as environment:
         yield connect(config, environment)
 

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
-from cycleqd.cli.given import Given
 from cycleqd.cli.output import percent, print_json, say, size, table
 from cycleqd.cli.run import summarise
 from cycleqd.cli.session import session
+from cycleqd.cli.source import ConfigSource
 from cycleqd.run.steps import find_state, next_step
 from cycleqd.search import state as states
 from cycleqd.search.config import Config
@@ -17,9 +17,9 @@ from cycleqd.storage.evolution import find_plan
 from cycleqd.storage.objects import Store
 
 
-def show(given: Given, as_json: bool) -> None:
+def show(source: ConfigSource, as_json: bool) -> None:
     """Print how far the evolution is; also when nothing of it has been seeded."""
-    with session(given) as opened:
+    with session(source) as opened:
         state = find_state(opened.store)
         config = opened.seeded() if state else opened.config
         facts = gather(config, opened.store, state)

@@ -195,7 +195,9 @@ class Grid(Section):
     """The archives' grids: bins per axis and how their bounds are set (at seeding, once)."""
 
     bins: int | dict[Name, int] = 15
+    """Bins of an axis: one number for all tasks, or one for each."""
     bounds: Literal["experts", "own_expert"] | dict[Name, tuple[Fraction, Fraction]] = "experts"
+    """0.85 × the lowest to 1.15 × the highest score of all experts, or of the task's own; or [low, high] for each."""
 
     @field_validator("bins")
     @classmethod
@@ -252,7 +254,9 @@ class Stop(Section):
     """Stop early: after so many child evaluations, or so many generations without a better best average."""
 
     evaluations: int | None = Field(default=None, ge=1)
+    """A budget of evaluated children; empty: none."""
     patience: int | None = Field(default=None, ge=1)
+    """Generations without a better best average; empty: none."""
 
 
 class Method(Section):
