@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeRemainingColumn
@@ -12,10 +11,11 @@ from cycleqd.cli.given import Given
 from cycleqd.cli.output import console, errors, percent, plain, print_json
 from cycleqd.cli.session import connect
 from cycleqd.errors import InvalidInputError
+from cycleqd.run.containers.launcher import Containers
 from cycleqd.run.driver import alone, drive
+from cycleqd.run.local.forks import Forks
 from cycleqd.run.local.runner import LocalRunner
 from cycleqd.run.local.services import running
-from cycleqd.run.local.warm import Warm
 from cycleqd.run.steps import Step, find_state
 from cycleqd.search import measures
 from cycleqd.search import state as states
@@ -46,11 +46,11 @@ def run(given: Given, as_json: bool) -> None:
             f"place.runner is kubeflow: `cycleqd drive {given.flags}` runs '{config.name}' on the cluster,"
             " `cycleqd run --runner local` on this machine"
         )
-    with alone(config), warmed(config) as warm, running(config.place) as environment:
+    with alone(config), _launcher(config) as launcher, running(config.place) as environment:
         session = connect(config, environment)
         try:
             with Display(config, find_state(session.store)) as display:
-                runner = LocalRunner(config, session.environment, display.task, warm)
+                runner = LocalRunner(config, session.environment, display.task, launcher)
                 drive(config, session.store, runner, display)
         except (KeyboardInterrupt, SystemExit):
             errors.print(Text(saved(config, find_state(session.store), given)))
@@ -64,9 +64,9 @@ def run(given: Given, as_json: bool) -> None:
     console.print(Text(f"look: {looks}"))
 
 
-def warmed(config: Config) -> AbstractContextManager[Warm | None]:
-    """The warm process of a local run, importing while the services start."""
-    return Warm() if config.place.runner == "local" else nullcontext()
+def _launcher(config: Config) -> Forks | Containers:
+    """Where tasks run; what takes time to start does so while the services start."""
+    return Containers(config) if config.place.runner == "docker" else Forks()
 
 
 def saved(config: Config, state: State | None, given: Given) -> str:
