@@ -13,6 +13,7 @@ from cycleqd.evaluation.scoring import evaluate_all
 from cycleqd.evaluation.secrets import withheld
 from cycleqd.evaluation.staged import Split
 from cycleqd.storage.evolution import load_config, parse_place
+from cycleqd.storage.failures import recorded
 from cycleqd.storage.objects import Store
 from cycleqd.storage.settings import Settings
 from cycleqd.tracking import logbook
@@ -25,15 +26,16 @@ def run(evolution: str, models: str, tasks: str, split: str, place: str) -> None
     IntegrityError for task data that are not what was seeded. A checkpoint that is not what its record says is never
     scored.
     """
-    if split not in ("search", "test"):
-        raise InvalidInputError(f"split is '{split}'; it is search or test")
     settings, where = Settings.from_environment(), parse_place(place)
     store = Store.connect(settings, evolution)
-    config = load_config(store)
-    names, chosen = json.loads(models), json.loads(tasks)
-    unknown = sorted(set(chosen) - set(config.tasks))
-    if unknown:
-        raise InvalidInputError(f"evolution '{evolution}' has no tasks {unknown}; it has {list(config.tasks)}")
-    with withheld():
-        evaluate_all(settings, store, config, where, names, chosen, cast(Split, split))
-    logbook.log_evaluations(settings, store, [(model, task) for model in names for task in chosen], split)
+    with recorded(store, "evaluate", models, tasks, split):
+        if split not in ("search", "test"):
+            raise InvalidInputError(f"split is '{split}'; it is search or test")
+        config = load_config(store)
+        names, chosen = json.loads(models), json.loads(tasks)
+        unknown = sorted(set(chosen) - set(config.tasks))
+        if unknown:
+            raise InvalidInputError(f"evolution '{evolution}' has no tasks {unknown}; it has {list(config.tasks)}")
+        with withheld():
+            evaluate_all(settings, store, config, where, names, chosen, cast(Split, split))
+        logbook.log_evaluations(settings, store, [(model, task) for model in names for task in chosen], split)

@@ -14,6 +14,7 @@ from cycleqd.search.config import Config
 from cycleqd.search.records import JSON
 from cycleqd.storage import layout
 from cycleqd.storage.evolution import manifest_json
+from cycleqd.storage.failures import recorded
 from cycleqd.storage.objects import Store
 from cycleqd.storage.results import Clock, once
 from cycleqd.storage.settings import Settings
@@ -30,12 +31,14 @@ def run(config: str, place: str) -> None:
     ConflictError when the evolution exists with another configuration.
     """
     settings = Settings.from_environment()
-    wanted = configuration.parse({**json.loads(config), "place": json.loads(place)}, "config")
-    store = Store.connect(settings, wanted.name)
-    refuse_other_config(store, wanted)
-    inputs = {"config": hashlib.sha256(config_bytes(wanted)).hexdigest()}
-    once(store, layout.SEED, "seed", METHOD_VERSION, inputs, lambda clock: copy_all(store, wanted, inputs, clock))
-    logbook.log_seed(settings, store, wanted)
+    tree = {**json.loads(config), "place": json.loads(place)}
+    store = Store.connect(settings, tree["name"])
+    with recorded(store, "seed"):
+        wanted = configuration.parse(tree, "config")
+        refuse_other_config(store, wanted)
+        inputs = {"config": hashlib.sha256(config_bytes(wanted)).hexdigest()}
+        once(store, layout.SEED, "seed", METHOD_VERSION, inputs, lambda clock: copy_all(store, wanted, inputs, clock))
+        logbook.log_seed(settings, store, wanted)
 
 
 def config_bytes(config: Config) -> bytes:

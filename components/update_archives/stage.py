@@ -16,6 +16,7 @@ from cycleqd.search.state import State
 from cycleqd.storage import layout
 from cycleqd.storage.cleaning import clean
 from cycleqd.storage.evolution import Head, current, find_head, load_config, load_state, need_plan, parse_place
+from cycleqd.storage.failures import recorded
 from cycleqd.storage.objects import Store
 from cycleqd.storage.results import Clock, once
 from cycleqd.storage.scores import scored_models
@@ -30,12 +31,13 @@ def run(evolution: str, generation: int, place: str) -> None:
     """Make snapshot `generation` + 1 and HEAD name it; then log and clean up, also when that was done before."""
     settings, where = Settings.from_environment(), parse_place(place)
     store = Store.connect(settings, evolution)
-    config = load_config(store)
-    models = seeded_models(config) if generation < 0 else [c.id for c in need_plan(store, generation).children]
-    state = make(store, config, generation, models)
-    move_head(store, Head(generation + 1, state.digest))
-    logbook.log_update(settings, store, generation, models, state)
-    clean(store, config, where.pins)
+    with recorded(store, "update-archives", str(generation)):
+        config = load_config(store)
+        models = seeded_models(config) if generation < 0 else [c.id for c in need_plan(store, generation).children]
+        state = make(store, config, generation, models)
+        move_head(store, Head(generation + 1, state.digest))
+        logbook.log_update(settings, store, generation, models, state)
+        clean(store, config, where.pins)
 
 
 def seeded_models(config: Config) -> list[str]:

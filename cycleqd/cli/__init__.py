@@ -12,6 +12,7 @@ from typing import Annotated, NoReturn, ParamSpec
 
 import typer
 
+from cycleqd import __version__
 from cycleqd.cli.given import Given
 from cycleqd.errors import CycleQDError
 
@@ -46,8 +47,19 @@ Model = Annotated[str, typer.Argument(help="A model id: base, expert-NAME, g0000
 DEFAULT = Path("cycleqd.yaml")
 
 
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        print(f"cycleqd {__version__}")
+        raise typer.Exit
+
+
 @app.callback()
-def options(debug: Annotated[bool, typer.Option(envvar="CYCLEQD_DEBUG", help="Show tracebacks.")] = False) -> None:
+def options(
+    debug: Annotated[bool, typer.Option(envvar="CYCLEQD_DEBUG", help="Show tracebacks.")] = False,
+    version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and exit.")
+    ] = False,
+) -> None:
     """Options of all commands, before the command's name."""
     if debug:
         os.environ["CYCLEQD_DEBUG"] = "1"
@@ -79,6 +91,29 @@ def command(function: Callable[P, None]) -> Callable[P, None]:
 
 def _terminated(number: int, frame: object) -> NoReturn:
     sys.exit(128 + number)
+
+
+@command
+def init(
+    base: Annotated[str, typer.Option(help="The base model: a Hugging Face folder or an s3:// prefix.")],
+    expert: Annotated[
+        list[str],
+        typer.Option(metavar="NAME=PATH:TASK", help="An expert and the task it was fine-tuned for; once for each."),
+    ],
+    task: Annotated[
+        list[str],
+        typer.Option(
+            metavar="NAME=DATA[,CLASS]",
+            help="A task and its data; once for each. code, db and os are built in; others need file.py:Class.",
+        ),
+    ],
+    config: Config = DEFAULT,
+    name: Annotated[str | None, typer.Option(help="The evolution's name; default: the file's, without .yaml.")] = None,
+) -> None:
+    """Write a commented starting configuration for your own models and tasks, to a new file."""
+    from cycleqd.cli.init import write
+
+    write(config, name, base, expert, task)
 
 
 @command

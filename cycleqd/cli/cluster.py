@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from rich.text import Text
@@ -16,7 +18,7 @@ from cycleqd.cli.run import Display, summarise
 from cycleqd.run import checks, preflight
 from cycleqd.run.checks import Findings
 from cycleqd.run.conduct import Conductor
-from cycleqd.run.decisions import FAILED, Action, Cancel, Done, Retry, Run, Standing, Start, Wait
+from cycleqd.run.decisions import FAILED, Action, Cancel, Done, Replace, Retry, Run, Standing, Start, Wait
 from cycleqd.run.kubeflow.client import Kubeflow
 from cycleqd.run.kubeflow.runs import Follow, Runs, Steps, standing
 from cycleqd.run.sources import bring
@@ -36,9 +38,16 @@ class Access:
     kubeflow: Kubeflow
     store: Store
 
-    def steps(self, follow: Follow = lambda task, event: None) -> Steps:
-        """Its runs, and what starts more of them."""
-        return Steps(self.config, self.kubeflow, self.store, lambda: bring(self.config, self.store, counting), follow)
+    def conductor(
+        self,
+        told: Callable[[Action, Standing], None],
+        follow: Follow = lambda task, event: None,
+        warned: Callable[[str], None] = lambda sentence: None,
+    ) -> Conductor:
+        """What decides about its runs, and acts."""
+        upload = partial(bring, self.config, self.store, counting)
+        steps = Steps(self.config, self.kubeflow, self.store, upload, follow, warned)
+        return Conductor(steps, self.standing, self.config.place.retries, told, warned)
 
     def standing(self) -> Standing:
         """What of the evolution is done, read from S3 now."""
@@ -98,8 +107,7 @@ def warn(findings: Findings) -> None:
 def submit(given: Given, as_json: bool) -> None:
     """Do the one thing that is due."""
     access = reach(given)
-    conductor = Conductor(access.steps(), access.standing, told=_told_cancelling)
-    action, run = conductor.submit()
+    action, run = access.conductor(_told_cancelling).submit()
     facts = describe(access, action, run)
     if as_json:
         print_json(facts)
@@ -128,9 +136,8 @@ def drive(given: Given, as_json: bool) -> None:
     access = reach(given)
     with Display(access.config, find_state(access.store)) as display:
         watch = Watch(access, display)
-        steps = access.steps(display.task)
         try:
-            Conductor(steps, access.standing, watch.told, display.warns).drive()
+            access.conductor(watch.told, display.task, display.warns).drive()
         except (KeyboardInterrupt, SystemExit):
             display.progress.stop()
             errors.print(Text(watch.left(given)))
@@ -169,9 +176,19 @@ class Watch:
                     show(Text(f"{run.name} is run {run.id}"))
                 self.run = run
                 self.display.begins(run.name)
-            case Retry(run):
+            case Retry(run, pause):
                 self.run = run
-                show(Text(f"run {run.name} ({run.id}) had failed: what failed in it runs again"))
+                why = f": {plain(run.why)}" if run.why else ""
+                of = f"{run.retries + 1} of {self.access.config.place.retries}"
+                show(
+                    Text(f"run {run.name} ({run.id}) failed{why}; what failed in it runs again in {pause:.0f} s ({of})")
+                )
+            case Replace(run):
+                show(
+                    Text(
+                        f"run {run.name} ({run.id}) is {run.state} without a pod: it is archived, and a new one begins"
+                    )
+                )
             case Cancel(run):
                 show(Text(f"run {run.id} is cancelled: an older run of {run.name} is in flight"))
 

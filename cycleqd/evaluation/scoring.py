@@ -116,7 +116,7 @@ class Scoring:
         wanted = self.config.evaluation
         return engines.create(
             wanted.engine,
-            engines.Settings(
+            engines.EngineSettings(
                 dtype=wanted.dtype,
                 batch_tokens=wanted.batch_tokens,
                 threads=wanted.threads,

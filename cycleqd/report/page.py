@@ -13,7 +13,7 @@ from cycleqd.report import curves, family
 from cycleqd.report.cost import duration, size
 from cycleqd.report.data import ReportData, Row, Split
 from cycleqd.report.scores import SPLITS, ratios_to_base
-from cycleqd.report.statistics import Estimate, average, gain, share
+from cycleqd.report.statistics import Interval, average, gain, share
 from cycleqd.report.theme import percent
 from cycleqd.search.state import average as mean
 from cycleqd.search.state import bests
@@ -33,7 +33,7 @@ class Picture:
 
 
 @dataclass(frozen=True)
-class Verdict:
+class Finding:
     """One finding in a sentence. tone: "good" exceeds the error bars, "bad" is below them, "open" lies within."""
 
     text: str
@@ -86,7 +86,7 @@ def cards(data: ReportData) -> list[tuple[str, str, str]]:
     return found
 
 
-def verdicts(data: ReportData) -> list[Verdict]:
+def verdicts(data: ReportData) -> list[Finding]:
     """Whether the final model's gains exceed the error bars, on held-out samples where there are any."""
     split: Split = "test" if data.scored("test", "final") else "search"
     final = data.scored(split, "final")
@@ -102,11 +102,11 @@ def verdicts(data: ReportData) -> list[Verdict]:
         difference = gain(final, theirs)
         text = f"Final model against {label}, {SPLITS[split]}: {points(difference)}"
         if not difference.certain:
-            found.append(Verdict(f"{text}. Within the error bars: no difference is shown.", "open"))
+            found.append(Finding(f"{text}. Within the error bars: no difference is shown.", "open"))
         elif difference.value > 0:
-            found.append(Verdict(f"{text}. The gain exceeds the error bars.", "good"))
+            found.append(Finding(f"{text}. The gain exceeds the error bars.", "good"))
         else:
-            found.append(Verdict(f"{text}. Worse by more than the error bars.", "bad"))
+            found.append(Finding(f"{text}. Worse by more than the error bars.", "bad"))
     return found
 
 
@@ -145,7 +145,7 @@ def held_out(data: ReportData) -> dict[str, int]:
     return {task: tally.total for task, tally in tallies.items()}
 
 
-def table(data: ReportData, split: Split) -> list[tuple[Row, list[Estimate], list[bool]]]:
+def table(data: ReportData, split: Split) -> list[tuple[Row, list[Interval], list[bool]]]:
     """Models, their estimates on each task and on average, and whether each is the column's best."""
     found = []
     for row in data.rows:
@@ -186,12 +186,12 @@ def costs(data: ReportData) -> Iterator[tuple[str, str]]:
     yield "in the bucket now", size(cost.stored)
 
 
-def interval(estimate: Estimate) -> str:
+def interval(estimate: Interval) -> str:
     """ "41.2 to 53.9 %"."""
     return f"{percent(estimate.low)} to {percent(estimate.high)} %"
 
 
-def points(difference: Estimate) -> str:
+def points(difference: Interval) -> str:
     """ "+5.2 points (95 % interval +1.1 to +9.3)"."""
     value, low, high = (
         f"{100 * x:+.1f}".replace("-", "−") for x in (difference.value, difference.low, difference.high)

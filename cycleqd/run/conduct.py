@@ -7,8 +7,21 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from cycleqd.errors import ConflictError, UnavailableError
-from cycleqd.run.decisions import LOST, Action, Cancel, Done, Retry, Run, Standing, Start, Stop, Wait, decide
+from cycleqd.errors import ConflictError, UnavailableError, named
+from cycleqd.run.decisions import (
+    GIVEN_UP,
+    Action,
+    Cancel,
+    Done,
+    Replace,
+    Retry,
+    Run,
+    Standing,
+    Start,
+    Stop,
+    Wait,
+    decide,
+)
 from cycleqd.run.steps import Step
 
 OUTAGE_SECONDS = 300.0
@@ -19,27 +32,34 @@ class Cluster(Protocol):
     """Where runs are. Raises UnavailableError when it does not answer, other CycleQDErrors for what it refuses."""
 
     def runs(self, names: Iterable[str]) -> list[Run]:
-        """All runs of these steps, and the live ones of the schedule."""
+        """All runs of these steps that are not archived, and the live ones of the schedule."""
 
     def start(self, step: Step) -> Run:
         """Start a run of the step. After an UnavailableError it may have been started all the same."""
 
     def wait(self, run: Run) -> None:
-        """Return when the run has ended. Raises ConflictError when it is deleted."""
+        """Return when the run has ended, or is stuck. Raises ConflictError when it is deleted."""
 
     def retry(self, run: Run) -> None:
-        """Return when the run works again."""
+        """Count it, then return when the run works again. Does nothing when another driver was faster."""
 
     def cancel(self, run: Run) -> None:
         """Ask for its end; a run that has ended already is no error."""
 
+    def replace(self, run: Run) -> None:
+        """Archive a run that is stuck. Does nothing when another driver was faster."""
+
 
 @dataclass
 class Conductor:
-    """Decides and acts. `standing` reads S3; `told` hears of every action before it is done."""
+    """Decides and acts. `standing` reads S3; `told` hears of every action before it is done.
+
+    `retries`: how often a failed run is repeated.
+    """
 
     cluster: Cluster
     standing: Callable[[], Standing]
+    retries: int = 0
     told: Callable[[Action, Standing], None] = lambda action, standing: None
     warned: Callable[[str], None] = lambda sentence: None
     sleep: Callable[[float], None] = time.sleep
@@ -48,9 +68,10 @@ class Conductor:
     _looked_for: set[str] = field(default_factory=set)
 
     def drive(self) -> None:
-        """Act until all is done. Raises ConflictError when a run is lost, UnavailableError when an outage lasts.
+        """Act until all is done.
 
-        An action that an outage interrupts is decided anew: whether it took effect, the next look shows.
+        Raises what a failed task refused, ConflictError when a run is lost otherwise, UnavailableError when an outage
+        lasts. An action that an outage interrupts is decided anew: whether it took effect, the next look shows.
         """
         pause, quiet = _FIRST_PAUSE, 0.0
         while True:
@@ -59,6 +80,10 @@ class Conductor:
                 self.told(action, standing)
                 if isinstance(action, Done):
                     return
+                if isinstance(action, Retry):
+                    self.sleep(action.pause)
+                    if self.next()[0] != action:  # somebody did it meanwhile
+                        continue
                 self.act(action)
                 pause, quiet = _FIRST_PAUSE, 0.0
             except UnavailableError as error:
@@ -76,7 +101,7 @@ class Conductor:
             if isinstance(action, Wait):
                 return action, action.run
             run = self.act(action)
-            if not isinstance(action, Cancel):
+            if not isinstance(action, Cancel | Replace):
                 return action, run
 
     def next(self) -> tuple[Action, Standing]:
@@ -86,16 +111,16 @@ class Conductor:
             names = {step.name for step in (standing.before, standing.due) if step is not None}
             runs = self.cluster.runs(sorted(names))
             fresh = names - self._looked_for
-            self._ended_before |= {run.id for run in runs if run.state in LOST and run.name in fresh}
+            self._ended_before |= {run.id for run in runs if run.state in GIVEN_UP and run.name in fresh}
             self._ended_before -= {run.id for run in runs if run.live}  # retried: it is watched from here on
             self._looked_for |= names
             again = self.standing()
             if again == standing:
-                return decide(standing, runs, frozenset(self._ended_before)), standing
+                return decide(standing, runs, frozenset(self._ended_before), self.retries), standing
             standing = again
 
     def act(self, action: Action) -> Run | None:
-        """Do it. Raises ConflictError for a Stop."""
+        """Do it. Raises the error of a Stop."""
         match action:
             case Start(step):
                 return self.cluster.start(step)
@@ -104,11 +129,12 @@ class Conductor:
                 return run
             case Retry(run):
                 self.cluster.retry(run)
-                self._ended_before.discard(run.id)  # a second failure is one under our eyes
                 return run
             case Cancel(run):
                 self._ended_before.add(run.id)
                 self.cluster.cancel(run)
-            case Stop(sentence):
-                raise ConflictError(sentence)
+            case Replace(run):
+                self.cluster.replace(run)
+            case Stop(sentence, kind):
+                raise (named(kind) or ConflictError)(sentence)
         return None

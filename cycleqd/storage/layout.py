@@ -13,6 +13,8 @@
     HEAD.json                                {snapshot, sha256}
     final/{plan,mlflow}.json                 what finalising reads: kept from cleaning
     report/models.json                       ids of the models that a report names: kept from cleaning
+    runs/ID/failures/TASK-….json             why a task of that Kubeflow run failed, until it begins again
+    repeats/STEP.json                        how often a step's run was repeated, by whichever driver
 
 A home holds checkpoint/…, merged/… (an intermediate) and the records of what was done: make/ (base, experts, final,
 naive), merge/ and mutate/ (children), evaluations/TASK/SPLIT/, each with a result.json and a run.json.
@@ -36,6 +38,7 @@ COMBINED = ("naive", "aggregated", "final")
 """Ids of what finalising may build: linear combinations of models."""
 
 _CHILD = re.compile(r"^g(\d{6})-c(\d{2,})$")
+_CHILDREN = re.compile(r"g\d{6}-c\d{2,}")
 _MODEL = re.compile(r"^(base|naive|aggregated|final|expert-[a-z0-9._-]+)$")
 
 
@@ -43,6 +46,11 @@ def child_generation(model: str) -> int | None:
     """The generation of a child's id ("g000012-c00" → 12); None for any other model."""
     match = _CHILD.match(model)
     return int(match[1]) if match else None
+
+
+def children_in(text: str) -> list[str]:
+    """The ids of children that a text names, each once, sorted."""
+    return sorted(set(_CHILDREN.findall(text)))
 
 
 def home(model: str) -> str:
@@ -122,3 +130,18 @@ def result(folder: str) -> str:
 def run(folder: str) -> str:
     """When, where and with what a stage was computed."""
     return f"{folder}/run.json"
+
+
+def failures(run: str) -> str:
+    """The folder of the failures of a Kubeflow run, by its id."""
+    return f"runs/{run}/failures"
+
+
+def failure(run: str, name: str) -> str:
+    """The failure of one of its tasks."""
+    return f"{failures(run)}/{name}.json"
+
+
+def repeats(step: str) -> str:
+    """How often a step's run was repeated."""
+    return f"repeats/{step}.json"

@@ -94,7 +94,7 @@ class Combination:
             return list(merged)
         w = [draw_w(self._mutation, min(shape), tensor_stream(self._seed, tensor.name)) for tensor in tensors]
         mutated = svd_rescale(tau, self._placed(w, (min(shape),))).add_(origin)
-        results = finite(mutated.to(merged[0].dtype).cpu().reshape(-1)).split(len(merged[0]))  # type: ignore[no-untyped-call]
+        results = finite(mutated.to(merged[0].dtype).cpu().reshape(-1)).split(len(merged[0]))
         return list(results)
 
     def _placed(self, arrays: Sequence[torch.Tensor], shape: tuple[int, ...]) -> torch.Tensor:

@@ -14,7 +14,7 @@ import pytest
 from cycleqd.errors import CycleQDError
 from cycleqd.run.graph import Task
 from cycleqd.run.local.forks import Forks
-from cycleqd.run.local.runner import FAILURE, LocalRunner
+from cycleqd.run.local.runner import LocalRunner
 from cycleqd.run.steps import Step, arguments
 from cycleqd.search.config import Config, load
 from tests.run.conftest import Finished
@@ -66,9 +66,8 @@ def forks() -> Iterator[Forks]:
 def launch(forks: Forks, source: str, folder: Path) -> int:
     inputs = json.dumps({"inputs": {}, "outputs": {"outputFile": str(folder / "outputs.json")}})
     arguments = ["--executor_input", inputs, "--function_to_execute", "f"]
-    environment = {FAILURE: str(folder / "failure.json")}
     task = Task("t", "image", (source,), tuple(arguments), {}, ())
-    return forks.run(task, arguments, folder, folder / "log", environment)
+    return forks.run(task, arguments, folder, folder / "log", {})
 
 
 @pytest.mark.timeout(300)

@@ -20,12 +20,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from cycleqd.errors import EvaluationError, UnavailableError
-from cycleqd.evaluation.engines.checkpoint import Checkpoint
+from cycleqd.evaluation.engines.checkpoint import ModelFolder
 from cycleqd.evaluation.engines.engine import Completion, Progress, Sampling
 from cycleqd.evaluation.task import Message
 
 if TYPE_CHECKING:
-    from cycleqd.evaluation.engines import Settings
+    from cycleqd.evaluation.engines import EngineSettings
 
 T = TypeVar("T")
 
@@ -39,10 +39,10 @@ class VllmEngine:
 
     name = "vllm"
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: EngineSettings) -> None:
         self._settings = settings
         self._llm: Any = None
-        self._checkpoint: Checkpoint | None = None
+        self._checkpoint: ModelFolder | None = None
         self._digest: str | None = None
         self._processes: list[Any] = []
 
@@ -65,7 +65,7 @@ class VllmEngine:
         """Raises EvaluationError when the weights that arrived in the engine are not those of the folder."""
         if digest == self._digest:
             return
-        checkpoint = Checkpoint.open(folder, self._settings.max_context)
+        checkpoint = ModelFolder.open(folder, self._settings.max_context)
         checkpoint.require_all_tensors()
         if self._checkpoint is not None:
             self._checkpoint.require_same_architecture(checkpoint)
@@ -123,7 +123,7 @@ class VllmEngine:
             process.join(timeout=3)
         self._kill()
 
-    def _start(self, checkpoint: Checkpoint) -> None:
+    def _start(self, checkpoint: ModelFolder) -> None:
         try:
             with _environment(self._settings.threads):
                 from vllm import LLM
@@ -140,7 +140,7 @@ class VllmEngine:
                 self._processes = [p for p in multiprocessing.active_children() if p not in before]
         self._call("starting", SWAP_SECONDS, self._llm.collective_rpc, "end_with", args=(os.getpid(),))
 
-    def _arguments(self, checkpoint: Checkpoint) -> dict[str, Any]:
+    def _arguments(self, checkpoint: ModelFolder) -> dict[str, Any]:
         """How the engine is started. On a CPU the token budget sizes the cache, in place of a share of all memory."""
         arguments = {
             "model": str(checkpoint.folder),
@@ -160,7 +160,7 @@ class VllmEngine:
 
         return "cpu" if current_platform.is_cpu() else "cuda"
 
-    def _dtype(self, checkpoint: Checkpoint | None) -> str:
+    def _dtype(self, checkpoint: ModelFolder | None) -> str:
         """vLLM's own "auto" would turn float32 into bfloat16."""
         return checkpoint.dtype if checkpoint is not None and self._settings.dtype == "auto" else self._settings.dtype
 

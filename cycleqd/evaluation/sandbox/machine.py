@@ -1,6 +1,6 @@
 """Boxes with a root file system of their own, users and several programs: a small machine for each sample.
 
-    with Keeper() as keeper, keeper.open(Plan(lower=Path("/…/root"))) as machine:
+    with Keeper() as keeper, keeper.open(MachinePlan(lower=Path("/…/root"))) as machine:
         ended = machine.run(["bash", "-c", "id -un"], seconds=5)      # b"root\\n"
 
 The root is an overlay, thrown away with the machine, over a read-only folder; or this machine's own /usr, read-only, in
@@ -50,7 +50,7 @@ _DESCRIPTORS = 1 << 14  # a live machine takes five, and every sample may have o
 
 
 @dataclass(frozen=True, kw_only=True)
-class Plan:
+class MachinePlan:
     """What a machine is made of. `lower`: its root, owned by the ids of machines; None for this machine's own /usr."""
 
     lower: Path | None = None
@@ -105,7 +105,7 @@ class Keeper:
             raise
         return reply, told, beside[0] if beside else -1
 
-    def open(self, plan: Plan) -> Machine:
+    def open(self, plan: MachinePlan) -> Machine:
         """Make a machine. Raises UnavailableError with the kernel's reason when it cannot be made."""
         limits = _kernel_limits(plan.limits)
         request = {
@@ -206,7 +206,9 @@ class Program:
 class Machine:
     """One box. Programs started in it share its files, processes and users. Close it exactly once, or use `with`."""
 
-    def __init__(self, keeper: Keeper, plan: Plan, reply: socket.socket, told: Mapping[str, Any], process: int) -> None:
+    def __init__(
+        self, keeper: Keeper, plan: MachinePlan, reply: socket.socket, told: Mapping[str, Any], process: int
+    ) -> None:
         self._keeper, self._plan, self._reply, self._process = keeper, plan, reply, process
         self._bwrap = int(told["bwrap"])
         self._programs: list[Program] = []

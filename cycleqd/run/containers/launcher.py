@@ -11,8 +11,8 @@ from typing import Any
 
 from cycleqd.errors import UnavailableError
 from cycleqd.run.graph import Task
-from cycleqd.run.local.runner import FAILURE
 from cycleqd.search.config import Config
+from cycleqd.storage.failures import FAILURE
 
 _PASSED = (
     *("AWS_ENDPOINT_URL", "AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_REGION", "AWS_CA_BUNDLE"),

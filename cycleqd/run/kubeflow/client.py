@@ -163,6 +163,10 @@ class Kubeflow:
         """Ask for a run's end."""
         self._ask(self._runs.run_service_terminate_run, run_id)
 
+    def archive(self, run_id: str) -> None:
+        """Take a run out of the lists, whatever its state is."""
+        self._ask(self._runs.run_service_archive_run, run_id)
+
     def schedules(self, experiment: str, name: str) -> list[V2beta1RecurringRun]:
         """The recurring runs of a name."""
         call = self._schedules.recurring_run_service_list_recurring_runs

@@ -28,7 +28,6 @@ from typing import Any
 
 from cycleqd.errors import UnavailableError
 from cycleqd.run.graph import Task
-from cycleqd.run.local.runner import FAILURE
 
 _MODULES = (
     *("kfp.dsl.executor_main", "boto3", "mlflow", "torch", "safetensors", "transformers"),
@@ -190,9 +189,8 @@ def _become(job: dict[str, Any], stream: int) -> None:
         status = 0
     except SystemExit as ended:
         status = ended.code if isinstance(ended.code, int) else int(ended.code is not None)
-    except BaseException as error:
+    except BaseException:
         traceback.print_exc()
-        Path(os.environ[FAILURE]).write_text(json.dumps({"kind": type(error).__name__, "sentence": str(error)}))
     finally:
         with contextlib.suppress(OSError):
             sys.stdout.flush()

@@ -17,18 +17,15 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
-from cycleqd import errors
-from cycleqd.errors import CycleQDError, UnavailableError
+from cycleqd.errors import CycleQDError, UnavailableError, named
 from cycleqd.run.graph import Graph, Task, Values
 from cycleqd.run.steps import Step
 from cycleqd.search.config import Config
+from cycleqd.storage.failures import FAILURE
 from pipelines.definitions import write
 
 Follow = Callable[[str, str], None]
 """Called with the name of a task and "started", "done" or "failed", in any thread."""
-
-FAILURE = "CYCLEQD_FAILURE"
-"""The variable that names the file in which a task says why it fails."""
 
 
 class Launcher(Protocol):
@@ -143,5 +140,5 @@ def _error(file: Path) -> CycleQDError | None:
     if not file.exists():
         return None
     failure = json.loads(file.read_text())
-    kind = getattr(errors, failure["kind"], None)
+    kind = named(failure["kind"])
     return kind(failure["sentence"]) if kind is not None else None

@@ -89,9 +89,11 @@ def missing() -> list[str]:
     try:
         _evalplus("data.mbpp")
         _evalplus("eval._special_oracle")
+        importlib.import_module("tree_sitter")
+        importlib.import_module("tree_sitter_python")
     except (ImportError, UnavailableError) as problem:
-        return [f"The code task needs evalplus 0.3.1 ({problem}): run `pip install 'cycleqd[code]'` and "
-                "`pip install --no-deps evalplus==0.3.1`."]  # fmt: skip
+        return [f"The code task needs evalplus 0.3.1 and tree-sitter ({problem}): run `pip install 'cycleqd[code]'` "
+                "and `pip install --no-deps evalplus==0.3.1`."]  # fmt: skip
     return []
 
 

@@ -41,7 +41,7 @@ from typing import Any, Self
 from cycleqd.errors import InvalidInputError
 from cycleqd.evaluation.benchmarks.db.mariadb.box import missing
 from cycleqd.evaluation.benchmarks.db.mariadb.database import RESERVED, Answer, Database, Databases, quoted
-from cycleqd.evaluation.benchmarks.db.mariadb.guard import Limits
+from cycleqd.evaluation.benchmarks.db.mariadb.guard import StatementLimits
 from cycleqd.evaluation.benchmarks.db.mariadb.server import MariaDB
 from cycleqd.evaluation.benchmarks.positions import positions, selected
 from cycleqd.evaluation.task import Episode, Message, Outcome, Sample, Task, Verdict, Workspace
@@ -122,7 +122,7 @@ class DbTask(Task):
             raise InvalidInputError(f"The DB task's judge is {self._judge!r}: choose agentbench or rows.")
         if self._rounds < 1:
             raise InvalidInputError(f"The DB task's max_rounds is {self._rounds}: choose at least 1.")
-        self._limits = Limits(seconds=float(settings.get("seconds", 5)))
+        self._limits = StatementLimits(seconds=float(settings.get("seconds", 5)))
 
     def preflight(self) -> list[str]:
         """What is missing for the private server, with the way to get it."""

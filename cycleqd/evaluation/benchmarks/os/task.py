@@ -47,7 +47,7 @@ from cycleqd.evaluation.benchmarks.positions import positions, selected
 from cycleqd.evaluation.sandbox import Finished
 from cycleqd.evaluation.sandbox import preflight as sandbox_preflight
 from cycleqd.evaluation.sandbox.limits import MIB
-from cycleqd.evaluation.sandbox.machine import LIMITS, Keeper, Machine, Plan
+from cycleqd.evaluation.sandbox.machine import LIMITS, Keeper, Machine, MachinePlan
 from cycleqd.evaluation.sandbox.shell import Shell
 from cycleqd.evaluation.task import Episode, Message, Outcome, Sample, Task, Verdict, Workspace
 
@@ -174,7 +174,7 @@ class OsTask(Task):
             if self._root == "image":
                 sha256 = self.settings.get("root_sha256", "")
                 lower = unpacked(default_tar(), self._keeper, self.workspace.scratch, sha256)
-            self._plan = Plan(lower=lower, proc=machine_offers().proc, limits=_LIMITS)
+            self._plan = MachinePlan(lower=lower, proc=machine_offers().proc, limits=_LIMITS)
             plan = replace(self._plan, limits=_JUDGE_LIMITS)
             self._judge = stack.enter_context(self._keeper.open(plan))  # no command of a model ever runs there
             if not self._judge.run(["python3", "-c", ""], self.script_seconds).ok:
