@@ -1,8 +1,8 @@
 """What made a task fail: where runs execute, exit code 1 is known for all of it.
 
-On this machine the runner names a file for it. The record of a task on Kubeflow lies in S3, in the folder of its run, so
-that what an earlier run met stops no later one. It is never hashed and read by no stage; the task that wrote it removes
-it when it begins again.
+On this machine the runner names a file for it. The record of a task on Kubeflow lies in S3, in the folder of its run,
+so that what an earlier run met stops no later one. It is never hashed and read by no stage; the task that wrote it
+removes it when it begins again.
 """
 
 from __future__ import annotations

@@ -15,7 +15,7 @@ from cycleqd.errors import CycleQDError
 from cycleqd.run.graph import Task
 from cycleqd.run.local.forks import Forks
 from cycleqd.run.local.runner import LocalRunner
-from cycleqd.run.steps import Step, arguments
+from cycleqd.run.steps import Step
 from cycleqd.search.config import Config, load
 from tests.run.conftest import Finished
 from tests.run.processes import processes_of, run_until, wait_for_none
@@ -23,12 +23,16 @@ from tests.run.processes import processes_of, run_until, wait_for_none
 SEEDING = """
 from cycleqd.run.local.forks import Forks
 from cycleqd.run.local.runner import LocalRunner
-from cycleqd.run.steps import Step, arguments
+from cycleqd.run.steps import Step
 from tests.pipelines.configs import two_tasks
 
+class Empty:
+    def find_with_etag(self, key):
+        return None
+
 config, step = two_tasks(folder={folder!r}), Step("seeding")
-with Forks() as forks:
-    LocalRunner(config, {{}}, print, forks).run(step, arguments(config, step, None))
+with Forks() as forks, LocalRunner(config, Empty(), {{}}, print, forks) as runner:
+    runner.wait(runner.start(step))
 """
 SLEEPING = """
 import os, subprocess, sys, time
@@ -106,10 +110,10 @@ def test_a_run_that_ended_well_says_so_of_its_own_evolution_and_until_it_is_repe
     config, step = load(finished.path), Step("seeding")
     shutil.copytree(Path(config.place.folder) / "runs", tmp_path / "runs")
     config = elsewhere(config, folder=str(tmp_path))
-    reach = finished.session.environment
+    reach, store = finished.session.environment, finished.session.store
     other_seed = config.model_copy(update={"seed": config.seed + 1})
     known = [
-        LocalRunner(*of, print, forks).finished(step)
+        LocalRunner(of[0], store, of[1], print, forks).finished(step)
         for of in (
             (config, reach),
             (elsewhere(config, bucket="another"), reach),
@@ -118,6 +122,10 @@ def test_a_run_that_ended_well_says_so_of_its_own_evolution_and_until_it_is_repe
         )
     ]
     assert known == [True, False, False, False]
-    with pytest.raises(CycleQDError):
-        LocalRunner(config, {**reach, "AWS_ENDPOINT_URL": ""}, print, forks).run(step, arguments(config, step, None))
-    assert not LocalRunner(config, reach, print, forks).finished(step)
+    assert [run.state for run in LocalRunner(config, store, reach, print, forks).runs([step.name])] == []
+    with LocalRunner(config, store, {**reach, "AWS_ENDPOINT_URL": ""}, print, forks) as runner:
+        run = runner.start(step)
+        assert [(one.name, one.live) for one in runner.runs([step.name])] == [("seeding", True)]
+        with pytest.raises(CycleQDError):
+            runner.wait(run)
+    assert not LocalRunner(config, store, reach, print, forks).finished(step)

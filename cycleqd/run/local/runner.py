@@ -7,25 +7,45 @@ driver when that was killed.
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import json
 import os
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import replace
+from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
-from cycleqd.errors import CycleQDError, UnavailableError, named
+from cycleqd.errors import ConflictError, CycleQDError, UnavailableError, named
+from cycleqd.run.decisions import RUNNING, SUCCEEDED, Run
+from cycleqd.run.driver import Runner
 from cycleqd.run.graph import Graph, Task, Values
-from cycleqd.run.steps import Step
+from cycleqd.run.local.services import writable
+from cycleqd.run.steps import Step, arguments, find_state, previous_step
 from cycleqd.search.config import Config
 from cycleqd.storage.failures import FAILURE
+from cycleqd.storage.objects import Store
 from pipelines.definitions import write
 
 Follow = Callable[[str, str], None]
 """Called with the name of a task and "started", "done" or "failed", in any thread."""
+
+
+def folder(config: Config) -> Path:
+    """Where this machine keeps what it knows of an evolution's runs; made if need be.
+
+    Raises InvalidInputError where nothing can be written.
+    """
+    return writable(Path(config.place.folder).resolve() / "runs" / config.name)
+
+
+def log(config: Config, step: str) -> Path:
+    """The log file of a step, by its name, on this machine."""
+    return folder(config) / f"{step}.log"
 
 
 class Launcher(Protocol):
@@ -42,21 +62,62 @@ class Launcher(Protocol):
         """End all tasks that run, and begin no more."""
 
 
-class LocalRunner:
-    """Runs steps, each task where the launcher runs it."""
+class LocalRunner(Runner):
+    """Runs one step at a time, each task where the launcher runs it. It repeats nothing.
 
-    def __init__(self, config: Config, environment: Mapping[str, str], follow: Follow, launcher: Launcher) -> None:
+    A context: what runs when it ends is ended.
+    """
+
+    def __init__(
+        self, config: Config, store: Store, environment: Mapping[str, str], follow: Follow, launcher: Launcher
+    ) -> None:
         """`environment`: what is added to this process' own for tasks."""
         self.config = config
+        self.store = store
         self.environment = environment
         self.follow = follow
         self.launcher = launcher
-        self.folder = Path(config.place.folder).resolve() / "runs" / config.name
-        self.folder.mkdir(parents=True, exist_ok=True)
+        self.folder = folder(config)
+        self._thread = ThreadPoolExecutor(1)
+        self._made: dict[str, tuple[Run, Future[None]]] = {}
 
-    def log(self, step: Step) -> Path:
-        """The step's log file."""
-        return self.folder / f"{step.name}.log"
+    def __enter__(self) -> LocalRunner:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.launcher.end()
+        self._thread.shutdown()
+
+    def runs(self, names: Iterable[str]) -> list[Run]:
+        """This process' own, and another's success of the step that made the current snapshot.
+
+        Another's success of any other step is worth nothing: its records are gone.
+        """
+        wanted = set(names)
+        found = [run for run, _ in self._made.values() if run.name in wanted]
+        before = previous_step(self.config, find_state(self.store))
+        if before is not None and before.name in wanted - set(self._made) and self.finished(before):
+            found.append(Run(before.name, before.name, SUCCEEDED, datetime.fromtimestamp(0, UTC)))
+        return found
+
+    def start(self, step: Step) -> Run:
+        """Start a run of the step, under its name."""
+        parameters = arguments(self.config, step, find_state(self.store))
+        self._note(step).unlink(missing_ok=True)
+        log(self.config, step.name).write_text("")
+        run = Run(step.name, step.name, RUNNING, datetime.now(UTC))
+        self._made[run.id] = run, self._thread.submit(self._run, step, parameters)
+        return run
+
+    def wait(self, run: Run) -> None:
+        """Return when the run has ended. Raises the error of the task that failed."""
+        made, ended = self._made[run.id]
+        ended.result()
+        self._made[run.id] = replace(made, state=SUCCEEDED), ended
+
+    def cancel(self, run: Run) -> None:
+        """End all that runs; nothing more begins."""
+        self.launcher.end()
 
     def finished(self, step: Step) -> bool:
         """Whether a run of this step on this machine ended well, cleaning and logging included."""
@@ -72,44 +133,38 @@ class LocalRunner:
         endpoint = {**os.environ, **self.environment}.get("AWS_ENDPOINT_URL", "")
         return json.dumps([endpoint, self.config.place.bucket, self.config.frozen()])
 
-    def run(self, step: Step, arguments: Mapping[str, Any]) -> None:
-        """Run a step to its end. Raises the error of the task that failed."""
-        self._note(step).unlink(missing_ok=True)
-        self.log(step).write_text("")
-        with self._temporary() as temporary, ThreadPoolExecutor(1) as pool:
-            graph = Graph(self._compiled(step, temporary), partial(self._launch, step, temporary))
-            try:
-                pool.submit(graph.run, arguments).result()
-            except (KeyboardInterrupt, SystemExit):
-                self.launcher.end()
-                raise
+    def _run(self, step: Step, parameters: Mapping[str, Any]) -> None:
+        """Run the step's pipeline to its end."""
+        with self._temporary() as temporary:
+            Graph(self._compiled(step, temporary), partial(self._launch, step, temporary)).run(parameters)
         self._note(step).write_text(self._evolution())
 
     def _launch(self, step: Step, temporary: Path, task: Task) -> Values:
         """Run a task, as often as the pipeline asks, in a folder of its own; what it returned."""
-        folder = Path(tempfile.mkdtemp(dir=temporary, prefix="task-"))
-        failure, returned = folder / "failure.json", folder / "outputs.json"
-        files = {name: {"outputFile": str(folder / name)} for name in task.outputs}
+        own = Path(tempfile.mkdtemp(dir=temporary, prefix="task-"))
+        failure, returned = own / "failure.json", own / "outputs.json"
+        files = {name: {"outputFile": str(own / name)} for name in task.outputs}
         known = {
             "inputs": {"parameterValues": dict(task.inputs)},
             "outputs": {"parameters": files, "outputFile": str(returned)},
         }
-        arguments = [json.dumps(known) if part == "{{$}}" else part for part in task.arguments]
+        filled = [json.dumps(known) if part == "{{$}}" else part for part in task.arguments]
         environment = {**self.environment, FAILURE: str(failure)}
         self._tell(step, task, "started")
-        code = self.launcher.run(task, arguments, folder, self.log(step), environment)
+        code = self.launcher.run(task, filled, own, log(self.config, step.name), environment)
         if code or not returned.exists():
             self._tell(step, task, "failed")
             raise _error(failure) or UnavailableError(
-                f"task '{task.name}' of {step.name} ended with exit code {code} and no reason; read {self.log(step)}"
+                f"task '{task.name}' of {step.name} ended with exit code {code} and no reason;"
+                f" read {log(self.config, step.name)}"
             )
         self._tell(step, task, "done")
         outputs: Values = json.loads(returned.read_text()).get("parameterValues", {})
         return outputs
 
     def _tell(self, step: Step, task: Task, event: str) -> None:
-        with self.log(step).open("a") as log:
-            log.write(f"task '{task.name}': {event}\n")
+        with log(self.config, step.name).open("a") as file:
+            file.write(f"task '{task.name}': {event}\n")
         self.follow(task.name, event)
 
     def _compiled(self, step: Step, temporary: Path) -> dict[str, Any]:
@@ -142,3 +197,26 @@ def _error(file: Path) -> CycleQDError | None:
     failure = json.loads(file.read_text())
     kind = named(failure["kind"])
     return kind(failure["sentence"]) if kind is not None else None
+
+
+@contextlib.contextmanager
+def alone(config: Config) -> Iterator[None]:
+    """Hold the evolution for this process among those that share `place.folder`.
+
+    Raises ConflictError naming the process that holds it. Drivers elsewhere need no lock: they meet in S3, where the
+    second one adopts the first one's plan.
+    """
+    with (folder(config) / "driver.lock").open("a+") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            lock.seek(0)
+            holder = lock.read().strip() or "unknown"
+            raise ConflictError(
+                f"evolution '{config.name}' is being run by process {holder} on this machine;"
+                " wait for it, or watch it with: cycleqd status"
+            ) from None
+        lock.truncate(0)
+        lock.write(str(os.getpid()))
+        lock.flush()
+        yield
