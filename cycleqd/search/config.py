@@ -74,7 +74,9 @@ def _kubernetes(kind: str, pattern: str, example: str) -> AfterValidator:
 
 
 Location = Annotated[str, Field(min_length=1), AfterValidator(_absolute)]
-Plugin = Annotated[str, Field(pattern=r"^.+:[A-Za-z_][A-Za-z0-9_]*$"), AfterValidator(_absolute_plugin)]
+Plugin = Annotated[
+    str, Field(pattern=r"^([a-z][a-z0-9_]*|.+:[A-Za-z_][A-Za-z0-9_]*)$"), AfterValidator(_absolute_plugin)
+]
 Cpu = Annotated[str, _kubernetes("quantity", r"([0-9]*[.])?[0-9]+m?", '"2" or "500m"')]
 _BYTES = r"[0-9]+(\.[0-9]+)?([EPTGMK]i?)?"
 Bytes = Annotated[str, _kubernetes("quantity", _BYTES, '"8G" or "16Gi"')]

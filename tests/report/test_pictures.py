@@ -10,8 +10,8 @@ from cycleqd.report.page import Picture, page
 from cycleqd.report.theme import DARK, LIGHT
 from cycleqd.search.archive import Archive
 from cycleqd.search.grid import Axis, behaviour
-from cycleqd.search.operators.copies.allow import Allow
 from cycleqd.search.measures import measure
+from cycleqd.search.operators.copies.allow import Allow
 from cycleqd.search.state import State
 from tests.report.sample import report
 from tests.search.world import model
