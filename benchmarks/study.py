@@ -31,9 +31,8 @@ from typing import Any
 from cycleqd.evaluation.engines import EngineSettings, create
 from cycleqd.evaluation.engines.engine import Engine, Sampling
 from cycleqd.evaluation.evaluator import evaluate
-from cycleqd.evaluation.plugins import load_class
 from cycleqd.evaluation.splits import choose
-from cycleqd.evaluation.task import Episode, Message, Outcome, Sample, Task, Verdict, Workspace
+from cycleqd.evaluation.task import Episode, Message, Outcome, Sample, Task, Verdict, Workspace, load_task
 from cycleqd.search import measures
 from cycleqd.search import state as states
 from cycleqd.search.config import Config, load, parse
@@ -163,7 +162,7 @@ def bench(config: Config, verdicts: Path) -> Iterator[Bench]:
         tasks = {}
         for name in config.search_tasks:
             wanted = config.tasks[name]
-            inner = load_class(wanted.class_)(wanted.settings, Workspace(scratch / name, workers=2))
+            inner = load_task(wanted.class_)(wanted.settings, Workspace(scratch / name, workers=2))
             (scratch / name).mkdir()
             tasks[name] = Remembering(stack.enter_context(inner))
             tasks[name].recall(verdicts / name)

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from cycleqd.errors import CycleQDError, UnavailableError
-from cycleqd.evaluation.plugins import load_class
+from cycleqd.evaluation.task import load_task
 from cycleqd.run.estimate import cells, planned_children
 from cycleqd.run.kubeflow.endpoint import fault
 from cycleqd.search.algorithms import algorithm
@@ -128,7 +128,7 @@ def cluster_warnings(config: Config) -> Iterator[str]:
         )
     for name, task in config.tasks.items():
         with contextlib.suppress(CycleQDError):  # a class that cannot be loaded is told elsewhere
-            yield from (f"task '{name}': {sentence}" for sentence in load_class(task.class_).in_pods(task.settings))
+            yield from (f"task '{name}': {sentence}" for sentence in load_task(task.class_).in_pods(task.settings))
 
 
 def _tag(reference: str) -> str:
@@ -185,7 +185,7 @@ def _check_task(name: str, task: Task, findings: Findings) -> dict[str, int]:
     from cycleqd.evaluation.task import Workspace
 
     with tempfile.TemporaryDirectory(prefix="cycleqd-validate-") as scratch:
-        made = load_class(task.class_)(task.settings, Workspace(Path(scratch)))
+        made = load_task(task.class_)(task.settings, Workspace(Path(scratch)))
         missing = made.preflight()
         findings.problems += [f"task '{name}': {sentence}" for sentence in missing]
         if task.data.startswith("s3://"):

@@ -74,7 +74,9 @@ def _kubernetes(kind: str, pattern: str, example: str) -> AfterValidator:
 
 
 Location = Annotated[str, Field(min_length=1), AfterValidator(_absolute)]
-Plugin = Annotated[str, Field(pattern=r"^.+:[A-Za-z_][A-Za-z0-9_]*$"), AfterValidator(_absolute_plugin)]
+Plugin = Annotated[
+    str, Field(pattern=r"^([a-z][a-z0-9_]*|.+:[A-Za-z_][A-Za-z0-9_]*)$"), AfterValidator(_absolute_plugin)
+]
 Cpu = Annotated[str, _kubernetes("quantity", r"([0-9]*[.])?[0-9]+m?", '"2" or "500m"')]
 _BYTES = r"[0-9]+(\.[0-9]+)?([EPTGMK]i?)?"
 Bytes = Annotated[str, _kubernetes("quantity", _BYTES, '"8G" or "16Gi"')]
@@ -161,7 +163,7 @@ class Task(Section):
     """A task: plug-in class, data, settings."""
 
     class_: Plugin = Field(alias="class")
-    """The plug-in class: `package.module:Class` or `path/to/file.py:Class`."""
+    """A built-in benchmark, `code`, `db` or `os`; or your own, `file.py:Class` or `package.module:Class`."""
     data: Location
     """The task's data: a file, a folder or an s3:// prefix."""
     settings: dict[str, Any] = {}
