@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import hashlib
 import json
+import tempfile
+from pathlib import Path
 
 from cycleqd.errors import ConflictError
 from cycleqd.search import config as configuration
@@ -17,7 +19,7 @@ from cycleqd.storage.evolution import manifest_json
 from cycleqd.storage.objects import Store
 from cycleqd.storage.results import Clock, once
 from cycleqd.storage.settings import Settings
-from cycleqd.storage.staging import copy_checkpoint, copy_task, find_task, open_inputs
+from cycleqd.storage.staging import copy_checkpoint, copy_operators, copy_task, fetch_operators, find_task, open_inputs
 from cycleqd.tracking import logbook
 
 METHOD_VERSION = 1
@@ -30,11 +32,13 @@ def run(config: str, place: str) -> None:
     ConflictError when the evolution exists with another configuration.
     """
     settings = Settings.from_environment()
-    wanted = configuration.parse({**json.loads(config), "place": json.loads(place)}, "config")
-    store = Store.connect(settings, wanted.name)
-    refuse_other_config(store, wanted)
-    inputs = {"config": hashlib.sha256(config_bytes(wanted)).hexdigest()}
-    once(store, layout.SEED, "seed", METHOD_VERSION, inputs, lambda clock: copy_all(store, wanted, inputs, clock))
+    tree = {**json.loads(config), "place": json.loads(place)}
+    store = Store.connect(settings, tree["name"])
+    with tempfile.TemporaryDirectory(prefix="cycleqd-operators-") as folder:
+        wanted = configuration.parse(fetch_operators(store.client, tree, Path(folder)), "config")
+        refuse_other_config(store, wanted)
+        inputs = {"config": hashlib.sha256(config_bytes(wanted)).hexdigest()}
+        once(store, layout.SEED, "seed", METHOD_VERSION, inputs, lambda clock: copy_all(store, wanted, inputs, clock))
     logbook.log_seed(settings, store, wanted)
 
 
@@ -74,7 +78,7 @@ def copy_all(store: Store, config: Config, inputs: JSON, clock: Clock) -> JSON:
             models[model] = once(store, layout.stage(model, "make"), "seed", METHOD_VERSION, inputs, make)["checkpoint"]
     with clock.part("tasks"):
         tasks = {name: copy_task(store, name, staged) for name, staged in found.items()}
-    return {"models": models, "tasks": tasks}
+    return {"models": models, "tasks": tasks, "operators": copy_operators(store, config)}
 
 
 def _flat(tree: JSON) -> dict[str, object]:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import json
+import tempfile
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from cycleqd.errors import ConflictError, IntegrityError, InvalidInputError
@@ -39,12 +41,27 @@ def parse_place(place: str) -> Place:
 
 
 def load_config(store: Store) -> Config:
-    """The frozen configuration. Raises IntegrityError when it is not the one that was seeded."""
+    """The frozen configuration, with its operators. Raises IntegrityError when these are not what was seeded."""
     data = store.get(layout.CONFIG)
-    seeded, found = need_result(store, layout.SEED)["inputs"]["config"], hashlib.sha256(data).hexdigest()
+    record, found = need_result(store, layout.SEED), hashlib.sha256(data).hexdigest()
+    seeded = record["inputs"]["config"]
     if found != seeded:
         raise IntegrityError(f"{store.url(layout.CONFIG)} has sha256 {found}, seeded was {seeded}; restore it")
-    return configuration.parse(json.loads(data), store.url(layout.CONFIG))
+    with tempfile.TemporaryDirectory(prefix="cycleqd-operators-") as folder:
+        for key, file in record["outputs"]["operators"].items():
+            fetch(store, layout.operator(key), file["sha256"], Path(folder))
+        return configuration.parse(json.loads(data), store.url(layout.CONFIG), plugins=Path(folder))
+
+
+def fetch(store: Store, key: str, sha256: str, folder: Path) -> None:
+    """Copy an object below a folder. Raises IntegrityError when it is not what was seeded."""
+    content = store.get(key)
+    found = hashlib.sha256(content).hexdigest()
+    if found != sha256:
+        raise IntegrityError(f"{store.url(key)} has sha256 {found}, seeded was {sha256}; it was altered: restore it")
+    path = folder / key
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(content)
 
 
 def size_in_bytes(text: str) -> int:
