@@ -13,28 +13,8 @@ from cycleqd.search.operators.selection import Pair, Pool, Selection, draw_pair
 from cycleqd.search.pareto import score_matrix
 from cycleqd.search.randomness import tensor_stream
 
-__all__ = [
-    "Copies",
-    "Crossover",
-    "ElementMutation",
-    "Episode",
-    "Final",
-    "Floats",
-    "Matrix",
-    "Message",
-    "Outcome",
-    "Pair",
-    "Parameters",
-    "Pool",
-    "Recipe",
-    "Sample",
-    "Selection",
-    "SingleTurn",
-    "SpanMutation",
-    "Task",
-    "Verdict",
-    "Workspace",
-    "draw_pair",
-    "score_matrix",
-    "tensor_stream",
-]
+__all__ = (  # noqa: RUF022 -- by subject
+    "Task", "Sample", "Episode", "SingleTurn", "Message", "Verdict", "Outcome", "Workspace",
+    "Selection", "Pool", "Pair", "draw_pair", "score_matrix", "Crossover", "SpanMutation", "ElementMutation", "Matrix",
+    "Floats", "Copies", "Final", "Recipe", "Parameters", "tensor_stream",
+)  # fmt: skip

@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import hashlib
 import json
+import tempfile
+from pathlib import Path
 
 from cycleqd.search import config as configuration
 from cycleqd.search.config import Config
@@ -18,7 +20,7 @@ from cycleqd.storage.frozen import adopt, frozen_bytes
 from cycleqd.storage.objects import Store
 from cycleqd.storage.results import Clock, once
 from cycleqd.storage.settings import Settings
-from cycleqd.storage.staging import copy_checkpoint, copy_task, find_task, open_inputs
+from cycleqd.storage.staging import copy_checkpoint, copy_operators, copy_task, fetch_operators, find_task, open_inputs
 from cycleqd.tracking import logbook
 
 METHOD_VERSION = 1
@@ -33,8 +35,9 @@ def run(config: str, place: str) -> None:
     settings = Settings.from_environment()
     tree = {**json.loads(config), "place": json.loads(place)}
     store = Store.connect(settings, tree["name"])
-    with recorded(store, "seed"):
-        wanted = adopt(store, configuration.parse(tree, "config"))
+    with recorded(store, "seed"), tempfile.TemporaryDirectory(prefix="cycleqd-operators-") as folder:
+        given = configuration.parse(fetch_operators(store.client, tree, Path(folder)), "config")
+        wanted = adopt(store, given)
         frozen = store.find(layout.CONFIG) or frozen_bytes(wanted)
         inputs = {"config": hashlib.sha256(frozen).hexdigest()}
 
@@ -62,4 +65,4 @@ def copy_all(store: Store, config: Config, frozen: bytes, inputs: JSON, clock: C
             models[model] = once(store, layout.stage(model, "make"), "seed", METHOD_VERSION, inputs, make)["checkpoint"]
     with clock.part("tasks"):
         tasks = {name: copy_task(store, name, staged) for name, staged in found.items()}
-    return {"models": models, "tasks": tasks}
+    return {"models": models, "tasks": tasks, "operators": copy_operators(store, config)}

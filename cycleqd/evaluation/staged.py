@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from cycleqd.errors import IntegrityError
 from cycleqd.evaluation.splits import choose
 from cycleqd.evaluation.task import Sample, Task, Workspace, load_task
 from cycleqd.search import config as configuration
 from cycleqd.search.records import JSON
 from cycleqd.storage import layout
+from cycleqd.storage.frozen import fetch
 from cycleqd.storage.objects import Store
 
 Split = Literal["search", "test"]
@@ -52,14 +51,3 @@ class StagedTask:
             fetch(store, f"{layout.task(self.name)}/data/{name}", file["sha256"], scratch)
         basename = self.config.data.rsplit("/", 1)[-1]
         return choose(task.load(scratch / layout.task(self.name) / "data" / basename), self.config.split, split)
-
-
-def fetch(store: Store, key: str, sha256: str, scratch: Path) -> None:
-    """Copy an object below `scratch`. Raises IntegrityError when it is not what was seeded."""
-    content = store.get(key)
-    found = hashlib.sha256(content).hexdigest()
-    if found != sha256:
-        raise IntegrityError(f"{store.url(key)} has sha256 {found}, seeded was {sha256}; it was altered: restore it")
-    path = scratch / key
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_bytes(content)

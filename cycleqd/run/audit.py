@@ -129,6 +129,8 @@ def trace(store: Store, config: Config, models: Sequence[str], pins: Iterable[st
             found.names(f"{layout.task(task)}/data/{name}", file["sha256"])
         if files["plugin"] is not None:
             found.names(f"{layout.task(task)}/plugin.py", files["plugin"]["sha256"])
+    for key, file in seed["outputs"]["operators"].items():
+        found.names(layout.operator(key), file["sha256"])
     head, state = current(store)
     kept = needed(store, config, head.snapshot, state) | set(pins)
     for model in members:

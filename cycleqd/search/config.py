@@ -28,7 +28,7 @@ from pydantic import (
 
 from cycleqd import __version__
 from cycleqd.errors import InvalidInputError
-from cycleqd.loading import load_class, own_names
+from cycleqd.loading import is_file, load_class, own_names
 from cycleqd.search.algorithms import Algorithm
 from cycleqd.search.operators import Operator
 from cycleqd.search.operators.copies import Copies
@@ -52,7 +52,12 @@ def _absolute(path: str, info: ValidationInfo) -> str:
 def _absolute_plugin(plugin: str, info: ValidationInfo) -> str:
     """The same for a plug-in class in a file, "path/to/file.py:Class"."""
     module, _, name = plugin.rpartition(":")
-    return f"{_absolute(module, info)}:{name}" if module.endswith(".py") else plugin
+    return f"{_absolute(module, info)}:{name}" if is_file(plugin) else plugin
+
+
+def _stored(plugin: str, key: str) -> str:
+    """The same class in the copy that seeding makes of its file."""
+    return f"{key}:{plugin.rpartition(':')[2]}" if is_file(plugin) else plugin
 
 
 def _known_algorithm(name: str) -> str:
@@ -93,7 +98,7 @@ class Section(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
 
 
-S = TypeVar("S", bound=Section)
+S = TypeVar("S", bound=BaseModel)
 
 
 class Expert(Section):
@@ -230,7 +235,7 @@ def _find_operator(base: type[Operator], default: str) -> Any:
         kind = value.get("kind", default)
         if not isinstance(kind, str):
             raise ValueError(f"kind is {kind!r}; it is a name")
-        kind, root = _absolute_plugin(kind, info), (info.context or {}).get("plugins", Path())
+        kind, root = _absolute_plugin(kind, info), (info.context or {}).get("plugins") or Path()
         try:
             found = load_class(kind, base, root)
         except InvalidInputError as error:
@@ -459,9 +464,9 @@ class Config(Section):
             expert["path"] = f"models/expert-{name}/checkpoint"
         for name, task in tree["tasks"].items():
             task["data"] = f"tasks/{name}/data/{task['data'].rstrip('/').rsplit('/', 1)[-1]}"
-            module, _, cls = task["class"].rpartition(":")
-            if module.endswith(".py"):
-                task["class"] = f"tasks/{name}/plugin.py:{cls}"
+            task["class"] = _stored(task["class"], f"tasks/{name}/plugin.py")
+        for key, operator in self.method.operators.items():
+            tree["method"][key]["kind"] = _stored(operator.kind, f"operators/{key}/plugin.py")
         return tree
 
     @model_validator(mode="after")
@@ -507,12 +512,13 @@ def load(path: Path, profile: Path | None = None) -> Config:
     return config.model_copy(update={"place": _overlaid(config.place, over)})
 
 
-def parse(tree: Any, where: str, folder: Path | None = None) -> Config:
+def parse(tree: Any, where: str, folder: Path | None = None, plugins: Path | None = None) -> Config:
     """Validate a tree; with `folder`, relative paths in it are taken from there.
 
-    Raises InvalidInputError naming every problem and its place in the tree.
+    plugins: where a frozen configuration's operators of a user's own lie, below their keys; they are imported. Raises
+    InvalidInputError naming every problem and its place in the tree.
     """
-    return _validated(Config, tree, where, folder)
+    return _validated(Config, tree, where, folder, plugins)
 
 
 def placed(config: Config, **changes: object) -> Config:
@@ -537,7 +543,7 @@ def _overlaid(under: S, over: S) -> S:
 
 def _laid(under: Any, over: Any) -> Any:
     """A value over another: sections key by key, maps of sections one by one, all else as a whole."""
-    if isinstance(over, Section) and isinstance(under, type(over)):
+    if isinstance(over, BaseModel) and type(under) is type(over):
         return _overlaid(under, over)
     if isinstance(over, dict) and isinstance(under, dict):
         return {name: _laid(under.get(name), value) for name, value in over.items()}
@@ -553,9 +559,9 @@ def _read(path: Path) -> Any:
         raise InvalidInputError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from error
 
 
-def _validated(kind: type[S], tree: Any, where: str, folder: Path | None) -> S:
+def _validated(kind: type[S], tree: Any, where: str, folder: Path | None, plugins: Path | None = None) -> S:
     try:
-        return kind.model_validate(tree, context=None if folder is None else {"folder": folder})
+        return kind.model_validate(tree, context={"folder": folder, "plugins": plugins})
     except ValidationError as error:
         lines = [f"{where}: {'.'.join(map(str, e['loc'])) or 'config'}: {e['msg']}" for e in error.errors()]
         raise InvalidInputError("\n".join(lines)) from error

@@ -46,12 +46,13 @@ def parse_place(place: str) -> Place:
 
 
 def load_config(store: Store) -> Config:
-    """The frozen configuration. Raises IntegrityError when it is not the one that was seeded."""
+    """The frozen configuration, with its operators. Raises IntegrityError when these are not what was seeded."""
     data = store.get(layout.CONFIG)
-    seeded, found = need_result(store, layout.SEED)["inputs"]["config"], hashlib.sha256(data).hexdigest()
+    record, found = need_result(store, layout.SEED), hashlib.sha256(data).hexdigest()
+    seeded = record["inputs"]["config"]
     if found != seeded:
         raise IntegrityError(f"{store.url(layout.CONFIG)} has sha256 {found}, seeded was {seeded}; restore it")
-    return parse_frozen(store, data)
+    return parse_frozen(store, data, record)
 
 
 def size_in_bytes(text: str) -> int:

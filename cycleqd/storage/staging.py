@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from cycleqd.errors import InvalidInputError
+from cycleqd.loading import is_file
 from cycleqd.search.config import Config, Task
 from cycleqd.search.records import JSON, digest
 from cycleqd.storage import layout
@@ -92,9 +93,9 @@ def find_task(client: S3Client, name: str, task: Task) -> Staged:
             raise InvalidInputError(
                 f"task '{name}': there is no {path}; correct its data or class in the configuration"
             )
-    plugin = _find_plugin(client, name, module) if module.endswith(".py") else {}
+    plugin = _find_plugin(client, f"task '{name}'", module) if module.endswith(".py") else {}
     if task.data.startswith("s3://"):
-        return Staged(_remote(client, name, task.data, basename), plugin)
+        return Staged(_remote(client, f"task '{name}'", task.data, basename), plugin)
     root = Path(task.data)
     if root.is_file():
         return Staged({basename: root}, plugin)
@@ -106,12 +107,42 @@ def find_task(client: S3Client, name: str, task: Task) -> Staged:
     return Staged(files, plugin)
 
 
-def _find_plugin(client: S3Client, name: str, module: str) -> dict[str, Path | S3Source]:
+def _find_plugin(client: S3Client, what: str, module: str) -> dict[str, Path | S3Source]:
     basename = module.rsplit("/", 1)[-1]
-    return _remote(client, name, module, basename) if module.startswith("s3://") else {basename: Path(module)}
+    return _remote(client, what, module, basename) if module.startswith("s3://") else {basename: Path(module)}
 
 
-def _remote(client: S3Client, name: str, url: str, basename: str) -> dict[str, Path | S3Source]:
+def fetch_operators(client: S3Client, tree: JSON, folder: Path) -> JSON:
+    """A configuration's tree with the operators' files that it names in S3 brought into a folder, and named there.
+
+    An operator's settings are validated by its own class. Raises InvalidInputError when there is no such file.
+    """
+    method = dict(tree.get("method", {}))
+    for key, value in method.items():
+        kind = str(value.get("kind", "")) if isinstance(value, dict) else ""
+        module, _, name = kind.rpartition(":")
+        if is_file(kind) and module.startswith("s3://"):
+            ((path, where),) = _find_plugin(client, f"method.{key}", module).items()
+            copy = folder / layout.operator(key)
+            copy.parent.mkdir(parents=True)
+            copy.write_bytes(_content(path, where))
+            method[key] = {**value, "kind": f"{copy}:{name}"}
+    return {**tree, "method": method}
+
+
+def operator_files(config: Config) -> dict[str, Path]:
+    """The files of a user's own operators, by their keys in the method."""
+    operators = config.method.operators.items()
+    return {key: Path(operator.kind.rpartition(":")[0]) for key, operator in operators if is_file(operator.kind)}
+
+
+def copy_operators(store: Store, config: Config) -> dict[str, JSON]:
+    """Copy the files of a user's own operators; by their keys in the method, their sizes and digests."""
+    files = operator_files(config).items()
+    return {key: _copy(store, layout.operator(key), path.name, path) for key, path in files}
+
+
+def _remote(client: S3Client, what: str, url: str, basename: str) -> dict[str, Path | S3Source]:
     """An object or everything below a prefix."""
     bucket, _, key = url.removeprefix("s3://").rstrip("/").partition("/")
     parent = S3Source(client, bucket, key.rpartition("/")[0])
@@ -119,7 +150,7 @@ def _remote(client: S3Client, name: str, url: str, basename: str) -> dict[str, P
         return {basename: parent}
     below = Store(client, bucket, key).list("")
     if not below:
-        raise InvalidInputError(f"task '{name}': there is no object {url}; correct its data in the configuration")
+        raise InvalidInputError(f"{what}: there is no object {url}; correct it in the configuration")
     return {f"{basename}/{path}": S3Source(client, bucket, f"{key}/{path}".rpartition("/")[0]) for path in below}
 
 
@@ -134,7 +165,11 @@ def copy_task(store: Store, name: str, staged: Staged) -> JSON:
 
 def _copy(store: Store, key: str, path: str, where: Path | S3Source) -> JSON:
     """Copy the file of this path, which `where` is or holds; task data are small enough to be read whole."""
-    name = path.rsplit("/", 1)[-1]
-    content = where.read_bytes() if isinstance(where, Path) else bytes(where.read_range(name, 0, where.files()[name]))
+    content = _content(path, where)
     store.put(key, content)
     return {"size": len(content), "sha256": hashlib.sha256(content).hexdigest()}
+
+
+def _content(path: str, where: Path | S3Source) -> bytes:
+    name = path.rsplit("/", 1)[-1]
+    return where.read_bytes() if isinstance(where, Path) else bytes(where.read_range(name, 0, where.files()[name]))

@@ -8,11 +8,12 @@ from typing import Any
 import numpy as np
 import pytest
 
-from cycleqd.errors import ConflictError
+from cycleqd.errors import ConflictError, InvalidInputError
 from cycleqd.search import state
 from cycleqd.search.algorithms import algorithm
 from cycleqd.search.operators.copies.allow import Allow
 from cycleqd.search.operators.copies.share import Share
+from cycleqd.search.operators.crossover.mean import Mean
 from cycleqd.search.operators.selection.elite import Elite
 from cycleqd.search.records import Plan, Scored, canonical
 from cycleqd.search.state import State
@@ -224,3 +225,14 @@ def test_nothing_is_planned_after_the_end() -> None:
     last = world.step(world.seeded())
     with pytest.raises(ConflictError, match="all 1 generations are done"):
         state.planned(world.config, last)
+
+
+def test_a_crossover_draws_a_weight_for_every_parent() -> None:
+    class Forgetful(Mean):
+        def draw(self, parents: int, rng: np.random.Generator) -> dict[str, Any]:
+            return {"omega": [1.0]}
+
+    settings, snapshot = three()
+    method = settings.method.model_copy(update={"crossover": Forgetful()})
+    with pytest.raises(InvalidInputError, match=r"crossover 'mean' draws .* it must draw 'omega', one number a parent"):
+        state.planned(settings.model_copy(update={"method": method}), snapshot)

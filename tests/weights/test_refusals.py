@@ -16,6 +16,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cycleqd.errors import ConflictError, CycleQDError, IntegrityError, InvalidInputError, UnavailableError
+from cycleqd.search.operators import Parameters
+from cycleqd.search.operators.mutation import Floats, Matrix, Mutation
+from cycleqd.search.operators.mutation.gaussian import Gaussian
+from cycleqd.search.operators.mutation.svd import Svd
 from cycleqd.weights.compatibility import problems
 from cycleqd.weights.local import LocalSink, LocalSource
 from cycleqd.weights.merge import merge
@@ -226,3 +230,36 @@ def test_a_full_disk_is_found_before_anything_is_computed(tmp_path: Path) -> Non
     with pytest.raises(UnavailableError, match=r"No disk left for .*bytes are needed and .* are free"):
         LocalSink(tmp_path).create("model.safetensors", disk.f_blocks * disk.f_frsize + 1)
     assert not list(tmp_path.iterdir())
+
+
+class Short(Svd):
+    """Forgets a factor."""
+
+    def factors(self, values: Parameters, matrix: Matrix) -> Floats:
+        return super().factors(values, matrix)[1:]
+
+
+class Double(Gaussian):
+    """Computes in float64."""
+
+    def change(self, values: Parameters, tensor: str, start: int, elements: Floats) -> Floats:
+        return elements.astype("float64")  # type: ignore[return-value]
+
+
+@pytest.mark.parametrize(
+    ("mutation", "said"),
+    [
+        (
+            Short(),
+            r"mutation 'svd' gave an array of shape \(23,\) and type float32, where \(24,\) and float32 are needed",
+        ),
+        (Double(), r"mutation 'gaussian' gave an array of shape .* and type float64"),
+    ],
+)
+def test_a_mutation_that_gives_the_wrong_numbers_is_named(
+    base: Path, tmp_path: Path, mutation: Mutation, said: str
+) -> None:
+    parent = write_model(tmp_path / "parent", tensors(1))
+    with pytest.raises(InvalidInputError, match=said):
+        merge(opened(base), [opened(parent)], mean(1.0), LocalSink(tmp_path / "out"), mutation=drawn(mutation))
+    assert not list((tmp_path / "out").iterdir())

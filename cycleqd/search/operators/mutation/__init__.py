@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,12 +25,9 @@ class Matrix:
 
 
 class Mutation(Operator):
-    """Changes a child's task vector."""
+    """Changes a child's task vector. Which of the two subclasses one is says what it needs: the span, or elements."""
 
     own_modules: ClassVar[str] = "cycleqd.search.operators.mutation.{}"
-
-    needs: ClassVar[Literal["span", "elements"]]
-    """What it works on: singular values of matrices, or elements of dense tensors."""
 
     def draw(self, rng: np.random.Generator) -> Parameters:
         """What is drawn for a child, as JSON: a seed of its own, from which tensors' streams follow."""
@@ -38,9 +35,10 @@ class Mutation(Operator):
 
 
 class SpanMutation(Mutation):
-    """Scales singular values, matrix by matrix: U Σ Vᵀ becomes U (Σ W) Vᵀ. Vectors stay as they are."""
+    """Scales singular values, matrix by matrix: U Σ Vᵀ becomes U (Σ W) Vᵀ, in any form of task vector.
 
-    needs: ClassVar[Literal["span", "elements"]] = "span"
+    Vectors stay as they are.
+    """
 
     def mutates(self, matrix: Matrix) -> bool:
         """Whether the matrix is changed at all."""
@@ -55,9 +53,7 @@ class SpanMutation(Mutation):
 
 
 class ElementMutation(Mutation):
-    """Changes elements of every tensor of floats one by one, in pieces."""
-
-    needs: ClassVar[Literal["span", "elements"]] = "elements"
+    """Changes elements of every tensor of floats one by one, in pieces; needs dense task vectors."""
 
     @abstractmethod
     def change(self, values: Parameters, tensor: str, start: int, elements: Floats) -> Floats:

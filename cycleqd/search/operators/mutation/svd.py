@@ -6,11 +6,15 @@ from collections.abc import Iterator
 from typing import Any, Literal
 
 import numpy as np
-from pydantic import Field, model_validator
+from pydantic import Field
 
 from cycleqd.search.operators import Parameters
 from cycleqd.search.operators.mutation import Floats, Matrix, SpanMutation
 from cycleqd.search.randomness import tensor_stream
+
+
+def _usual(settings: dict[str, Any]) -> float:
+    return 2.0 if settings.get("mode") == "rescale" else 0.3
 
 
 class Svd(SpanMutation):
@@ -22,15 +26,8 @@ class Svd(SpanMutation):
 
     kind: Literal["svd"] = "svd"
     mode: Literal["rescale", "additive"] = "additive"
-    w_max: float = Field(default=0.3, ge=0)
+    w_max: float = Field(default_factory=_usual, ge=0)
     embeddings: bool = True
-
-    @model_validator(mode="before")
-    @classmethod
-    def _by_mode(cls, value: Any) -> Any:
-        if isinstance(value, dict) and value.get("mode") == "rescale":
-            return {"w_max": 2.0, **value}
-        return value
 
     def mutates(self, matrix: Matrix) -> bool:
         """All, or all but embeddings and heads."""
