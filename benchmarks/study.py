@@ -34,11 +34,11 @@ from cycleqd.evaluation.evaluator import evaluate
 from cycleqd.evaluation.plugins import load_class
 from cycleqd.evaluation.splits import choose
 from cycleqd.evaluation.task import Episode, Message, Outcome, Sample, Task, Verdict, Workspace
-from cycleqd.search import measures, selection
+from cycleqd.search import measures
 from cycleqd.search import state as states
 from cycleqd.search.config import Config, load, parse
+from cycleqd.search.operators import Drawn
 from cycleqd.search.records import ModelRef, Scored
-from cycleqd.storage.models import mutation_spec
 from cycleqd.weights.aggregate import combine
 from cycleqd.weights.checkpoint import Checkpoint, open_checkpoint
 from cycleqd.weights.local import LocalSink, LocalSource
@@ -197,7 +197,7 @@ class Run:
 
     def generation(self) -> None:
         """Select, merge and mutate, evaluate, update."""
-        plan = selection.plan(self.config, self.state)
+        plan = states.planned(self.config, self.state)
         scored = []
         for child in plan.children:
             self.folders[child.id] = self.folder / child.id
@@ -205,10 +205,9 @@ class Run:
             written = merge(
                 self.base,
                 parents,
-                child.omega,
+                Drawn(self.config.method.crossover, child.crossover),
                 LocalSink(self.folders[child.id]),
-                mutation=mutation_spec(child.mutation),
-                seed=child.mutation.seed,
+                mutation=Drawn(self.config.method.mutation, child.mutation),
                 threads=1,
             )
             scored.append(self.scored(ModelRef(child.id, written.digest)))

@@ -10,11 +10,10 @@ from typing import Any
 
 from rich.text import Text
 
-from components.seed.stage import refuse_other_config
-from cycleqd.cli.given import Given
 from cycleqd.cli.output import errors, plain, print_json, say
 from cycleqd.cli.progress import counting
 from cycleqd.cli.run import Display, summarise
+from cycleqd.cli.source import ConfigSource
 from cycleqd.run import checks, preflight
 from cycleqd.run.checks import Findings
 from cycleqd.run.decisions import FAILED, Action, Cancel, Done, Replace, Retry, Run, Standing, Start, Wait
@@ -24,6 +23,7 @@ from cycleqd.run.kubeflow.runs import Follow, Runs, Steps
 from cycleqd.run.sources import bring
 from cycleqd.run.steps import Step, find_state
 from cycleqd.search.config import Config
+from cycleqd.storage.frozen import adopt
 from cycleqd.storage.objects import Store
 from cycleqd.storage.settings import Settings
 
@@ -54,22 +54,22 @@ class Access:
         return standing(self.config, self.store)
 
 
-def reach_runs(given: Given) -> Runs:
+def reach_runs(source: ConfigSource) -> Runs:
     """The runs alone: neither S3 nor Kubernetes are asked."""
-    config = given.load()
+    config = source.load()
     return Runs(config, Kubeflow(config.place))
 
 
-def reach(given: Given) -> Access:
+def reach(source: ConfigSource) -> Access:
     """Check, then connect. Raises UnavailableError when no server answers, else InvalidInputError with all problems."""
-    config = given.load()
+    config = source.load()
     findings = check_placement(config)
     kubeflow, store = Kubeflow(config.place), reach_store(config)
     preflight.check_store(store)
     preflight.check_server(kubeflow, findings)
     preflight.check_objects(config.place, findings)
     preflight.check_tracking(os.environ.get("MLFLOW_TRACKING_URI"), findings)
-    refuse_other_config(store, config)
+    config = adopt(store, config)
     if find_state(store) is None:
         findings.warnings += checks.check_method(config)
         if not _seeds(config, kubeflow):
@@ -104,9 +104,9 @@ def warn(findings: Findings) -> None:
         errors.print(Text(f"warning: {plain(sentence)}"))
 
 
-def submit(given: Given, as_json: bool) -> None:
+def submit(source: ConfigSource, as_json: bool) -> None:
     """Do the one thing that is due."""
-    access = reach(given)
+    access = reach(source)
     action, run = access.driver(_told_cancelling).submit()
     facts = describe(access, action, run)
     if as_json:
@@ -117,7 +117,7 @@ def submit(given: Given, as_json: bool) -> None:
         return
     say(f"{run.name}: {facts['action']} as run {run.id}")
     say(facts["url"])
-    say(f"go on with: cycleqd drive {given.flags}")
+    say(f"go on with: cycleqd drive {source.flags}")
 
 
 def describe(access: Access, action: Action, run: Run | None) -> dict[str, Any]:
@@ -131,16 +131,16 @@ def _told_cancelling(action: Action, where: Standing) -> None:
         errors.print(Text(f"run {action.run.id} is cancelled: an older run of {action.run.name} is in flight"))
 
 
-def drive(given: Given, as_json: bool) -> None:
+def drive(source: ConfigSource, as_json: bool) -> None:
     """Act until all is done. Interrupted, it leaves the run going and says so."""
-    access = reach(given)
+    access = reach(source)
     with Display(access.config, partial(find_state, access.store)) as display:
         watch = Watch(access, display)
         try:
             access.driver(watch.told, display.task, display.warns).drive()
         except (KeyboardInterrupt, SystemExit):
             display.progress.stop()
-            errors.print(Text(watch.left(given)))
+            errors.print(Text(watch.left(source)))
             raise
     state = find_state(access.store)
     if state is None:
@@ -150,7 +150,7 @@ def drive(given: Given, as_json: bool) -> None:
         print_json(summary)
         return
     say(f"done: {summary['generations']} generations, {summary['evaluations']} children evaluated")
-    say(" · ".join(f"cycleqd {look} {given.flags}" for look in ("models", "lineage final", "report")))
+    say(" · ".join(f"cycleqd {look} {source.flags}" for look in ("models", "lineage final", "report")))
 
 
 class Watch:
@@ -188,12 +188,12 @@ class Watch:
             case Cancel(run):
                 show(Text(f"run {run.id} is cancelled: an older run of {run.name} is in flight"))
 
-    def left(self, given: Given) -> str:
+    def left(self, source: ConfigSource) -> str:
         """What an interrupted drive leaves behind."""
-        again = f"go on with: cycleqd drive {given.flags}"
+        again = f"go on with: cycleqd drive {source.flags}"
         if self.run is None:
-            return f"\nstopped watching; what was started goes on (cycleqd runs {given.flags}); {again}"
+            return f"\nstopped watching; what was started goes on (cycleqd runs {source.flags}); {again}"
         return (
             f"\nstopped watching; run {self.run.name} ({self.run.id}) goes on: {self.access.kubeflow.url(self.run.id)};"
-            f" {again}; end it with: cycleqd cancel {self.run.name} {given.flags}"
+            f" {again}; end it with: cycleqd cancel {self.run.name} {source.flags}"
         )

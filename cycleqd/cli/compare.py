@@ -4,15 +4,16 @@ from __future__ import annotations
 
 from typing import Any
 
-from cycleqd.cli.given import Given
 from cycleqd.cli.output import percent, print_json, table
 from cycleqd.cli.scores import scores_of
 from cycleqd.cli.session import session
+from cycleqd.cli.source import ConfigSource
 from cycleqd.errors import InvalidInputError
 from cycleqd.run.steps import find_state
 from cycleqd.search import measures
 from cycleqd.search import state as states
 from cycleqd.search.config import Config
+from cycleqd.search.operators import describe
 from cycleqd.search.state import State
 from cycleqd.storage import layout
 from cycleqd.storage.evolution import load_config
@@ -21,9 +22,9 @@ from cycleqd.storage.objects import Store
 _FRACTIONS = ("best", "best_average", "worst_of_best", "coverage", "diversity", *layout.COMBINED)
 
 
-def show(given: Given, names: list[str], as_json: bool) -> None:
+def show(source: ConfigSource, names: list[str], as_json: bool) -> None:
     """Print a column an evolution, named by its name in the bucket, and a row a fact."""
-    with session(given) as opened:
+    with session(source) as opened:
         found = {name: gather(Store(opened.store.client, opened.store.bucket, name)) for name in names}
     if as_json:
         print_json(found)
@@ -45,13 +46,8 @@ def gather(store: Store) -> dict[str, Any]:
 def _method(config: Config) -> dict[str, Any]:
     method = config.method
     focus = method.focus if isinstance(method.focus, str) else f"fixed {method.focus['fixed']}"
-    kind = method.mutation.kind
-    return {
-        "algorithm": method.algorithm,
-        "focus": focus,
-        "parents": method.parents.kind,
-        "mutation": f"{kind} {method.mutation.mode} {method.mutation.w_max:g}" if kind == "svd" else kind,
-    }
+    operators = {key: describe(operator.record({})) for key, operator in method.operators.items()}
+    return {"algorithm": method.algorithm, "focus": focus, **operators}
 
 
 def _figures(store: Store, config: Config, state: State) -> dict[str, Any]:

@@ -9,10 +9,9 @@ from typing import Any
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeRemainingColumn
 from rich.text import Text
 
-from components.seed.stage import refuse_other_config
-from cycleqd.cli.given import Given
 from cycleqd.cli.output import console, errors, percent, plain, print_json
 from cycleqd.cli.session import connect
+from cycleqd.cli.source import ConfigSource
 from cycleqd.errors import InvalidInputError
 from cycleqd.run.containers.launcher import Containers
 from cycleqd.run.decisions import Action, Standing, Start, Wait
@@ -25,6 +24,7 @@ from cycleqd.search import measures
 from cycleqd.search import state as states
 from cycleqd.search.config import Config
 from cycleqd.search.state import State
+from cycleqd.storage.frozen import adopt
 
 _DOING = {
     "seed": "staging models and data",
@@ -39,21 +39,21 @@ _DOING = {
 }
 
 
-def run(given: Given, as_json: bool) -> None:
+def run(source: ConfigSource, as_json: bool) -> None:
     """Run to the end. On Ctrl-C everything started here is ended, and said what is saved.
 
     Raises InvalidInputError where the place is a cluster: other commands run the evolution there.
     """
-    config = given.load()
+    config = source.load()
     if config.place.runner == "kubeflow":
         raise InvalidInputError(
-            f"place.runner is kubeflow: `cycleqd drive {given.flags}` runs '{config.name}' on the cluster,"
+            f"place.runner is kubeflow: `cycleqd drive {source.flags}` runs '{config.name}' on the cluster,"
             " `cycleqd run --runner local` on this machine"
         )
     with alone(config), _launcher(config) as launcher, running(config.place) as environment:
         session = connect(config, environment)
+        config = adopt(session.store, config)
         store = session.store
-        refuse_other_config(store, config)
         try:
             with (
                 Display(config, partial(find_state, store)) as display,
@@ -61,14 +61,14 @@ def run(given: Given, as_json: bool) -> None:
             ):
                 Driver(runner, partial(standing, config, store), told=display.told, outage=0).drive()
         except (KeyboardInterrupt, SystemExit):
-            errors.print(Text(saved(config, find_state(store), given)))
+            errors.print(Text(saved(config, find_state(store), source)))
             raise
         summary = summarise(config, session.state())
     if as_json:
         print_json(summary)
         return
     console.print(Text(f"done: {summary['generations']} generations, {summary['evaluations']} children evaluated"))
-    looks = " · ".join(f"cycleqd {look} {given.flags}" for look in ("models", "lineage final", "report"))
+    looks = " · ".join(f"cycleqd {look} {source.flags}" for look in ("models", "lineage final", "report"))
     console.print(Text(f"look: {looks}"))
 
 
@@ -77,14 +77,12 @@ def _launcher(config: Config) -> Forks | Containers:
     return Containers(config) if config.place.runner == "docker" else Forks()
 
 
-def saved(config: Config, state: State | None, given: Given) -> str:
+def saved(config: Config, state: State | None, source: ConfigSource) -> str:
     """What an interrupted run leaves, and how to go on."""
     kept = (
         "nothing is complete yet" if state is None else f"{state.generation} of {config.method.generations} generations"
     )
-    return (
-        f"\nstopped; saved: {kept}, and every finished part of the one in flight. Go on with: cycleqd run {given.flags}"
-    )
+    return f"\nstopped; saved: {kept}, and all finished parts of the next. Go on with: cycleqd run {source.flags}"
 
 
 def summarise(config: Config, state: State) -> dict[str, Any]:
@@ -93,11 +91,11 @@ def summarise(config: Config, state: State) -> dict[str, Any]:
     return {
         "evolution": config.name,
         "generations": state.generation,
-        "evaluations": len(state.children),
+        "evaluations": state.evaluations,
         "stopped": states.should_stop(config, state),
         "best_average": {"model": best.model.id, "average": states.average(best.scores), "scores": dict(best.scores)},
         "best_per_task": {
-            task: {"model": line.model.id, "score": line.scores[task]} for task, line in states.bests(state).items()
+            task: {"model": line.model.id, "score": line.scores[task]} for task, line in state.bests.items()
         },
         "measures": measures.measure(state),
     }
@@ -185,7 +183,7 @@ class Display:
 
 def line(state: State) -> str:
     """A snapshot in one line: best per task and on average, filled cells, the newest children."""
-    bests = states.bests(state)
+    bests = state.bests
     parts = [f"{task} {percent(bests[task].scores[task])}" for task in state.tasks]
     parts.append(f"average {percent(states.average(states.best_average(state).scores))}")
     cells = sum(len(archive.elites) for archive in state.archives)

@@ -18,7 +18,7 @@ from cycleqd.errors import UnavailableError
 from cycleqd.evaluation import engines
 from cycleqd.evaluation.engines.engine import Engine, Sampling
 from cycleqd.evaluation.evaluator import evaluate
-from cycleqd.evaluation.records import METHOD_VERSION, NAME, inputs_of, write_evaluation
+from cycleqd.evaluation.records import METHOD_VERSION, NAME, due, inputs_of, write_evaluation
 from cycleqd.evaluation.staged import Split, StagedTask
 from cycleqd.evaluation.task import Sample, Task
 from cycleqd.progress import counting
@@ -57,8 +57,9 @@ def evaluate_all(
     models: Sequence[str],
     tasks: Sequence[str],
     split: Split,
+    anew: bool = False,
 ) -> None:
-    """Write every record that is missing."""
+    """Write every record that is missing. anew: also those that are there of another method version (see `due`)."""
     seeded = need_result(store, layout.SEED)["outputs"]["tasks"]
     manifests = {model: manifest(store, model) for model in models}
     settings.scratch.mkdir(parents=True, exist_ok=True)
@@ -69,7 +70,7 @@ def evaluate_all(
         for model, task in product(models, staged):
             inputs = inputs_of(config, manifests[model].digest, task, split)
             pair = Missing(model, task, inputs)
-            if not pair.recorded(store):
+            if not pair.recorded(store) if anew else due(store, model, inputs):
                 missing.append(pair)
         if missing:
             cache = CheckpointCache(settings.cache, size_in_bytes(place.cache_size))

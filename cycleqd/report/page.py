@@ -16,7 +16,6 @@ from cycleqd.report.scores import SPLITS, ratios_to_base
 from cycleqd.report.statistics import Interval, average, gain, share
 from cycleqd.report.theme import percent
 from cycleqd.search.state import average as mean
-from cycleqd.search.state import bests
 
 _FEW = 30
 _TEMPLATE = Path(__file__).with_name("report.html.jinja")
@@ -58,7 +57,7 @@ def page(data: ReportData, series: curves.Series, pictures: Mapping[str, Picture
         alts=alternatives(data, series),
         lineage=list(family.lineage(data)),
         hidden=len(family.tree(data)) - len(family.drawn(family.tree(data))),
-        recipe=[(name, beta, [task for task, line in bests(data.state).items() if line.model.id == name])
+        recipe=[(name, beta, [task for task, line in data.state.bests.items() if line.model.id == name])
                 for name, beta in data.recipe],
         measures=[(name, f"{values[0]:.4g}", f"{values[-1]:.4g}") for name, values in series.items()
                   if name != "generation"],
@@ -78,7 +77,7 @@ def cards(data: ReportData) -> list[tuple[str, str, str]]:
             break
     elites = [elite for archive in state.archives for elite in archive.elites.values()]
     cells = sum(archive.grid.cells for archive in state.archives)
-    found.append((str(len(state.children)), "children evaluated", f"in {state.generation} generations"))
+    found.append((str(state.evaluations), "children evaluated", f"in {state.generation} generations"))
     distinct = len({elite.model.id for elite in elites})
     found.append((str(distinct), "models alive in the archives", f"{len(elites)} of {cells} cells filled"))
     for name, count in curves.passed(data).items():
@@ -156,7 +155,7 @@ def table(data: ReportData, split: Split) -> list[tuple[Row, list[Interval], lis
 
 
 def alternatives(data: ReportData, series: curves.Series) -> dict[str, str]:
-    """A text for each picture that says what it shows."""
+    """A text for each picture: what it shows."""
     state = data.state
     filled = ", ".join(f"{a.quality} {len(a.elites)} of {a.grid.cells}" for a in state.archives)
     first, last = series["best_average"][0], series["best_average"][-1]

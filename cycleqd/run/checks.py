@@ -15,6 +15,7 @@ from cycleqd.errors import CycleQDError, UnavailableError
 from cycleqd.evaluation.plugins import load_class
 from cycleqd.run.estimate import cells, planned_children
 from cycleqd.run.kubeflow.endpoint import fault
+from cycleqd.search.algorithms import algorithm
 from cycleqd.search.config import Config, Image, Place, Task
 from cycleqd.search.grid import is_flat
 from cycleqd.search.state import State
@@ -48,16 +49,9 @@ def check_method(config: Config) -> Iterator[str]:
                 f"method.grid.bins: the archive of '{task}' has {count} cells, but only {budget} children are"
                 " evaluated; use fewer bins or more generations"
             )
-    mutation = method.mutation
-    if mutation.kind == "svd" and mutation.mode == "rescale" and mutation.w_max <= 1:
-        yield (
-            f"method.mutation.w_max is {mutation.w_max:g}: rescaling by U[0, w_max] can then only shrink task vectors;"
-            " 2 keeps their expected size"
-        )
-    if mutation.kind == "svd" and mutation.mode == "additive" and mutation.w_max > 1:
-        yield f"method.mutation.w_max is {mutation.w_max:g}: additive mutation adds that much; 0.3 is the usual value"
-    in_turn = method.algorithm == "cycleqd" and method.focus == "cyclic"
-    if in_turn and method.stop.patience is not None and method.stop.patience < len(config.search_tasks):
+    for key, operator in method.operators.items():
+        yield from (f"method.{key}.{clause}" for clause in operator.warnings())
+    if method.stop.patience is not None and method.stop.patience < algorithm(config).period:
         yield f"method.stop.patience is {method.stop.patience}: less than one turn of all archives"
 
 

@@ -10,7 +10,10 @@
     generations/NNNNNN/children/ID/…         homes of children
     generations/NNNNNN/update/{result,run}.json
     archives/NNNNNN.json                     snapshot n: the state after n generations
-    HEAD.json                                {snapshot, sha256}
+    archives/NNNNNN-E.json                   edition E of it: the living models, scored anew by `cycleqd rescore`
+    rescorings/NNNNNN-E/update/{result,run}.json   the making of that edition
+    rescoring.json                           a rescoring was begun and has not ended: nothing else moves HEAD
+    HEAD.json                                {snapshot, sha256, edition}
     final/{plan,mlflow}.json                 what finalising reads: kept from cleaning
     report/models.json                       ids of the models that a report names: kept from cleaning
     runs/ID/failures/TASK-….json             why a task of that Kubeflow run failed, until it begins again
@@ -29,6 +32,8 @@ from cycleqd.errors import InvalidInputError
 SOURCES = "sources"
 CONFIG = "config.json"
 HEAD = "HEAD.json"
+RESCORING = "rescoring.json"
+RESCORINGS = "rescorings"
 SEED = "seed"
 SEED_MLFLOW = "seed/mlflow.json"
 FINAL_PLAN = "final/plan.json"
@@ -117,9 +122,14 @@ def update(number: int) -> str:
     return f"{SEED}/update" if number < 0 else f"{generation(number)}/update"
 
 
-def snapshot(number: int) -> str:
-    """The state after `number` generations."""
-    return f"archives/{number:06d}.json"
+def maker(number: int, edition: int) -> str:
+    """The folder of the record of a snapshot's making: of the update, or of the rescoring that made an edition."""
+    return f"{RESCORINGS}/{number:06d}-{edition}/update" if edition else update(number - 1)
+
+
+def snapshot(number: int, edition: int = 0) -> str:
+    """The state after `number` generations; edition 0 is the update's, later ones are rescorings of it."""
+    return f"archives/{number:06d}-{edition}.json" if edition else f"archives/{number:06d}.json"
 
 
 def result(folder: str) -> str:

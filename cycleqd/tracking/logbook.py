@@ -8,12 +8,14 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from statistics import fmean
 
+from cycleqd.search import operators
 from cycleqd.search.config import Config
 from cycleqd.search.measures import measure
-from cycleqd.search.records import JSON, Child, Mutation, Plan
+from cycleqd.search.records import JSON, Child, Plan
 from cycleqd.search.state import State
 from cycleqd.storage import layout
 from cycleqd.storage.evolution import need_head
+from cycleqd.storage.frozen import flat
 from cycleqd.storage.objects import Store
 from cycleqd.storage.results import need_result, provenance
 from cycleqd.storage.settings import Settings
@@ -123,30 +125,26 @@ def lineage_tags(child: Child) -> dict[str, str]:
         "cycleqd.parents": ",".join(parent.id for parent in child.parents),
         "cycleqd.parent_digests": ",".join(parent.digest for parent in child.parents),
         "cycleqd.omega": ",".join(map(repr, child.omega)),
-        "cycleqd.mutation": child.mutation.kind,
-        "cycleqd.mutation_seed": str(child.mutation.seed),
+        "cycleqd.crossover": child.crossover["kind"],
+        "cycleqd.mutation": child.mutation["kind"],
+        "cycleqd.mutation_seed": str(child.mutation.get("seed", "")),
     }
     return tags
 
 
 def lineage_params(child: Child) -> dict[str, object]:
-    """A child's parents, ω and mutation as parameters: columns to compare runs by."""
-    mutation = {f"mutation.{name}": value for name, value in child.mutation.to_json().items()}
+    """A child's parents, ω, and its operators' settings and draws as parameters: columns to compare runs by."""
+    crossover = {key: value for key, value in child.crossover.items() if key != "omega"}
+    drawn = flat(crossover, "crossover") | flat(child.mutation, "mutation")
     omega = {f"omega_{i}": value for i, value in enumerate(child.omega, 1)}
     parents = {f"parent_{i}": parent.id for i, parent in enumerate(child.parents, 1)}
-    return {"generation": child.generation, **parents, **omega, **mutation}
+    return {"generation": child.generation, **parents, **omega, **drawn}
 
 
 def describe(child: Child) -> str:
     """A child's making in one sentence."""
     pairs = " and ".join(f"{p.id} (ω {w:.4f})" for p, w in zip(child.parents, child.omega, strict=True))
-    return f"Child of {pairs}; {_mutation(child.mutation)}."
-
-
-def _mutation(mutation: Mutation) -> str:
-    if mutation.kind == "svd":
-        return f"SVD mutation ({mutation.mode}, w_max {mutation.w_max:g})"
-    return "no mutation" if mutation.kind == "none" else f"Gaussian mutation (σ {mutation.sigma:g})"
+    return f"Child of {pairs}; mutation: {operators.describe(child.mutation)}."
 
 
 def log_making(settings: Settings, store: Store, model: str, stages: Sequence[str]) -> None:
@@ -216,6 +214,17 @@ def log_update(settings: Settings, store: Store, generation: int, models: Sequen
         tracker.end(own, run["finished"])
 
 
+def log_rescoring(settings: Settings, store: Store, pairs: Iterable[tuple[str, str]]) -> None:
+    """The scores that were made anew on the models' runs, and what is the current snapshot now."""
+    log_evaluations(settings, store, pairs, "search")
+    head, evolution = need_head(store), need_ids(store, layout.SEED_MLFLOW).runs[EVOLUTION]
+    run = store.get_json(layout.run(layout.maker(*head.position)))
+    tags = {"cycleqd.snapshot": head.snapshot, "cycleqd.snapshot_digest": head.sha256}
+    tracker, key = Tracker(settings), layout.snapshot(*head.position)
+    tracker.log(evolution, time=run["started"], tags=tags)
+    tracker.text(evolution, key, store.get(key).decode())
+
+
 def log_final(settings: Settings, store: Store, config: Config, made: Sequence[str]) -> None:
     """The runs of the combined models (created here); parents and coefficients of those made; the evolution's end."""
     tracker, seeded = Tracker(settings), need_ids(store, layout.SEED_MLFLOW)
@@ -239,13 +248,6 @@ def log_final(settings: Settings, store: Store, config: Config, made: Sequence[s
         tracker.end(ids.runs[model_key(model)], run["finished"])
     if "final" in made:
         tracker.end(seeded.runs[EVOLUTION], store.get_json(layout.run(layout.stage("final", "make")))["finished"])
-
-
-def flat(tree: JSON, prefix: str) -> dict[str, object]:
-    """A nested configuration as dotted names."""
-    if not isinstance(tree, dict):
-        return {prefix: tree}
-    return {name: value for key, part in tree.items() for name, value in flat(part, f"{prefix}.{key}").items()}
 
 
 def _digest(made: JSON) -> dict[str, object]:

@@ -225,7 +225,7 @@ def test_a_fault_of_the_engine_is_passed_on_and_episodes_are_closed() -> None:
 
 
 def test_no_samples_is_no_score() -> None:
-    with pytest.raises(InvalidInputError, match="Rounds was given no samples"):
+    with pytest.raises(InvalidInputError, match="Rounds has no samples"):
         evaluate(Scripted(), rounds(), [], SAMPLING, workers=1)
 
 

@@ -96,7 +96,7 @@ def test_a_final_model_that_is_one_elite_has_the_aggregate_beside_it(evolution: 
     data = collect(store)
     best = states.best_living(made.config, state).model
     assert data.recipe == ((best.id, 1.0),) and data.scored("search", "final") == data.scored("search", best.id)
-    recipe = states.aggregate_recipe(made.config, state)
+    recipe = made.config.method.final.aggregate(state)
     inputs = need_result(store, layout.stage("aggregated", "make"))["inputs"]
     assert [(part["id"], beta) for part, beta in zip(inputs["models"], inputs["coefficients"], strict=True)] == [
         (ref.id, beta) for ref, beta in recipe
@@ -169,8 +169,8 @@ def test_an_older_final_models_scores_do_not_count(evolution: Callable[..., Evol
     made.evaluate(["final"], "search")
     store = made.store
     assert collect(store).scored("search", "final") is not None
-    record = store.get_json(layout.result(layout.stage("final", "make")))
-    record["body"]["outputs"]["checkpoint"]["files"]["config.json"]["sha256"] = "0" * 64
-    store.put(layout.result(layout.stage("final", "make")), sealed(record["body"]))
-    assert model_ref(store, "final").digest != record["body"]["outputs"]["checkpoint"]["digest"]
+    body = need_result(store, layout.stage("final", "make"))
+    body["outputs"]["checkpoint"]["files"]["config.json"]["sha256"] = "0" * 64
+    store.put(layout.result(layout.stage("final", "make")), sealed(body))
+    assert model_ref(store, "final").digest != body["outputs"]["checkpoint"]["digest"]
     assert collect(store).scored("search", "final") is None

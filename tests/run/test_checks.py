@@ -100,7 +100,7 @@ def test_a_method_that_is_unlikely_to_be_meant_is_a_warning(method: dict[str, An
         {"mutation": {"mode": "rescale", "w_max": 1.1}},
         {"mutation": {"mode": "rescale"}},
         {"mutation": {"mode": "additive", "w_max": 1}},
-        {"mutation": {"kind": "gaussian", "w_max": 1}},
+        {"mutation": {"kind": "gaussian", "sigma": 1}},
         {"stop": {"patience": 2}},
         {"stop": {"patience": 1}, "focus": "all"},
         {"stop": {"patience": 1}, "algorithm": "nsga2"},

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cycleqd.errors import ConflictError, IntegrityError, InvalidInputError
-from cycleqd.search import selection, state
+from cycleqd.search import state
 from cycleqd.search.records import Scored, canonical
 from cycleqd.search.state import State
 from tests.search.world import TASKS, World, config, model
@@ -52,11 +52,43 @@ def test_every_variant_runs_on_one_budget_and_round_trips(method: dict[str, Any]
     snapshots = world.run()
     assert len(snapshots[-1].children) == 16
     for snapshot in snapshots:
-        again = State.from_json(json.loads(canonical(snapshot.to_json())))
-        assert again == snapshot and again.digest == snapshot.digest
+        again = State.from_json(json.loads(canonical(snapshot.to_json())), "read")
+        assert again == snapshot and again.digest == "read" and snapshot.digest == ""
         assert len(snapshot.population) <= (6 if "algorithm" in method else 0)
     rebuilt = list(state.replayed(world.config, snapshots[-1]))
     assert rebuilt == [without_verdicts(snapshot) for snapshot in snapshots]
+
+
+@pytest.mark.parametrize("method", VARIANTS, ids=str)
+def test_the_same_scores_anew_give_the_same_archives(method: dict[str, Any]) -> None:
+    world = World(config({"generations": 9, **method}))
+    last = replace(world.run()[-1], digest="first")
+    models = [world.scored(line.model.id) for line in last.history]
+    again = state.rescored(world.config, last, world.scored("base"), models)
+    assert replace(again, rescored=()) == last
+    assert again.rescored == ("first",) and again.forgotten == 0
+
+
+def test_a_rescoring_holds_new_scores_alone_and_counts_who_is_gone() -> None:
+    world = World(config({"generations": 9, "children": 2, "grid": {"bins": 2}, "stop": {"evaluations": 20}}))
+    last = replace(world.run()[7], digest="first")
+    alive = {line.model.id for line in state.alive(world.config, last)}
+    kept = [line for line in last.history if line.model.id in alive]
+    assert len(last.experts) < len(kept) < len(last.history)
+    models = [Scored(line.model, {**line.scores, "db": 1 - line.scores["db"]}) for line in kept]
+    again = state.rescored(world.config, last, model("base", 0.1, 0.9, 0.1), models)
+    assert {line.model.id: line.scores for line in again.history} == {m.model.id: m.scores for m in models}
+    assert [line.generation for line in again.history] == [line.generation for line in kept]
+    assert again.axes["db"] != last.axes["db"] and again.axes["os"] == last.axes["os"]
+    assert again.evaluations == last.evaluations == len(last.children)
+    assert state.remaining(world.config, again) == 20 - len(last.children)
+    assert list(state.replayed(world.config, again))[-1].archives == again.archives
+    plan = replace(state.planned(world.config, last), snapshot="first")
+    children = [world.born(child) for child in plan.children]
+    after = state.updated(world.config, again, plan, children)  # planned before the rescoring
+    assert after.rescored == () and after.forgotten == again.forgotten
+    with pytest.raises(ConflictError, match="does not belong to snapshot"):
+        state.updated(world.config, again, replace(plan, snapshot="other"), children)
 
 
 @pytest.mark.parametrize("method", VARIANTS, ids=str)
@@ -65,7 +97,7 @@ def test_the_best_on_each_task_is_kept_and_is_its_archives_best_elite(method: di
     for snapshot in world.run():
         needed = {line.model.id for line in state.alive(world.config, snapshot)}
         for archive in snapshot.archives:
-            best = state.bests(snapshot)[archive.quality]
+            best = snapshot.bests[archive.quality]
             assert best.scores[archive.quality] == max(e.scores[archive.quality] for e in archive.elites.values())
             assert best.model.id in needed and archive.quality in state.homes(snapshot, best.model.id)
         possible = {parent.id for child in _next_children(world, snapshot) for parent in child.parents}
@@ -74,7 +106,7 @@ def test_the_best_on_each_task_is_kept_and_is_its_archives_best_elite(method: di
 
 def _next_children(world: World, snapshot: State) -> tuple[Any, ...]:
     longer = world.config.model_copy(update={"method": world.config.method.model_copy(update={"generations": 99})})
-    return selection.plan(longer, snapshot).children
+    return state.planned(longer, snapshot).children
 
 
 @settings(max_examples=40, deadline=None)
@@ -144,7 +176,7 @@ def test_missing_verdicts_are_refused_where_they_are_needed() -> None:
 def test_updates_take_only_their_own_plan_and_children() -> None:
     world = World(config({"children": 2}))
     first = world.seeded()
-    plan = selection.plan(world.config, first)
+    plan = state.planned(world.config, first)
     children = [world.born(child) for child in plan.children]
     second = state.updated(world.config, first, plan, children)
     with pytest.raises(ConflictError, match=r"plan of generation 0 .* does not belong to snapshot 1"):
@@ -160,7 +192,7 @@ def grown(method: dict[str, Any], children: list[tuple[float, float, float]]) ->
     evolution = config({"generations": 99, **method})
     snapshot = state.seeded(evolution, BASE, EXPERTS)
     for scores in children:
-        plan = selection.plan(evolution, snapshot)
+        plan = state.planned(evolution, snapshot)
         snapshot = state.updated(evolution, snapshot, plan, [model(plan.children[0].id, *scores)])
     return evolution, snapshot
 
@@ -202,7 +234,7 @@ def test_final_coefficients_sum_to_one(temperature: float) -> None:
 def test_the_better_of_two_and_a_tie_goes_to_the_single_model(aggregated: tuple[float, ...], single: bool) -> None:
     evolution, snapshot = grown({}, [(0.5, 0.5, 0.45), (0.7, 0.1, 0.1)])
     recipe = state.final_recipe(evolution, snapshot, dict(zip(snapshot.tasks, aggregated, strict=True)))
-    best, both = state.best_living(evolution, snapshot).model, state.aggregate_recipe(evolution, snapshot)
+    best, both = state.best_living(evolution, snapshot).model, evolution.method.final.aggregate(snapshot)
     assert best.id == "g000000-c00" and len(both) == 3
     assert recipe == ([(best, 1.0)] if single else both)
 

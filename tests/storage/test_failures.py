@@ -118,7 +118,7 @@ def test_where_s3_fails_the_error_itself_goes_on(store: Store, pod: str) -> None
 
 
 def test_what_is_no_record_is_said(store: Store, pod: str) -> None:
-    store.put(layout.failure(pod, "merge-1"), b'{"task": "merge"}')
+    store.put(layout.failure(pod, "merge-1"), b'{"format": 1, "task": "merge"}')
     with pytest.raises(errors.IntegrityError, match=r"merge-1\.json is not the record of a failure"):
         find_failure(store, pod)
 

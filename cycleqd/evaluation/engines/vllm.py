@@ -93,15 +93,17 @@ class VllmEngine:
             raise EvaluationError("the vllm engine has no model; load one before generating")
         prompts = self._checkpoint.encode(conversations)
         done: dict[int, Completion] = {}
-        asked: dict[int, Any] = {}
+        requests: dict[int, Any] = {}
         for i, prompt in enumerate(prompts):
             room = min(sampling.max_tokens, self._checkpoint.context - len(prompt))
             if room < 1:
                 done[i] = Completion("", "overflow", len(prompt), 0)
             else:
-                asked[i] = self._parameters(prompt, room, sampling)
-        outputs = self._run([prompts[i] for i in asked], list(asked.values()), sampling, progress) if asked else []
-        for i, output in zip(asked, outputs, strict=True):
+                requests[i] = self._parameters(prompt, room, sampling)
+        outputs = (
+            self._run([prompts[i] for i in requests], list(requests.values()), sampling, progress) if requests else []
+        )
+        for i, output in zip(requests, outputs, strict=True):
             reply = output.outputs[0]
             done[i] = Completion(
                 text=self._checkpoint.decode(reply.token_ids, sampling.stop),
@@ -117,7 +119,7 @@ class VllmEngine:
             self._call("resetting the prefix cache", SWAP_SECONDS, self._llm.reset_prefix_cache)
 
     def close(self) -> None:
-        """Ends vLLM's processes; those that do not go when asked to are killed."""
+        """Ends vLLM's processes; those that do not end by themselves are killed."""
         for process in self._processes:
             process.terminate()
             process.join(timeout=3)
@@ -263,15 +265,15 @@ class _Alive:
 @contextmanager
 def _environment(threads: int) -> Iterator[None]:
     """vLLM is configured by variables that its processes inherit: offline, quiet, no reports home, no pinned cores."""
-    wanted = {
+    variables = {
         "HF_HUB_OFFLINE": "1",
         "OMP_NUM_THREADS": str(threads),
         "VLLM_CPU_OMP_THREADS_BIND": "nobind",
         "VLLM_LOGGING_LEVEL": "WARNING",
         "VLLM_NO_USAGE_STATS": "1",
     }
-    before = {name: os.environ.get(name) for name in wanted}
-    os.environ.update(wanted)
+    before = {name: os.environ.get(name) for name in variables}
+    os.environ.update(variables)
     try:
         yield
     finally:

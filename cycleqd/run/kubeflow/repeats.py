@@ -7,15 +7,14 @@ driver acts on, which costs nothing more.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, replace
 
 from cycleqd.errors import IntegrityError
 from cycleqd.run.decisions import CANCELING, FAILED, Run
-from cycleqd.search.records import canonical
 from cycleqd.storage import layout
 from cycleqd.storage.failures import find_failure
+from cycleqd.storage.formats import decode, encode
 from cycleqd.storage.objects import Store
 
 
@@ -72,7 +71,7 @@ class Ledger:
         return record.run != run.id or self._write(run.name, replace(record, replaced=True))
 
     def _write(self, step: str, record: Repeats) -> bool:
-        key, etag, data = layout.repeats(step), self._read[step][1], canonical(asdict(record))
+        key, etag, data = layout.repeats(step), self._read[step][1], encode(asdict(record))
         return self.store.replace(key, data, etag) if etag else self.store.create(key, data)
 
     def _find(self, step: str) -> tuple[Repeats, str]:
@@ -81,7 +80,7 @@ class Ledger:
         if found is None:
             return Repeats(), ""
         try:
-            return Repeats(**json.loads(found[0])), found[1]
+            return Repeats(**decode(key, found[0], self.store.url(key))), found[1]
         except (ValueError, TypeError) as error:
             raise IntegrityError(
                 f"{self.store.url(key)} does not say how often a step was repeated ({error}); delete it to count anew"

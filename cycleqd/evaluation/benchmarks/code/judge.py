@@ -91,14 +91,14 @@ def _numbered(judged: Judged, suite: Suite, number: int) -> Judged:
 
 
 def _right(problem: Problem, arguments: str, got: str, expected: str, atol: float) -> bool:
-    tree, wanted = _tree(got), _tree(expected)
-    if "h" in (tree[0], wanted[0]):
-        return bool(tree == wanted)
+    tree, reference = _tree(got), _tree(expected)
+    if "h" in (tree[0], reference[0]):
+        return bool(tree == reference)
     try:
-        value, given = codec.decode(tree[1]), codec.decode(json.loads(arguments))
+        value, inputs = codec.decode(tree[1]), codec.decode(json.loads(arguments))
     except ValueError:
         return False
-    return rules.agrees(value, codec.decode(wanted[1]), given, problem.entry_point, atol)
+    return rules.agrees(value, codec.decode(reference[1]), inputs, problem.entry_point, atol)
 
 
 def expectation(problem: Problem, lines: Sequence[str], seconds: Sequence[float]) -> Expected:

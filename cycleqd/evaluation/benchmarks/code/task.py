@@ -37,9 +37,7 @@ from cycleqd.evaluation.benchmarks.code.execution import Boxes, References, kept
 from cycleqd.evaluation.benchmarks.code.judge import Judged, judge
 from cycleqd.evaluation.benchmarks.code.problem import Problem, Suite
 from cycleqd.evaluation.reasoning import THINK, read_marks, without_reasoning
-from cycleqd.evaluation.sandbox import Limits
-from cycleqd.evaluation.sandbox.limits import MIB
-from cycleqd.evaluation.sandbox.turnstile import Turnstile
+from cycleqd.evaluation.sandbox import MIB, Limits, Turnstile
 from cycleqd.evaluation.task import Episode, Outcome, Sample, SingleTurn, Task, Verdict, Workspace
 
 _PROMPT = (
@@ -65,19 +63,19 @@ class Settings:
     reasoning: tuple[str, ...] = THINK
 
     @classmethod
-    def read(cls, given: Mapping[str, Any]) -> Settings:
+    def read(cls, values: Mapping[str, Any]) -> Settings:
         """The settings of a configuration, checked. InvalidInputError on an unknown name or a value out of range."""
-        unknown = sorted(set(given) - {known.name for known in fields(cls)})
+        unknown = sorted(set(values) - {known.name for known in fields(cls)})
         if unknown:
             raise InvalidInputError(
                 f"A code task has no setting {', '.join(unknown)}: remove it from the task's settings."
             )
-        given = {**given, "reasoning": read_marks(given.get("reasoning", THINK))}
+        values = {**values, "reasoning": read_marks(values.get("reasoning", THINK))}
         for name, default in vars(cls()).items():
-            value, kind = given.get(name, default), type(default)
+            value, kind = values.get(name, default), type(default)
             if not isinstance(value, (int, float) if kind is float else kind) or (kind in (int, float) and value <= 0):
                 raise InvalidInputError(f"The code task's `{name}` is {value!r}: {_KINDS[kind]}.")
-        settings = cls(**given)
+        settings = cls(**values)
         if settings.judge not in ("base", "plus"):
             raise InvalidInputError(f'The code task\'s `judge` is {settings.judge!r}: use "base" or "plus".')
         if settings.max_rounds != 1:

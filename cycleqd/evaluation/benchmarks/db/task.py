@@ -152,8 +152,8 @@ class DbTask(Task):
             name = _database_name(record["table"]["table_name"], names)
             names.add(name)
             samples.append(Sample(str(position), record | {"database": name}, _group(record)))
-        wanted = positions(self.settings.get("ids"), file)
-        return samples if wanted is None else selected(samples, wanted, file)
+        chosen = positions(self.settings.get("ids"), file)
+        return samples if chosen is None else selected(samples, chosen, file)
 
     def start(self, sample: Sample) -> DbEpisode:
         """Create the sample's database and ask its question."""
@@ -247,7 +247,7 @@ def table_md5(rows: Iterable[Sequence[str | None]]) -> str:
 
 
 def _state_matches(database: Database, record: Mapping[str, Any]) -> tuple[bool, str]:
-    """Compare the table's hash with the record's; asked by the sample's own account, so what it reads gains nothing."""
+    """Compare the table's hash with the record's; read by the sample's own account, so what it reads gains nothing."""
     columns = ",".join(quoted(column["name"]) for column in record["table"]["table_info"]["columns"])
     table = quoted(record["table"]["table_name"])
     found = database.execute(

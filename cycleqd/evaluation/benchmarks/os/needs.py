@@ -8,8 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from cycleqd.errors import UnavailableError
-from cycleqd.evaluation.sandbox.ids import id_range
-from cycleqd.evaluation.sandbox.machine import Keeper, MachinePlan
+from cycleqd.evaluation.sandbox import Keeper, MachinePlan, id_range
 from cycleqd.evaluation.task import Sample
 
 _USERS = re.compile(r"\b(?:useradd|adduser|usermod|groupadd|chown|chgrp|runuser|sudo|su)\b")

@@ -44,17 +44,14 @@ from cycleqd.evaluation.benchmarks.os.records import read
 from cycleqd.evaluation.benchmarks.os.root import default_tar, opened, unpacked
 from cycleqd.evaluation.benchmarks.os.rules import Action, action, reads_only_arguments, seeded, shown
 from cycleqd.evaluation.benchmarks.positions import positions, selected
-from cycleqd.evaluation.sandbox import Finished
+from cycleqd.evaluation.sandbox import MACHINE_LIMITS, MIB, Finished, Keeper, Machine, MachinePlan, Shell
 from cycleqd.evaluation.sandbox import preflight as sandbox_preflight
-from cycleqd.evaluation.sandbox.limits import MIB
-from cycleqd.evaluation.sandbox.machine import LIMITS, Keeper, Machine, MachinePlan
-from cycleqd.evaluation.sandbox.shell import Shell
 from cycleqd.evaluation.task import Episode, Message, Outcome, Sample, Task, Verdict, Workspace
 
 Script = tuple[str, str]
 """(language, text)"""
 SETTINGS = {"ids", "exclude", "max_rounds", "prompt", "root", "root_sha256", "command_seconds", "script_seconds"}
-_LIMITS = replace(LIMITS, wall=math.inf)  # an episode waits for the model; its commands have limits of their own
+_LIMITS = replace(MACHINE_LIMITS, wall=math.inf)  # an episode waits for the model; commands have limits of their own
 _JUDGE_LIMITS = replace(_LIMITS, processes=512, memory=4096 * MIB)  # comparators of all workers at once
 _SETTLING = 2.0
 """Seconds that programs which set-up scripts leave in the background (task 60's five) have to start."""

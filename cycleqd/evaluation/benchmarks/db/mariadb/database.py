@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any, Self
 from cycleqd.errors import UnavailableError
 from cycleqd.evaluation.benchmarks.db.mariadb.guard import Exceeded, Guard, StatementLimits, WatchedStatement
 from cycleqd.evaluation.benchmarks.db.mariadb.server import MariaDB
-from cycleqd.evaluation.sandbox.turnstile import Turnstile
+from cycleqd.evaluation.sandbox import Turnstile
 
 if TYPE_CHECKING:
     from pymysql.connections import Connection
@@ -216,7 +216,7 @@ class Database:
 
 
 def quoted(identifier: str) -> str:
-    """An identifier in backticks, as SQL wants it."""
+    """An identifier in backticks, as SQL requires it."""
     return "`" + identifier.replace("`", "``") + "`"
 
 

@@ -11,8 +11,7 @@ from io import BufferedReader
 from pathlib import Path
 
 from cycleqd.errors import InvalidInputError, UnavailableError
-from cycleqd.evaluation.sandbox.ids import id_range
-from cycleqd.evaluation.sandbox.machine import Keeper
+from cycleqd.evaluation.sandbox import Keeper, id_range
 
 _CACHE = Path.home() / ".cache/cycleqd"
 
