@@ -67,16 +67,6 @@ def previous_step(config: Config, state: State | None) -> Step | None:
     return generation_step(config, state.generation - 1) if state.generation else Step("seeding")
 
 
-def advanced(config: Config, store: Store, step: Step) -> bool:
-    """Whether the records in S3 say that a step is done, whatever its run's status says."""
-    state = find_state(store)
-    if state is None:
-        return False
-    if step.kind == "finalising":
-        return finalised(config, store, state)
-    return state.generation >= step.first + step.count or states.should_stop(config, state) is not None
-
-
 def finalised(config: Config, store: Store, state: State) -> bool:
     """Whether the final model was built from this snapshot, and every score that finalising makes is recorded."""
     claimed = store.find_json(layout.FINAL_PLAN)

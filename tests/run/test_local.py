@@ -11,12 +11,15 @@ from pathlib import Path
 
 import pytest
 
-from cycleqd.errors import CycleQDError
+from cycleqd.errors import ConflictError, CycleQDError, EvaluationError, InvalidInputError, UnavailableError
+from cycleqd.run.decisions import Standing
+from cycleqd.run.driver import Driver
 from cycleqd.run.graph import Task
 from cycleqd.run.local.forks import Forks
 from cycleqd.run.local.runner import LocalRunner
 from cycleqd.run.steps import Step
 from cycleqd.search.config import Config, load
+from tests.pipelines.configs import two_tasks
 from tests.run.conftest import Finished
 from tests.run.processes import processes_of, run_until, wait_for_none
 
@@ -97,6 +100,66 @@ def test_ended_tasks_take_their_processes_along(folder: Path) -> None:
         assert [code.result() for code in codes] == [137, 137]
         assert processes_of(folder) == []
         assert launch(forks, "def f():\n    raise AssertionError('begun')\n", folder) == 137
+
+
+class Nothing:
+    """S3 before anything is seeded."""
+
+    def find_with_etag(self, key: str) -> None:
+        return None
+
+
+class Desk:
+    """A launcher whose tasks end as it is told: an exit code, what is recorded as a failure, whether they return."""
+
+    def __init__(self, code: int = 0, failure: dict[str, str] | None = None, returns: bool = True) -> None:
+        self.code, self.failure, self.returns = code, failure, returns
+        self.ran: list[str] = []
+
+    def run(self, task: Task, arguments: list[str], folder: Path, log: Path, environment: dict[str, str]) -> int:
+        self.ran.append(task.name)
+        known = json.loads(arguments[1])
+        if self.returns:
+            Path(known["outputs"]["outputFile"]).write_text("{}")
+        if self.failure:
+            Path(environment["CYCLEQD_FAILURE"]).write_text(json.dumps(self.failure))
+        return self.code
+
+    def end(self) -> None:
+        pass
+
+
+def drive(desk: Desk, folder: Path) -> None:
+    """The driver on an evolution that is to be seeded, and of which no record ever appears."""
+    config = two_tasks(folder=str(folder))
+    with LocalRunner(config, Nothing(), {}, lambda task, event: None, desk) as runner:  # type: ignore[arg-type]
+        Driver(runner, lambda: Standing(Step("seeding"), None), outage=0).drive()
+
+
+@pytest.mark.parametrize("kind", [EvaluationError, InvalidInputError, UnavailableError])
+def test_the_driver_ends_with_what_the_failed_task_recorded(kind: type[CycleQDError], tmp_path: Path) -> None:
+    desk = Desk(1, {"kind": kind.__name__, "sentence": "the model is gone"})
+    with pytest.raises(kind, match=r"^the model is gone$"):
+        drive(desk, tmp_path)
+    assert desk.ran == ["seed"]
+    assert (tmp_path / "runs/golden/seeding.log").read_text() == "task 'seed': started\ntask 'seed': failed\n"
+
+
+@pytest.mark.parametrize("desk", [Desk(137), Desk(0, returns=False), Desk(1, {"kind": "OSError", "sentence": "x"})])
+def test_a_task_that_ends_without_a_reason_of_ours_is_named_with_its_log(desk: Desk, tmp_path: Path) -> None:
+    log = tmp_path / "runs/golden/seeding.log"
+    with pytest.raises(UnavailableError, match=f"task 'seed' of seeding .* exit code {desk.code} .*read {log}"):
+        drive(desk, tmp_path)
+
+
+def test_a_run_that_leaves_no_records_is_not_run_for_ever(tmp_path: Path) -> None:
+    desk = Desk()
+    with pytest.raises(ConflictError, match="run seeding succeeded, but its records are not in S3"):
+        drive(desk, tmp_path)
+    assert desk.ran[0] == "seed" and desk.ran[-1] == "update-archives" and desk.ran.count("seed") == 1
+    with pytest.raises(ConflictError):  # what another process noted is no success without records
+        drive(desk, tmp_path)
+    assert desk.ran.count("seed") == 2
 
 
 def elsewhere(config: Config, **place: str) -> Config:

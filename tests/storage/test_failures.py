@@ -43,6 +43,24 @@ def test_a_failure_is_recorded_with_its_run_pod_and_children_and_goes_on(store: 
     assert str(found) == "merge g000003-c01: no such model"
 
 
+def test_on_this_machine_the_runner_names_the_file_of_a_failure(
+    store: Store, pod: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = tmp_path / "failure.json"
+    monkeypatch.setenv("CYCLEQD_FAILURE", str(file))
+    with recorded(store, "seed"):
+        pass
+    assert not file.exists()
+    fail(store, EvaluationError("it does not load"), "evaluate", "g000003-c01")
+    found = json.loads(file.read_text())
+    assert (found["kind"], found["sentence"], found["models"]) == (
+        "EvaluationError",
+        "it does not load",
+        ["g000003-c01"],
+    )
+    assert find_failure(store, pod) is None
+
+
 def test_refusals_are_the_errors_that_repeating_cannot_help(store: Store, pod: str) -> None:
     kinds = [kind for kind in vars(errors).values() if isinstance(kind, type) and issubclass(kind, CycleQDError)]
     for kind in kinds:
