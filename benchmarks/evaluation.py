@@ -24,11 +24,9 @@ from typing import Any
 from cycleqd.evaluation import engines
 from cycleqd.evaluation.engines.engine import Completion, Engine, Progress, Sampling
 from cycleqd.evaluation.evaluator import Evaluation, evaluate
-from cycleqd.evaluation.plugins import load_class
-from cycleqd.evaluation.task import Message, Sample, Task, Workspace
+from cycleqd.evaluation.task import Message, Sample, Task, Workspace, load_task
 from examples.tiny import make_tasks
 
-CLASSES = {name: f"cycleqd.evaluation.benchmarks.{name}:{name.capitalize()}Task" for name in ("code", "db", "os")}
 TINY: dict[str, tuple[str, dict[str, Any]]] = {
     "code": ("code.jsonl", {"prompt": "{request}", "judge": "plus"}),
     "db": ("db.jsonl", {"prompt": "{description}", "max_rounds": 1, "judge": "rows"}),
@@ -92,7 +90,7 @@ def opened(kind: str, settings: dict[str, Any], workers: int) -> Iterator[Task]:
     """The task, entered, with a scratch folder."""
     with (
         tempfile.TemporaryDirectory() as scratch,
-        load_class(CLASSES[kind])(settings, Workspace(Path(scratch), workers)) as task,
+        load_task(kind)(settings, Workspace(Path(scratch), workers)) as task,
     ):
         yield task
 

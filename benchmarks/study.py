@@ -31,14 +31,13 @@ from typing import Any
 from cycleqd.evaluation.engines import EngineSettings, create
 from cycleqd.evaluation.engines.engine import Engine, Sampling
 from cycleqd.evaluation.evaluator import evaluate
-from cycleqd.evaluation.plugins import load_class
 from cycleqd.evaluation.splits import choose
-from cycleqd.evaluation.task import Episode, Message, Outcome, Sample, Task, Verdict, Workspace
-from cycleqd.search import measures, selection
+from cycleqd.evaluation.task import Episode, Message, Outcome, Sample, Task, Verdict, Workspace, load_task
+from cycleqd.search import measures
 from cycleqd.search import state as states
 from cycleqd.search.config import Config, load, parse
+from cycleqd.search.operators import Drawn
 from cycleqd.search.records import ModelRef, Scored
-from cycleqd.storage.models import mutation_spec
 from cycleqd.weights.aggregate import combine
 from cycleqd.weights.checkpoint import Checkpoint, open_checkpoint
 from cycleqd.weights.local import LocalSink, LocalSource
@@ -163,7 +162,7 @@ def bench(config: Config, verdicts: Path) -> Iterator[Bench]:
         tasks = {}
         for name in config.search_tasks:
             wanted = config.tasks[name]
-            inner = load_class(wanted.class_)(wanted.settings, Workspace(scratch / name, workers=2))
+            inner = load_task(wanted.class_)(wanted.settings, Workspace(scratch / name, workers=2))
             (scratch / name).mkdir()
             tasks[name] = Remembering(stack.enter_context(inner))
             tasks[name].recall(verdicts / name)
@@ -197,7 +196,7 @@ class Run:
 
     def generation(self) -> None:
         """Select, merge and mutate, evaluate, update."""
-        plan = selection.plan(self.config, self.state)
+        plan = states.planned(self.config, self.state)
         scored = []
         for child in plan.children:
             self.folders[child.id] = self.folder / child.id
@@ -205,10 +204,9 @@ class Run:
             written = merge(
                 self.base,
                 parents,
-                child.omega,
+                Drawn(self.config.method.crossover, child.crossover),
                 LocalSink(self.folders[child.id]),
-                mutation=mutation_spec(child.mutation),
-                seed=child.mutation.seed,
+                mutation=Drawn(self.config.method.mutation, child.mutation),
                 threads=1,
             )
             scored.append(self.scored(ModelRef(child.id, written.digest)))

@@ -14,8 +14,7 @@ from typer.testing import CliRunner
 from cycleqd.cli import app
 from cycleqd.evaluation.engines.engine import Completion, Progress, Sampling
 from cycleqd.evaluation.evaluator import evaluate
-from cycleqd.evaluation.plugins import load_class
-from cycleqd.evaluation.task import Message, Workspace
+from cycleqd.evaluation.task import Message, Workspace, load_task
 from cycleqd.search.config import load
 
 ROOT = Path(__file__).parents[1]
@@ -56,7 +55,7 @@ def test_the_worked_example_is_the_file_and_scores(tmp_path: Path) -> None:
     assert block("python") in (ROOT / "examples/tiny/copying.py").read_text()
     (tmp_path / "copying.py").write_bytes((ROOT / "examples/tiny/copying.py").read_bytes())
     (tmp_path / "words.txt").write_text("one\ntwo three\nfour five\none six\n")
-    task = load_class("copying.py:Copying", tmp_path)({}, Workspace(tmp_path))
+    task = load_task("copying.py:Copying", tmp_path)({}, Workspace(tmp_path))
     with task:
         found = evaluate(Parrot("one"), task, task.load(tmp_path / "words.txt"), Sampling(8), workers=2)
     assert found.score == 0.5

@@ -18,10 +18,12 @@ from typing import Any
 
 from benchmarks.weights.models import MEGABYTE
 from benchmarks.weights.places import client, sink, source
+from cycleqd.search.operators import Drawn
+from cycleqd.search.operators.crossover.mean import Mean
+from cycleqd.search.operators.mutation.svd import Svd
 from cycleqd.weights.aggregate import combine
 from cycleqd.weights.checkpoint import open_checkpoint
-from cycleqd.weights.merge import merge
-from cycleqd.weights.mutation import MutationSpec
+from cycleqd.weights.merge import merge, mutate
 
 
 def operate(name: str, models: str, out: str, threads: int, device: str, sync: bool) -> None:
@@ -32,16 +34,17 @@ def operate(name: str, models: str, out: str, threads: int, device: str, sync: b
     else:
         to = sink(out)
         base, a, b = (open_checkpoint(source(f"{models}/{model}")) for model in ("base", "a", "b"))
-        spec = MutationSpec(embeddings=False)
+        mutation = Drawn(Svd(mode="rescale", embeddings=False), {"seed": 1})
         options: dict[str, Any] = {"threads": threads, "shard_size": 700 * MEGABYTE}
         if name == "arithmetic":
             combine(base, [a, b], [0.5, 0.4], to, **options)
         elif name == "linear":
             combine(base, [a, b], [0.5, 0.5], to, method="linear", **options)
+        elif name == "mutate":
+            mutate(base, a, mutation, to, device=device, **options)
         else:
-            parents, omega = ([a], [1.0]) if name == "mutate" else ([a, b], [1.0, 0.8])
-            mutation = None if name == "merge" else spec
-            merge(base, parents, omega, to, mutation=mutation, seed=1, device=device, **options)
+            crossover = Drawn(Mean(), {"omega": [1.0, 0.8]})
+            merge(base, [a, b], crossover, to, mutation=mutation if name == "fused" else None, device=device, **options)
     for path in Path(out).iterdir() if sync and not out.startswith("s3://") else ():
         with path.open("rb") as file:
             os.fsync(file.fileno())

@@ -1,7 +1,7 @@
 """aggregate: θ_base + Σ β_k τ_k from HEAD's best elites (paper section 3.4), the naive merge, and the final model.
 
-Where the final model is the better of the aggregate and the best single model (`final: {kind: better}`), it is chosen
-once the aggregate has been scored on the search split. Free unless HEAD has moved and its best elites are others. What
+Where the final model is either the aggregate or the best single model, it is chosen once the aggregate has been scored
+on the search split. Free unless HEAD has moved and its best elites are others. What
 is read is named in final/plan.json and so kept from cleaning.
 """
 
@@ -78,9 +78,9 @@ def compared(config: Config, state: State, parts: Sequence[str] | None) -> list[
     is still to be chosen is left out. Of the two that it is chosen from, only the other one is scored beside it.
     """
     combined = [model for model in config.combined if parts is not None or model != config.chosen]
-    kind = config.method.final.kind
-    single = kind == "best" or (kind == "better" and parts is not None and len(parts) == 1)
-    if kind == "better" and parts is not None and not single:
+    makes = config.method.final.makes
+    single = makes == "single" or (makes == "either" and parts is not None and len(parts) == 1)
+    if makes == "either" and parts is not None and not single:
         combined.remove("aggregated")
     best = [] if single else [states.best_living(config, state).model.id]
     return list(dict.fromkeys([*seeded_models(config), *best, *combined]))
@@ -90,8 +90,10 @@ def claim(store: Store, config: Config) -> tuple[JSON, State]:
     """HEAD's state, after the claim that names the models to be read before any can be cleaned away."""
     for _ in range(_ATTEMPTS):
         head, state = current(store)
-        models = {ref.id for ref, _ in states.aggregate_recipe(config, state)}
-        if config.method.final.kind != "softmax":
+        models = {ref.id for ref, _ in config.method.final.aggregate(state)}
+        if config.chosen is None:
+            models |= {ref.id for ref, _ in states.final_recipe(config, state)}
+        else:
             models.add(states.best_living(config, state).model.id)
         claimed = {**head.to_json(), "models": sorted(models)}
         if store.find_json(layout.FINAL_PLAN) != claimed:
@@ -106,7 +108,7 @@ def recipe(store: Store, config: Config, state: State, model: str) -> Recipe:
     if model == "naive":
         experts = [model_ref(store, f"expert-{name}") for name in config.models.experts]
         return [(expert, 1 / len(experts)) for expert in experts]
-    return states.aggregate_recipe(config, state) if model == "aggregated" else states.final_recipe(config, state)
+    return config.method.final.aggregate(state) if model == "aggregated" else states.final_recipe(config, state)
 
 
 def build(store: Store, config: Config, place: Place, model: str, recipe: Recipe) -> None:

@@ -9,11 +9,12 @@ from contextlib import ExitStack
 
 from cycleqd.progress import counting
 from cycleqd.search.config import Config, Place
+from cycleqd.search.operators import Drawn
 from cycleqd.search.records import JSON, Child
 from cycleqd.storage import layout
 from cycleqd.storage.evolution import load_config, manifest_json, parse_place, planned_child, size_in_bytes
 from cycleqd.storage.failures import recorded
-from cycleqd.storage.models import device, mutation_spec, opened, sink
+from cycleqd.storage.models import device, opened, sink
 from cycleqd.storage.objects import Store
 from cycleqd.storage.results import Clock, once
 from cycleqd.storage.settings import Settings
@@ -50,10 +51,9 @@ def make(store: Store, config: Config, child: Child, place: Place) -> None:
                 written = merge(
                     base,
                     parents,
-                    child.omega,
+                    Drawn(config.method.crossover, child.crossover),
                     sink(store, folder),
-                    mutation=mutation_spec(child.mutation) if place.fused else None,
-                    seed=child.mutation.seed,
+                    mutation=Drawn(config.method.mutation, child.mutation) if place.fused else None,
                     threads=place.threads,
                     device=where,
                     shard_size=size_in_bytes(config.models.shard_size),

@@ -9,6 +9,7 @@ from contextlib import ExitStack
 
 from cycleqd.progress import counting
 from cycleqd.search.config import Config, Place
+from cycleqd.search.operators import Drawn
 from cycleqd.search.records import JSON, Child
 from cycleqd.storage import layout
 from cycleqd.storage.evolution import (
@@ -20,7 +21,7 @@ from cycleqd.storage.evolution import (
     size_in_bytes,
 )
 from cycleqd.storage.failures import recorded
-from cycleqd.storage.models import device, mutation_spec, opened, sink, source
+from cycleqd.storage.models import device, opened, sink, source
 from cycleqd.storage.objects import Store
 from cycleqd.storage.results import Clock, need_result, once
 from cycleqd.storage.settings import Settings
@@ -48,7 +49,7 @@ def make(store: Store, config: Config, child: Child, place: Place) -> None:
 
     def compute(clock: Clock) -> JSON:
         from cycleqd.weights.checkpoint import open_checkpoint
-        from cycleqd.weights.merge import merge
+        from cycleqd.weights.merge import mutate
 
         where = device(place)
         clock.facts["device"] = where
@@ -57,14 +58,11 @@ def make(store: Store, config: Config, child: Child, place: Place) -> None:
                 (base,) = stack.enter_context(opened(store, place, [child.base]))
                 unmutated = open_checkpoint(source(store, layout.merged(child.id), merged))
             with clock.part("mutate"):
-                # a merge of one parent is that parent, bit for bit: also for the mutation "none"
-                written = merge(
+                written = mutate(
                     base,
-                    [unmutated],
-                    [1.0],
+                    unmutated,
+                    Drawn(config.method.mutation, child.mutation),
                     sink(store, layout.checkpoint(child.id)),
-                    mutation=mutation_spec(child.mutation),
-                    seed=child.mutation.seed,
                     threads=place.threads,
                     device=where,
                     shard_size=size_in_bytes(config.models.shard_size),

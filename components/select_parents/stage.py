@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 
 from cycleqd.errors import ConflictError
-from cycleqd.search import selection
 from cycleqd.search import state as states
 from cycleqd.search.records import Plan
 from cycleqd.storage import layout
@@ -51,6 +50,6 @@ def claim(store: Store, generation: int) -> Plan:
             f"generation {generation} of {store.url('')} starts from snapshot {generation}, but HEAD is at"
             f" {head.snapshot}; run generation {head.snapshot}"
         )
-    plan = selection.plan(load_config(store), state)
+    plan = states.planned(load_config(store), state)
     store.create(layout.plan(generation), sealed(plan.to_json()))
     return need_plan(store, generation)

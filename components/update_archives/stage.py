@@ -12,6 +12,7 @@ from dataclasses import replace
 
 from cycleqd.errors import ConflictError, IntegrityError
 from cycleqd.search import state as states
+from cycleqd.search.algorithms import algorithm
 from cycleqd.search.config import Config
 from cycleqd.search.records import JSON, Scored
 from cycleqd.search.state import State
@@ -65,7 +66,7 @@ def make(store: Store, config: Config, generation: int, models: Sequence[str]) -
         raise ConflictError(
             f"the models of {store.url('')} are being scored anew; wait for `cycleqd rescore`, or run it again"
         )
-    scored, evaluations = scored_models(store, config, models, verdicts=config.method.needs_verdicts)
+    scored, evaluations = scored_models(store, config, models, verdicts=algorithm(config).needs_verdicts)
     plan = None if generation < 0 else need_plan_record(store, generation)
     inputs = {
         "generation": generation,

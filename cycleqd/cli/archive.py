@@ -27,7 +27,7 @@ def show(source: ConfigSource, generation: int | None, as_json: bool) -> None:
         if generation is not None:
             if not 0 <= generation <= state.generation:
                 raise InvalidInputError(f"there is no snapshot {generation}; they are 0 to {state.generation}")
-            state = load_state(opened.store, generation)
+            state = state if generation == state.generation else load_state(opened.store, generation)
     if as_json:
         print_json(to_json(state))
         return

@@ -16,10 +16,10 @@ from cycleqd.cli.run import Display, summarise
 from cycleqd.cli.source import ConfigSource
 from cycleqd.run import checks, preflight
 from cycleqd.run.checks import Findings
-from cycleqd.run.conduct import Conductor
 from cycleqd.run.decisions import FAILED, Action, Cancel, Done, Replace, Retry, Run, Standing, Start, Wait
+from cycleqd.run.driver import Driver, standing
 from cycleqd.run.kubeflow.client import Kubeflow
-from cycleqd.run.kubeflow.runs import Follow, Runs, Steps, standing
+from cycleqd.run.kubeflow.runs import Follow, Runs, Steps
 from cycleqd.run.sources import bring
 from cycleqd.run.steps import Step, find_state
 from cycleqd.search.config import Config
@@ -38,16 +38,16 @@ class Access:
     kubeflow: Kubeflow
     store: Store
 
-    def conductor(
+    def driver(
         self,
         told: Callable[[Action, Standing], None],
         follow: Follow = lambda task, event: None,
         warned: Callable[[str], None] = lambda sentence: None,
-    ) -> Conductor:
+    ) -> Driver:
         """What decides about its runs, and acts."""
         upload = partial(bring, self.config, self.store, counting)
         steps = Steps(self.config, self.kubeflow, self.store, upload, follow, warned)
-        return Conductor(steps, self.standing, self.config.place.retries, told, warned)
+        return Driver(steps, self.standing, self.config.place.retries, told, warned)
 
     def standing(self) -> Standing:
         """What of the evolution is done, read from S3 now."""
@@ -107,7 +107,7 @@ def warn(findings: Findings) -> None:
 def submit(source: ConfigSource, as_json: bool) -> None:
     """Do the one thing that is due."""
     access = reach(source)
-    action, run = access.conductor(_told_cancelling).submit()
+    action, run = access.driver(_told_cancelling).submit()
     facts = describe(access, action, run)
     if as_json:
         print_json(facts)
@@ -134,10 +134,10 @@ def _told_cancelling(action: Action, where: Standing) -> None:
 def drive(source: ConfigSource, as_json: bool) -> None:
     """Act until all is done. Interrupted, it leaves the run going and says so."""
     access = reach(source)
-    with Display(access.config, find_state(access.store)) as display:
+    with Display(access.config, partial(find_state, access.store)) as display:
         watch = Watch(access, display)
         try:
-            access.conductor(watch.told, display.task, display.warns).drive()
+            access.driver(watch.told, display.task, display.warns).drive()
         except (KeyboardInterrupt, SystemExit):
             display.progress.stop()
             errors.print(Text(watch.left(source)))
@@ -154,28 +154,24 @@ def drive(source: ConfigSource, as_json: bool) -> None:
 
 
 class Watch:
-    """Tells the terminal what the conductor does."""
+    """Tells the terminal what the driver does."""
 
     def __init__(self, access: Access, display: Display) -> None:
         self.access = access
         self.display = display
-        self.before: Standing | None = None
         self.run: Run | None = None
 
     def told(self, action: Action, where: Standing) -> None:
-        """A line a finished step, the running step beside the bar, a line for what is out of the ordinary."""
-        if self.before is not None and self.before != where and self.before.due is not None:
-            self.display.ended(self.before.due, find_state(self.access.store))
-        self.before, show = where, self.display.progress.console.print
+        """As Display does, and a line for each run and for what is out of the ordinary."""
+        self.display.told(action, where)
+        show = self.display.progress.console.print
         match action:
-            case Start(step):
+            case Start():
                 self.run = None
-                self.display.starts(step, None)
             case Wait(run):
                 if self.run is None or self.run.id != run.id:
                     show(Text(f"{run.name} is run {run.id}"))
                 self.run = run
-                self.display.begins(run.name)
             case Retry(run, pause):
                 self.run = run
                 why = f": {plain(run.why)}" if run.why else ""

@@ -13,6 +13,7 @@ from cycleqd.run.steps import find_state
 from cycleqd.search import measures
 from cycleqd.search import state as states
 from cycleqd.search.config import Config
+from cycleqd.search.operators import describe
 from cycleqd.search.state import State
 from cycleqd.storage import layout
 from cycleqd.storage.evolution import load_config
@@ -45,13 +46,8 @@ def gather(store: Store) -> dict[str, Any]:
 def _method(config: Config) -> dict[str, Any]:
     method = config.method
     focus = method.focus if isinstance(method.focus, str) else f"fixed {method.focus['fixed']}"
-    kind = method.mutation.kind
-    return {
-        "algorithm": method.algorithm,
-        "focus": focus,
-        "parents": method.parents.kind,
-        "mutation": f"{kind} {method.mutation.mode} {method.mutation.w_max:g}" if kind == "svd" else kind,
-    }
+    operators = {key: describe(operator.record({})) for key, operator in method.operators.items()}
+    return {"algorithm": method.algorithm, "focus": focus, **operators}
 
 
 def _figures(store: Store, config: Config, state: State) -> dict[str, Any]:

@@ -13,11 +13,7 @@ from cycleqd.cli.output import say
 from cycleqd.errors import InvalidInputError
 from cycleqd.search.config import parse
 
-BENCHMARKS = {
-    "code": "cycleqd.evaluation.benchmarks.code.task:CodeTask",
-    "db": "cycleqd.evaluation.benchmarks.db.task:DbTask",
-    "os": "cycleqd.evaluation.benchmarks.os.task:OsTask",
-}
+BENCHMARKS = ("code", "db", "os")
 """The built-in benchmarks: a task of such a name needs no class."""
 
 _TEMPLATE = """\
@@ -104,7 +100,7 @@ def _task(argument: str, path: Path) -> str:
     if module.endswith(".py"):
         plugin = f"{_location(module, path)}:{cls}"
     key = _line({name: None}).removesuffix(" null")
-    cls_line, data_line = _line({"class": plugin or BENCHMARKS[name]}), _line({"data": _location(data, path)})
+    cls_line, data_line = _line({"class": plugin or name}), _line({"data": _location(data, path)})
     return f"  {key}\n    {cls_line}\n    {data_line}\n{_SPLIT}"
 
 

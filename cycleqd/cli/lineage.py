@@ -12,7 +12,8 @@ from cycleqd.cli.output import console, percent, plain, print_json
 from cycleqd.cli.session import session
 from cycleqd.cli.source import ConfigSource
 from cycleqd.run.family import Family, family
-from cycleqd.search.records import Mutation, Scores
+from cycleqd.search.operators import describe
+from cycleqd.search.records import Scores
 from cycleqd.search.state import average
 
 
@@ -33,7 +34,7 @@ def to_json(members: Family, scores: Mapping[str, Scores]) -> dict[str, Any]:
     return {
         name: {
             "parents": [{"id": parent, "weight": weight} for parent, weight in member.parents],
-            "mutation": member.mutation.to_json() if member.mutation else None,
+            "mutation": dict(member.mutation) if member.mutation else None,
             "scores": dict(scores.get(name, {})),
         }
         for name, member in members.items()
@@ -64,11 +65,6 @@ def _label(name: str, members: Family, scores: Mapping[str, Scores]) -> Text:
         shown = "  ".join(f"{task} {percent(score)}" for task, score in scores[name].items())
         text.append(f"  {shown}  average {percent(average(scores[name]))}", style="not bold")
     mutation = members[name].mutation
-    if mutation is not None and mutation.kind != "none":
-        text.append(f"  {_words(mutation)}", style="dim not bold")
+    if mutation is not None:
+        text.append(f"  mutation: {plain(describe(mutation))}", style="dim not bold")
     return text
-
-
-def _words(mutation: Mutation) -> str:
-    detail = f"{mutation.mode}, w_max {mutation.w_max:g}" if mutation.kind == "svd" else f"σ {mutation.sigma:g}"
-    return f"{mutation.kind} mutation ({detail})"

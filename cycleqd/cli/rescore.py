@@ -6,7 +6,7 @@ from cycleqd.cli.output import print_json, say
 from cycleqd.cli.session import session
 from cycleqd.cli.source import ConfigSource
 from cycleqd.run import rescore
-from cycleqd.run.driver import alone
+from cycleqd.run.local.runner import alone
 
 
 def run(source: ConfigSource, as_json: bool) -> None:

@@ -45,17 +45,18 @@ def inputs_of(config: Config, model: str, task: StagedTask, split: Split) -> JSO
 def due(store: Store, model: str, inputs: JSON) -> bool:
     """Whether a model is to be scored: no, when there is a score of these inputs, or one that is in the archives.
 
-    Raises ConflictError when the base's scores, with which those of the search are compared, are of another method
-    version: they must not meet in an archive.
+    Raises ConflictError when there are archives, and the base's scores, with which theirs were compared, are of another
+    method version: they must not meet.
     """
     task, split = inputs["task"], inputs["split"]
     found = read_result(store, layout.evaluation(model, task, split))
     if matches(found, NAME, METHOD_VERSION, inputs):
         return False
-    if split == "test":
+    head, number = find_head(store), layout.child_generation(model)
+    if split == "test" or head is None:
         return True
-    number, head = layout.child_generation(model), find_head(store)
-    if found and found["inputs"]["model"] == inputs["model"] and head and number is not None and number < head.snapshot:
+    past = number is not None and number < head.snapshot
+    if past and found is not None and found["inputs"]["model"] == inputs["model"]:
         return False
     base = read_result(store, layout.evaluation("base", task, split))
     now = (inputs["task_version"], METHOD_VERSION)

@@ -9,9 +9,8 @@ from pathlib import Path
 from typing import Literal
 
 from cycleqd.errors import IntegrityError
-from cycleqd.evaluation.plugins import load_class
 from cycleqd.evaluation.splits import choose
-from cycleqd.evaluation.task import Sample, Task, Workspace
+from cycleqd.evaluation.task import Sample, Task, Workspace, load_task
 from cycleqd.search import config as configuration
 from cycleqd.search.records import JSON
 from cycleqd.storage import layout
@@ -39,7 +38,7 @@ class StagedTask:
         if files["plugin"] is not None:
             fetch(store, f"{layout.task(name)}/plugin.py", files["plugin"]["sha256"], scratch)
             reference = f"{layout.task(name)}/plugin.py:{reference.rpartition(':')[2]}"
-        return cls(name, config, files, load_class(reference, scratch))
+        return cls(name, config, files, load_task(reference, scratch))
 
     def open(self, scratch: Path, workers: int) -> Task:
         """The task, not yet entered, with a scratch folder of its own."""

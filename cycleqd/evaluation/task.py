@@ -1,4 +1,4 @@
-"""The plug-in interface of a task: one file, one class, named in the config.
+"""The plug-in interface of a task: one file, one class, named in the config (plug-ins import it from cycleqd.plugins).
 
 A task turns a data file into samples, a sample into an episode (a conversation with the model, of one round or many),
 and a finished episode into a verdict. The evaluator does everything else: engines, batching, workers, time-outs,
@@ -26,7 +26,9 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Literal, Self, TypedDict
+from typing import Any, ClassVar, Literal, Self, TypedDict
+
+from cycleqd.loading import load_class
 
 
 class Message(TypedDict):
@@ -121,6 +123,8 @@ class Task(ABC):
     and is never a score. Anything the model did wrong is a Verdict.
     """
 
+    own_modules: ClassVar[str] = "cycleqd.evaluation.benchmarks.{}.task"
+
     method_version: int = 1
     """Raise by hand when verdicts may change for the same replies: scores of the old version no longer match."""
 
@@ -163,3 +167,12 @@ class Task(ABC):
     @abstractmethod
     def verdict(self, episode: Episode) -> Verdict:
         """Judge a finished episode (`episode.replies` holds at least one reply)."""
+
+
+def load_task(reference: str, root: Path = Path()) -> type[Task]:
+    """The class that a configuration names: "code" for one of the library, "path/to/file.py:Class" for one's own.
+
+    root: the folder that file paths are taken from. Raises InvalidInputError (see `cycleqd.loading.load_class`).
+    """
+    found: type[Task] = load_class(reference, Task, root)  # type: ignore[type-abstract]
+    return found

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
+from cycleqd.search.algorithms import algorithm
 from cycleqd.search.config import Config
 from cycleqd.search.grid import is_flat
 from cycleqd.search.records import Child
@@ -89,9 +90,7 @@ class ReportData:
     @property
     def method(self) -> str:
         """What readers call the method."""
-        if self.config.method.algorithm != "cycleqd":
-            return {"nsga2": "NSGA-II", "lexicase": "Lexicase"}[self.config.method.algorithm]
-        return "CycleQD" if self.config.method.focus in ("cyclic", "all") else "MAP-Elites"
+        return algorithm(self.config).label
 
     @property
     def watched(self) -> tuple[str, ...]:
@@ -109,15 +108,16 @@ class ReportData:
         rows = [Row("base", "Base", "base")]
         rows += [Row(f"expert-{name}", f"{name} expert", "expert") for name in self.config.models.experts]
         rows += [Row("naive", "Naive merge of all experts", "naive")]
-        kind = self.config.method.final.kind
-        if kind == "softmax" or (kind == "better" and len(self.recipe) > 1):
+        makes = self.config.method.final.makes
+        if makes == "aggregate" or (makes == "either" and len(self.recipe) > 1):
             if self.best in self.children:
                 rows.append(Row(self.best, f"Evolution's best single model ({self.best})", "best"))
             rows.append(Row("final", f"{self.method}, aggregated", "final"))
         else:
-            copied = "".join(name for name, _ in self.recipe)
+            parts = ", ".join(name for name, _ in self.recipe)
+            made = f"of {parts}" if makes == "other" else f"best single model ({parts})"
             rows.append(Row("aggregated", "Softmax aggregate of the best elites", "aggregated"))
-            rows.append(Row("final", f"{self.method}, best single model ({copied})", "final"))
+            rows.append(Row("final", f"{self.method}, {made}", "final"))
         return tuple(row for row in rows if any(row.id in by_model for by_model in self.results.values()))
 
     def scored(self, split: Split, model: str) -> Mapping[str, Tally] | None:

@@ -13,6 +13,7 @@ from matplotlib.path import Path
 from cycleqd.report.data import ReportData
 from cycleqd.report.scores import expert_colours
 from cycleqd.report.theme import Theme, drawing, figure, png
+from cycleqd.search.algorithms import algorithm
 
 _MOST_DRAWN = 48
 
@@ -52,8 +53,8 @@ def _parents(data: ReportData, name: str) -> tuple[tuple[str, float], ...]:
     if child is None:
         return ()
     shares: dict[str, float] = {}
-    for parent, omega in zip(child.parents, child.omega, strict=True):
-        shares[parent.id] = shares.get(parent.id, 0.0) + omega / sum(child.omega)
+    for parent, share in child.shares:
+        shares[parent] = shares.get(parent, 0.0) + share
     return tuple(shares.items())
 
 
@@ -108,8 +109,7 @@ def _label(data: ReportData, name: str) -> str:
     child = data.children.get(name)
     if child is None:
         return name.removeprefix("expert-")
-    one = data.config.method.children == 1 and data.config.method.focus != "all"
-    return f"g{child.generation}" if one else f"g{child.generation}-c{child.index}"
+    return f"g{child.generation}" if algorithm(data.config).children == 1 else f"g{child.generation}-c{child.index}"
 
 
 def _columns(members: Sequence[Ancestor]) -> list[list[str]]:
@@ -177,4 +177,4 @@ def lineage(data: ReportData) -> Iterator[tuple[str, str, str]]:
     for member in reversed(tree(data).values()):
         parents = " + ".join(f"{weight:.3f} {parent}" for parent, weight in member.parents) or "an input"
         child = data.children.get(member.id)
-        yield member.id, parents, "none" if child is None else child.mutation.kind
+        yield member.id, parents, "none" if child is None else child.mutation["kind"]

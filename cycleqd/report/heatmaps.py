@@ -15,7 +15,7 @@ from cycleqd.report.theme import LIGHT, Theme, drawing, figure, percent, png
 from cycleqd.search.archive import Archive
 from cycleqd.search.grid import Axis
 from cycleqd.search.records import Scores
-from cycleqd.search.state import State, bests
+from cycleqd.search.state import State
 
 _COLOURS = "viridis"
 
@@ -109,7 +109,7 @@ def _marks(panel: Axes, archive: Archive, shown: tuple[int, ...], state: State, 
     """A ring where an expert's scores fall, a star on the best elite (the one that the final model is made of)."""
     values = maxima(archive, shown)
     places = {_place(archive, expert.scores, shown): "o" for expert in state.experts}
-    places[_place(archive, bests(state)[archive.quality].scores, shown)] = "*"
+    places[_place(archive, state.bests[archive.quality].scores, shown)] = "*"
     for (x, y), marker in places.items():
         red, green, blue, _ = colours.to_rgba(values[y, x])
         ink = "#10131a" if 0.3 * red + 0.59 * green + 0.11 * blue > 0.5 else "#ffffff"

@@ -16,7 +16,6 @@ from cycleqd.report.scores import SPLITS, ratios_to_base
 from cycleqd.report.statistics import Interval, average, gain, share
 from cycleqd.report.theme import percent
 from cycleqd.search.state import average as mean
-from cycleqd.search.state import bests
 
 _FEW = 30
 _TEMPLATE = Path(__file__).with_name("report.html.jinja")
@@ -58,7 +57,7 @@ def page(data: ReportData, series: curves.Series, pictures: Mapping[str, Picture
         alts=alternatives(data, series),
         lineage=list(family.lineage(data)),
         hidden=len(family.tree(data)) - len(family.drawn(family.tree(data))),
-        recipe=[(name, beta, [task for task, line in bests(data.state).items() if line.model.id == name])
+        recipe=[(name, beta, [task for task, line in data.state.bests.items() if line.model.id == name])
                 for name, beta in data.recipe],
         measures=[(name, f"{values[0]:.4g}", f"{values[-1]:.4g}") for name, values in series.items()
                   if name != "generation"],

@@ -12,9 +12,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from cycleqd.errors import CycleQDError, UnavailableError
-from cycleqd.evaluation.plugins import load_class
+from cycleqd.evaluation.task import load_task
 from cycleqd.run.estimate import cells, planned_children
 from cycleqd.run.kubeflow.endpoint import fault
+from cycleqd.search.algorithms import algorithm
 from cycleqd.search.config import Config, Image, Place, Task
 from cycleqd.search.grid import is_flat
 from cycleqd.search.state import State
@@ -48,16 +49,9 @@ def check_method(config: Config) -> Iterator[str]:
                 f"method.grid.bins: the archive of '{task}' has {count} cells, but only {budget} children are"
                 " evaluated; use fewer bins or more generations"
             )
-    mutation = method.mutation
-    if mutation.kind == "svd" and mutation.mode == "rescale" and mutation.w_max <= 1:
-        yield (
-            f"method.mutation.w_max is {mutation.w_max:g}: rescaling by U[0, w_max] can then only shrink task vectors;"
-            " 2 keeps their expected size"
-        )
-    if mutation.kind == "svd" and mutation.mode == "additive" and mutation.w_max > 1:
-        yield f"method.mutation.w_max is {mutation.w_max:g}: additive mutation adds that much; 0.3 is the usual value"
-    in_turn = method.algorithm == "cycleqd" and method.focus == "cyclic"
-    if in_turn and method.stop.patience is not None and method.stop.patience < len(config.search_tasks):
+    for key, operator in method.operators.items():
+        yield from (f"method.{key}.{clause}" for clause in operator.warnings())
+    if method.stop.patience is not None and method.stop.patience < algorithm(config).period:
         yield f"method.stop.patience is {method.stop.patience}: less than one turn of all archives"
 
 
@@ -134,7 +128,7 @@ def cluster_warnings(config: Config) -> Iterator[str]:
         )
     for name, task in config.tasks.items():
         with contextlib.suppress(CycleQDError):  # a class that cannot be loaded is told elsewhere
-            yield from (f"task '{name}': {sentence}" for sentence in load_class(task.class_).in_pods(task.settings))
+            yield from (f"task '{name}': {sentence}" for sentence in load_task(task.class_).in_pods(task.settings))
 
 
 def _tag(reference: str) -> str:
@@ -191,7 +185,7 @@ def _check_task(name: str, task: Task, findings: Findings) -> dict[str, int]:
     from cycleqd.evaluation.task import Workspace
 
     with tempfile.TemporaryDirectory(prefix="cycleqd-validate-") as scratch:
-        made = load_class(task.class_)(task.settings, Workspace(Path(scratch)))
+        made = load_task(task.class_)(task.settings, Workspace(Path(scratch)))
         missing = made.preflight()
         findings.problems += [f"task '{name}': {sentence}" for sentence in missing]
         if task.data.startswith("s3://"):

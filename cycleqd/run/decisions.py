@@ -1,4 +1,4 @@
-"""What a driver on a cluster does next: a pure function of where the evolution stands and of its runs.
+"""What a driver does next: a pure function of where the evolution stands and of its runs.
 
 A step's run has a name that follows from the step, so any driver, started at any time, finds it. A driver that is
 killed between two calls loses nothing: the next one decides from the same two things. Records in S3 say what is done,
@@ -16,7 +16,8 @@ from cycleqd.errors import ConflictError
 from cycleqd.run.steps import Step
 from cycleqd.storage.failures import Failure
 
-SUCCEEDED, FAILED, CANCELING, CANCELED, SKIPPED = "SUCCEEDED", "FAILED", "CANCELING", "CANCELED", "SKIPPED"
+RUNNING, SUCCEEDED, FAILED = "RUNNING", "SUCCEEDED", "FAILED"
+CANCELING, CANCELED, SKIPPED = "CANCELING", "CANCELED", "SKIPPED"
 ENDED = (SUCCEEDED, FAILED, CANCELED, SKIPPED)
 GIVEN_UP = (CANCELING, CANCELED, SKIPPED)
 """The states of a run that somebody ends, or has ended."""

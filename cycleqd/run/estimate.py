@@ -8,6 +8,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from cycleqd.errors import IntegrityError
+from cycleqd.search.algorithms import algorithm
 from cycleqd.search.config import Config
 from cycleqd.storage.objects import Store
 
@@ -36,7 +37,7 @@ def estimate(config: Config, checkpoint: int, seconds: Mapping[str, float]) -> E
     experts, tasks, search = len(config.models.experts), len(config.tasks), len(config.search_tasks)
     children = planned_children(config)
     combined = len(config.combined)
-    held_out = 1 + experts + combined + (config.method.final.kind == "softmax")  # which is not the best elite
+    held_out = 1 + experts + combined + (config.method.final.makes == "aggregate")  # which is not the best elite
     evaluations = (1 + experts + children + combined) * search + held_out * tasks
     total = None
     if {"make", "evaluate"} <= set(seconds):
@@ -56,8 +57,7 @@ def estimate(config: Config, checkpoint: int, seconds: Mapping[str, float]) -> E
 def planned_children(config: Config) -> int:
     """Children of the whole search, stop rules on evaluations included."""
     method = config.method
-    archives = len(config.search_tasks) if method.focus == "all" else 1
-    children = method.generations * method.children * archives
+    children = method.generations * algorithm(config).children
     return min(children, method.stop.evaluations or children)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from cycleqd.search.records import Mutation
+from cycleqd.search.operators import Parameters
 from cycleqd.storage import layout
 from cycleqd.storage.evolution import find_child
 from cycleqd.storage.objects import Store
@@ -14,10 +14,10 @@ from cycleqd.storage.results import need_result
 
 @dataclass(frozen=True)
 class Member:
-    """How a model was made: its parents with their shares of its task vector, and its mutation (children only)."""
+    """How a model was made: parents with their shares of its task vector; a child's mutation, as its plan holds it."""
 
     parents: tuple[tuple[str, float], ...] = ()
-    mutation: Mutation | None = None
+    mutation: Parameters | None = None
 
 
 Family = Mapping[str, Member]
@@ -40,9 +40,7 @@ def member(store: Store, model: str) -> Member:
     number = layout.child_generation(model)
     if number is not None:
         child = find_child(store, model, number)
-        total = sum(child.omega)
-        shares = zip(child.parents, child.omega, strict=True)
-        return Member(tuple((parent.id, omega / total) for parent, omega in shares), child.mutation)
+        return Member(child.shares, child.mutation)
     if model in layout.COMBINED:
         inputs = need_result(store, layout.stage(model, "make"))["inputs"]
         return Member(

@@ -8,10 +8,11 @@ from pathlib import Path
 from cycleqd.errors import IntegrityError, InvalidInputError
 from cycleqd.run.family import Family
 from cycleqd.search.config import Config
+from cycleqd.search.operators import Drawn
 from cycleqd.search.records import JSON, ModelRef
 from cycleqd.storage import layout
 from cycleqd.storage.evolution import find_child, manifest, size_in_bytes
-from cycleqd.storage.models import mutation_spec, open_model
+from cycleqd.storage.models import open_model
 from cycleqd.storage.objects import Store
 from cycleqd.storage.results import machine, need_result
 from cycleqd.weights.checkpoint import Checkpoint, open_checkpoint
@@ -109,11 +110,10 @@ def _make(
     if number is not None:
         child = find_child(store, name, number)
         parents = [opened(parent) for parent in child.parents]
-        mutation, seed = mutation_spec(child.mutation), child.mutation.seed
+        crossover = Drawn(config.method.crossover, child.crossover)
+        mutation = Drawn(config.method.mutation, child.mutation)
         base = open_model(store, child.base)
-        return merge(
-            base, parents, child.omega, sink, mutation=mutation, seed=seed, shard_size=shard_size, progress=progress
-        )
+        return merge(base, parents, crossover, sink, mutation=mutation, shard_size=shard_size, progress=progress)
     if name not in layout.COMBINED:
         raise InvalidInputError(f"'{name}' was not made by this evolution but given to it; `cycleqd export` copies it")
     inputs = need_result(store, layout.stage(name, "make"))["inputs"]

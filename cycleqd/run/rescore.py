@@ -13,12 +13,12 @@ from components.update_archives.stage import METHOD_VERSION, move_head, outputs,
 from cycleqd.evaluation.scoring import evaluate_all
 from cycleqd.evaluation.secrets import withheld
 from cycleqd.search import state as states
-from cycleqd.search.archive import union
+from cycleqd.search.algorithms import algorithm
 from cycleqd.search.config import Config
 from cycleqd.search.records import JSON
 from cycleqd.search.state import State
 from cycleqd.storage import layout
-from cycleqd.storage.cleaning import clean
+from cycleqd.storage.cleaning import clean, members
 from cycleqd.storage.evolution import Head, current
 from cycleqd.storage.formats import encode
 from cycleqd.storage.objects import Store
@@ -35,7 +35,8 @@ def rescore(settings: Settings, store: Store, config: Config) -> list[tuple[str,
     ConflictError before seeding has ended, and when HEAD was moved meanwhile.
     """
     head, state = current(store)
-    models = [*seeded_models(config), *living(config, state)]
+    living = members(config, state)
+    models = [*seeded_models(config), *(line.model.id for line in state.children if line.model.id in living)]
     before = named(store, config, models)
     begun = not store.create(layout.RESCORING, encode(head.to_json()))
     with withheld():
@@ -51,13 +52,6 @@ def rescore(settings: Settings, store: Store, config: Config) -> list[tuple[str,
     return changed
 
 
-def living(config: Config, state: State) -> list[str]:
-    """Ids of the children whose checkpoints the evolution keeps, in the history's order."""
-    kept = {line.model.id for line in states.alive(config, state)}
-    kept |= {elite.model.id for elite in (*union(state.archives), *state.population)}
-    return [line.model.id for line in state.children if line.model.id in kept]
-
-
 def named(store: Store, config: Config, models: Sequence[str]) -> dict[tuple[str, str], str | None]:
     """(model, task) → the sha256 of its record on the search split, None where there is none."""
     found = {}
@@ -69,7 +63,7 @@ def named(store: Store, config: Config, models: Sequence[str]) -> dict[tuple[str
 
 def edit(store: Store, config: Config, head: Head, state: State, models: Sequence[str]) -> None:
     """Write the next edition of HEAD's snapshot and its record, and make HEAD name it."""
-    (base, *scored), evaluations = scored_models(store, config, models, verdicts=config.method.needs_verdicts)
+    (base, *scored), evaluations = scored_models(store, config, models, verdicts=algorithm(config).needs_verdicts)
     edition = head.edition + 1
     inputs = {
         "generation": head.snapshot - 1,

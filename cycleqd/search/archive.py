@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 
 from cycleqd.search.grid import Cell, Grid
+from cycleqd.search.operators.copies import Copies
 from cycleqd.search.records import JSON, ModelRef, Scored
 
 
@@ -21,16 +22,16 @@ class Archive:
     grid: Grid
     elites: Mapping[Cell, Scored] = field(default_factory=dict)
 
-    def offer(self, candidate: Scored, forbid_copies: bool = False) -> Archive:
+    def offer(self, candidate: Scored, copies: Copies) -> Archive:
         """The archive after a model was offered: it enters an empty cell, or one whose elite is strictly worse.
 
-        Ties keep the incumbent. `forbid_copies` refuses a model whose weights' digest is already an elite here.
+        Ties keep the incumbent. `copies` is asked whether a model that would enter may.
         """
         cell = self.grid.cell(candidate.scores)
         incumbent = self.elites.get(cell)
         if incumbent is not None and incumbent.scores[self.quality] >= candidate.scores[self.quality]:
             return self
-        if forbid_copies and any(elite.model.digest == candidate.model.digest for elite in self.elites.values()):
+        if not copies.admits(candidate, self.elites.values()):
             return self
         elite = Scored(candidate.model, candidate.scores)  # verdicts are a population's matter
         return replace(self, elites=dict(sorted({**self.elites, cell: elite}.items())))

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
@@ -17,14 +18,24 @@ from pydantic import (
     BaseModel,
     ConfigDict,
     Field,
+    SerializeAsAny,
     ValidationError,
     ValidationInfo,
+    WrapValidator,
     field_validator,
     model_validator,
 )
 
 from cycleqd import __version__
 from cycleqd.errors import InvalidInputError
+from cycleqd.loading import load_class, own_names
+from cycleqd.search.algorithms import Algorithm
+from cycleqd.search.operators import Operator
+from cycleqd.search.operators.copies import Copies
+from cycleqd.search.operators.crossover import Crossover
+from cycleqd.search.operators.final import Final
+from cycleqd.search.operators.mutation import Mutation
+from cycleqd.search.operators.selection import Selection
 
 Name = Annotated[str, Field(pattern=r"^[a-z0-9]([a-z0-9._-]{0,62}[a-z0-9])?$")]
 Fraction = Annotated[float, Field(ge=0, le=1)]
@@ -32,15 +43,23 @@ Fraction = Annotated[float, Field(ge=0, le=1)]
 
 def _absolute(path: str, info: ValidationInfo) -> str:
     """Take a relative path from the config file's own folder (the validation context); s3:// stays as it is."""
-    if info.context is None or path.startswith("s3://"):
+    folder = (info.context or {}).get("folder")
+    if folder is None or path.startswith("s3://"):
         return path
-    return os.path.normpath(Path(info.context["folder"]) / Path(path).expanduser())
+    return os.path.normpath(Path(folder) / Path(path).expanduser())
 
 
 def _absolute_plugin(plugin: str, info: ValidationInfo) -> str:
     """The same for a plug-in class in a file, "path/to/file.py:Class"."""
     module, _, name = plugin.rpartition(":")
     return f"{_absolute(module, info)}:{name}" if module.endswith(".py") else plugin
+
+
+def _known_algorithm(name: str) -> str:
+    """Refuse an algorithm that there is no module of."""
+    if name not in own_names(Algorithm.own_modules):
+        raise ValueError(f"there is no algorithm '{name}'; there are {', '.join(own_names(Algorithm.own_modules))}")
+    return name
 
 
 def _kubernetes(kind: str, pattern: str, example: str) -> AfterValidator:
@@ -55,7 +74,9 @@ def _kubernetes(kind: str, pattern: str, example: str) -> AfterValidator:
 
 
 Location = Annotated[str, Field(min_length=1), AfterValidator(_absolute)]
-Plugin = Annotated[str, Field(pattern=r"^.+:[A-Za-z_][A-Za-z0-9_]*$"), AfterValidator(_absolute_plugin)]
+Plugin = Annotated[
+    str, Field(pattern=r"^([a-z][a-z0-9_]*|.+:[A-Za-z_][A-Za-z0-9_]*)$"), AfterValidator(_absolute_plugin)
+]
 Cpu = Annotated[str, _kubernetes("quantity", r"([0-9]*[.])?[0-9]+m?", '"2" or "500m"')]
 _BYTES = r"[0-9]+(\.[0-9]+)?([EPTGMK]i?)?"
 Bytes = Annotated[str, _kubernetes("quantity", _BYTES, '"8G" or "16Gi"')]
@@ -142,7 +163,7 @@ class Task(Section):
     """A task: plug-in class, data, settings."""
 
     class_: Plugin = Field(alias="class")
-    """The plug-in class: `package.module:Class` or `path/to/file.py:Class`."""
+    """A built-in benchmark, `code`, `db` or `os`; or your own, `file.py:Class` or `package.module:Class`."""
     data: Location
     """The task's data: a file, a folder or an s3:// prefix."""
     settings: dict[str, Any] = {}
@@ -196,66 +217,39 @@ class Grid(Section):
         return self
 
 
-class Parents(Section):
-    """Parent selection. elite: P_j by the paper's γ; random: uniform.
+def _find_operator(base: type[Operator], default: str) -> Any:
+    """How a configuration's {kind: …, settings} becomes an operator: its class is found by `kind`, and validates it.
 
-    `neighbours` > 0 takes the second parent from the first one's Moore neighbourhood of that radius.
+    A file is taken from the configuration's own folder or, where a frozen one is read, from the folder that its stored
+    plug-ins were fetched to, and then keeps its name there.
     """
 
-    kind: Literal["elite", "random"] = "elite"
-    alpha_low: float = Field(default=0.5, ge=0)
-    alpha_high: float = Field(default=0.8, gt=0)
-    neighbours: int = Field(default=0, ge=0)
+    def find(value: Any, handler: Any, info: ValidationInfo) -> Any:
+        if not isinstance(value, Mapping):
+            return handler(value)
+        kind = value.get("kind", default)
+        if not isinstance(kind, str):
+            raise ValueError(f"kind is {kind!r}; it is a name")
+        kind, root = _absolute_plugin(kind, info), (info.context or {}).get("plugins", Path())
+        try:
+            found = load_class(kind, base, root)
+        except InvalidInputError as error:
+            raise ValueError(str(error)) from error
+        return found.model_validate({**value, "kind": kind}, context=info.context)
 
-    @model_validator(mode="after")
-    def _ordered(self) -> Parents:
-        if self.alpha_low > self.alpha_high:
-            raise ValueError(f"alpha_low {self.alpha_low} exceeds alpha_high {self.alpha_high}: swap them")
-        return self
-
-
-class Copies(Section):
-    """What happens to copies of an elite: allow; forbid equal digests in an archive; share γ among same-kind elites."""
-
-    kind: Literal["allow", "forbid", "share"] = "allow"
-    epsilon: float = Field(default=0.0, ge=0)
+    return WrapValidator(find)
 
 
-class Crossover(Section):
-    """Task-vector crossover: ω ~ N(mu, sigma²) per parent; a draw with |Σω| < min_total·mu is redrawn."""
-
-    mu: float = Field(default=1.0, gt=0)
-    sigma: float = Field(default=0.01, ge=0)
-    min_total: float = Field(default=0.1, ge=0, lt=2)
-
-
-class MutationMethod(Section):
-    """Mutation of the child's task vector: svd (additive or rescale), gaussian, or none.
-
-    w_max: 0.3 for additive and 2, which keeps the expected task vector, for rescale, unless it is given.
-    """
-
-    kind: Literal["svd", "gaussian", "none"] = "svd"
-    mode: Literal["rescale", "additive"] = "additive"
-    w_max: float = Field(default=0.3, ge=0)
-    sigma: float = Field(default=0.0003, ge=0)
-    embeddings: bool = True
-
-    @model_validator(mode="before")
-    @classmethod
-    def _by_mode(cls, value: Any) -> Any:
-        if isinstance(value, dict) and value.get("mode") == "rescale":
-            return {"w_max": 2.0, **value}
-        return value
+ParentSelection = Annotated[SerializeAsAny[Selection], _find_operator(Selection, "elite")]
+CopiesRule = Annotated[SerializeAsAny[Copies], _find_operator(Copies, "allow")]
+CrossoverOperator = Annotated[SerializeAsAny[Crossover], _find_operator(Crossover, "mean")]
+MutationOperator = Annotated[SerializeAsAny[Mutation], _find_operator(Mutation, "svd")]
+FinalRule = Annotated[SerializeAsAny[Final], _find_operator(Final, "better")]
 
 
-class Final(Section):
-    """The final model: `softmax`-weighted sum of the archives' best elites (the paper's), the single model with the
-    `best` average, or whichever of the two has the `better` average on the search split.
-    """
-
-    kind: Literal["better", "softmax", "best"] = "better"
-    temperature: float = Field(default=1.0, gt=0)
+def _default() -> Any:
+    """The operator that is meant where nothing is written."""
+    return Field(default={}, validate_default=True)
 
 
 class Stop(Section):
@@ -268,31 +262,32 @@ class Stop(Section):
 
 
 class Method(Section):
-    """What is computed. `algorithm` cycleqd covers all archive-based variants; nsga2 and lexicase keep a population.
+    """What is computed: the algorithm, its operators, and settings of single algorithms.
 
     focus: the archive t mod K at generation t, all archives at once, or a fixed one: `fixed` is the first task's,
     `{fixed: TASK}` names it. `children` are made for each archive in focus.
     """
 
-    algorithm: Literal["cycleqd", "nsga2", "lexicase"] = "cycleqd"
+    algorithm: Annotated[str, AfterValidator(_known_algorithm)] = "cycleqd"
     generations: int = Field(default=1200, ge=0)
     children: int = Field(default=1, ge=1)
     focus: Literal["cyclic", "all", "fixed"] | Annotated[dict[Literal["fixed"], Name], Field(min_length=1)] = "cyclic"
     grid: Grid = Grid()
-    parents: Parents = Parents()
-    copies: Copies = Copies()
-    crossover: Crossover = Crossover()
-    mutation: MutationMethod = MutationMethod()
+    parents: ParentSelection = _default()
+    copies: CopiesRule = _default()
+    crossover: CrossoverOperator = _default()
+    mutation: MutationOperator = _default()
     population: int = Field(default=16, ge=2)
     lexicase_cases: Literal["scores", "samples"] = "scores"
     lexicase_epsilon: float = Field(default=0.0, ge=0)
-    final: Final = Final()
+    final: FinalRule = _default()
     stop: Stop = Stop()
 
     @property
-    def needs_verdicts(self) -> bool:
-        """Whether selection needs every sample's verdict with the scores."""
-        return self.algorithm == "lexicase" and self.lexicase_cases == "samples"
+    def operators(self) -> dict[str, Operator]:
+        """The operators by the key that they stand under."""
+        found = {name: getattr(self, name) for name in type(self).model_fields}
+        return {name: value for name, value in found.items() if isinstance(value, Operator)}
 
 
 class Images(Section):
@@ -433,7 +428,7 @@ class Config(Section):
     """What models are scored on, by a name of your choice; at least two take part in the search."""
     evaluation: Evaluation = Evaluation()
     """How scores are measured."""
-    method: Method = Method()
+    method: Method = Field(default_factory=Method)
     """What is computed."""
     place: Place = Place()
     """Where it runs."""
@@ -446,12 +441,12 @@ class Config(Section):
     @property
     def combined(self) -> tuple[str, ...]:
         """Ids of the models that finalising builds. The aggregate is the final model, or stands apart from it."""
-        return ("naive", "final") if self.method.final.kind == "softmax" else ("naive", "aggregated", "final")
+        return ("naive", "final") if self.method.final.makes == "aggregate" else ("naive", "aggregated", "final")
 
     @property
     def chosen(self) -> str | None:
         """The combined model that is built only once the aggregate has a score; None where nothing is chosen."""
-        return "final" if self.method.final.kind == "better" else None
+        return "final" if self.method.final.makes == "either" else None
 
     def frozen(self) -> dict[str, Any]:
         """All that decides results, as JSON. Paths become the keys at which seeding stores what they name.

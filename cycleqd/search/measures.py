@@ -9,9 +9,9 @@ from collections.abc import Sequence
 
 from cycleqd.search import pareto
 from cycleqd.search.archive import union
-from cycleqd.search.nsga2 import score_matrix
-from cycleqd.search.records import Scored, Scores
-from cycleqd.search.state import Evaluated, State, average, best_average, bests
+from cycleqd.search.pareto import score_matrix
+from cycleqd.search.records import Evaluated, Scored, Scores, average
+from cycleqd.search.state import State, best_average
 
 
 def measure(state: State, naive: Scores | None = None) -> dict[str, float]:
@@ -27,7 +27,7 @@ def measure(state: State, naive: Scores | None = None) -> dict[str, float]:
     - evaluations_to_pass/best_expert, …/naive (when given): see there; left out until it happened
     """
     best = best_average(state)
-    found = {f"best/{task}": line.scores[task] for task, line in bests(state).items()}
+    found = {f"best/{task}": line.scores[task] for task, line in state.bests.items()}
     found |= {"best_average": average(best.scores), "worst_of_best": min(best.scores.values())}
     for archive in state.archives:
         found |= {f"coverage/{archive.quality}": archive.coverage, f"qd_score/{archive.quality}": archive.qd_score}

@@ -8,7 +8,15 @@ from functools import lru_cache
 import numpy as np
 from numpy.typing import NDArray
 
+from cycleqd.search.records import Scored
+
 Points = NDArray[np.float64]
+
+
+def score_matrix(models: Sequence[Scored], tasks: Sequence[str]) -> Points:
+    """Scores as an array [n, K]."""
+    rows = [[model.scores[task] for task in tasks] for model in models]
+    return np.array(rows, dtype=float).reshape(len(models), len(tasks))
 
 
 def dominates(points: Points) -> NDArray[np.bool_]:

@@ -22,3 +22,9 @@ def stream(seed: int, generation: int, child: int, purpose: Purpose) -> np.rando
 def integer_seed(rng: np.random.Generator) -> int:
     """A seed for another random stream, in [0, 2^53): exact in every JSON reader."""
     return int(rng.integers(2**53))
+
+
+def tensor_stream(seed: int, tensor: str, *chunk: int) -> np.random.Generator:
+    """A stream of its own for each tensor (and chunk of it), so that order and threads change nothing."""
+    words = np.frombuffer(hashlib.sha256(tensor.encode()).digest()[:16], dtype="<u4")
+    return np.random.default_rng(np.random.SeedSequence(seed, spawn_key=(*map(int, words), *chunk)))

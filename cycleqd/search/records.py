@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Self
@@ -14,6 +15,11 @@ from typing import Any, Self
 JSON = Any
 Scores = Mapping[str, float]
 """Task name → score, a fraction in [0, 1]."""
+
+
+def average(scores: Scores) -> float:
+    """Mean over the search tasks."""
+    return math.fsum(scores.values()) / len(scores)
 
 
 def canonical(value: JSON) -> bytes:
@@ -50,42 +56,11 @@ class ModelRef:
 
 
 @dataclass(frozen=True)
-class Mutation:
-    """How a child's task vector is mutated (paper section 3.3; Gaussian: ablation), with the seed of its random stream.
-
-    kind "none" | "svd" | "gaussian". For svd: mode "rescale" draws w ~ U[0, w_max], "additive" 1 + U[0, w_max].
-    sigma is the standard deviation for gaussian. `embeddings`: whether token embeddings and the head take part.
-    """
-
-    kind: str = "none"
-    mode: str = "rescale"
-    w_max: float = 0.0
-    sigma: float = 0.0
-    embeddings: bool = True
-    seed: int = 0
-
-    def to_json(self) -> JSON:
-        """JSON with every field, also those that `kind` does not use."""
-        return {
-            "kind": self.kind,
-            "mode": self.mode,
-            "w_max": self.w_max,
-            "sigma": self.sigma,
-            "embeddings": self.embeddings,
-            "seed": self.seed,
-        }
-
-    @classmethod
-    def from_json(cls, value: JSON) -> Self:
-        """The inverse of `to_json`; TypeError where a field is unknown."""
-        return cls(**value)
-
-
-@dataclass(frozen=True)
 class Child:
-    """One planned child: θ_base + Σ ω_i τ_i / Σ ω_i over its parents, then mutated. All that its bytes depend on.
+    """One planned child: its parents' task vectors crossed over, then mutated. All that its bytes depend on.
 
-    `id` is "g{generation:06d}-c{index:02d}". Parents and ω are parallel tuples (CycleQD: two of each).
+    `id` is "g{generation:06d}-c{index:02d}". crossover, mutation: the operators' records, which are their kinds,
+    settings and what they drew for this child; crossover's holds "omega", one weight a parent.
     """
 
     id: str
@@ -93,8 +68,19 @@ class Child:
     index: int
     base: ModelRef
     parents: tuple[ModelRef, ...]
-    omega: tuple[float, ...]
-    mutation: Mutation
+    crossover: Mapping[str, JSON]
+    mutation: Mapping[str, JSON]
+
+    @property
+    def omega(self) -> tuple[float, ...]:
+        """The parents' weights, parallel to `parents`."""
+        return tuple(self.crossover["omega"])
+
+    @property
+    def shares(self) -> tuple[tuple[str, float], ...]:
+        """Each parent's id and its share ω_i / Σω of the child, mutation aside."""
+        total = sum(self.omega)
+        return tuple((parent.id, omega / total) for parent, omega in zip(self.parents, self.omega, strict=True))
 
     def to_json(self) -> JSON:
         """JSON as in a plan, and among the inputs in the records of merge and mutate."""
@@ -104,8 +90,8 @@ class Child:
             "index": self.index,
             "base": self.base.to_json(),
             "parents": [p.to_json() for p in self.parents],
-            "omega": list(self.omega),
-            "mutation": self.mutation.to_json(),
+            "crossover": dict(self.crossover),
+            "mutation": dict(self.mutation),
         }
 
     @classmethod
@@ -117,8 +103,8 @@ class Child:
             index=value["index"],
             base=ModelRef.from_json(value["base"]),
             parents=tuple(ModelRef.from_json(p) for p in value["parents"]),
-            omega=tuple(value["omega"]),
-            mutation=Mutation.from_json(value["mutation"]),
+            crossover=value["crossover"],
+            mutation=value["mutation"],
         )
 
 
@@ -184,3 +170,12 @@ class Scored:
             if verdicts is None
             else {task: tuple(bit == "1" for bit in bits) for task, bits in verdicts.items()},
         )
+
+
+@dataclass(frozen=True)
+class Evaluated:
+    """A line of the history: a model, its scores, and the generation that made it (-1, seeding, for an expert)."""
+
+    generation: int
+    model: ModelRef
+    scores: Scores

@@ -1,40 +1,27 @@
 """The state of an evolution after n generations: the content of the snapshot archives/NNNNNN.json. All pure.
 
-All K archives are kept for every method. A fixed-axis search selects from one of them, NSGA-II and Lexicase from the
-population; the others then only record, which gives every method the same measures and the same final model.
+All K archives are kept for every algorithm. What does not select from them lets them record, which gives every
+algorithm the same measures and the same final model.
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import groupby
 from typing import Self
 
 from cycleqd.errors import ConflictError, IntegrityError, InvalidInputError
-from cycleqd.search import cycle, nsga2
-from cycleqd.search.archive import Archive, union
+from cycleqd.search.algorithms import algorithm
+from cycleqd.search.archive import Archive
 from cycleqd.search.config import Config
 from cycleqd.search.grid import Axis, behaviour, fix_axes
-from cycleqd.search.records import JSON, ModelRef, Plan, Scored, Scores
+from cycleqd.search.operators.final import Recipe
+from cycleqd.search.records import JSON, Evaluated, ModelRef, Plan, Scored, Scores
+from cycleqd.search.records import average as average
 
 SEEDING = -1
 """The generation of the experts in the history."""
-
-
-def average(scores: Scores) -> float:
-    """Mean over the search tasks."""
-    return math.fsum(scores.values()) / len(scores)
-
-
-@dataclass(frozen=True)
-class Evaluated:
-    """A line of the history: a model, its scores, and the generation that made it (SEEDING for an expert)."""
-
-    generation: int
-    model: ModelRef
-    scores: Scores
 
 
 @dataclass(frozen=True)
@@ -42,7 +29,7 @@ class State:
     """Snapshot n: the state after n generations (0: after seeding).
 
     tasks: the K search tasks in the config's order. axes: task → its axis, fixed at seeding. archives: one a task, in
-    that order. population: what NSGA-II and Lexicase select from (empty otherwise). history: the experts, then every
+    that order. population: what an algorithm without archives selects from. history: the experts, then every
     child, in the order of evaluation. The base is scored but never offered. rescored: digests of the earlier editions
     of this snapshot, the oldest first, where its models were scored anew. forgotten: children that are no longer in the
     history, as they were gone when the others were scored anew. digest: sha256 (hex) of the bytes that the state is
@@ -70,6 +57,11 @@ class State:
     def evaluations(self) -> int:
         """How many children were evaluated: what a budget counts."""
         return len(self.children) + self.forgotten
+
+    @property
+    def bests(self) -> dict[str, Evaluated]:
+        """The best model on each task among all evaluated ones, its archive's best elite; ties keep the earlier."""
+        return {task: max(self.history, key=lambda line: line.scores[task]) for task in self.tasks}
 
     def to_json(self) -> JSON:
         """The snapshot's content. A line of `history` is [generation, id, digest, scores in the order of `tasks`]."""
@@ -127,7 +119,7 @@ def seeded(config: Config, base: Scored, experts: Sequence[Scored]) -> State:
                 f"task '{task}': every expert scores 0, so it cannot guide the search; check the task and its expert, "
                 "mark it report_only, or set evaluation.allow_flat_tasks"
             )
-    return _advanced(config, _empty(config, base, checked), checked)
+    return algorithm(config).tell(_empty(config, base, checked), checked)
 
 
 def _empty(config: Config, base: Scored, experts: Sequence[Scored]) -> State:
@@ -145,6 +137,13 @@ def _empty(config: Config, base: Scored, experts: Sequence[Scored]) -> State:
     )
 
 
+def planned(config: Config, state: State) -> Plan:
+    """The next generation's plan, within the budget of evaluations. Raises ConflictError when the search is over."""
+    if reason := should_stop(config, state):
+        raise ConflictError(f"evolution '{config.name}' has nothing left to do: {reason}")
+    return algorithm(config).ask(state, remaining(config, state))
+
+
 def updated(config: Config, state: State, plan: Plan, scored: Sequence[Scored]) -> State:
     """The next snapshot: the plan's children, scored and in plan order, were offered to all K archives.
 
@@ -160,27 +159,7 @@ def updated(config: Config, state: State, plan: Plan, scored: Sequence[Scored]) 
     if expected != given:
         raise IntegrityError(f"generation {plan.generation}: scores of {given} were given for the children {expected}")
     checked = _with_verdicts(config, [_checked(model, state.tasks) for model in scored], state.tasks)
-    return _advanced(config, state, checked)
-
-
-def _advanced(config: Config, state: State, scored: Sequence[Scored]) -> State:
-    """The insert rule, the survivors and the history, in one place."""
-    forbid = config.method.copies.kind == "forbid"
-    archives = list(state.archives)
-    for model in scored:
-        archives = [archive.offer(model, forbid) for archive in archives]
-    population: tuple[Scored, ...] = ()
-    if config.method.algorithm != "cycleqd":
-        population = nsga2.survivors((*state.population, *scored), state.tasks, config.method.population)
-    return replace(
-        state,
-        generation=state.generation + 1,
-        archives=tuple(archives),
-        population=population,
-        history=state.history + tuple(Evaluated(state.generation, m.model, m.scores) for m in scored),
-        rescored=(),
-        digest="",
-    )
+    return algorithm(config).tell(state, checked)
 
 
 def _checked(model: Scored, tasks: Sequence[str]) -> Scored:
@@ -199,12 +178,12 @@ def _checked(model: Scored, tasks: Sequence[str]) -> Scored:
 
 def _with_verdicts(config: Config, scored: Sequence[Scored], tasks: Sequence[str]) -> list[Scored]:
     """The models with exactly the search tasks' verdicts where selection needs them, with none elsewhere."""
-    if not config.method.needs_verdicts:
+    if not algorithm(config).needs_verdicts:
         return [Scored(model.model, model.scores) for model in scored]
     for model in scored:
         if model.verdicts is None or not set(tasks) <= set(model.verdicts):
             raise InvalidInputError(
-                f"model '{model.model.id}' comes without verdicts on every task, which lexicase_cases: samples needs"
+                f"model '{model.model.id}' comes without verdicts on every task, which its method needs"
             )
     return [replace(model, verdicts={task: tuple((model.verdicts or {})[task]) for task in tasks}) for model in scored]
 
@@ -220,27 +199,24 @@ def rescored(config: Config, state: State, base: Scored, models: Sequence[Scored
     for line in state.children:
         if line.model.id in found:
             made.setdefault(line.generation, []).append(_checked(found[line.model.id], state.tasks))
+    search = algorithm(config)
     again = seeded(config, base, [found[expert.model.id] for expert in state.experts])
     for generation in range(state.generation):
-        again = _advanced(config, again, _with_verdicts(config, made.get(generation, []), state.tasks))
+        again = search.tell(again, _with_verdicts(config, made.get(generation, []), state.tasks))
     forgotten = state.evaluations - len(again.children)
     return replace(again, rescored=(*state.rescored, state.digest), forgotten=forgotten)
 
 
 def replayed(config: Config, state: State) -> Iterator[State]:
     """Every snapshot from 0 to this one, rebuilt from the history (populations without verdicts)."""
-    yield (current := _advanced(config, _empty(config, state.base, state.experts), state.experts))
+    search = algorithm(config)
+    yield (current := search.tell(_empty(config, state.base, state.experts), state.experts))
     made = {
         generation: [Scored(line.model, line.scores) for line in lines]
         for generation, lines in groupby(state.children, key=lambda line: line.generation)
     }
     for generation in range(state.generation):
-        yield (current := _advanced(config, current, made.get(generation, [])))
-
-
-def bests(state: State) -> dict[str, Evaluated]:
-    """The best model on each task among all evaluated ones; ties keep the earlier. It is that archive's best elite."""
-    return {task: max(state.history, key=lambda line: line.scores[task]) for task in state.tasks}
+        yield (current := search.tell(current, made.get(generation, [])))
 
 
 def best_average(state: State) -> Evaluated:
@@ -251,12 +227,10 @@ def best_average(state: State) -> Evaluated:
 def alive(config: Config, state: State) -> tuple[Evaluated, ...]:
     """The models whose checkpoints the evolution still needs, in the history's order; all others may be collected.
 
-    What the search may select as a parent (elites of the archives that it reads, or the population), and the best on
-    each task, for the final model.
+    What the search may select as a parent, and the best on each task, for the final model.
     """
-    searched = cycle.searched(config.method.focus, state.tasks)
-    parents = state.population or union(archive for archive in state.archives if archive.quality in searched)
-    needed = {model.model.id for model in parents} | {line.model.id for line in bests(state).values()}
+    parents = algorithm(config).pool(state)
+    needed = {model.model.id for model in parents} | {line.model.id for line in state.bests.values()}
     return tuple(line for line in state.history if line.model.id in needed)
 
 
@@ -270,37 +244,9 @@ def homes(state: State, model: str) -> tuple[str, ...]:
     return tuple(a.quality for a in state.archives if any(e.model.id == model for e in a.elites.values()))
 
 
-def final_recipe(config: Config, state: State, aggregated: Scores | None = None) -> list[tuple[ModelRef, float]]:
-    """Models and coefficients β of the final model, Σ β = 1: the aggregate, or the living model with the best average.
-
-    aggregated: the aggregate's scores on the search split, which `final: {kind: better}` decides by (a tie goes to the
-    single model); the other kinds do not look at it. One model is written as such a sum, too: β = 1.
-    """
-    single = best_living(config, state)
-    if config.method.final.kind == "better":
-        assert aggregated is not None, "the better of two needs both scores"
-        chosen = average(aggregated) <= average(single.scores)
-    else:
-        chosen = config.method.final.kind == "best"
-    return [(single.model, 1.0)] if chosen else aggregate_recipe(config, state)
-
-
-def aggregate_recipe(config: Config, state: State) -> list[tuple[ModelRef, float]]:
-    """Models and coefficients β of the aggregate θ_base + Σ β τ (paper section 3.4); Σ β = 1.
-
-    The K best elites, β = softmax of their quality (a fraction) over the temperature; a model that is best in two
-    archives counts twice, its two shares added.
-    """
-    chosen = bests(state)
-    top = max(line.scores[task] for task, line in chosen.items())
-    weights = {
-        task: math.exp((line.scores[task] - top) / config.method.final.temperature) for task, line in chosen.items()
-    }
-    total = math.fsum(weights.values())
-    recipe: dict[ModelRef, float] = {}
-    for task, line in chosen.items():
-        recipe[line.model] = recipe.get(line.model, 0.0) + weights[task] / total
-    return list(recipe.items())
+def final_recipe(config: Config, state: State, aggregated: Scores | None = None) -> Recipe:
+    """Models and coefficients β of the final model; `aggregated`: the aggregate's scores, where they decide."""
+    return config.method.final.recipe(state, best_living(config, state), aggregated)
 
 
 def remaining(config: Config, state: State) -> int | None:

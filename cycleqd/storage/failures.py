@@ -1,16 +1,19 @@
-"""What made a task of a Kubeflow run fail, in S3: Argo knows exit code 1 for all of it.
+"""What made a task fail: where runs execute, exit code 1 is known for all of it.
 
-A record lies in the folder of its run, so that what an earlier run met stops no later one. It is never hashed and read
-by no stage; the task that wrote it removes it when it begins again.
+On this machine the runner names a file for it. The record of a task on Kubeflow lies in S3, in the folder of its run,
+so that what an earlier run met stops no later one. It is never hashed and read by no stage; the task that wrote it
+removes it when it begins again.
 """
 
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import time
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
+from pathlib import Path
 
 from cycleqd.errors import REFUSALS, CycleQDError, IntegrityError
 from cycleqd.search.records import digest
@@ -18,6 +21,8 @@ from cycleqd.storage import layout
 from cycleqd.storage.objects import Store
 from cycleqd.storage.results import provenance
 
+FAILURE = "CYCLEQD_FAILURE"
+"""The variable that names the file in which a task of a run on this machine records why it fails."""
 _LONGEST = 2000
 _SHOWN = 4
 
@@ -51,21 +56,23 @@ class Failure:
 
 @contextlib.contextmanager
 def recorded(store: Store, task: str, *given: str) -> Iterator[None]:
-    """Do the work of a task that was given these arguments; on a cluster its failure is recorded.
+    """Do the work of a task that was given these arguments; its failure is recorded, and goes on.
 
-    Whatever is raised goes on. Elsewhere (no KFP_RUN_ID) nothing is recorded: the runner has the error itself.
+    In the file that CYCLEQD_FAILURE names, else in S3 for the Kubeflow run of KFP_RUN_ID, else nowhere.
     """
-    run = os.environ.get("KFP_RUN_ID", "")
-    if not run:
-        yield
-        return
-    key = layout.failure(run, f"{task}-{digest(list(given))[:12]}")
-    store.delete([key])
+    file, run = os.environ.get(FAILURE, ""), os.environ.get("KFP_RUN_ID", "")
+    key = layout.failure(run, f"{task}-{digest(list(given))[:12]}") if run and not file else ""
+    if key:
+        store.delete([key])
     try:
         yield
     except Exception as error:
-        with contextlib.suppress(CycleQDError):  # S3 may be what fails: the error itself counts more
-            store.put_json(key, asdict(_describe(task, given, run, error)))
+        record = asdict(_describe(task, given, run, error))
+        if file:
+            Path(file).write_text(json.dumps(record), encoding="utf-8")
+        elif key:
+            with contextlib.suppress(CycleQDError):  # S3 may be what fails: the error itself counts more
+                store.put_json(key, record)
         raise
 
 

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from typing import TYPE_CHECKING
 
 from cycleqd.errors import IntegrityError, InvalidInputError, UnavailableError
 from cycleqd.search.config import Place
-from cycleqd.search.records import ModelRef, Mutation
+from cycleqd.search.records import ModelRef
 from cycleqd.storage import layout
 from cycleqd.storage.cache import CheckpointCache
 from cycleqd.storage.checkpoints import S3Sink, S3Source
@@ -18,9 +17,6 @@ from cycleqd.storage.settings import Settings
 from cycleqd.weights.checkpoint import Checkpoint, open_checkpoint
 from cycleqd.weights.local import LocalSource
 from cycleqd.weights.manifest import Manifest
-
-if TYPE_CHECKING:
-    from cycleqd.weights.mutation import MutationSpec
 
 
 def open_model(store: Store, model: ModelRef) -> Checkpoint:
@@ -80,15 +76,6 @@ def source(store: Store, folder: str, recorded: Manifest) -> S3Source:
 def sink(store: Store, folder: str) -> S3Sink:
     """A folder of the evolution to write a checkpoint into."""
     return S3Sink(store.client, store.bucket, store.key(folder))
-
-
-def mutation_spec(mutation: Mutation) -> MutationSpec | None:
-    """A planned mutation for the weights code; None when there is none."""
-    from cycleqd.weights.mutation import MutationSpec  # brings torch, which seeding's image lacks
-
-    if mutation.kind == "none":
-        return None
-    return MutationSpec(mutation.kind, mutation.mode, mutation.w_max, mutation.sigma, mutation.embeddings)  # type: ignore[arg-type]
 
 
 def device(place: Place) -> str:

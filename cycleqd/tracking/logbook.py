@@ -8,9 +8,10 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from statistics import fmean
 
+from cycleqd.search import operators
 from cycleqd.search.config import Config
 from cycleqd.search.measures import measure
-from cycleqd.search.records import JSON, Child, Mutation, Plan
+from cycleqd.search.records import JSON, Child, Plan
 from cycleqd.search.state import State
 from cycleqd.storage import layout
 from cycleqd.storage.evolution import need_head
@@ -124,30 +125,26 @@ def lineage_tags(child: Child) -> dict[str, str]:
         "cycleqd.parents": ",".join(parent.id for parent in child.parents),
         "cycleqd.parent_digests": ",".join(parent.digest for parent in child.parents),
         "cycleqd.omega": ",".join(map(repr, child.omega)),
-        "cycleqd.mutation": child.mutation.kind,
-        "cycleqd.mutation_seed": str(child.mutation.seed),
+        "cycleqd.crossover": child.crossover["kind"],
+        "cycleqd.mutation": child.mutation["kind"],
+        "cycleqd.mutation_seed": str(child.mutation.get("seed", "")),
     }
     return tags
 
 
 def lineage_params(child: Child) -> dict[str, object]:
-    """A child's parents, ω and mutation as parameters: columns to compare runs by."""
-    mutation = {f"mutation.{name}": value for name, value in child.mutation.to_json().items()}
+    """A child's parents, ω, and its operators' settings and draws as parameters: columns to compare runs by."""
+    crossover = {key: value for key, value in child.crossover.items() if key != "omega"}
+    drawn = flat(crossover, "crossover") | flat(child.mutation, "mutation")
     omega = {f"omega_{i}": value for i, value in enumerate(child.omega, 1)}
     parents = {f"parent_{i}": parent.id for i, parent in enumerate(child.parents, 1)}
-    return {"generation": child.generation, **parents, **omega, **mutation}
+    return {"generation": child.generation, **parents, **omega, **drawn}
 
 
 def describe(child: Child) -> str:
     """A child's making in one sentence."""
     pairs = " and ".join(f"{p.id} (ω {w:.4f})" for p, w in zip(child.parents, child.omega, strict=True))
-    return f"Child of {pairs}; {_mutation(child.mutation)}."
-
-
-def _mutation(mutation: Mutation) -> str:
-    if mutation.kind == "svd":
-        return f"SVD mutation ({mutation.mode}, w_max {mutation.w_max:g})"
-    return "no mutation" if mutation.kind == "none" else f"Gaussian mutation (σ {mutation.sigma:g})"
+    return f"Child of {pairs}; mutation: {operators.describe(child.mutation)}."
 
 
 def log_making(settings: Settings, store: Store, model: str, stages: Sequence[str]) -> None:

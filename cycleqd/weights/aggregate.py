@@ -10,14 +10,12 @@ from cycleqd.errors import InvalidInputError
 from cycleqd.weights.checkpoint import Checkpoint
 from cycleqd.weights.compatibility import refuse_problems
 from cycleqd.weights.manifest import Manifest
-from cycleqd.weights.merge import SHARD_SIZE
+from cycleqd.weights.merge import SHARD_SIZE, weighted
 from cycleqd.weights.protocols import Sink
 from cycleqd.weights.recipe import Combination
 from cycleqd.weights.stream import Progress, write_checkpoint
 
 Method = Literal["task_arithmetic", "linear"]
-
-_NO_WEIGHT = 1e-9  # below what fp32 can show; softmax weights sum to 1 only up to rounding
 
 
 def combine(
@@ -36,19 +34,12 @@ def combine(
     fp32 arithmetic, one rounding to the base's storage dtype. One model with β = 1 is that model bit for bit; no
     models, or all β 0, give the base. Raises as `merge` does.
     """
-    if len(models) != len(coefficients) or not all(map(math.isfinite, coefficients)):
-        raise InvalidInputError(
-            f"Combining {len(models)} models needs as many finite coefficients, not {list(coefficients)}."
-        )
     total = math.fsum(coefficients)
     if method == "linear":
         if not total:
             raise InvalidInputError("A linear merge needs coefficients with a sum other than 0.")
-        coefficients, total = [value / total for value in coefficients], 1.0
+        coefficients = [value / total for value in coefficients]
+    weights = weighted(base, models, coefficients)
     refuse_problems(base, models)
-    weights = [(model, value) for model, value in zip(models, coefficients, strict=True) if value]
-    if abs(1.0 - total) > _NO_WEIGHT:
-        weights.insert(0, (base, 1.0 - total))
-    return write_checkpoint(
-        base, Combination(base, weights), sink, shard_size=shard_size, threads=threads, progress=progress
-    )
+    recipe = Combination(base, lambda tensor: weights)
+    return write_checkpoint(base, recipe, sink, shard_size=shard_size, threads=threads, progress=progress)

@@ -1,4 +1,4 @@
-"""Crossover (paper, section 3.2): θ_base + Σ ω_i τ_i / Σ ω_i, fused with mutation where one is given."""
+"""Crossover (paper, section 3.2) and mutation of whole checkpoints: one child from its parents."""
 
 from __future__ import annotations
 
@@ -6,26 +6,29 @@ import math
 from collections.abc import Sequence
 
 from cycleqd.errors import InvalidInputError
+from cycleqd.search.operators import Drawn
+from cycleqd.search.operators.crossover import Crossover
+from cycleqd.search.operators.mutation import Mutation
 from cycleqd.weights.checkpoint import Checkpoint
 from cycleqd.weights.compatibility import refuse_problems
 from cycleqd.weights.manifest import Manifest
-from cycleqd.weights.mutation import MutationSpec, Seed
 from cycleqd.weights.protocols import Sink
-from cycleqd.weights.recipe import Combination
+from cycleqd.weights.recipe import Combination, Weighted
 from cycleqd.weights.stream import Progress, write_checkpoint
 
 SHARD_SIZE = 5_000_000_000
 """Bytes of a shard, unless the config says otherwise."""
 
+_NO_WEIGHT = 1e-9  # below what fp32 can show; weights sum to 1 only up to rounding
+
 
 def merge(
     base: Checkpoint,
     parents: Sequence[Checkpoint],
-    omega: Sequence[float],
+    crossover: Drawn[Crossover],
     sink: Sink,
     *,
-    mutation: MutationSpec | None = None,
-    seed: Seed = 0,
+    mutation: Drawn[Mutation] | None = None,
     threads: int | None = None,
     device: str = "cpu",
     shard_size: int = SHARD_SIZE,
@@ -34,17 +37,48 @@ def merge(
     """Write the child of K parents and return its manifest.
 
     Each value is computed in fp32 and rounded once to the base's storage dtype; with `mutation`, τ is taken again from
-    the rounded value, so that merging and mutating separately gives the same bytes. ω = (1, 0) gives the first parent
-    bit for bit. `seed` is the mutation's; `threads` (default: all processors) changes no byte; `device` is where
-    matrices are mutated ("cuda" may differ in the last bits). Raises InvalidInputError, IntegrityError,
-    UnavailableError; then nothing is left in the sink.
+    the rounded value, so that merging and mutating separately gives the same bytes. A mean with ω = (1, 0) gives the
+    first parent bit for bit. `threads` (default: all processors) changes no byte; `device` is where matrices are
+    mutated ("cuda" may differ in the last bits). Raises InvalidInputError, IntegrityError, UnavailableError; then
+    nothing is left in the sink.
     """
-    total = math.fsum(omega)
-    if len(omega) != len(parents) or not parents or not math.isfinite(total) or total == 0:
-        raise InvalidInputError(
-            f"Merging {len(parents)} parents needs as many finite ω with a sum other than 0, not {list(omega)}."
-        )
+
+    def weights(tensor: str) -> Weighted:
+        return weighted(base, parents, crossover.operator.coefficients(crossover.values, tensor))
+
+    for name in base.tensors:  # what is no combination at all is refused before anything is written
+        weights(name)
     refuse_problems(base, parents)
-    weights = [(parent, value / total) for parent, value in zip(parents, omega, strict=True) if value]
-    recipe = Combination(base, weights, mutation, seed, device)
+    recipe = Combination(base, weights, mutation, device)
     return write_checkpoint(base, recipe, sink, shard_size=shard_size, threads=threads, progress=progress)
+
+
+def mutate(
+    base: Checkpoint,
+    merged: Checkpoint,
+    mutation: Drawn[Mutation],
+    sink: Sink,
+    *,
+    threads: int | None = None,
+    device: str = "cpu",
+    shard_size: int = SHARD_SIZE,
+    progress: Progress | None = None,
+) -> Manifest:
+    """Write a merged child mutated and return its manifest: the bytes that merging with this mutation gives."""
+    refuse_problems(base, [merged])
+    recipe = Combination(base, lambda tensor: [(merged, 1.0)], mutation, device)
+    return write_checkpoint(base, recipe, sink, shard_size=shard_size, threads=threads, progress=progress)
+
+
+def weighted(base: Checkpoint, models: Sequence[Checkpoint], coefficients: Sequence[float]) -> Weighted:
+    """θ_base + Σ c_i τ_i as models with weights that sum to 1: those with a weight, and the base with what is left.
+
+    Raises InvalidInputError unless there is a finite coefficient a model.
+    """
+    if len(models) != len(coefficients) or not all(map(math.isfinite, coefficients)):
+        raise InvalidInputError(
+            f"Combining {len(models)} models needs as many finite coefficients, not {list(coefficients)}."
+        )
+    rest = 1.0 - math.fsum(coefficients)
+    found = [(model, value) for model, value in zip(models, coefficients, strict=True) if value]
+    return [(base, rest), *found] if abs(rest) > _NO_WEIGHT else found

@@ -1,20 +1,12 @@
-"""Mutation of task vectors (paper, section 3.3): SVD-based, and Gaussian noise for the ablation."""
+"""Scaling the singular values of dense matrices: what SVD mutation (paper, section 3.3) asks for."""
 
 from __future__ import annotations
 
-import hashlib
-from dataclasses import dataclass
 from threading import Lock
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
-import numpy as np
 import torch
 
-from cycleqd.weights.buffers import buffer
-
-Seed = int | np.random.SeedSequence
-
-_NOISE_CHUNK = 1 << 20
 _RESOLVED = 1e-3  # of the largest eigenvalue: what lies below gets a Gram matrix of its own
 _LONG = 1 << 14  # rows (embeddings have more): singular values lie so close that fp32 would mix their directions
 _NOISE = 1e-6  # of the largest singular value: below it is fp32's own rounding
@@ -29,35 +21,6 @@ class Precision(NamedTuple):
 
     product: torch.dtype
     decomposition: torch.dtype
-
-
-@dataclass(frozen=True)
-class MutationSpec:
-    """How to mutate. `kind` svd: w_i ~ U[0, w_max] a singular direction; gaussian: N(0, sigma²) on every parameter.
-
-    `mode` (svd): rescale, τ' = U (Σ W) Vᵀ, keeps the expected task vector at w_max 2; additive, τ' = U (Σ (1 + W)) Vᵀ.
-    `embeddings` (svd): whether embeddings and heads are mutated too, as the paper's "every matrix" says.
-    """
-
-    kind: Literal["svd", "gaussian"] = "svd"
-    mode: Literal["rescale", "additive"] = "rescale"
-    w_max: float = 2.0
-    sigma: float = 0.0003
-    embeddings: bool = True
-
-
-def tensor_stream(seed: Seed, name: str, *chunk: int) -> np.random.Generator:
-    """A stream of its own for each tensor (and chunk of it), so that order and threads change nothing."""
-    root = seed if isinstance(seed, np.random.SeedSequence) else np.random.SeedSequence(seed)
-    words = np.frombuffer(hashlib.sha256(name.encode()).digest()[:16], dtype="<u4")
-    key = (*root.spawn_key, *map(int, words), *chunk)
-    return np.random.default_rng(np.random.SeedSequence(root.entropy, spawn_key=key))
-
-
-def draw_w(spec: MutationSpec, count: int, stream: np.random.Generator) -> torch.Tensor:
-    """The factors of `count` singular values, largest first; float32, on the CPU."""
-    w = stream.uniform(0.0, spec.w_max, count) + (1.0 if spec.mode == "additive" else 0.0)
-    return torch.from_numpy(w.astype(np.float32))
 
 
 def gram_precision(device_type: str, rows: int) -> Precision:
@@ -145,14 +108,3 @@ def _resolved(
         if float(torch.linalg.vector_norm(rest, dim=0).max()) > floor:
             vectors[:, resolved:] = tail @ right_vectors(rest, precision, floor)
     return vectors
-
-
-def gaussian_noise(spec: MutationSpec, seed: Seed, name: str, start: int, stop: int) -> torch.Tensor:
-    """Elements [start, stop) of a tensor's noise, N(0, sigma²), float32; the same however the range is cut."""
-    first = start - start % _NOISE_CHUNK
-    noise = np.frombuffer(buffer(4 * (stop - first)), np.float32)
-    for begin in range(0, len(noise), _NOISE_CHUNK):
-        stream = tensor_stream(seed, name, (first + begin) // _NOISE_CHUNK)
-        stream.standard_normal(out=noise[begin : begin + _NOISE_CHUNK], dtype=np.float32)
-    noise *= np.float32(spec.sigma)
-    return torch.from_numpy(noise[start - first :])

@@ -62,16 +62,9 @@ def combine_blocks(arrays: Sequence[torch.Tensor], weights: Sequence[float], dty
     return finite(out)
 
 
-def add_blocks(noise: torch.Tensor, array: torch.Tensor) -> torch.Tensor:
-    """array + noise in fp32, rounded once to the array's dtype; `noise` (fp32) is overwritten.
-
-    In blocks, for torch converts the whole of an operand of another dtype. Raises NotFiniteError.
-    """
-    out = empty(len(array), array.dtype)
-    for start in range(0, len(out), BLOCK):
-        part = slice(start, start + BLOCK)
-        out[part].copy_(noise[part].add_(array[part]))
-    return finite(out)
+def rounded(array: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+    """The fp32 array rounded once to `dtype`, in memory that is used again. Raises NotFiniteError."""
+    return finite(array if dtype == array.dtype else empty(len(array), dtype).copy_(array))
 
 
 def finite(array: torch.Tensor) -> torch.Tensor:

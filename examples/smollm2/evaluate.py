@@ -19,9 +19,8 @@ from cycleqd.errors import InvalidInputError, UnavailableError
 from cycleqd.evaluation import engines
 from cycleqd.evaluation.engines.engine import Engine, Sampling
 from cycleqd.evaluation.evaluator import Evaluation, evaluate
-from cycleqd.evaluation.plugins import load_class
 from cycleqd.evaluation.splits import choose
-from cycleqd.evaluation.task import Workspace
+from cycleqd.evaluation.task import Workspace, load_task
 from cycleqd.search.config import Split
 
 BENCHMARKS = "cycleqd.evaluation.benchmarks"
@@ -77,7 +76,7 @@ def run(engine: Engine, name: str, count: int, workers: int) -> Evaluation:
         raise InvalidInputError("CYCLEQD_BENCHMARKS is not set; give the folder with the benchmarks' data")
     reference, data, settings, tokens = TASKS[name]
     with tempfile.TemporaryDirectory() as scratch:
-        task = load_class(reference)(settings, Workspace(Path(scratch), workers))
+        task = load_task(reference)(settings, Workspace(Path(scratch), workers))
         if missing := task.preflight():
             raise UnavailableError("\n".join(missing))
         samples = choose(task.load(Path(root) / data), Split(share=1, search_samples=count), "search")

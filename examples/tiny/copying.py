@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from cycleqd.evaluation.task import Episode, Outcome, Sample, SingleTurn, Task, Verdict
+from cycleqd.plugins import Episode, Outcome, Sample, SingleTurn, Task, Verdict
 
 
 class Copying(Task):

@@ -12,11 +12,11 @@ import torch
 from benchmarks.gpu import accurate, merges
 
 # What a machine with a GPU need not have: with None in its place, importing it is an error.
-ABSENT = ("boto3", "kfp", "mlflow", "pydantic", "safetensors", "transformers", "vllm", "yaml")
+ABSENT = ("boto3", "kfp", "mlflow", "safetensors", "transformers", "vllm", "yaml")
 
 
 def run(*arguments: str) -> subprocess.CompletedProcess[str]:
-    """The program in a process that has torch and numpy only."""
+    """The program in a process that has torch, numpy and pydantic only."""
     code = f"import runpy, sys; sys.modules.update(dict.fromkeys({ABSENT})); sys.argv = ['gpu', *sys.argv[1:]]; "
     code += "import benchmarks.weights.operations; runpy.run_module('benchmarks.gpu', run_name='__main__')"
     return subprocess.run([sys.executable, "-c", code, *arguments], capture_output=True, text=True, check=False)

@@ -27,7 +27,7 @@ def test_run_reaches_the_end_and_says_what_it_found(finished: Finished) -> None:
     assert finished.summary["evaluations"] == len(state.children) == 2
     best = states.best_average(state)
     assert finished.summary["best_average"]["model"] == best.model.id
-    for task, line in states.bests(state).items():
+    for task, line in state.bests.items():
         assert finished.summary["best_per_task"][task] == {"model": line.model.id, "score": line.scores[task]}
 
 

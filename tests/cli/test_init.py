@@ -41,8 +41,8 @@ def test_the_configuration_names_what_was_asked_for(tmp_path: Path) -> None:
         "s": (f"{tmp_path}/{{s}}", "sums"),
     }
     assert {name: (task.class_.rpartition(":")[2], task.data) for name, task in config.tasks.items()} == {
-        "code": ("CodeTask", "/data/MbppPlus.jsonl.gz"),
-        "os": ("OsTask", "/data/agentbench_os"),
+        "code": ("code", "/data/MbppPlus.jsonl.gz"),
+        "os": ("os", "/data/agentbench_os"),
         "sums": ("Sums", f"{tmp_path}/data/sums, 1.txt"),
     }
     assert config.place.services == "embedded"
@@ -51,9 +51,9 @@ def test_the_configuration_names_what_was_asked_for(tmp_path: Path) -> None:
 
 def test_built_in_benchmarks_can_be_imported() -> None:
     from cycleqd.cli.init import BENCHMARKS
-    from cycleqd.evaluation.plugins import load_class
+    from cycleqd.evaluation.task import load_task
 
-    assert all(load_class(plugin, Path()) for plugin in BENCHMARKS.values())
+    assert all(load_task(name) for name in BENCHMARKS)
 
 
 def test_relative_paths_lead_to_the_same_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

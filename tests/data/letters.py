@@ -6,7 +6,7 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 
-from cycleqd.evaluation.task import Episode, Outcome, Sample, SingleTurn, Task, Verdict
+from cycleqd.plugins import Episode, Outcome, Sample, SingleTurn, Task, Verdict
 
 
 class Letters(Task):

@@ -9,7 +9,7 @@ from pathlib import Path
 from cycleqd.evaluation import sandbox
 from cycleqd.evaluation.sandbox.machine import Keeper, MachinePlan
 from cycleqd.evaluation.sandbox.watch import descendants
-from cycleqd.evaluation.task import Episode, Outcome, Sample, SingleTurn, Task, Verdict
+from cycleqd.plugins import Episode, Outcome, Sample, SingleTurn, Task, Verdict
 
 ENVIRONMENTS = "cat /proc/[0-9]*/environ /proc/[0-9]*/task/*/environ /proc/self/environ 2>/dev/null; env; echo searched"
 

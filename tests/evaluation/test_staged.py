@@ -16,8 +16,8 @@ from cycleqd.storage.results import need_result
 from tests.evolution import Evolution
 
 DATA = Path(__file__).parents[1] / "data"
-DB = {"class": "cycleqd.evaluation.benchmarks.db.task:DbTask", "settings": {"ids": "ids.json"}, "report_only": True}
-OS = {"class": "cycleqd.evaluation.benchmarks.os.task:OsTask", "settings": {"ids": "ids.json"}, "report_only": True}
+DB = {"class": "db", "settings": {"ids": "ids.json"}, "report_only": True}
+OS = {"class": "os", "settings": {"ids": "ids.json"}, "report_only": True}
 
 
 @pytest.mark.parametrize("end", ["", "/"])

@@ -10,8 +10,7 @@ import pytest
 
 from cycleqd.evaluation.engines.engine import Completion, Progress, Sampling
 from cycleqd.evaluation.evaluator import evaluate
-from cycleqd.evaluation.plugins import load_class
-from cycleqd.evaluation.task import Message, Workspace
+from cycleqd.evaluation.task import Message, Workspace, load_task
 from cycleqd.search.config import load
 from examples.tiny.make_models import base_text, expert_text, tokenizer
 from examples.tiny.make_tasks import items, main
@@ -68,7 +67,7 @@ def test_gold_passes_and_the_next_answer_fails(skill: str, tmp_path: Path) -> No
     gold = {item.request: item.answer for item in made}
     others = {item.request: made[(i + 1) % COUNT].answer for i, item in enumerate(made)}
     (tmp_path / "scratch").mkdir()
-    with load_class(task.class_)(task.settings, Workspace(tmp_path / "scratch", workers=2)) as opened:
+    with load_task(task.class_)(task.settings, Workspace(tmp_path / "scratch", workers=2)) as opened:
         samples = opened.load(tmp_path / Path(task.data).name)
         right = evaluate(Scripted(gold), opened, samples, Sampling(64), workers=2)
         wrong = evaluate(Scripted(others), opened, samples, Sampling(64), workers=2)

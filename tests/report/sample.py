@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from cycleqd.report.data import Cost, ReportData, Split, Tally
-from cycleqd.search import selection, state
+from cycleqd.search import state
 from cycleqd.search.records import Child
 from tests.search.world import TASKS, World, config
 
@@ -35,7 +35,7 @@ def report(
     children: dict[str, Child] = {}
     snapshot = world.seeded()
     while state.should_stop(settings, snapshot) is None:
-        plan = selection.plan(settings, snapshot)
+        plan = state.planned(settings, snapshot)
         children |= {child.id: child for child in plan.children}
         snapshot = state.updated(settings, snapshot, plan, [world.born(child) for child in plan.children])
     snapshot = replace(snapshot, digest="5e" * 32)

@@ -96,7 +96,7 @@ def test_a_final_model_that_is_one_elite_has_the_aggregate_beside_it(evolution: 
     data = collect(store)
     best = states.best_living(made.config, state).model
     assert data.recipe == ((best.id, 1.0),) and data.scored("search", "final") == data.scored("search", best.id)
-    recipe = states.aggregate_recipe(made.config, state)
+    recipe = made.config.method.final.aggregate(state)
     inputs = need_result(store, layout.stage("aggregated", "make"))["inputs"]
     assert [(part["id"], beta) for part, beta in zip(inputs["models"], inputs["coefficients"], strict=True)] == [
         (ref.id, beta) for ref, beta in recipe

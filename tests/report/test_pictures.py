@@ -11,6 +11,7 @@ from cycleqd.report.theme import DARK, LIGHT
 from cycleqd.search.archive import Archive
 from cycleqd.search.grid import Axis, behaviour
 from cycleqd.search.measures import measure
+from cycleqd.search.operators.copies.allow import Allow
 from cycleqd.search.state import State
 from tests.report.sample import report
 from tests.search.world import model
@@ -22,7 +23,7 @@ def archive(quality: str, tasks: str, *scores: tuple[float, ...]) -> Archive:
     axes = {task: AXES[task] for task in tasks}
     found = Archive(quality, behaviour(axes, quality))
     for index, values in enumerate(scores):
-        found = found.offer(model(f"m{index}", *values, tasks=tuple(tasks)))
+        found = found.offer(model(f"m{index}", *values, tasks=tuple(tasks)), Allow())
     return found
 
 

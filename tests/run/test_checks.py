@@ -100,7 +100,7 @@ def test_a_method_that_is_unlikely_to_be_meant_is_a_warning(method: dict[str, An
         {"mutation": {"mode": "rescale", "w_max": 1.1}},
         {"mutation": {"mode": "rescale"}},
         {"mutation": {"mode": "additive", "w_max": 1}},
-        {"mutation": {"kind": "gaussian", "w_max": 1}},
+        {"mutation": {"kind": "gaussian", "sigma": 1}},
         {"stop": {"patience": 2}},
         {"stop": {"patience": 1}, "focus": "all"},
         {"stop": {"patience": 1}, "algorithm": "nsga2"},
@@ -113,7 +113,7 @@ def test_a_method_that_makes_sense_has_no_warnings(method: dict[str, Any]) -> No
 @pytest.mark.parametrize(("settings", "warned"), [({}, True), ({"exclude": [17]}, False), ({"root": "host"}, False)])
 def test_os_samples_that_pods_cannot_run_are_told_before_seeding(settings: dict[str, Any], warned: bool) -> None:
     config = cluster()
-    data = {"class": "cycleqd.evaluation.benchmarks.os.task:OsTask", "data": "s3://data/os", "settings": settings}
+    data = {"class": "os", "data": "s3://data/os", "settings": settings}
     tasks = {**config.tasks, "one": type(config.tasks["one"]).model_validate(data)}
     found = list(cluster_warnings(config.model_copy(update={"tasks": tasks})))
     assert [sentence.startswith("task 'one': some OS samples") for sentence in found] == [True] * warned

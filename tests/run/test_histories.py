@@ -15,24 +15,24 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cycleqd.errors import ConflictError, CycleQDError, EvaluationError, UnavailableError
-from cycleqd.run.conduct import Conductor
 from cycleqd.run.decisions import Action, Cancel, Done, Retry, Run, Start, Wait
+from cycleqd.run.driver import Driver
 from cycleqd.storage import layout
 from tests.run.history import FINALISING, SEEDING, T0, Hands, Killed, World
 
 RETRIES = 2
 
 
-def conductor(world: World, **more: Any) -> Conductor:
+def driving(world: World, **more: Any) -> Driver:
     """A new driver's."""
-    return Conductor(Hands(world), world.standing, RETRIES, **{"sleep": lambda seconds: world.pass_time(), **more})
+    return Driver(Hands(world), world.standing, RETRIES, **{"sleep": lambda seconds: world.pass_time(), **more})
 
 
 def drive_to_the_end(world: World, people: bool = True) -> int:
     """Start drivers until one says that all is done; how many it took. People set right what drivers stop at."""
     for count in itertools.count(1):
         try:
-            conductor(world).drive()
+            driving(world).drive()
             return count
         except (Killed, UnavailableError):
             pass
@@ -67,7 +67,7 @@ def test_a_step_that_always_fails_ends_every_driver_after_its_share_however_many
     stopped = 0
     for _ in range(200):
         try:
-            conductor(world).drive()
+            driving(world).drive()
         except ConflictError as error:
             stopped += "cycleqd retry" in str(error)
         except (Killed, UnavailableError):
@@ -86,7 +86,7 @@ def test_what_was_refused_is_never_repeated(seed: int) -> None:
     world.trouble, world.fails, world.refuses = 10**6, 1.0, 1.0
     for _ in range(50):
         try:
-            conductor(world).drive()
+            driving(world).drive()
         except EvaluationError as error:
             assert "it would not" in str(error)
             break
@@ -134,19 +134,19 @@ class Script(Calm):
 def test_a_driver_repeats_after_growing_pauses_says_so_and_stops() -> None:
     world, pauses, told = Script("FAILED", "FAILED", "FAILED", "FAILED"), list[float](), list[Action]()
     with pytest.raises(ConflictError, match=r"failed 3 times: evaluate: it would not; read .cycleqd logs seeding"):
-        conductor(world, sleep=pauses.append, told=lambda action, standing: told.append(action)).drive()
+        driving(world, sleep=pauses.append, told=lambda action, standing: told.append(action)).drive()
     assert pauses == [30, 60]
     assert [(one.run.retries, one.pause) for one in told if isinstance(one, Retry)] == [(0, 30), (1, 60)]
     assert world.repeated == {"seeding": 2} and len(world.made) == 1
     with pytest.raises(ConflictError, match="failed 3 times"):
-        conductor(world).drive()
+        driving(world).drive()
     assert world.repeated == {"seeding": 2}, "another driver has no share of its own"
 
 
 def test_a_refusal_ends_the_driver_with_its_error() -> None:
     world, pauses = Script("FAILED", refuses=1.0), list[float]()
     with pytest.raises(EvaluationError, match=r"evaluate: it would not; correct that.*cycleqd retry seeding"):
-        conductor(world, sleep=pauses.append).drive()
+        driving(world, sleep=pauses.append).drive()
     assert pauses == [] and world.repeated.total() == 0
 
 
@@ -157,14 +157,14 @@ def test_what_somebody_else_retried_during_the_pause_is_left_alone() -> None:
         world.again(world.made[0])
 
     with pytest.raises(ConflictError, match="was cancelled"):
-        conductor(world, sleep=pause).drive()
+        driving(world, sleep=pause).drive()
     assert world.repeated.total() == 0 and layout.repeats("seeding") not in world.objects
 
 
 def test_a_run_that_is_cancelled_under_a_drivers_eyes_stops_it() -> None:
     world = Script("CANCELING", "CANCELED")
     with pytest.raises(ConflictError, match="was cancelled"):
-        conductor(world).drive()
+        driving(world).drive()
     assert world.repeated.total() == 0 and len(world.made) == 1
 
 
@@ -174,14 +174,14 @@ def test_a_run_that_hangs_gives_way_to_a_new_one_that_has_what_it_had_left() -> 
     world.fail(world.made[0])
     world.objects.pop(layout.failure(world.made[0].id, "evaluate-1"))
     world.hangs, world.trouble = 1.0, 1
-    first = conductor(world)
+    first = driving(world)
     first.act(first.next()[0])
     world.trouble = 0
     assert world.made[0].state == "RUNNING" and world.hanging == {world.made[0].id}
     first.act(first.next()[0])
     first.act(first.next()[0])
     assert world.archived == [world.made[0].id]
-    second = conductor(world)
+    second = driving(world)
     action, _ = second.next()
     assert action == Start(SEEDING)
     fresh = second.act(action)
@@ -195,7 +195,7 @@ def test_a_run_that_hangs_gives_way_to_a_new_one_that_has_what_it_had_left() -> 
 def test_the_twin_that_a_driver_ended_is_no_loss() -> None:
     world = Calm()
     world.made.append(replace(world.made[0], id="id-twin", state="PENDING", created_at=T0 + timedelta(seconds=1)))
-    driver = conductor(world)
+    driver = driving(world)
     driver.act(driver.next()[0])
     assert world.made[1].state == "CANCELING"
     world.set(world.made[1], "CANCELED")
@@ -209,7 +209,7 @@ class Both(World):
 
     depth = 0
     rivals = True
-    second: Conductor | None = None
+    second: Driver | None = None
 
     def happen(self, still: bool = False) -> None:
         if self.second is not None and not self.depth and self.chance.random() < 0.3:
@@ -219,7 +219,7 @@ class Both(World):
                 if not isinstance(action, Wait | Done):
                     self.second.act(action)
             except (Killed, CycleQDError):
-                self.second = conductor(self)
+                self.second = driving(self)
             finally:
                 self.depth -= 1
         super().happen(still)
@@ -229,7 +229,7 @@ class Both(World):
 @given(st.integers(0, 2**32))
 def test_two_drivers_leave_no_two_runs_of_a_step_alive(seed: int) -> None:
     world = Both(random.Random(seed))
-    world.second = conductor(world)
+    world.second = driving(world)
     drive_to_the_end(world)
     world.second, world.trouble = None, 0
     for _ in range(200):
@@ -248,7 +248,7 @@ def test_two_drivers_that_see_a_failure_at_once_repeat_it_once() -> None:
     world = Calm()
     world.refuses = 0.0
     world.fail(world.made[0])
-    pair = [conductor(world), conductor(world)]
+    pair = [driving(world), driving(world)]
     actions = [driver.next()[0] for driver in pair]
     assert actions[0] == actions[1] and isinstance(actions[0], Retry)
     pair[0].act(actions[0])
@@ -261,7 +261,7 @@ def test_two_drivers_that_start_at_once_end_up_with_one_run() -> None:
     """Both looked before either started."""
     world = Calm()
     world.made = []
-    pair = [conductor(world), conductor(world)]
+    pair = [driving(world), driving(world)]
     for driver, (action, _) in [(driver, driver.next()) for driver in pair]:
         driver.act(action)
     assert len(world.live("seeding")) == 2
@@ -279,7 +279,7 @@ def test_an_outage_that_lasts_stops_the_driver() -> None:
 
     warnings: list[str] = []
     world, pauses = Calm(), list[float]()
-    silent = Conductor(Silent(world), world.standing, warned=warnings.append, sleep=pauses.append, outage=60)
+    silent = Driver(Silent(world), world.standing, warned=warnings.append, sleep=pauses.append, outage=60)
     with pytest.raises(UnavailableError, match="nobody answers"):
         silent.drive()
     assert pauses == [1, 2, 4, 8, 16, 30]

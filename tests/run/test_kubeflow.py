@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 
 from cycleqd.errors import ConflictError, CycleQDError, InvalidInputError, UnavailableError
-from cycleqd.run.conduct import Conductor
 from cycleqd.run.decisions import Standing
+from cycleqd.run.driver import Driver
 from cycleqd.run.kubeflow import client as kubeflow
 from cycleqd.run.kubeflow import runs as cluster
 from cycleqd.run.kubeflow.client import Kubeflow, MissingError
@@ -120,7 +120,7 @@ def drive(steps: Steps, done: Callable[[], bool], outage: float = 60) -> list[st
     def standing() -> Standing:
         return Standing(None if done() else GENERATION, None)
 
-    Conductor(steps, standing, warned=warnings.append, sleep=lambda seconds: None, outage=outage).drive()
+    Driver(steps, standing, warned=warnings.append, sleep=lambda seconds: None, outage=outage).drive()
     return warnings
 
 

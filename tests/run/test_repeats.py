@@ -13,7 +13,7 @@ import yaml
 
 from cycleqd.errors import ConflictError, CycleQDError, EvaluationError, IntegrityError, UnavailableError
 from cycleqd.run import decisions
-from cycleqd.run.conduct import Conductor
+from cycleqd.run import driver as drivers
 from cycleqd.run.decisions import Action, Replace, Retry, Standing
 from cycleqd.run.kubeflow import runs as cluster
 from cycleqd.run.kubeflow.client import Kubeflow
@@ -55,7 +55,7 @@ class Driver:
         self.actions: list[Action] = []
         config = two_tasks(runner="kubeflow")
         self.steps = Steps(config, Kubeflow(config.place), store, lambda: config, warned=self.warnings.append)
-        self.conductor = Conductor(self.steps, self.standing, retries, lambda action, _: self.actions.append(action))
+        self.driver = drivers.Driver(self.steps, self.standing, retries, lambda action, _: self.actions.append(action))
 
     def standing(self) -> Standing:
         done = any(run["state"] == "SUCCEEDED" for run in self.backend.runs.values())
@@ -63,7 +63,7 @@ class Driver:
 
     def drive(self) -> list[str]:
         """Drive to the end; what was posted."""
-        self.conductor.drive()
+        self.driver.drive()
         return [call.rpartition("/")[2] for call in self.backend.posts() if "/runs" in call]
 
 

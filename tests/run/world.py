@@ -16,7 +16,7 @@ import json
 import zlib
 from pathlib import Path
 
-from cycleqd.evaluation.task import Episode, Outcome, Sample, SingleTurn, Task, Verdict
+from cycleqd.plugins import Episode, Outcome, Sample, SingleTurn, Task, Verdict
 
 
 class Checksum(Task):

@@ -8,6 +8,8 @@ from hypothesis import strategies as st
 
 from cycleqd.search.archive import Archive, union
 from cycleqd.search.grid import Axis, behaviour
+from cycleqd.search.operators.copies.allow import Allow
+from cycleqd.search.operators.copies.forbid import Forbid
 from cycleqd.search.records import Scored, canonical
 from tests.search.world import model
 
@@ -21,7 +23,7 @@ score_lists = st.lists(st.tuples(fractions, fractions, fractions), min_size=1, m
 def offered(models: list[Scored], forbid: bool = False) -> Archive:
     archive = EMPTY
     for one in models:
-        archive = archive.offer(one, forbid)
+        archive = archive.offer(one, Forbid() if forbid else Allow())
     return archive
 
 
@@ -48,7 +50,7 @@ def test_content_is_independent_of_the_order_of_non_tying_offers(scores: list, r
 def test_no_elite_gets_worse_and_none_disappears(scores: list) -> None:
     archive = EMPTY
     for one in models_of(scores):
-        grown = archive.offer(one)
+        grown = archive.offer(one, Allow())
         for cell, elite in archive.elites.items():
             assert grown.elites[cell] == elite or grown.elites[cell].scores["a"] > elite.scores["a"]
         assert grown.coverage >= archive.coverage and grown.qd_score >= archive.qd_score
@@ -81,9 +83,9 @@ def test_json_round_trip(scores: list) -> None:
 
 def test_a_tie_keeps_the_incumbent_and_a_better_one_replaces_it() -> None:
     first, tie, better = (model(i, q, 0.5, 0.1, tasks=("a", "b", "c")) for i, q in (("x", 0.4), ("y", 0.4), ("z", 0.5)))
-    archive = EMPTY.offer(first)
-    assert archive.offer(tie) is archive
-    assert list(archive.offer(better).elites.values()) == [better]
+    archive = EMPTY.offer(first, Allow())
+    assert archive.offer(tie, Allow()) is archive
+    assert list(archive.offer(better, Allow()).elites.values()) == [better]
 
 
 def test_forbidden_copies() -> None:
@@ -103,5 +105,5 @@ def test_coverage_and_qd_score_by_hand() -> None:
 
 def test_union_names_each_model_once() -> None:
     one, two = models_of([(0.5, 0.3, 0.5), (0.6, 0.7, 0.5)])
-    other = Archive("b", behaviour(AXES, "b")).offer(one).offer(two)
+    other = Archive("b", behaviour(AXES, "b")).offer(one, Allow()).offer(two, Allow())
     assert union([offered([one, two]), other]) == (one, two)

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cycleqd.search import lexicase
+from cycleqd.search.algorithms import lexicase
 from tests.search.world import model
 
 
@@ -56,5 +56,5 @@ def test_verdicts_as_cases_prefer_specialists_that_averages_hide() -> None:
 def test_parents_are_distinct_unless_there_is_one() -> None:
     population = [model("x", 0.9, 0.9, 0.9), model("y", 0.1, 0.1, 0.1)]
     cases = lexicase.case_matrix(population, ("code", "db", "os"), "scores")
-    assert lexicase.parents(population, cases, np.random.default_rng(0)) == (population[0], population[1])
-    assert lexicase.parents(population[:1], cases[:1], np.random.default_rng(0)) == (population[0], population[0])
+    assert lexicase.pair(population, cases, np.random.default_rng(0)) == (population[0], population[1])
+    assert lexicase.pair(population[:1], cases[:1], np.random.default_rng(0)) == (population[0], population[0])

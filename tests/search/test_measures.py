@@ -2,7 +2,7 @@
 
 import pytest
 
-from cycleqd.search import measures, selection, state
+from cycleqd.search import measures, state
 from tests.search.world import TASKS, config, model
 
 BASE = model("base", 0.1, 0.1, 0.1)
@@ -15,7 +15,7 @@ def snapshot() -> state.State:
     evolution = config({"grid": {"bounds": dict.fromkeys(TASKS, (0, 1)), "bins": 2}})
     current = state.seeded(evolution, BASE, EXPERTS)
     for scores in CHILDREN:
-        plan = selection.plan(evolution, current)
+        plan = state.planned(evolution, current)
         current = state.updated(evolution, current, plan, [model(plan.children[0].id, *scores)])
     return current
 

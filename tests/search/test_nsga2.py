@@ -6,7 +6,7 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cycleqd.search import nsga2
+from cycleqd.search.algorithms import nsga2
 from tests.search.world import model
 
 TASKS = ("a", "b")

@@ -9,9 +9,11 @@ import numpy as np
 import pytest
 
 from cycleqd.errors import ConflictError
-from cycleqd.search import selection, state
-from cycleqd.search.config import Copies, Parents
-from cycleqd.search.cycle import searched, turn
+from cycleqd.search import state
+from cycleqd.search.algorithms import algorithm
+from cycleqd.search.operators.copies.allow import Allow
+from cycleqd.search.operators.copies.share import Share
+from cycleqd.search.operators.selection.elite import Elite
 from cycleqd.search.records import Plan, Scored, canonical
 from cycleqd.search.state import State
 from tests.search.world import TASKS, World, config, model
@@ -42,7 +44,7 @@ def chances() -> dict[str, float]:
 
 def frequencies(settings: Any, snapshot: State, focus: str = "code") -> Counter[tuple[str, str]]:
     rng = np.random.default_rng(5)
-    pairs = (selection.parents(settings.method, snapshot, focus, rng) for _ in range(DRAWS))
+    pairs = (algorithm(settings).parents(snapshot, focus, rng) for _ in range(DRAWS))
     return Counter((a.model.id, b.model.id) for a, b in pairs)
 
 
@@ -55,13 +57,13 @@ def assert_close(counts: Counter[tuple[str, str]], expected: dict[tuple[str, str
 
 def test_gamma_by_hand() -> None:
     settings, snapshot = three()
-    weights = selection.gamma(snapshot.experts, TASKS, settings.method.parents)
+    weights = settings.method.parents.gamma(snapshot.experts, TASKS)
     assert weights / weights.sum() == pytest.approx(list(chances().values()))
 
 
 def test_a_task_on_which_all_are_equal_does_not_matter() -> None:
     models = [model("x", 0.5, 0.1, 0.3), model("y", 0.5, 0.2, 0.3)]
-    weights = selection.gamma(models, TASKS, Parents())
+    weights = Elite().gamma(models, TASKS)
     assert weights[1] / weights[0] == pytest.approx(0.8 / 0.5)
 
 
@@ -138,10 +140,9 @@ def test_copies_share_their_weight() -> None:
         model("near x", 0.52, 0.5, 0.49),
         model("other", 0.50, 0.8, 0.5),
     ]
-    share = Copies(kind="share", epsilon=0.03)
-    assert selection.kin(models, TASKS, share).tolist() == [3.0, 2.0, 2.0, 1.0]
-    assert selection.kin(models, TASKS, Copies(kind="share")).tolist() == [2.0, 2.0, 1.0, 1.0]  # digests alone
-    assert selection.kin(models, TASKS, Copies()).tolist() == [1.0] * 4
+    assert Share(epsilon=0.03).kin(models, TASKS).tolist() == [3.0, 2.0, 2.0, 1.0]
+    assert Share().kin(models, TASKS).tolist() == [2.0, 2.0, 1.0, 1.0]  # digests alone
+    assert Allow().kin(models, TASKS).tolist() == [1.0] * 4
 
 
 def test_shared_copies_are_drawn_less() -> None:
@@ -156,10 +157,13 @@ def test_shared_copies_are_drawn_less() -> None:
 
 
 def test_turns() -> None:
-    assert [turn("cyclic", TASKS, t) for t in range(4)] == [("code",), ("db",), ("os",), ("code",)]
-    assert turn("all", TASKS, 5) == TASKS
-    assert turn("fixed", TASKS, 5) == searched("fixed", TASKS) == ("code",)
-    assert turn({"fixed": "os"}, TASKS, 5) == searched({"fixed": "os"}, TASKS) == ("os",)
+    def turns(focus: Any, generations: int = 1) -> list[tuple[str, ...]]:
+        return [algorithm(config({"focus": focus})).turn(generation) for generation in range(generations)]
+
+    assert turns("cyclic", 4) == [("code",), ("db",), ("os",), ("code",)]
+    assert turns("all", 2) == [TASKS, TASKS]
+    assert turns("fixed", 2) == [("code",), ("code",)]
+    assert turns({"fixed": "os"}, 2) == [("os",), ("os",)]
 
 
 @pytest.mark.parametrize(
@@ -174,7 +178,7 @@ def test_turns() -> None:
 )
 def test_children_of_a_generation(method: dict[str, Any], focus: list[str]) -> None:
     world = World(config(method))
-    plan = selection.plan(world.config, world.seeded())
+    plan = state.planned(world.config, world.seeded())
     assert list(plan.focus) == focus
     assert [child.id for child in plan.children] == [f"g000000-c{i:02d}" for i in range(len(focus))]
 
@@ -182,38 +186,41 @@ def test_children_of_a_generation(method: dict[str, Any], focus: list[str]) -> N
 def test_a_plan_is_a_function_of_config_and_snapshot() -> None:
     world = World(config({"focus": "all", "children": 3}, seed=3))
     snapshot = world.step(world.seeded())
-    plan = selection.plan(world.config, snapshot)
-    again = selection.plan(world.config, State.from_json(json.loads(canonical(snapshot.to_json()))))
+    plan = state.planned(world.config, snapshot)
+    again = state.planned(world.config, State.from_json(json.loads(canonical(snapshot.to_json()))))
     assert canonical(plan.to_json()) == canonical(again.to_json())
     assert Plan.from_json(json.loads(canonical(plan.to_json()))) == plan
     assert (plan.generation, plan.snapshot) == (1, snapshot.digest)
-    other = selection.plan(config({"focus": "all", "children": 3}, seed=4), snapshot)
+    other = state.planned(config({"focus": "all", "children": 3}, seed=4), snapshot)
     assert not {child.omega for child in plan.children} & {child.omega for child in other.children}
-    seeds = [child.mutation.seed for child in plan.children]
+    seeds = [child.mutation["seed"] for child in plan.children]
     assert len(set(seeds)) == 9 and all(0 <= seed < 2**53 for seed in seeds)
 
 
 @pytest.mark.parametrize(
-    ("settings", "kind", "numbers"),
+    ("settings", "record"),
     [
-        ({}, "svd", (0.3, 0.0)),
-        ({"mode": "rescale"}, "svd", (2.0, 0.0)),
-        ({"mode": "rescale", "w_max": 1.5}, "svd", (1.5, 0.0)),
-        ({"mode": "additive", "w_max": 0.1}, "svd", (0.1, 0.0)),
-        ({"kind": "gaussian"}, "gaussian", (0.0, 0.0003)),
-        ({"kind": "none"}, "none", (0.0, 0.0)),
+        ({}, {"kind": "svd", "mode": "additive", "w_max": 0.3, "embeddings": True}),
+        ({"mode": "rescale"}, {"kind": "svd", "mode": "rescale", "w_max": 2.0, "embeddings": True}),
+        ({"mode": "rescale", "w_max": 1.5}, {"kind": "svd", "mode": "rescale", "w_max": 1.5, "embeddings": True}),
+        ({"kind": "gaussian"}, {"kind": "gaussian", "sigma": 0.0003}),
+        ({"kind": "none"}, {"kind": "none"}),
     ],
 )
-def test_mutations_in_the_plan(settings: dict[str, Any], kind: str, numbers: tuple[float, float]) -> None:
+def test_a_plan_holds_what_its_operators_are_and_draw(settings: dict[str, Any], record: dict[str, Any]) -> None:
     world = World(config({"mutation": settings}))
-    mutation = selection.plan(world.config, world.seeded()).children[0].mutation
-    assert (mutation.kind, mutation.w_max, mutation.sigma) == (kind, *numbers)
-    assert kind != "svd" or mutation.mode == settings.get("mode", "additive")
-    assert (mutation.seed == 0) == (kind == "none")
+    child = state.planned(world.config, world.seeded()).children[0]
+    mutation = dict(child.mutation)
+    assert ("seed" in mutation) == (record["kind"] != "none")
+    assert {key: value for key, value in mutation.items() if key != "seed"} == record
+    assert {**child.crossover, "omega": None} == {
+        "kind": "mean", "mu": 1.0, "sigma": 0.01, "min_total": 0.1, "omega": None,
+    }  # fmt: skip
+    assert dict(child.shares) == {p.id: w / sum(child.omega) for p, w in zip(child.parents, child.omega, strict=True)}
 
 
 def test_nothing_is_planned_after_the_end() -> None:
     world = World(config({"generations": 1}))
     last = world.step(world.seeded())
     with pytest.raises(ConflictError, match="all 1 generations are done"):
-        selection.plan(world.config, last)
+        state.planned(world.config, last)

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cycleqd.errors import ConflictError, IntegrityError, InvalidInputError
-from cycleqd.search import selection, state
+from cycleqd.search import state
 from cycleqd.search.records import Scored, canonical
 from cycleqd.search.state import State
 from tests.search.world import TASKS, World, config, model
@@ -83,7 +83,7 @@ def test_a_rescoring_holds_new_scores_alone_and_counts_who_is_gone() -> None:
     assert again.evaluations == last.evaluations == len(last.children)
     assert state.remaining(world.config, again) == 20 - len(last.children)
     assert list(state.replayed(world.config, again))[-1].archives == again.archives
-    plan = replace(selection.plan(world.config, last), snapshot="first")
+    plan = replace(state.planned(world.config, last), snapshot="first")
     children = [world.born(child) for child in plan.children]
     after = state.updated(world.config, again, plan, children)  # planned before the rescoring
     assert after.rescored == () and after.forgotten == again.forgotten
@@ -97,7 +97,7 @@ def test_the_best_on_each_task_is_kept_and_is_its_archives_best_elite(method: di
     for snapshot in world.run():
         needed = {line.model.id for line in state.alive(world.config, snapshot)}
         for archive in snapshot.archives:
-            best = state.bests(snapshot)[archive.quality]
+            best = snapshot.bests[archive.quality]
             assert best.scores[archive.quality] == max(e.scores[archive.quality] for e in archive.elites.values())
             assert best.model.id in needed and archive.quality in state.homes(snapshot, best.model.id)
         possible = {parent.id for child in _next_children(world, snapshot) for parent in child.parents}
@@ -106,7 +106,7 @@ def test_the_best_on_each_task_is_kept_and_is_its_archives_best_elite(method: di
 
 def _next_children(world: World, snapshot: State) -> tuple[Any, ...]:
     longer = world.config.model_copy(update={"method": world.config.method.model_copy(update={"generations": 99})})
-    return selection.plan(longer, snapshot).children
+    return state.planned(longer, snapshot).children
 
 
 @settings(max_examples=40, deadline=None)
@@ -176,7 +176,7 @@ def test_missing_verdicts_are_refused_where_they_are_needed() -> None:
 def test_updates_take_only_their_own_plan_and_children() -> None:
     world = World(config({"children": 2}))
     first = world.seeded()
-    plan = selection.plan(world.config, first)
+    plan = state.planned(world.config, first)
     children = [world.born(child) for child in plan.children]
     second = state.updated(world.config, first, plan, children)
     with pytest.raises(ConflictError, match=r"plan of generation 0 .* does not belong to snapshot 1"):
@@ -192,7 +192,7 @@ def grown(method: dict[str, Any], children: list[tuple[float, float, float]]) ->
     evolution = config({"generations": 99, **method})
     snapshot = state.seeded(evolution, BASE, EXPERTS)
     for scores in children:
-        plan = selection.plan(evolution, snapshot)
+        plan = state.planned(evolution, snapshot)
         snapshot = state.updated(evolution, snapshot, plan, [model(plan.children[0].id, *scores)])
     return evolution, snapshot
 
@@ -234,7 +234,7 @@ def test_final_coefficients_sum_to_one(temperature: float) -> None:
 def test_the_better_of_two_and_a_tie_goes_to_the_single_model(aggregated: tuple[float, ...], single: bool) -> None:
     evolution, snapshot = grown({}, [(0.5, 0.5, 0.45), (0.7, 0.1, 0.1)])
     recipe = state.final_recipe(evolution, snapshot, dict(zip(snapshot.tasks, aggregated, strict=True)))
-    best, both = state.best_living(evolution, snapshot).model, state.aggregate_recipe(evolution, snapshot)
+    best, both = state.best_living(evolution, snapshot).model, evolution.method.final.aggregate(snapshot)
     assert best.id == "g000000-c00" and len(both) == 3
     assert recipe == ([(best, 1.0)] if single else both)
 

@@ -10,7 +10,8 @@ from typing import Any
 
 import numpy as np
 
-from cycleqd.search import selection, state
+from cycleqd.search import state
+from cycleqd.search.algorithms import algorithm
 from cycleqd.search.config import Config, parse
 from cycleqd.search.records import Child, ModelRef, Scored, digest
 from cycleqd.search.state import State
@@ -56,14 +57,15 @@ class World:
         scores = {task: n / 50 for task, n in counts.items()}
         verdicts = {task: tuple(i < n for i in range(50)) for task, n in counts.items()}
         ref = ModelRef(name, digest([round(float(s), 9) for s in skill]))
-        return Scored(ref, scores, verdicts if self.config.method.needs_verdicts else None)
+        return Scored(ref, scores, verdicts if algorithm(self.config).needs_verdicts else None)
 
     def born(self, child: Child) -> Scored:
         parents = np.array([self.skills[parent.id] for parent in child.parents])
         skill = np.array(child.omega) @ parents / sum(child.omega)
-        if child.mutation.kind == "svd":
-            w = np.random.Generator(np.random.PCG64(child.mutation.seed)).uniform(0, child.mutation.w_max, len(skill))
-            skill = skill * (w + 1 if child.mutation.mode == "additive" else w)
+        if child.mutation["kind"] == "svd":
+            rng = np.random.Generator(np.random.PCG64(child.mutation["seed"]))
+            w = rng.uniform(0, child.mutation["w_max"], len(skill))
+            skill = skill * (w + 1 if child.mutation["mode"] == "additive" else w)
         self.skills[child.id] = skill
         return self.scored(child.id)
 
@@ -71,7 +73,7 @@ class World:
         return state.seeded(self.config, self.scored("base"), [self.scored(f"expert-{task}") for task in self.tasks])
 
     def step(self, before: State) -> State:
-        plan = selection.plan(self.config, before)
+        plan = state.planned(self.config, before)
         return state.updated(self.config, before, plan, [self.born(child) for child in plan.children])
 
     def run(self) -> list[State]:

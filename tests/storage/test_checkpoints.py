@@ -26,8 +26,7 @@ from cycleqd.storage.settings import Settings
 from cycleqd.weights.checkpoint import open_checkpoint
 from cycleqd.weights.local import LocalSink
 from cycleqd.weights.merge import merge
-from cycleqd.weights.mutation import MutationSpec
-from tests.weights.models import manifest_of, opened, tensors, write_model
+from tests.weights.models import drawn, manifest_of, mean, opened, tensors, write_model
 
 PART = 16 << 20
 
@@ -51,14 +50,18 @@ def unfinished(store: Store) -> list[Any]:
 def test_merging_from_and_to_s3_gives_the_bytes_of_local_files(store: Store, tmp_path: Path) -> None:
     for seed in range(3):
         write_model(tmp_path / str(seed), tensors(seed), shards=1 + seed % 2)
-    options: dict[str, Any] = {"mutation": MutationSpec(), "seed": 4, "shard_size": 4000}
+    options: dict[str, Any] = {"mutation": drawn(seed=4), "shard_size": 4000}
     local = merge(
-        opened(tmp_path / "0"), [opened(tmp_path / n) for n in "12"], [1.0, 0.5], LocalSink(tmp_path / "out"), **options
+        opened(tmp_path / "0"),
+        [opened(tmp_path / n) for n in "12"],
+        mean(1.0, 0.5),
+        LocalSink(tmp_path / "out"),
+        **options,
     )
     base, *parents = (open_checkpoint(uploaded(store, tmp_path / n, f"models/{n}")) for n in "012")
     for left in ("model-00001-of-00099.safetensors", "model.safetensors"):  # by a run with another shard size
         store.client.put_object(Bucket=store.bucket, Key=f"models/child/{left}", Body=b"old")
-    remote = merge(base, parents, [1.0, 0.5], S3Sink(store.client, store.bucket, "models/child"), **options)
+    remote = merge(base, parents, mean(1.0, 0.5), S3Sink(store.client, store.bucket, "models/child"), **options)
     assert remote == local
     assert contents(store, "models/child") == {p.name: p.read_bytes() for p in (tmp_path / "out").iterdir()}
 
@@ -125,7 +128,7 @@ def test_a_late_twin_that_fails_leaves_the_files_of_the_one_that_was_done(store:
         open_checkpoint(uploaded(store, write_model(tmp_path / name, tensors(seed)), name))
         for seed, name in enumerate(("base", "parent"))
     )
-    merge(base, [parent], [1.0], S3Sink(store.client, store.bucket, "child"))
+    merge(base, [parent], mean(1.0), S3Sink(store.client, store.bucket, "child"))
     made = contents(store, "child")
     client, puts = connect_client(Settings.from_environment()), []
 
@@ -136,7 +139,7 @@ def test_a_late_twin_that_fails_leaves_the_files_of_the_one_that_was_done(store:
 
     client.meta.events.register("before-call.s3.PutObject", fail_the_second)
     with pytest.raises(UnavailableError, match=r"child/.* cannot be written"):
-        merge(base, [parent], [1.0], S3Sink(client, store.bucket, "child"))
+        merge(base, [parent], mean(1.0), S3Sink(client, store.bucket, "child"))
     assert len(puts) == 2 and len(made) > 2 and contents(store, "child") == made
 
 
@@ -154,7 +157,7 @@ def test_a_bad_parent_aborts_the_upload_and_is_named(store: Store, tmp_path: Pat
         store.client.put_object(Bucket=store.bucket, Key="parent/model.safetensors", Body=bytes(data))
     error = IntegrityError if harm == "changed byte" else InvalidInputError
     with pytest.raises(error, match=r"parent/model\.safetensors"):
-        merge(base, [open_checkpoint(source)], [1.0], S3Sink(store.client, store.bucket, "out"))
+        merge(base, [open_checkpoint(source)], mean(1.0), S3Sink(store.client, store.bucket, "out"))
     assert not contents(store, "out") and not unfinished(store)
 
 

@@ -11,6 +11,11 @@ from typing import Any
 import torch
 from safetensors.torch import load_file, save_file
 
+from cycleqd.search.operators import Drawn
+from cycleqd.search.operators.crossover import Crossover
+from cycleqd.search.operators.crossover.mean import Mean
+from cycleqd.search.operators.mutation import Mutation
+from cycleqd.search.operators.mutation.svd import Svd
 from cycleqd.weights.checkpoint import Checkpoint, open_checkpoint
 from cycleqd.weights.local import LocalSource
 from cycleqd.weights.manifest import FileEntry, Manifest
@@ -76,3 +81,13 @@ def manifest_of(folder: Path) -> Manifest:
     """A folder's manifest, computed apart from the code under test."""
     data = {path.name: path.read_bytes() for path in sorted(folder.iterdir())}
     return Manifest({name: FileEntry(len(b), hashlib.sha256(b).hexdigest()) for name, b in data.items()})
+
+
+def mean(*omega: float) -> Drawn[Crossover]:
+    """The weighted mean with these ω."""
+    return Drawn(Mean(), {"omega": list(omega)})
+
+
+def drawn(mutation: Mutation | None = None, seed: int = 0) -> Drawn[Mutation]:
+    """A mutation, SVD's with the paper's settings unless another is given, with this seed."""
+    return Drawn(mutation or Svd(mode="rescale", w_max=2.0), {"seed": seed})

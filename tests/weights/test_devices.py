@@ -22,7 +22,7 @@ from concurrent.futures import ThreadPoolExecutor
 from cycleqd.weights.checkpoint import open_checkpoint
 from cycleqd.weights.local import LocalSink, LocalSource
 from cycleqd.weights.merge import merge
-from cycleqd.weights.mutation import MutationSpec
+from tests.weights.models import drawn, mean
 
 folder, device, merges = sys.argv[1], sys.argv[2], int(sys.argv[3])
 eigh, entered, ready, callers = torch.linalg.eigh, [], threading.Event(), []
@@ -43,7 +43,7 @@ torch.linalg.eigh = lazy
 def run(number):
     base, a, b = (open_checkpoint(LocalSource(f"{folder}/{model}")) for model in "012")
     sink = LocalSink(f"{folder}/{device}-{number}")
-    return merge(base, [a, b], [1.0, 0.6], sink, mutation=MutationSpec(), threads=4, device=device).digest
+    return merge(base, [a, b], mean(1.0, 0.6), sink, mutation=drawn(), threads=4, device=device).digest
 
 if merges == 1:
     digests = [run(0)]

@@ -17,11 +17,12 @@ from pathlib import Path
 from cycleqd.weights.checkpoint import open_checkpoint
 from cycleqd.weights.local import LocalSink, LocalSource
 from cycleqd.weights.merge import merge
-from cycleqd.weights.mutation import MutationSpec
+from cycleqd.search.operators.mutation.gaussian import Gaussian
+from tests.weights.models import drawn, mean
 model, out = sys.argv[1:]
 base, parent, other = (open_checkpoint(LocalSource(model)) for _ in range(3))
-for mutation in (None, MutationSpec(kind="gaussian")):
-    merge(base, [parent, other], [1.0, 0.5], LocalSink(out), mutation=mutation, threads=2)
+for mutation in (None, drawn(Gaussian())):
+    merge(base, [parent, other], mean(1.0, 0.5), LocalSink(out), mutation=mutation, threads=2)
 print(re.search(r"VmHWM:\\s+(\\d+) kB", Path("/proc/self/status").read_text())[1])
 """
 

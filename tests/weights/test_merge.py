@@ -5,26 +5,29 @@ from __future__ import annotations
 import logging
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cycleqd.errors import InvalidInputError
+from cycleqd.search.operators.mutation import Mutation
+from cycleqd.search.operators.mutation.gaussian import Gaussian
+from cycleqd.search.operators.mutation.none import NoMutation
+from cycleqd.search.operators.mutation.svd import Svd
 from cycleqd.weights.aggregate import combine
 from cycleqd.weights.layout import INDEX
 from cycleqd.weights.local import LocalSink
 from cycleqd.weights.manifest import Manifest
-from cycleqd.weights.merge import merge
-from cycleqd.weights.mutation import MutationSpec
-from tests.weights.models import loaded, manifest_of, opened, tensors, write_model
+from cycleqd.weights.merge import merge, mutate
+from tests.weights.models import drawn, loaded, manifest_of, mean, opened, tensors, write_model
 
-SPECS = [
-    MutationSpec(),
-    MutationSpec(mode="additive", w_max=0.1),
-    MutationSpec(kind="gaussian"),
-    MutationSpec(embeddings=False),
+MUTATIONS: list[Mutation] = [
+    Svd(mode="rescale"),
+    Svd(mode="additive", w_max=0.1),
+    Gaussian(),
+    Svd(mode="rescale", embeddings=False),
+    NoMutation(),
 ]
 
 
@@ -40,7 +43,7 @@ def zoo(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def child(folder: Path, to: Path, omega: list[float], **options: object) -> Manifest:
     """Merge experts 1, 2, … of a zoo with these ω."""
     parents = [opened(folder / str(index + 1)) for index in range(len(omega))]
-    return merge(opened(folder / "0"), parents, omega, LocalSink(to), **options)  # type: ignore[arg-type]
+    return merge(opened(folder / "0"), parents, mean(*omega), LocalSink(to), **options)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32])
@@ -75,14 +78,14 @@ def test_merging_a_model_with_itself_changes_nothing(
     folder = tmp_path_factory.mktemp("same")
     write_model(folder / "0", tensors(0, getattr(torch, dtype)))
     write_model(folder / "1", tensors(1, getattr(torch, dtype)))
-    merge(opened(folder / "0"), [opened(folder / "1")] * len(omega), omega, LocalSink(folder / "out"))
+    merge(opened(folder / "0"), [opened(folder / "1")] * len(omega), mean(*omega), LocalSink(folder / "out"))
     expected = loaded(folder / "1")
     assert all(torch.equal(value, expected[name]) for name, value in loaded(folder / "out").items())
 
 
 def test_aggregating_one_model_with_weight_one_is_that_model(zoo: Path, tmp_path: Path) -> None:
     whole = combine(opened(zoo / "0"), [opened(zoo / "3")], [1.0], LocalSink(tmp_path / "a"))
-    parent = merge(opened(zoo / "0"), [opened(zoo / "3")], [1.0], LocalSink(tmp_path / "b"))
+    parent = merge(opened(zoo / "0"), [opened(zoo / "3")], mean(1.0), LocalSink(tmp_path / "b"))
     nothing = combine(opened(zoo / "0"), [], [], LocalSink(tmp_path / "c"))
     assert whole.digest == parent.digest
     assert all(torch.equal(v, loaded(zoo / "3")[k]) for k, v in loaded(tmp_path / "a").items())
@@ -100,17 +103,18 @@ def test_task_arithmetic_is_not_normalised_and_linear_is(zoo: Path, tmp_path: Pa
     assert torch.allclose(loaded(tmp_path / "mean")["lm_head.weight"].double(), (one + two) / 2, rtol=0.008, atol=1e-6)
 
 
-@pytest.mark.parametrize("spec", SPECS, ids=lambda s: f"{s.kind}-{s.mode}-{s.embeddings}")
+@pytest.mark.parametrize("mutation", MUTATIONS, ids=str)
 def test_fused_and_separate_give_the_same_bytes_with_any_number_of_threads(
-    zoo: Path, tmp_path: Path, spec: MutationSpec
+    zoo: Path, tmp_path: Path, mutation: Mutation
 ) -> None:
-    seed = np.random.SeedSequence(5, spawn_key=(1, 2))
+    five, six = drawn(mutation, 5), drawn(mutation, 6)
     child(zoo, tmp_path / "merged", [1.0, 0.6], threads=2)
-    fused = [child(zoo, tmp_path / f"fused{n}", [1.0, 0.6], threads=n, mutation=spec, seed=seed).digest for n in (1, 3)]
+    fused = [child(zoo, tmp_path / f"fused{n}", [1.0, 0.6], threads=n, mutation=five).digest for n in (1, 3)]
     base, merged = opened(zoo / "0"), opened(tmp_path / "merged")
-    separate = merge(base, [merged], [1.0], LocalSink(tmp_path / "two"), mutation=spec, seed=seed, threads=2)
+    separate = mutate(base, merged, five, LocalSink(tmp_path / "two"), threads=2)
     assert fused == [separate.digest, separate.digest]
-    assert child(zoo, tmp_path / "other", [1.0, 0.6], mutation=spec, seed=6).digest != separate.digest
+    other = child(zoo, tmp_path / "other", [1.0, 0.6], mutation=six)
+    assert (other.digest == separate.digest) == (mutation.kind == "none")
     assert separate.digest == manifest_of(tmp_path / "two").digest
 
 
@@ -125,10 +129,10 @@ def test_matrices_of_one_shape_are_mutated_together_where_the_device_is_not_the_
         write_model(tmp_path / str(seed), {**weights, **more})
     base = opened(tmp_path / "0")
     first, second = base.tensors["a.0.up.weight"], base.tensors["a.1.up.weight"]
-    recipes = {device: Combination(base, [(base, 1.0)], MutationSpec(), 5, device) for device in ("cpu", "cpu:0")}
+    recipes = {device: Combination(base, lambda _: [(base, 1.0)], drawn(), device) for device in ("cpu", "cpu:0")}
     assert {device: r.batches(first, second) for device, r in recipes.items()} == {"cpu": False, "cpu:0": True}
     for device in recipes:
-        child(tmp_path, tmp_path / device, [1.0, 0.6], mutation=MutationSpec(), seed=5, device=device)
+        child(tmp_path, tmp_path / device, [1.0, 0.6], mutation=drawn(), device=device)
     order = sorted(opened(tmp_path / "cpu").tensors.values(), key=lambda t: t.start)
     ups = [number for number, tensor in enumerate(order) if tensor.name.endswith("up.weight")]
     assert ups == list(range(ups[0], ups[0] + 3)), "layers' matrices of one shape lie side by side"
@@ -139,7 +143,7 @@ def test_matrices_of_one_shape_are_mutated_together_where_the_device_is_not_the_
 
 def test_mutation_leaves_vectors_and_on_request_embeddings_alone(zoo: Path, tmp_path: Path) -> None:
     child(zoo, tmp_path / "plain", [1.0, 0.6])
-    child(zoo, tmp_path / "mutated", [1.0, 0.6], mutation=MutationSpec(embeddings=False), seed=1)
+    child(zoo, tmp_path / "mutated", [1.0, 0.6], mutation=drawn(Svd(embeddings=False)))
     plain, mutated = loaded(tmp_path / "plain"), loaded(tmp_path / "mutated")
     same = {name for name in plain if torch.equal(plain[name], mutated[name])}
     assert same == {"model.embed_tokens.weight", "lm_head.weight", "model.norm.weight", "model.position_ids"}
@@ -182,10 +186,16 @@ def test_progress_counts_every_byte_of_the_tensors(zoo: Path, tmp_path: Path) ->
     assert sum(seen) == sum(t.nbytes for t in opened(zoo / "0").tensors.values())
 
 
-@pytest.mark.parametrize("omega", [[1.0], [1.0, -1.0], [float("nan"), 1.0], [float("inf"), 1.0]])
+@pytest.mark.parametrize("omega", [[1.0, -1.0], [0.0, 0.0], [float("nan"), 1.0], [float("inf"), 1.0]])
 def test_coefficients_without_a_mean_are_refused(zoo: Path, tmp_path: Path, omega: list[float]) -> None:
     with pytest.raises(InvalidInputError, match="ω"):
-        merge(opened(zoo / "0"), [opened(zoo / "1"), opened(zoo / "2")], omega, LocalSink(tmp_path))
+        merge(opened(zoo / "0"), [opened(zoo / "1"), opened(zoo / "2")], mean(*omega), LocalSink(tmp_path))
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_coefficient_is_needed_for_every_parent(zoo: Path, tmp_path: Path) -> None:
+    with pytest.raises(InvalidInputError, match="Combining 2 models needs as many finite coefficients"):
+        merge(opened(zoo / "0"), [opened(zoo / "1"), opened(zoo / "2")], mean(1.0), LocalSink(tmp_path))
     assert not list(tmp_path.iterdir())
 
 
@@ -203,7 +213,7 @@ def test_transformers_loads_the_result_without_a_warning(
     for seed in range(3):
         torch.manual_seed(seed)
         LlamaForCausalLM(config).to(torch.bfloat16).save_pretrained(tmp_path / str(seed))
-    child(tmp_path, tmp_path / "child", [1.0, 1.0], mutation=MutationSpec(), seed=3, shard_size=10_000)
+    child(tmp_path, tmp_path / "child", [1.0, 1.0], mutation=drawn(), shard_size=10_000)
     transformers_logging.enable_propagation()
     with caplog.at_level(logging.WARNING):
         model, info = LlamaForCausalLM.from_pretrained(

@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cycleqd.weights.mutation import MutationSpec, draw_w, gaussian_noise, svd_rescale, tensor_stream
+from cycleqd.search.operators.mutation import Floats, Matrix
+from cycleqd.search.operators.mutation.gaussian import Gaussian
+from cycleqd.search.operators.mutation.svd import Svd
+from cycleqd.search.randomness import tensor_stream
+from cycleqd.weights.mutation import svd_rescale
 
 TOLERANCE = 1e-3  # of |τ'|, Frobenius; fp32's own torch.linalg.svd is no closer on the random matrices
 
@@ -116,27 +122,33 @@ def test_laws_of_the_rescaling(rows: int, columns: int, seed: int) -> None:
     assert norm(svd_rescale(tau, w), 2) <= float(w.max()) * norm(tau, 2) * (1 + 1e-4)
 
 
-def test_streams_depend_on_seed_name_and_child_and_on_nothing_else() -> None:
-    def draw(seed: int | np.random.SeedSequence, name: str) -> list[float]:
-        return list(tensor_stream(seed, name).uniform(size=3))
+def test_streams_depend_on_seed_and_name_and_on_nothing_else() -> None:
+    def draw(seed: int, name: str) -> tuple[float, ...]:
+        return tuple(tensor_stream(seed, name).uniform(size=3))
 
-    root = np.random.SeedSequence(7)
-    assert draw(7, "a") == draw(7, "a") == draw(root, "a")
-    assert len({tuple(draw(s, n)) for s in (7, 8, root.spawn(1)[0]) for n in ("a", "b")}) == 6
-    assert draw(root, "a") == draw(7, "a")  # drawing and spawning leave the seed as it was
+    assert draw(7, "a") == draw(7, "a")
+    assert len({draw(seed, name) for seed in (7, 8) for name in ("a", "b")}) == 4
 
 
 @pytest.mark.parametrize(("mode", "low", "high"), [("rescale", 0.0, 2.0), ("additive", 1.0, 3.0)])
-def test_factors_are_uniform_in_their_range(mode: str, low: float, high: float) -> None:
-    spec = MutationSpec(mode=mode, w_max=2.0)  # type: ignore[arg-type]
-    w = draw_w(spec, 20_000, tensor_stream(1, "t"))
+def test_factors_are_uniform_in_their_range(mode: Literal["rescale", "additive"], low: float, high: float) -> None:
+    w = Svd(mode=mode, w_max=2.0).factors({"seed": 1}, Matrix("t", 20_000, embedding=False))
     assert low <= float(w.min()) < low + 0.01 and high - 0.01 < float(w.max()) <= high
     assert abs(float(w.mean()) - (low + high) / 2) < 0.02
 
 
+def test_a_matrix_of_fewer_directions_has_the_first_factors_of_one_of_more() -> None:
+    few, many = (Svd().factors({"seed": 1}, Matrix("t", count, embedding=False)) for count in (48, 4096))
+    assert np.array_equal(few, many[:48])
+
+
 def test_gaussian_noise_is_the_same_however_it_is_cut() -> None:
-    spec, size = MutationSpec(kind="gaussian"), (1 << 20) + 4096
-    whole = gaussian_noise(spec, 3, "t", 0, size)
-    parts = [gaussian_noise(spec, 3, "t", a, b) for a, b in ((0, 1000), (1000, 1 << 20), (1 << 20, size))]
-    assert torch.equal(whole, torch.cat(parts))
+    size = (1 << 20) + 4096
+
+    def noise(start: int, stop: int) -> Floats:
+        return Gaussian().change({"seed": 3}, "t", start, np.zeros(stop - start, np.float32))
+
+    whole = noise(0, size)
+    cuts = ((0, 1000), (1000, 1 << 20), ((1 << 20), (1 << 20) + 7), ((1 << 20) + 7, size))
+    assert np.array_equal(whole, np.concatenate([noise(*cut) for cut in cuts]))
     assert abs(float(whole.std()) / 0.0003 - 1) < 0.01 and abs(float(whole.mean())) < 1e-6

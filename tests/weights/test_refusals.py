@@ -19,9 +19,8 @@ from cycleqd.errors import ConflictError, CycleQDError, IntegrityError, InvalidI
 from cycleqd.weights.compatibility import problems
 from cycleqd.weights.local import LocalSink, LocalSource
 from cycleqd.weights.merge import merge
-from cycleqd.weights.mutation import MutationSpec
 from cycleqd.weights.verified import VerifiedReader
-from tests.weights.models import CONFIG, TOKENIZER, Tensors, opened, tensors, write_model
+from tests.weights.models import CONFIG, TOKENIZER, Tensors, drawn, mean, opened, tensors, write_model
 
 
 @pytest.fixture
@@ -120,7 +119,7 @@ def test_models_that_do_not_fit_are_refused_before_anything_is_written(base: Pat
     found = problems(opened(base), [good, other])
     assert len(found) == 1 and found[0].endswith(".")
     with pytest.raises(InvalidInputError, match=sentence):
-        merge(opened(base), [good, other], [1, 1], LocalSink(tmp_path / "out"))
+        merge(opened(base), [good, other], mean(1, 1), LocalSink(tmp_path / "out"))
     assert not list((tmp_path / "out").iterdir())
 
 
@@ -139,7 +138,7 @@ def test_a_parent_with_nan_or_inf_is_named_and_nothing_is_left(base: Path, tmp_p
     bad = write_model(tmp_path / "bad", weights)
     for parents in ([opened(bad)], [opened(write_model(tmp_path / "good", tensors(1))), opened(bad)]):
         with pytest.raises(InvalidInputError, match=r"up_proj.weight in .*bad/model.safetensors holds NaN or Inf"):
-            merge(opened(base), parents, [1.0] * len(parents), LocalSink(tmp_path / "out"), mutation=MutationSpec())
+            merge(opened(base), parents, mean(*[1.0] * len(parents)), LocalSink(tmp_path / "out"), mutation=drawn())
         assert not list((tmp_path / "out").iterdir())
 
 
@@ -150,7 +149,10 @@ def test_a_result_too_large_for_fp16_is_refused(tmp_path: Path) -> None:
         write_model(tmp_path / str(seed), weights)
     with pytest.raises(InvalidInputError, match=r"model.norm.weight does not fit F16"):
         merge(
-            opened(tmp_path / "0"), [opened(tmp_path / "1"), opened(tmp_path / "0")], [2, -1], LocalSink(tmp_path / "o")
+            opened(tmp_path / "0"),
+            [opened(tmp_path / "1"), opened(tmp_path / "0")],
+            mean(2, -1),
+            LocalSink(tmp_path / "o"),
         )
     assert not list((tmp_path / "o").iterdir())
 
@@ -161,13 +163,13 @@ def test_a_changed_byte_aborts_naming_the_file(base: Path, tmp_path: Path, at: i
     file = parent / "model.safetensors"
     recorded = {"model.safetensors": hashlib.sha256(file.read_bytes()).hexdigest()}
     data = bytearray(file.read_bytes())
-    good = merge(opened(base), [opened(parent, recorded)], [1.0], LocalSink(tmp_path / "good"))
+    good = merge(opened(base), [opened(parent, recorded)], mean(1.0), LocalSink(tmp_path / "good"))
     assert good.files
     data[at] ^= 1
     try:
         file.write_bytes(data)
         with pytest.raises(CycleQDError, match=r"model\.safetensors") as caught:
-            merge(opened(base), [opened(parent, recorded)], [1.0], LocalSink(tmp_path / "out"))
+            merge(opened(base), [opened(parent, recorded)], mean(1.0), LocalSink(tmp_path / "out"))
         assert isinstance(caught.value, IntegrityError) or at == 100  # a byte of the header may break its syntax first
     finally:
         assert not (tmp_path / "out").exists() or not list((tmp_path / "out").iterdir())
@@ -201,7 +203,7 @@ def test_a_head_that_differs_from_its_tied_embedding_is_refused_and_a_copy_is_dr
     weights["lm_head.weight"] = weights["model.embed_tokens.weight"].clone()
     model = opened(write_model(tmp_path / "b", weights, config))
     assert "lm_head.weight" not in model.tensors
-    merge(model, [model], [1.0], LocalSink(tmp_path / "out"))
+    merge(model, [model], mean(1.0), LocalSink(tmp_path / "out"))
     assert "lm_head.weight" not in opened(tmp_path / "out").tensors
 
 

@@ -1,4 +1,4 @@
-"""An evolution's runs on Kubeflow Pipelines, as the conductor wants them."""
+"""An evolution's runs on Kubeflow Pipelines, as the driver wants them."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cycleqd.errors import ConflictError, InvalidInputError, UnavailableError
-from cycleqd.run.decisions import CANCELED, CANCELING, ENDED, FAILED, Run, Standing
+from cycleqd.run.decisions import CANCELED, CANCELING, ENDED, FAILED, Run
 from cycleqd.run.kubeflow.client import Kubeflow, MissingError
 from cycleqd.run.kubeflow.liveness import Liveness
 from cycleqd.run.kubeflow.repeats import Ledger
-from cycleqd.run.steps import Step, arguments, find_state, next_step, previous_step
+from cycleqd.run.steps import Step, arguments, find_state
 from cycleqd.search.config import Config
 from cycleqd.storage.objects import Store
 from pipelines.definitions import Kind, write
@@ -33,13 +33,6 @@ _NEWEST = 20  # a live run of the schedule is among the newest runs: it runs one
 
 Follow = Callable[[str, str], None]
 """Called with the name of a task and "started" or "done", again with every look."""
-
-
-def standing(config: Config, store: Store) -> Standing:
-    """Where the evolution is, by HEAD and what finalising has recorded."""
-    state = find_state(store)
-    due = next_step(config, store, state)
-    return Standing(due, Step("finalising") if due is None else previous_step(config, state))
 
 
 class Runs:

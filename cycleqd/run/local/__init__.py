@@ -1,1 +1,1 @@
-"""Running on one machine: the runner, the warm process that tasks are forked from, S3 and MLflow servers."""
+"""Running on one machine: the runner, the processes that tasks are, S3 and MLflow servers."""

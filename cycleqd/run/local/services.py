@@ -29,7 +29,7 @@ from cycleqd.errors import InvalidInputError, UnavailableError
 from cycleqd.search.config import Place
 
 START_SECONDS = 120
-STOP_SECONDS = 3  # SeaweedFS would idle for 15; nobody is writing any more, and what it acknowledged is with the kernel
+STOP_SECONDS = 1  # SeaweedFS would idle for 15; nobody is writing any more, and what it acknowledged is with the kernel
 _PORTS = ("s3", "s3.grpc", "master", "master.grpc", "volume", "volume.grpc", "filer", "filer.grpc", "mlflow")
 
 
@@ -150,7 +150,7 @@ class Services:
                 "-s3.port.lance=0",
                 "-master.telemetry=false",
                 "-master.volumeSizeLimitMB=1024",
-                "-master.electionTimeout=1s",
+                "-master.peers=none",  # no election, which takes a second and sometimes several
                 "-volume.max=0",
                 "-volume.index=leveldb",
                 "-volume.preStopSeconds=0",

@@ -66,10 +66,10 @@ def test_a_merged_and_mutated_checkpoint_loads(engine: VllmEngine, make_model: M
     from cycleqd.weights.checkpoint import open_checkpoint
     from cycleqd.weights.local import LocalSink, LocalSource
     from cycleqd.weights.merge import merge
-    from cycleqd.weights.mutation import MutationSpec
+    from tests.weights.models import drawn, mean
 
     base, first, second = (open_checkpoint(LocalSource(make_model(seed))) for seed in (0, 1, 2))
-    merge(base, [first, second], [0.6, 0.4], LocalSink(tmp_path), mutation=MutationSpec(), seed=3, shard_size=500_000)
+    merge(base, [first, second], mean(0.6, 0.4), LocalSink(tmp_path), mutation=drawn(seed=3), shard_size=500_000)
     assert len(list(tmp_path.glob("*.safetensors"))) > 1
     engine.load(tmp_path, "child")
     assert engine.generate(QUESTIONS, GREEDY) == transformers_on(tmp_path, QUESTIONS, GREEDY)

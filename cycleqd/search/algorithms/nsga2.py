@@ -3,18 +3,39 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from cycleqd.search import pareto
+from cycleqd.search.algorithms import Algorithm
+from cycleqd.search.operators.selection import Pair
+from cycleqd.search.pareto import score_matrix
 from cycleqd.search.records import Scored
 
+if TYPE_CHECKING:
+    from cycleqd.search.state import State
 
-def score_matrix(population: Sequence[Scored], tasks: Sequence[str]) -> pareto.Points:
-    """Scores as an array [n, K]."""
-    return np.array([[model.scores[task] for task in tasks] for model in population], dtype=float).reshape(
-        len(population), len(tasks)
-    )
+
+class NSGA2(Algorithm):
+    """A population of `method.population` models; the archives only record."""
+
+    @property
+    def label(self) -> str:
+        """NSGA-II."""
+        return "NSGA-II"
+
+    def pool(self, state: State) -> Sequence[Scored]:
+        """The population."""
+        return state.population
+
+    def parents(self, state: State, focus: str, rng: np.random.Generator) -> Pair:
+        """Two tournaments."""
+        return tournament(state.population, state.tasks, rng)
+
+    def population(self, state: State, scored: Sequence[Scored]) -> tuple[Scored, ...]:
+        """The best of the old population and the children."""
+        return survivors((*state.population, *scored), state.tasks, self.method.population)
 
 
 def order(population: Sequence[Scored], tasks: Sequence[str]) -> list[tuple[int, float]]:
@@ -34,7 +55,7 @@ def survivors(population: Sequence[Scored], tasks: Sequence[str], size: int) -> 
     return tuple(population[i] for i in best)
 
 
-def tournament(population: Sequence[Scored], tasks: Sequence[str], rng: np.random.Generator) -> tuple[Scored, Scored]:
+def tournament(population: Sequence[Scored], tasks: Sequence[str], rng: np.random.Generator) -> Pair:
     """Two parents, each the better of two models drawn without replacement; a tie goes to the first drawn.
 
     The second tournament is held among the others, so parents are distinct; one model alone is paired with itself.

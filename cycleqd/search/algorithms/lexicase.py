@@ -3,13 +3,45 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
-from cycleqd.search.nsga2 import score_matrix
-from cycleqd.search.pareto import Points
+from cycleqd.search.algorithms import Algorithm
+from cycleqd.search.algorithms.nsga2 import survivors
+from cycleqd.search.operators.selection import Pair
+from cycleqd.search.pareto import Points, score_matrix
 from cycleqd.search.records import Scored
+
+if TYPE_CHECKING:
+    from cycleqd.search.state import State
+
+
+class Lexicase(Algorithm):
+    """A population of `method.population` models, kept as NSGA-II's is; the archives only record."""
+
+    @property
+    def label(self) -> str:
+        """Lexicase."""
+        return "Lexicase"
+
+    @property
+    def needs_verdicts(self) -> bool:
+        """Where every sample is a case."""
+        return self.method.lexicase_cases == "samples"
+
+    def pool(self, state: State) -> Sequence[Scored]:
+        """The population."""
+        return state.population
+
+    def parents(self, state: State, focus: str, rng: np.random.Generator) -> Pair:
+        """Two lexicase selections."""
+        cases = case_matrix(state.population, state.tasks, self.method.lexicase_cases)
+        return pair(state.population, cases, rng, self.method.lexicase_epsilon)
+
+    def population(self, state: State, scored: Sequence[Scored]) -> tuple[Scored, ...]:
+        """The best of the old population and the children, by front and crowding."""
+        return survivors((*state.population, *scored), state.tasks, self.method.population)
 
 
 def case_matrix(population: Sequence[Scored], tasks: Sequence[str], cases: Literal["scores", "samples"]) -> Points:
@@ -33,9 +65,7 @@ def pick(cases: Points, rng: np.random.Generator, epsilon: float = 0.0) -> int:
     return int(rng.choice(left))
 
 
-def parents(
-    population: Sequence[Scored], cases: Points, rng: np.random.Generator, epsilon: float = 0.0
-) -> tuple[Scored, Scored]:
+def pair(population: Sequence[Scored], cases: Points, rng: np.random.Generator, epsilon: float = 0.0) -> Pair:
     """Two parents, one lexicase selection each, the second among the others; one model alone is paired with itself."""
     first = pick(cases, rng, epsilon)
     others = [i for i in range(len(population)) if i != first] or [first]

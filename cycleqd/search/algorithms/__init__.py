@@ -1,0 +1,127 @@
+"""Search algorithms, a file each: what is asked for next, and what the scores of it change.
+
+A subclass of `Algorithm` in a module of this package is a value of `method.algorithm`, by the module's name.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING, ClassVar
+
+import numpy as np
+
+from cycleqd.errors import InvalidInputError
+from cycleqd.loading import load_class
+from cycleqd.search.operators.selection import Pair
+from cycleqd.search.randomness import stream
+from cycleqd.search.records import Child, Evaluated, Plan, Scored
+
+if TYPE_CHECKING:
+    from cycleqd.search.config import Config
+    from cycleqd.search.state import State
+
+
+class Algorithm(ABC):
+    """One algorithm on one configuration. It holds no state: that is `State`'s, as it was, and as it becomes.
+
+    A subclass says where parents come from, and what becomes of the population; one that proposes children in another
+    way overrides `ask` and `tell`.
+    """
+
+    own_modules: ClassVar[str] = "cycleqd.search.algorithms.{}"
+
+    def __init__(self, config: Config) -> None:
+        self.config = config
+        self.method = config.method
+
+    @property
+    @abstractmethod
+    def label(self) -> str:
+        """What readers of a report call the method."""
+
+    @property
+    def needs_verdicts(self) -> bool:
+        """Whether selection needs every sample's verdict with the scores."""
+        return False
+
+    @property
+    def children(self) -> int:
+        """Children of a generation that no budget cuts short."""
+        return len(self.turn(0)) * self.method.children
+
+    @property
+    def period(self) -> int:
+        """Generations until every archive that is searched had its turn."""
+        return 1
+
+    def turn(self, generation: int) -> tuple[str, ...]:
+        """Quality tasks of the archives in focus in a generation, in archive order; ("",) for a population."""
+        return ("",)
+
+    @abstractmethod
+    def pool(self, state: State) -> Sequence[Scored]:
+        """The models that may still be selected as parents: their checkpoints are kept."""
+
+    @abstractmethod
+    def parents(self, state: State, focus: str, rng: np.random.Generator) -> Pair:
+        """Two parents for a child of the archive whose quality is `focus`; one model alone is paired with itself."""
+
+    def population(self, state: State, scored: Sequence[Scored]) -> tuple[Scored, ...]:
+        """The next population; empty for algorithms that select from archives."""
+        return ()
+
+    def ask(self, state: State, limit: int | None = None) -> Plan:
+        """The children of the next generation, at most `limit`: a function of configuration and snapshot alone.
+
+        Every archive in focus gets `method.children` of them, in archive order, all from the same snapshot. Each draw
+        has a random stream of its own, so that adding one shifts no other.
+        """
+        focus = [task for task in self.turn(state.generation) for _ in range(self.method.children)][:limit]
+        children = tuple(self._child(state, index, task) for index, task in enumerate(focus))
+        return Plan(generation=state.generation, snapshot=state.digest, focus=tuple(focus), children=children)
+
+    def _child(self, state: State, index: int, focus: str) -> Child:
+        seed, generation = self.config.seed, state.generation
+        parents = self.parents(state, focus, stream(seed, generation, index, "parents"))
+        crossover, mutation = self.method.crossover, self.method.mutation
+        crossed = crossover.draw(len(parents), stream(seed, generation, index, "omega"))
+        if len(crossed.get("omega", ())) != len(parents):
+            raise InvalidInputError(
+                f"crossover '{crossover.kind}' draws {dict(crossed)}; it must draw 'omega', one number a parent"
+            )
+        mutated = mutation.draw(stream(seed, generation, index, "mutation"))
+        return Child(
+            id=f"g{generation:06d}-c{index:02d}",
+            generation=generation,
+            index=index,
+            base=state.base.model,
+            parents=tuple(parent.model for parent in parents),
+            crossover=crossover.record(crossed),
+            mutation=mutation.record(mutated),
+        )
+
+    def tell(self, state: State, scored: Sequence[Scored]) -> State:
+        """The state after a generation: its scored children were offered to all K archives, in order.
+
+        Archives are kept for every algorithm, so that all have the same measures and the same final model.
+        """
+        archives = list(state.archives)
+        for model in scored:
+            archives = [archive.offer(model, self.method.copies) for archive in archives]
+        return replace(
+            state,
+            generation=state.generation + 1,
+            archives=tuple(archives),
+            population=self.population(state, scored),
+            history=state.history + tuple(Evaluated(state.generation, m.model, m.scores) for m in scored),
+            rescored=(),
+            digest="",
+        )
+
+
+def algorithm(config: Config) -> Algorithm:
+    """The algorithm that a configuration names. Raises InvalidInputError when there is none of that name."""
+    found: type[Algorithm] = load_class(config.method.algorithm, Algorithm)  # type: ignore[type-abstract]
+    return found(config)

@@ -1,0 +1,61 @@
+"""Operators of the search, a file each: selection, crossover, mutation, the rule for copies, the final model's rule.
+
+A module of selection/, crossover/, mutation/, copies/ or final/ holds one operator: a class with its settings, what it
+draws and what it computes. The module's name is its `kind` in the configuration; a user's own is
+`kind: path/to/file.py:Class`. An operator sees scores, names and shapes, and never a checkpoint: what it wants done to
+a child's task vector it says in numbers (coefficients of the parents, factors of singular values), which hold however
+task vectors are kept; only what works element by element needs them dense.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar, Generic, TypeVar
+
+from pydantic import BaseModel, ConfigDict
+
+Parameters = Mapping[str, Any]
+"""Plain JSON values: an operator's kind, its settings and what it drew for one child, as a plan holds them."""
+
+
+class Operator(BaseModel):
+    """An operator with its settings: strict and immutable, as every part of the configuration is."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    own_modules: ClassVar[str]
+    """Where the library's own are, with "{}" for their kind."""
+
+    kind: str
+
+    def record(self, drawn: Mapping[str, Any]) -> Parameters:
+        """What a plan holds of the operator for one child: its kind and settings, with what it drew."""
+        return {**self.model_dump(mode="json"), **drawn}
+
+    def warnings(self) -> Iterator[str]:
+        """What of the settings is allowed but unlikely to be meant: clauses such as "w_max is 3: …"."""
+        yield from ()
+
+
+O_co = TypeVar("O_co", bound=Operator, covariant=True)
+
+
+@dataclass(frozen=True)
+class Drawn(Generic[O_co]):
+    """An operator and its record for one child: all that it needs to be applied."""
+
+    operator: O_co
+    values: Parameters
+
+
+def describe(values: Parameters) -> str:
+    """An operator's record in a few words, seeds left out: "svd (mode additive, w_max 0.3, embeddings True)"."""
+    shown = [f"{key} {_short(value)}" for key, value in values.items() if key not in ("kind", "seed")]
+    return f"{values['kind']} ({', '.join(shown)})" if shown else str(values["kind"])
+
+
+def _short(value: object) -> str:
+    if isinstance(value, list):
+        return " ".join(map(_short, value))
+    return f"{value:.4g}" if isinstance(value, float) else str(value)

@@ -1,0 +1,26 @@
+"""The rule for copies: what becomes of models that are the same as an elite, or nearly."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import ClassVar
+
+import numpy as np
+
+from cycleqd.search.operators import Operator
+from cycleqd.search.operators.selection import Weights
+from cycleqd.search.records import Scored
+
+
+class Copies(Operator):
+    """Admits every model, and counts none as a copy; a rule overrides either."""
+
+    own_modules: ClassVar[str] = "cycleqd.search.operators.copies.{}"
+
+    def admits(self, candidate: Scored, elites: Iterable[Scored]) -> bool:
+        """Whether a model that would win a cell of an archive with these elites may enter it."""
+        return True
+
+    def kin(self, models: Sequence[Scored], tasks: Sequence[str]) -> Weights:
+        """How many of the models are of each one's kind, itself included, [n] ≥ 1: selection divides by it."""
+        return np.ones(len(models))

@@ -1,0 +1,46 @@
+"""Elite sampling (paper section 3.2): parents that are good at every task are drawn more often."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Literal
+
+import numpy as np
+from pydantic import Field, model_validator
+
+from cycleqd.search.operators.selection import Pair, Pool, Selection, Weights, draw_pair
+from cycleqd.search.pareto import score_matrix
+from cycleqd.search.records import Scored
+
+
+class Elite(Selection):
+    """P_j ∝ γ_j / kin_j, with γ_j = Π_k (α_low + norm(f_jk)·(α_high − α_low)) over all K tasks.
+
+    `neighbours` > 0 takes the second parent from the first one's Moore neighbourhood of that radius.
+    """
+
+    kind: Literal["elite"] = "elite"
+    alpha_low: float = Field(default=0.5, ge=0)
+    alpha_high: float = Field(default=0.8, gt=0)
+    neighbours: int = Field(default=0, ge=0)
+
+    @model_validator(mode="after")
+    def _ordered(self) -> Elite:
+        if self.alpha_low > self.alpha_high:
+            raise ValueError(f"alpha_low {self.alpha_low} exceeds alpha_high {self.alpha_high}: swap them")
+        return self
+
+    def parents(self, pool: Pool, rng: np.random.Generator) -> Pair:
+        """Two draws by γ."""
+        return draw_pair(pool, self.gamma(pool.models, pool.tasks) / pool.kin, self.neighbours, rng)
+
+    def gamma(self, models: Sequence[Scored], tasks: Sequence[str]) -> Weights:
+        """γ of each model, [n]. norm is min-max over these models, in [0, 1].
+
+        Where all score the same on a task, its factor is α_high for every one.
+        """
+        scores = score_matrix(models, tasks)
+        low, span = scores.min(axis=0), np.ptp(scores, axis=0)
+        norm = np.where(span > 0, (scores - low) / np.where(span > 0, span, 1.0), 1.0)
+        factors = self.alpha_low + norm * (self.alpha_high - self.alpha_low)
+        return np.asarray(factors.prod(axis=1))
