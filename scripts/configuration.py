@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-from cycleqd.search.config import Config
+from cycleqd.loading import load_class, own_names
+from cycleqd.search.config import Config, Method
+from cycleqd.search.operators import Operator
 
 Schema = dict[str, Any]
 
@@ -36,8 +38,22 @@ def page() -> str:
     parts = [_OPENING, "## The file\n", _table(schema, definitions, paths)]
     for name, places in paths.items():
         section = definitions[name]
-        parts += [f"## {_heading(places)}\n", f"{section['description']}\n", _table(section, definitions, paths)]
+        parts += [f"## {_heading(places)}\n", f"{section['description']}\n"]
+        for kind, own in _operators(places[0]).items():
+            title, meaning = f"### {_heading(places)} with `kind: {kind}`\n", f"{own['description']}\n"
+            parts += [title, meaning, _table(own, own.get("$defs", {}), paths)]
+        if not _operators(places[0]):
+            parts.append(_table(section, definitions, paths))
     return "\n".join(parts)
+
+
+def _operators(path: str) -> dict[str, Schema]:
+    """The library's operators of a section of `method` by their kind; none for other sections."""
+    field = Method.model_fields.get(path.removeprefix("method."))
+    base = field.annotation if field is not None else None
+    if not (isinstance(base, type) and issubclass(base, Operator)):
+        return {}
+    return {kind: load_class(kind, base).model_json_schema() for kind in own_names(base.own_modules)}
 
 
 def _sections(section: Schema, path: str, definitions: Schema) -> Iterator[tuple[str, str]]:

@@ -275,7 +275,7 @@ def report(
 
 @command
 def ui(config: Config = DEFAULT, profile: Profile = None) -> None:
-    """Keep the embedded S3 and MLflow servers up until Ctrl-C, and say where MLflow's pages are."""
+    """Keep the embedded S3 and MLflow servers up until Ctrl-C, and print the address of MLflow's pages."""
     from cycleqd.cli.ui import serve
 
     serve(ConfigSource(config, profile))
@@ -302,7 +302,7 @@ def submit(
     namespace: Namespace = None,
     json: Json = False,
 ) -> None:
-    """Start the one run that is due on the cluster, or say which one is in flight."""
+    """Start the one run that is due on the cluster, or name the one in flight."""
     from cycleqd.cli.cluster import submit as start
 
     start(_on_cluster(config, profile, endpoint, namespace), json)

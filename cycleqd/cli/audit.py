@@ -88,12 +88,12 @@ def _print_link(link: Link) -> None:
     if link.parents:
         say("  from " + ", ".join(f"{weight:+.3f} × {parent}" for parent, weight in link.parents))
     if not link.stored:
-        say(f"  its checkpoint was collected, as nothing needs it: `cycleqd replay {link.model}` rebuilds it")
+        say(f"  its checkpoint was removed, as nothing needs it: `cycleqd replay {link.model}` rebuilds it")
     say(f"  MLflow run {link.mlflow_run}")
     for place, work in groupby(sorted(link.work, key=lambda done: done.where["finished"] or 0), key=_place):
         say(f"  {place}")
         for done in work:
-            say(f"    {_told(done)}")
+            say(f"    {_line(done)}")
 
 
 def _place(done: Work) -> str:
@@ -104,7 +104,7 @@ def _place(done: Work) -> str:
     return f"KFP run {where['kfp_run'] or '–'}, {image}{pinned}, code {where['code_version']}"
 
 
-def _told(done: Work) -> str:
+def _line(done: Work) -> str:
     """A stage's work: when and where, what it read and wrote."""
     ended = datetime.datetime.fromtimestamp((done.where["finished"] or 0) / 1000, datetime.UTC)
     pod = f" in {done.where['kfp_pod']}" if done.where["kfp_pod"] else ""
