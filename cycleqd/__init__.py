@@ -1,3 +1,3 @@
 """CycleQD: evolutionary merging of expert language models (Kuroki et al., ICLR 2025, arXiv 2410.14735)."""
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"

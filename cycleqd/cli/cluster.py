@@ -173,7 +173,7 @@ class Watch:
                     show(Text(f"{run.name} is run {run.id}"))
                 self.run = run
             case Retry(run, pause):
-                self.run = run
+                self.run = None  # nothing is in flight during the pause
                 why = f": {plain(run.why)}" if run.why else ""
                 of = f"{run.retries + 1} of {self.access.config.place.retries}"
                 show(

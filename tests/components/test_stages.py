@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from components.seed import stage as seed
 from components.update_archives.stage import move_head
 from cycleqd.errors import (
     ConflictError,
@@ -197,6 +198,18 @@ def test_another_configuration_is_refused_by_key(evolution: Make) -> None:
     reordered = Evolution(type(evo.config).model_validate(tree))
     with pytest.raises(ConflictError, match="the order of its keys"):
         reordered.seed()
+
+
+def test_seeding_again_takes_what_a_file_leaves_out_as_it_was_frozen(evolution: Make) -> None:
+    """As after a release with another default: the file never named the value that was in force at seeding."""
+    evo = evolution(method={"crossover": {"mu": 0.75}})
+    evo.seed()
+    tree = evo.config.model_dump(mode="json", by_alias=True, exclude_unset=True)
+    del tree["method"]["crossover"]["mu"]
+    before = contents(evo.store)
+    seed.run(json.dumps(tree), evo.place)
+    assert contents(evo.store) == before
+    assert load_config(evo.store).method.crossover.mu == 0.75
 
 
 def test_the_order_of_tasks_survives_in_s3(evolution: Make) -> None:

@@ -1,7 +1,8 @@
 """Makes the two evolutions that are kept as test data: python -m tests.data.evolutions.make
 
-Both have the configuration beside this file, but for their names, and a plug-in task. `complete` is finalised and has a
-report; `interrupted` was left in the middle of its second generation: its child is made, and scored on one task of two.
+Both have the configuration beside this file, but for their names, with a plug-in task and a plug-in operator. `complete`
+is finalised and has a report; `interrupted` was left in the middle of its second generation: its child is made, and
+scored on one task of two.
 Evolutions of a format are kept for ever: made anew only while the format is not released.
 """
 
@@ -9,6 +10,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import tempfile
 import zipfile
 from pathlib import Path
@@ -26,11 +28,17 @@ from tests.evolution import Evolution
 from tests.run.world import make_world
 
 HERE = Path(__file__).parent
+OPERATOR = HERE.parents[2] / "examples" / "operators" / "dropout.py"
 
 
 def make(folder: Path) -> None:
     """Run both under `folder` and write HERE/NAME.zip, the objects of each, and the configuration."""
-    path = make_world(folder, place={"services": "embedded", "folder": "state", "threads": 1, "workers": 1})
+    shutil.copy(OPERATOR, folder)
+    path = make_world(
+        folder,
+        method={"mutation": {"kind": f"{OPERATOR.name}:Dropout", "rate": 0.2}},
+        place={"services": "embedded", "folder": "state", "threads": 1, "workers": 1},
+    )
     tree = yaml.safe_load(path.read_text())
     config = load(path)
     with running(config.place) as environment:
