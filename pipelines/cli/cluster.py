@@ -177,7 +177,7 @@ class Watch:
                 self.run = run
                 self.display.begins(run.name)
             case Retry(run, pause):
-                self.run = run
+                self.run = None  # nothing is in flight during the pause
                 why = f": {plain(run.why)}" if run.why else ""
                 of = f"{run.retries + 1} of {self.access.config.place.retries}"
                 show(
