@@ -267,26 +267,36 @@ class Stop(Section):
 
 
 class Method(Section):
-    """What is computed: the algorithm, its operators, and settings of single algorithms.
-
-    focus: the archive t mod K at generation t, all archives at once, or a fixed one: `fixed` is the first task's,
-    `{fixed: TASK}` names it. `children` are made for each archive in focus.
-    """
+    """What is computed: the algorithm, its operators, and settings of single algorithms."""
 
     algorithm: Annotated[str, AfterValidator(_known_algorithm)] = "cycleqd"
+    """The search algorithm: `cycleqd` (archives), or the baselines `nsga2` and `lexicase` (a population)."""
     generations: int = Field(default=1200, ge=0)
+    """Generations of the whole evolution."""
     children: int = Field(default=1, ge=1)
+    """Children of a generation, for each archive in focus."""
     focus: Literal["cyclic", "all", "fixed"] | Annotated[dict[Literal["fixed"], Name], Field(min_length=1)] = "cyclic"
+    """The archives that a generation works on: the next in turn, `all`, or one: the first task's or `{fixed: TASK}`."""
     grid: Grid = Grid()
+    """The grids of the archives."""
     parents: ParentSelection = _default()
+    """Which elites become parents."""
     copies: CopiesRule = _default()
+    """What happens to copies of an elite."""
     crossover: CrossoverOperator = _default()
+    """How the parents' task vectors are combined."""
     mutation: MutationOperator = _default()
+    """How a child's task vector is changed."""
     population: int = Field(default=16, ge=2)
+    """Size of the population of `nsga2` and `lexicase`."""
     lexicase_cases: Literal["scores", "samples"] = "scores"
+    """What `lexicase` filters by: tasks' scores, or single samples."""
     lexicase_epsilon: float = Field(default=0.0, ge=0)
+    """`lexicase` keeps models whose score is within this of the best."""
     final: FinalRule = _default()
+    """Which model is the final one."""
     stop: Stop = Stop()
+    """When to stop early."""
 
     @property
     def operators(self) -> dict[str, Operator]:

@@ -1,6 +1,6 @@
 """Makes the two evolutions that are kept as test data: python -m tests.data.evolutions.make
 
-Both have the configuration beside this file, but for their names, with a plug-in task and a plug-in operator. `complete`
+Both have the configuration beside this file, but for their names, a plug-in task and a plug-in operator. `complete`
 is finalised and has a report; `interrupted` was left in the middle of its second generation: its child is made, and
 scored on one task of two.
 Evolutions of a format are kept for ever: made anew only while the format is not released.
