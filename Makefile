@@ -6,7 +6,7 @@ export CYCLEQD_BENCHMARKS
 # torch spins its threads while it waits; two of them on two busy cores are many times slower than one.
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: help demo study test test-containers lint format golden os-root images clean
+.PHONY: help demo study test test-fast test-containers lint format golden docs os-root images clean
 
 help: ## what there is to make
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 20
@@ -34,6 +34,14 @@ study: .venv/.demo ## methods x seeds on the tiny suite at equal evaluations: do
 test: .venv/.dev ## the whole test suite
 	$(BIN)/pytest
 
+# Pure functions and small models, without S3, MLflow, MariaDB or a sandbox: a test of those belongs to `make test`.
+QUICK := tests/search tests/weights tests/pipelines tests/scripts tests/report/test_statistics.py \
+    tests/report/test_pictures.py tests/cli/test_cli.py tests/cli/test_init.py tests/run/test_decisions.py \
+    tests/evaluation/test_evaluator.py tests/evaluation/test_plugins.py tests/evaluation/test_splits.py \
+    tests/test_readme.py
+test-fast: .venv/.dev ## the quick tests, for the loop while working
+	$(BIN)/pytest $(QUICK)
+
 test-containers: .venv/.dev ## build the images, test them and run an evolution with a container a task
 	docker/test
 
@@ -43,7 +51,7 @@ images: ## the three container images
 lint: .venv/.dev ## style, types and import rules
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
-	$(BIN)/mypy -p cycleqd
+	$(BIN)/mypy
 	$(BIN)/lint-imports
 
 format: .venv/.dev ## rewrite the code in its style
@@ -52,6 +60,9 @@ format: .venv/.dev ## rewrite the code in its style
 
 golden: .venv/.dev ## regenerate the compiled pipelines that tests compare with
 	CYCLEQD_REGENERATE=1 $(BIN)/pytest tests/pipelines/test_compiled.py
+
+docs: .venv/.demo ## rewrite docs/configuration.md from the settings' descriptions
+	$(BIN)/python -m scripts.configuration >docs/configuration.md
 
 os-root: .venv/.demo ## the root file system of the OS benchmark, once
 	scripts/system-packages debootstrap

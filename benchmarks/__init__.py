@@ -1,0 +1,1 @@
+"""Programs that measure speed and compare methods; they print ratios within one run."""

@@ -125,7 +125,7 @@ def measure_engines(models: Path, names: Sequence[str], items: int, workers: int
     with tempfile.TemporaryDirectory() as data:
         make_tasks.main(Path(data), items, 0)
         for name in names:
-            engine = engines.create(name, engines.Settings(device="auto", threads=threads))  # type: ignore[arg-type]
+            engine = engines.create(name, engines.EngineSettings(device="auto", threads=threads))  # type: ignore[arg-type]
             try:
                 report(engine, folders, Path(data), workers)
             finally:

@@ -28,7 +28,7 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
-from cycleqd.evaluation.engines import Settings, create
+from cycleqd.evaluation.engines import EngineSettings, create
 from cycleqd.evaluation.engines.engine import Engine, Sampling
 from cycleqd.evaluation.evaluator import evaluate
 from cycleqd.evaluation.splits import choose
@@ -67,7 +67,8 @@ class Replayed(Episode):
 
     def __init__(self, task: Remembering, sample: Sample, messages: Sequence[Message]) -> None:
         super().__init__(sample, messages)
-        self.task, self.inner = task, None
+        self.task = task
+        self.inner: Episode | None = None
 
     def next(self, reply: str) -> None:
         """Have the reply run by the wrapped task, unless its verdict is remembered. ValueError where it asks on."""
@@ -165,7 +166,7 @@ def bench(config: Config, verdicts: Path) -> Iterator[Bench]:
             (scratch / name).mkdir()
             tasks[name] = Remembering(stack.enter_context(inner))
             tasks[name].recall(verdicts / name)
-        engine = create("transformers", Settings(dtype="float32", threads=1, device="cpu"))
+        engine = create("transformers", EngineSettings(dtype="float32", threads=1, device="cpu"))
         stack.callback(engine.close)
         yield Bench(config, engine, tasks)
 

@@ -37,3 +37,13 @@ class EvaluationError(CycleQDError):
     """A model could not be scored (out of memory, a dead engine). Never turned into a score."""
 
     exit_code = 6
+
+
+REFUSALS = frozenset(kind.exit_code for kind in (InvalidInputError, IntegrityError, ConflictError, EvaluationError))
+"""Exit codes of what would only be said again: repeating the same work cannot help."""
+
+
+def named(kind: str) -> type[CycleQDError] | None:
+    """The class of that name, as logs and records tell it; None when it is none of these."""
+    found = globals().get(kind)
+    return found if isinstance(found, type) and issubclass(found, CycleQDError) else None

@@ -12,9 +12,10 @@ from cycleqd.evaluation.task import Episode, Message, Sample, SingleTurn
 
 
 def code_answer(sample: Sample, right: bool = True) -> str:
-    """A reply with the reference solution, or with a function that returns None."""
+    """A reply with the reference solution, or a function that returns None, in one of the forms that models use."""
     name, solution = sample.record["entry_point"], sample.record["canonical_solution"]
-    return f"```python\n{solution if right else f'def {name}(*given): return None'}\n```"
+    code = solution if right else f"def {name}(*given):\n    return None"
+    return f"<think>It's short.</think>\nHere it is:\n```py\n{code}\n\nprint({name})\n```"
 
 
 def db_answer(sample: Sample, right: bool = True) -> str:

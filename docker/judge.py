@@ -10,11 +10,11 @@ from pathlib import Path
 
 from answers import code_answer, db_answer, os_answer
 
-from components.evaluate.stage import refuse_unready
 from cycleqd.errors import CycleQDError
 from cycleqd.evaluation.benchmarks.code.task import CodeTask
 from cycleqd.evaluation.benchmarks.db.task import DbTask
 from cycleqd.evaluation.benchmarks.os.task import OsTask
+from cycleqd.evaluation.scoring import refuse_unready
 from cycleqd.evaluation.task import Episode, Task, Workspace
 
 FILES = {"code": "code_small.jsonl", "db": "db_small.jsonl", "os": "os_small.json"}

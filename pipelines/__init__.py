@@ -1,0 +1,1 @@
+"""The DAGs: seeding, a generation, finalising; and where their tasks are placed."""

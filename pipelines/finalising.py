@@ -20,7 +20,7 @@ def finalising(config: Config) -> BaseComponent:
 
     The models are scored on the held-out split of all tasks (report_only ones too) and on the search split of the
     search tasks, where most results stand already. Where the final model is the better of two, the search split comes
-    first and decides. `place.parallelism` tasks run at a time.
+    first and decides.
     """
     where = config.place
     compared = [*seeded_models(config), *(model for model in config.combined if model != config.chosen)]
@@ -28,7 +28,7 @@ def finalising(config: Config) -> BaseComponent:
     held_out = [("test", tasks) for tasks in groups(config, config.tasks)]
 
     @dsl.pipeline(name="cycleqd-finalising", description="Build the final model, score it against its rivals")
-    def pipeline(evolution: str, place: str, models: list = compared) -> None:
+    def pipeline(evolution: str, place: str, models: list[str] = compared) -> None:
         built = assign(aggregate(evolution=evolution, place=place), "aggregate", where)
         scored = partial(_score, where, evolution, place)
         if config.chosen is None:
@@ -50,10 +50,9 @@ def _score(
     parts: Sequence[tuple[str, str]],
     after: dsl.PipelineTask,
 ) -> list[dsl.PipelineTask]:
-    """Score models on (split, JSON list of tasks) after a task, `place.parallelism` at a time."""
+    """Score models on (split, JSON list of tasks) after a task."""
     scores: list[dsl.PipelineTask] = []
-    for number, (split, tasks) in enumerate(parts):
-        before = scores[number - where.parallelism] if number >= where.parallelism else after
+    for split, tasks in parts:
         score = evaluate_models(evolution=evolution, models=models, tasks=tasks, split=split, place=place)
-        scores.append(assign(score, "evaluate", where).after(before))
+        scores.append(assign(score, "evaluate", where).after(after))
     return scores

@@ -41,14 +41,17 @@ def _one(config: Config) -> BaseComponent:
     where = config.place
     parts = groups(config, config.search_tasks)
     together = where.group == "generation"
+    limit = None if where.runner == "kubeflow" else where.parallelism
 
     # Traps of KFP: inside the loop only the loop item and pipeline parameters are used (kfp.local puts the item in the
     # place of anything else); the evaluations are written out here instead of by a loop in the pipeline; and what comes
-    # after a loop can wait for it only by collecting an output, so the tasks in it return their item.
+    # after a loop can wait for it only by collecting an output, so the tasks in it return their item. On a cluster the
+    # loop has no limit: Argo counts the iterations that a retry sets to Running against it, and starts none when that
+    # many had failed.
     @dsl.pipeline(name="cycleqd-generation", description="Select parents, merge, mutate, evaluate, update archives")
     def pipeline(evolution: str, generation: int, place: str, offset: int = 0) -> None:
         selection = select_parents(evolution=evolution, generation=generation, offset=offset, place=place)
-        with dsl.ParallelFor(assign(selection, "select_parents", where).output, parallelism=where.parallelism) as item:
+        with dsl.ParallelFor(assign(selection, "select_parents", where).output, parallelism=limit) as item:
             last = made = assign(merge(evolution=evolution, item=item, place=place), "merge", where)
             if not where.fused:
                 last = made = assign(mutate(evolution=evolution, item=item, place=place), "mutate", where).after(made)

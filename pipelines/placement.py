@@ -1,4 +1,4 @@
-"""Where a task runs: image, resources, retries, time-outs, credentials. Changes no result."""
+"""Where a task runs: image, resources, time-outs, credentials. Changes no result."""
 
 from __future__ import annotations
 
@@ -13,25 +13,20 @@ OPTIONAL_SETTINGS = ("AWS_REGION", "AWS_CA_BUNDLE")
 FIELDS = {"KFP_RUN_ID": "metadata.labels['pipeline/runid']", "KFP_POD_NAME": "metadata.name"}
 SCRATCH = "/scratch"
 LABEL = "cycleqd/image"
-BACKOFF = "30s"
-# Argo lets no attempt begin or go on when this has passed since the first one began, KFP's own value being an hour.
-# Attempts are bounded by their number and time-out; waiting for a free GPU counts here, too.
-RETRYING = "30 days"
 
 
 def assign(task: dsl.PipelineTask, stage: str, place: Place) -> dsl.PipelineTask:
     """Give a task the image of its stage and all that the place says about it.
 
     The records in S3 are the cache, so KFP's own is off. Every task has a time-out: a pod whose image cannot be pulled
-    would wait for ever.
+    would wait for ever. A task has one attempt: the controller of stock Kubeflow repeats no failure, whatever a task's
+    retries, it only waits in between. Drivers repeat runs (see decisions).
     """
     task.set_container_image(place.image(stage))
     task.set_caching_options(False)
     kubernetes.set_timeout(task, place.resources(stage).timeout or place.timeout)
     if place.runner == "kubeflow":
-        # Left out elsewhere: kfp.local would put these values over the machine's own, and it would repeat a wrong
-        # configuration after half a minute. On a cluster pods are lost to preemption and moving nodes.
-        task.set_retry(place.retries, BACKOFF, backoff_factor=2.0, backoff_max_duration=RETRYING)
+        # left out elsewhere: kfp.local would put these values over the machine's own
         _ask_for(task, place.resources(stage))
         _tell(task, stage, place)
         kubernetes.add_pod_label(task, LABEL, image_of(stage))  # what network policies select

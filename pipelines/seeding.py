@@ -20,10 +20,7 @@ def groups(config: Config, names: Iterable[str]) -> list[str]:
 
 
 def seeding(config: Config) -> BaseComponent:
-    """The seeding pipeline of a configuration. Parameters: evolution, config (JSON), place (JSON).
-
-    `place.parallelism` models are scored at a time: each waits for the one that many places before it.
-    """
+    """The seeding pipeline of a configuration. Parameters: evolution, config (JSON), place (JSON)."""
     where = config.place
     models = seeded_models(config)
     batches = [models] if where.group == "generation" else [[model] for model in models]
@@ -32,14 +29,12 @@ def seeding(config: Config) -> BaseComponent:
     @dsl.pipeline(name="cycleqd-seeding", description="Stage the inputs, score base and experts, fill the archives")
     def pipeline(evolution: str, config: str, place: str) -> None:
         first = assign(seed(config=config, place=place), "seed", where)
-        scores: list[list[dsl.PipelineTask]] = []
-        for number, batch in enumerate(batches):
-            before = scores[number - where.parallelism] if number >= where.parallelism else [first]
-            scores.append([])
+        scores: list[dsl.PipelineTask] = []
+        for batch in batches:
             for tasks in parts:
                 score = evaluate_models(evolution=evolution, models=batch, tasks=tasks, split="search", place=place)
-                scores[-1].append(assign(score, "evaluate", where).after(*before))
+                scores.append(assign(score, "evaluate", where).after(first))
         last = update_archives(evolution=evolution, children=[], place=place)
-        assign(last, "update_archives", where).after(*(score for model in scores for score in model))
+        assign(last, "update_archives", where).after(*scores)
 
     return pipeline

@@ -1,20 +1,27 @@
-"""The README's examples: the plug-in is the file it says it is and works; the configuration is valid; names exist."""
+"""The pages' examples: commands, options, targets and files exist; the README's plug-in and first evolution work."""
 
 from __future__ import annotations
 
 import re
+import shlex
 from collections.abc import Sequence
 from pathlib import Path
 
-import yaml
+import pytest
+import typer.main
+from typer.testing import CliRunner
 
+from cycleqd.cli import app
 from cycleqd.evaluation.engines.engine import Completion, Progress, Sampling
 from cycleqd.evaluation.evaluator import evaluate
 from cycleqd.evaluation.task import Message, Workspace, load_task
-from cycleqd.search.config import parse
+from cycleqd.search.config import load
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
+CONTRIBUTING = (ROOT / "CONTRIBUTING.md").read_text()
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
+COMMANDS = typer.main.get_command(app).commands  # type: ignore[attr-defined]
 
 
 def block(language: str) -> str:
@@ -55,14 +62,41 @@ def test_the_worked_example_is_the_file_and_scores(tmp_path: Path) -> None:
     assert [record.outcome for record in found.records] == ["wrong", "passed", "passed", "wrong"]
 
 
-def test_the_configuration_is_valid() -> None:
-    assert parse(yaml.safe_load(block("yaml")), "README").search_tasks == ("code", "os")
+def test_the_first_evolution_is_a_valid_configuration(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (command,) = re.findall(r"^cycleqd (init (?:.*\\\n)*.*)$", README, re.MULTILINE)
+    monkeypatch.chdir(tmp_path)
+    result = CliRunner().invoke(app, shlex.split(command.replace("\\\n", " "), comments=True))
+    assert result.exit_code == 0, result.stderr
+    assert load(tmp_path / "cycleqd.yaml").search_tasks == ("code", "os")
 
 
-def test_named_files_and_folders_exist() -> None:
-    links = re.findall(r"\]\((?!http)([^)#]+)\)", README)
-    missing = [link for link in links if not (ROOT / link).exists()]
-    assert not missing
-    tree = README.rpartition("```\ncycleqd/")[2]
-    folders = re.findall(r"^([a-z_]+)/", "cycleqd/" + tree, re.MULTILINE)
-    assert folders and all((ROOT / folder).is_dir() for folder in folders)
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_commands_exist_and_take_these_options(page: Path) -> None:
+    text = page.read_text().replace("\\\n", " ")
+    blocks = re.findall(r"```(?:sh)?\n(.*?)```", text, re.DOTALL)
+    lines = [line for block in blocks for line in block.splitlines()] + re.findall(r"`(cycleqd [^`]*)`", text)
+    for command, rest in re.findall(r"\bcycleqd ([a-z]+)\b([^;#|\n]*)", "\n".join(lines)):
+        options = {option for parameter in COMMANDS[command].params for option in parameter.opts}
+        assert set(re.findall(r"(?<!\S)--?[a-z-]+", rest)) <= options, (command, rest)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_links_paths_and_targets_exist(page: Path) -> None:
+    text = page.read_text()
+    paths = re.findall(
+        r"`((?:benchmarks|cycleqd|components|docker|examples|manifests|tests)/[\w/-]+(?:\.[a-z]+|/))[`:]", text
+    )
+    assert not [path for path in paths if not (ROOT / path).exists()]
+    links = re.findall(r"\]\((?!http)([^)#]+)(?:#[^)]*)?\)", text)
+    assert not [link for link in links if not (page.parent / link).exists()]
+    targets = re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE)
+    assert not set(re.findall(r"`make ([a-z-]+)", text)) - set(targets)
+
+
+def test_the_map_names_every_folder() -> None:
+    rows = re.findall(r"^\| (`[a-z_/]+/`(?:, `[a-z_/]+/`)*) \|", CONTRIBUTING, re.MULTILINE)
+    named = set(re.findall(r"`([a-z_/]+)/`", " ".join(rows)))
+    assert not [folder for folder in named if not (ROOT / folder).is_dir()]
+    rooms = [path.parent.relative_to(ROOT) for path in ROOT.glob("c*/*/__init__.py")]
+    rooms += [path.parent.relative_to(ROOT) for path in ROOT.glob("cycleqd/evaluation/benchmarks/*/__init__.py")]
+    assert not {str(room) for room in rooms} - named

@@ -14,7 +14,7 @@ def aggregate(evolution: str, place: str) -> None:
 
 
 @dsl.component(base_image=Place().image("choose_final"), install_kfp_package=False)
-def choose_final(evolution: str, place: str) -> list:
+def choose_final(evolution: str, place: str) -> list[str]:
     """Make the better of the aggregate and the best single model the final one; the models to score beside it."""
     from components.aggregate.stage import choose
 

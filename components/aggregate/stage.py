@@ -18,6 +18,7 @@ from cycleqd.search.records import JSON, ModelRef
 from cycleqd.search.state import State
 from cycleqd.storage import layout
 from cycleqd.storage.evolution import current, load_config, manifest_json, model_ref, parse_place, size_in_bytes
+from cycleqd.storage.failures import recorded
 from cycleqd.storage.models import opened, sink
 from cycleqd.storage.objects import Store
 from cycleqd.storage.results import Clock, once
@@ -40,13 +41,14 @@ def run(evolution: str, place: str) -> None:
     """
     settings, where = Settings.from_environment(), parse_place(place)
     store = Store.connect(settings, evolution)
-    config = load_config(store)
-    claimed, state = claim(store, config)
-    recipes = {model: recipe(store, config, state, model) for model in config.combined if model != config.chosen}
-    for model in recipes:
-        build(store, config, where, model, recipes[model])
-    give_up_leftovers(store, claimed)
-    logbook.log_final(settings, store, config, list(recipes))
+    with recorded(store, "aggregate"):
+        config = load_config(store)
+        claimed, state = claim(store, config)
+        recipes = {model: recipe(store, config, state, model) for model in config.combined if model != config.chosen}
+        for model in recipes:
+            build(store, config, where, model, recipes[model])
+        give_up_leftovers(store, claimed)
+        logbook.log_final(settings, store, config, list(recipes))
 
 
 def choose(evolution: str, place: str) -> list[str]:
@@ -57,15 +59,16 @@ def choose(evolution: str, place: str) -> list[str]:
     """
     settings, where = Settings.from_environment(), parse_place(place)
     store = Store.connect(settings, evolution)
-    config = load_config(store)
-    head, state = current(store)
-    if store.get_json(layout.FINAL_PLAN)["sha256"] != head.sha256:
-        raise ConflictError(f"HEAD of {store.url('')} has moved since the aggregate was built; finalise again")
-    aggregated = scored_models(store, config, ["aggregated"])[0][0]
-    chosen = states.final_recipe(config, state, aggregated.scores)
-    build(store, config, where, "final", chosen)
-    logbook.log_final(settings, store, config, ["final"])
-    return compared(config, state, [ref.id for ref, _ in chosen])
+    with recorded(store, "choose final"):
+        config = load_config(store)
+        head, state = current(store)
+        if store.get_json(layout.FINAL_PLAN)["sha256"] != head.sha256:
+            raise ConflictError(f"HEAD of {store.url('')} has moved since the aggregate was built; finalise again")
+        aggregated = scored_models(store, config, ["aggregated"])[0][0]
+        chosen = states.final_recipe(config, state, aggregated.scores)
+        build(store, config, where, "final", chosen)
+        logbook.log_final(settings, store, config, ["final"])
+        return compared(config, state, [ref.id for ref, _ in chosen])
 
 
 def compared(config: Config, state: State, parts: Sequence[str] | None) -> list[str]:
@@ -92,7 +95,7 @@ def claim(store: Store, config: Config) -> tuple[JSON, State]:
             models |= {ref.id for ref, _ in states.final_recipe(config, state)}
         else:
             models.add(states.best_living(config, state).model.id)
-        claimed = {"snapshot": head.snapshot, "sha256": head.sha256, "models": sorted(models)}
+        claimed = {**head.to_json(), "models": sorted(models)}
         if store.find_json(layout.FINAL_PLAN) != claimed:
             store.put_json(layout.FINAL_PLAN, claimed)
         if current(store)[0] == head:

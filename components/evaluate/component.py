@@ -16,7 +16,7 @@ def evaluate_child(evolution: str, item: str, tasks: str, split: str, place: str
 
 
 @dsl.component(base_image=Place().image("evaluate"), install_kfp_package=False)
-def evaluate_models(evolution: str, models: list, tasks: str, split: str, place: str) -> None:
+def evaluate_models(evolution: str, models: list[str], tasks: str, split: str, place: str) -> None:
     """Score several models on a group of tasks, in one process with one engine."""
     from components import items
     from components.evaluate.stage import run

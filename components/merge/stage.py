@@ -13,6 +13,7 @@ from cycleqd.search.operators import Drawn
 from cycleqd.search.records import JSON, Child
 from cycleqd.storage import layout
 from cycleqd.storage.evolution import load_config, manifest_json, parse_place, planned_child, size_in_bytes
+from cycleqd.storage.failures import recorded
 from cycleqd.storage.models import device, opened, sink
 from cycleqd.storage.objects import Store
 from cycleqd.storage.results import Clock, once
@@ -27,9 +28,10 @@ def run(evolution: str, item: str, place: str) -> None:
     """Make the child that a loop item names. Free when it has been made."""
     settings, where = Settings.from_environment(), parse_place(place)
     store = Store.connect(settings, evolution)
-    child = planned_child(store, item)
-    make(store, load_config(store), child, where)
-    logbook.log_making(settings, store, child.id, ["merge"])
+    with recorded(store, "merge", item):
+        child = planned_child(store, item)
+        make(store, load_config(store), child, where)
+        logbook.log_making(settings, store, child.id, ["merge"])
 
 
 def make(store: Store, config: Config, child: Child, place: Place) -> None:

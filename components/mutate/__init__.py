@@ -1,0 +1,1 @@
+"""A merged child's task vector mutated, where that is a task of its own."""

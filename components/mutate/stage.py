@@ -20,6 +20,7 @@ from cycleqd.storage.evolution import (
     planned_child,
     size_in_bytes,
 )
+from cycleqd.storage.failures import recorded
 from cycleqd.storage.models import device, opened, sink, source
 from cycleqd.storage.objects import Store
 from cycleqd.storage.results import Clock, need_result, once
@@ -34,10 +35,11 @@ def run(evolution: str, item: str, place: str) -> None:
     """Mutate the child that a loop item names. Free when that has been done, or when merge did it (`fused`)."""
     settings, where = Settings.from_environment(), parse_place(place)
     store = Store.connect(settings, evolution)
-    child = planned_child(store, item)
-    if not where.fused:
-        make(store, load_config(store), child, where)
-        logbook.log_making(settings, store, child.id, ["merge", "mutate"])
+    with recorded(store, "mutate", item):
+        child = planned_child(store, item)
+        if not where.fused:
+            make(store, load_config(store), child, where)
+            logbook.log_making(settings, store, child.id, ["merge", "mutate"])
 
 
 def make(store: Store, config: Config, child: Child, place: Place) -> None:

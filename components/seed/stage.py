@@ -10,12 +10,13 @@ import json
 import tempfile
 from pathlib import Path
 
-from cycleqd.errors import ConflictError
 from cycleqd.search import config as configuration
 from cycleqd.search.config import Config
 from cycleqd.search.records import JSON
 from cycleqd.storage import layout
 from cycleqd.storage.evolution import manifest_json
+from cycleqd.storage.failures import recorded
+from cycleqd.storage.frozen import adopt, frozen_bytes
 from cycleqd.storage.objects import Store
 from cycleqd.storage.results import Clock, once
 from cycleqd.storage.settings import Settings
@@ -34,40 +35,26 @@ def run(config: str, place: str) -> None:
     settings = Settings.from_environment()
     tree = {**json.loads(config), "place": json.loads(place)}
     store = Store.connect(settings, tree["name"])
-    with tempfile.TemporaryDirectory(prefix="cycleqd-operators-") as folder:
-        wanted = configuration.parse(fetch_operators(store.client, tree, Path(folder)), "config")
-        refuse_other_config(store, wanted)
-        inputs = {"config": hashlib.sha256(config_bytes(wanted)).hexdigest()}
-        once(store, layout.SEED, "seed", METHOD_VERSION, inputs, lambda clock: copy_all(store, wanted, inputs, clock))
-    logbook.log_seed(settings, store, wanted)
+    with recorded(store, "seed"), tempfile.TemporaryDirectory(prefix="cycleqd-operators-") as folder:
+        wanted = adopt(store, configuration.parse(fetch_operators(store.client, tree, Path(folder)), "config"))
+        frozen = store.find(layout.CONFIG) or frozen_bytes(wanted)
+        inputs = {"config": hashlib.sha256(frozen).hexdigest()}
+
+        def compute(clock: Clock) -> JSON:
+            return copy_all(store, wanted, frozen, inputs, clock)
+
+        once(store, layout.SEED, "seed", METHOD_VERSION, inputs, compute)
+        logbook.log_seed(settings, store, wanted)
 
 
-def config_bytes(config: Config) -> bytes:
-    """The frozen configuration as it is stored. The order of tasks and experts is kept: it decides whose turn it is."""
-    return json.dumps(config.frozen(), indent=1, ensure_ascii=False).encode()
-
-
-def refuse_other_config(store: Store, config: Config) -> None:
-    """Raise ConflictError when the evolution was started with another configuration, naming the keys that differ."""
-    found = store.find(layout.CONFIG)
-    if found is not None and found != config_bytes(config):
-        mine, theirs = _flat(config.frozen()), _flat(store.get_json(layout.CONFIG))
-        differing = sorted(key for key in mine | theirs if mine.get(key) != theirs.get(key)) or [
-            "the order of its keys"
-        ]
-        raise ConflictError(
-            f"evolution {store.url('')} was started with another configuration (different: {', '.join(differing)});"
-            " restore these, or give the evolution another name"
-        )
-
-
-def copy_all(store: Store, config: Config, inputs: JSON, clock: Clock) -> JSON:
+def copy_all(store: Store, config: Config, frozen: bytes, inputs: JSON, clock: Clock) -> JSON:
     """Check everything, then copy it. A copy that a killed run finished is not made again."""
     with clock.part("check"):
         checkpoints = open_inputs(store.client, config)
         found = {name: find_task(store.client, name, task) for name, task in config.tasks.items()}
-    if not store.create(layout.CONFIG, config_bytes(config)):
-        refuse_other_config(store, config)
+    copy_operators(store, config)
+    if not store.create(layout.CONFIG, frozen):
+        adopt(store, config)
     models: dict[str, JSON] = {}
     with clock.part("models"):
         for model in checkpoints:
@@ -78,8 +65,4 @@ def copy_all(store: Store, config: Config, inputs: JSON, clock: Clock) -> JSON:
             models[model] = once(store, layout.stage(model, "make"), "seed", METHOD_VERSION, inputs, make)["checkpoint"]
     with clock.part("tasks"):
         tasks = {name: copy_task(store, name, staged) for name, staged in found.items()}
-    return {"models": models, "tasks": tasks, "operators": copy_operators(store, config)}
-
-
-def _flat(tree: JSON) -> dict[str, object]:
-    return {key.lstrip("."): repr(value) for key, value in logbook.flat(tree, "").items()}
+    return {"models": models, "tasks": tasks}

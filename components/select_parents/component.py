@@ -6,7 +6,7 @@ from cycleqd.search.config import Place
 
 
 @dsl.component(base_image=Place().image("select_parents"), install_kfp_package=False)
-def select_parents(evolution: str, generation: int, offset: int, place: str) -> list:
+def select_parents(evolution: str, generation: int, offset: int, place: str) -> list[str]:
     """Choose the parents of a generation's children; one loop item a child."""
     from components import items
     from components.select_parents.stage import run

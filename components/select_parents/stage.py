@@ -13,6 +13,7 @@ from cycleqd.search import state as states
 from cycleqd.search.records import Plan
 from cycleqd.storage import layout
 from cycleqd.storage.evolution import current, find_plan, load_config, need_head, need_plan
+from cycleqd.storage.failures import recorded
 from cycleqd.storage.objects import Store
 from cycleqd.storage.results import sealed
 from cycleqd.storage.settings import Settings
@@ -26,8 +27,9 @@ def run(evolution: str, generation: int, place: str) -> str:
     """
     settings = Settings.from_environment()
     store = Store.connect(settings, evolution)
-    plan = claim(store, need_head(store).snapshot if generation < 0 else generation)
-    logbook.open_generation(settings, store, plan)
+    with recorded(store, "select-parents", str(generation)):
+        plan = claim(store, need_head(store).snapshot if generation < 0 else generation)
+        logbook.open_generation(settings, store, plan)
     return json.dumps([{"generation": plan.generation, "child": child.id} for child in plan.children])
 
 

@@ -6,17 +6,30 @@ once one moves HEAD and the other finds it moved, which is no error when both ma
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
+from dataclasses import replace
 
 from cycleqd.errors import ConflictError, IntegrityError
 from cycleqd.search import state as states
 from cycleqd.search.algorithms import algorithm
 from cycleqd.search.config import Config
-from cycleqd.search.records import JSON, Scored, canonical
+from cycleqd.search.records import JSON, Scored
 from cycleqd.search.state import State
 from cycleqd.storage import layout
 from cycleqd.storage.cleaning import clean
-from cycleqd.storage.evolution import Head, current, find_head, load_config, load_state, need_plan, parse_place
+from cycleqd.storage.evolution import (
+    Head,
+    current,
+    find_head,
+    load_config,
+    load_state,
+    need_plan,
+    need_plan_record,
+    parse_place,
+)
+from cycleqd.storage.failures import recorded
+from cycleqd.storage.formats import encode
 from cycleqd.storage.objects import Store
 from cycleqd.storage.results import Clock, once
 from cycleqd.storage.scores import scored_models
@@ -31,12 +44,15 @@ def run(evolution: str, generation: int, place: str) -> None:
     """Make snapshot `generation` + 1 and HEAD name it; then log and clean up, also when that was done before."""
     settings, where = Settings.from_environment(), parse_place(place)
     store = Store.connect(settings, evolution)
-    config = load_config(store)
-    models = seeded_models(config) if generation < 0 else [c.id for c in need_plan(store, generation).children]
-    state = make(store, config, generation, models)
-    move_head(store, Head(generation + 1, state.digest))
-    logbook.log_update(settings, store, generation, models, state)
-    clean(store, config, where.pins)
+    with recorded(store, "update-archives", str(generation)):
+        config = load_config(store)
+        models = seeded_models(config) if generation < 0 else [c.id for c in need_plan(store, generation).children]
+        head = find_head(store)
+        passed = head is not None and head.snapshot > generation  # whatever its models' scores are by now
+        state = load_state(store, generation + 1) if passed else make(store, config, generation, models)
+        move_head(store, Head(generation + 1, state.digest))
+        logbook.log_update(settings, store, generation, models, state)
+        clean(store, config, where.pins)
 
 
 def seeded_models(config: Config) -> list[str]:
@@ -45,13 +61,17 @@ def seeded_models(config: Config) -> list[str]:
 
 
 def make(store: Store, config: Config, generation: int, models: Sequence[str]) -> State:
-    """The next state, its snapshot and record written."""
+    """The next state, its snapshot and record written. Raises ConflictError while the models are scored anew."""
+    if store.exists(layout.RESCORING):
+        raise ConflictError(
+            f"the models of {store.url('')} are being scored anew; wait for `cycleqd rescore`, or run it again"
+        )
     scored, evaluations = scored_models(store, config, models, verdicts=algorithm(config).needs_verdicts)
-    plan = None if generation < 0 else need_plan(store, generation)
+    plan = None if generation < 0 else need_plan_record(store, generation)
     inputs = {
         "generation": generation,
-        "snapshot": None if plan is None else plan.snapshot,
-        "plan": None if plan is None else plan.to_json(),
+        "snapshot": None if plan is None else plan.body["snapshot"],
+        "plan": None if plan is None else plan.sha256,
         "evaluations": evaluations,
     }
     done: list[State] = []
@@ -59,19 +79,28 @@ def make(store: Store, config: Config, generation: int, models: Sequence[str]) -
     def compute(clock: Clock) -> JSON:
         with clock.part("update"):
             state = following(store, config, generation, scored)
-        data = canonical(state.to_json())
-        key = layout.snapshot(generation + 1)
-        if not store.create(key, data) and store.get(key) != data:
-            raise IntegrityError(
-                f"{store.url(key)} exists and is not what the scores of generation {generation} give; it was altered or"
-                " made by another version: delete it to make it again"
-            )
-        done.append(state)
-        entered = {model: list(states.homes(state, model)) for model in models}
-        return {"snapshot": generation + 1, "sha256": state.digest, "entered": entered}
+        done.append(write_snapshot(store, state, 0))
+        return outputs(done[0], 0, models)
 
     once(store, layout.update(generation), "update_archives", METHOD_VERSION, inputs, compute)
     return done[0] if done else load_state(store, generation + 1)
+
+
+def write_snapshot(store: Store, state: State, edition: int) -> State:
+    """Store a state, once; the state with the digest of its bytes. Raises IntegrityError when another one is there."""
+    data, key = encode(state.to_json()), layout.snapshot(state.generation, edition)
+    if not store.create(key, data) and store.get(key) != data:
+        raise IntegrityError(
+            f"{store.url(key)} exists and is not what the models' scores give; it was altered or made by another"
+            " version: delete it to make it again"
+        )
+    return replace(state, digest=hashlib.sha256(data).hexdigest())
+
+
+def outputs(state: State, edition: int, models: Sequence[str]) -> JSON:
+    """What a record says of the snapshot that was made: which it is, its digest, the archives that each model is in."""
+    entered = {model: list(states.homes(state, model)) for model in models}
+    return {"snapshot": state.generation, "edition": edition, "sha256": state.digest, "entered": entered}
 
 
 def following(store: Store, config: Config, generation: int, scored: Sequence[Scored]) -> State:
@@ -89,17 +118,19 @@ def following(store: Store, config: Config, generation: int, scored: Sequence[Sc
 def move_head(store: Store, target: Head) -> None:
     """Make HEAD name `target`, by a conditional write; a HEAD that is there or further already is left alone.
 
-    Raises ConflictError when HEAD names another snapshot of that number, or is not the one before.
+    The one before is the last edition of the snapshot before, or the edition before. Raises ConflictError when HEAD is
+    neither, or names another snapshot of that number and edition.
     """
-    data = canonical(target.to_json())
+    data = encode(target.to_json())
     head = find_head(store)
-    if head is None and target.snapshot == 0:
+    before = (target.snapshot, target.edition - 1)
+    if head is None and target.position == (0, 0):
         store.create(layout.HEAD, data)
-    elif head is not None and head.snapshot == target.snapshot - 1:
+    elif head is not None and (head.position == before or (not target.edition and head.snapshot == before[0] - 1)):
         store.replace(layout.HEAD, data, head.etag)
     head = find_head(store)
-    reached = head is not None and head.snapshot >= target.snapshot
-    if head is None or not reached or (head.snapshot == target.snapshot and head.sha256 != target.sha256):
+    reached = head is not None and head.position >= target.position
+    if head is None or not reached or (head.position == target.position and head.sha256 != target.sha256):
         raise ConflictError(
             f"{store.url(layout.HEAD)} is {head.to_json() if head else 'missing'} and cannot be moved to"
             f" {target.to_json()}; another process changed it: look at `cycleqd status`"

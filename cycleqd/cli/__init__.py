@@ -12,7 +12,8 @@ from typing import Annotated, NoReturn, ParamSpec
 
 import typer
 
-from cycleqd.cli.given import Given
+from cycleqd import __version__
+from cycleqd.cli.source import ConfigSource
 from cycleqd.errors import CycleQDError
 
 INTERRUPTED = 130
@@ -46,8 +47,19 @@ Model = Annotated[str, typer.Argument(help="A model id: base, expert-NAME, g0000
 DEFAULT = Path("cycleqd.yaml")
 
 
+def _print_version(chosen: bool) -> None:
+    if chosen:
+        print(f"cycleqd {__version__}")
+        raise typer.Exit
+
+
 @app.callback()
-def options(debug: Annotated[bool, typer.Option(envvar="CYCLEQD_DEBUG", help="Show tracebacks.")] = False) -> None:
+def options(
+    debug: Annotated[bool, typer.Option(envvar="CYCLEQD_DEBUG", help="Show tracebacks.")] = False,
+    version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and exit.")
+    ] = False,
+) -> None:
     """Options of all commands, before the command's name."""
     if debug:
         os.environ["CYCLEQD_DEBUG"] = "1"
@@ -71,7 +83,7 @@ def command(function: Callable[P, None]) -> Callable[P, None]:
         except KeyboardInterrupt:
             print("cycleqd: interrupted", file=sys.stderr)
             sys.exit(INTERRUPTED)
-        except BrokenPipeError:  # whoever read our output has seen enough
+        except BrokenPipeError:  # the reader of our output has ended
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
     return app.command()(reported)
@@ -82,11 +94,34 @@ def _terminated(number: int, frame: object) -> NoReturn:
 
 
 @command
+def init(
+    base: Annotated[str, typer.Option(help="The base model: a Hugging Face folder or an s3:// prefix.")],
+    expert: Annotated[
+        list[str],
+        typer.Option(metavar="NAME=PATH:TASK", help="An expert and the task it was fine-tuned for; once for each."),
+    ],
+    task: Annotated[
+        list[str],
+        typer.Option(
+            metavar="NAME=DATA[,CLASS]",
+            help="A task and its data; once for each. code, db and os are built in; others need file.py:Class.",
+        ),
+    ],
+    config: Config = DEFAULT,
+    name: Annotated[str | None, typer.Option(help="The evolution's name; default: the file's, without .yaml.")] = None,
+) -> None:
+    """Write a commented starting configuration for your own models and tasks, to a new file."""
+    from cycleqd.cli.init import write
+
+    write(config, name, base, expert, task)
+
+
+@command
 def validate(config: Config = DEFAULT, profile: Profile = None, json: Json = False) -> None:
     """Check a configuration, its models, data and services; estimate the cost. Every problem at once."""
     from cycleqd.cli.validate import show
 
-    show(Given(config, profile), json)
+    show(ConfigSource(config, profile), json)
 
 
 @command
@@ -99,7 +134,7 @@ def run(
     """Run the evolution to its end, from wherever it is. May be stopped and started again at any time."""
     from cycleqd.cli.run import run as start
 
-    start(Given(config, profile, {"runner": runner}), json)
+    start(ConfigSource(config, profile, {"runner": runner}), json)
 
 
 @command
@@ -107,7 +142,7 @@ def status(config: Config = DEFAULT, profile: Profile = None, json: Json = False
     """How far the evolution is, its best models, and what is in flight."""
     from cycleqd.cli.status import show
 
-    show(Given(config, profile), json)
+    show(ConfigSource(config, profile), json)
 
 
 @command
@@ -120,7 +155,7 @@ def archive(
     """The archives' grids in the terminal."""
     from cycleqd.cli.archive import show
 
-    show(Given(config, profile), generation, json)
+    show(ConfigSource(config, profile), generation, json)
 
 
 @command
@@ -135,7 +170,7 @@ def models(
     """A table of all models that were scored."""
     from cycleqd.cli.models import show
 
-    show(Given(config, profile), sort, ascending, limit, json)
+    show(ConfigSource(config, profile), sort, ascending, limit, json)
 
 
 @command
@@ -143,7 +178,7 @@ def lineage(model: Model, config: Config = DEFAULT, profile: Profile = None, jso
     """The family tree of a model, back to the experts."""
     from cycleqd.cli.lineage import show
 
-    show(Given(config, profile), model, json)
+    show(ConfigSource(config, profile), model, json)
 
 
 @command
@@ -157,10 +192,10 @@ def samples(
     limit: Annotated[int, typer.Option(min=0, help="Show so many; 0 is all.")] = 10,
     json: Json = False,
 ) -> None:
-    """What a model was asked, what it said, and how that was judged."""
+    """A model's prompts, replies and verdicts on one task."""
     from cycleqd.cli.samples import show
 
-    show(Given(config, profile), model, task, split, outcome, limit, json)
+    show(ConfigSource(config, profile), model, task, split, outcome, limit, json)
 
 
 @command
@@ -174,7 +209,15 @@ def replay(
     """Rebuild a model, and its collected ancestors, from its lineage; compare the digest with the recorded one."""
     from cycleqd.cli.replay import replay as rebuild
 
-    rebuild(Given(config, profile), model, folder, json)
+    rebuild(ConfigSource(config, profile), model, folder, json)
+
+
+@command
+def rescore(config: Config = DEFAULT, profile: Profile = None, json: Json = False) -> None:
+    """Score base, experts and living children anew where a task's method has another version now."""
+    from cycleqd.cli.rescore import run as start
+
+    start(ConfigSource(config, profile), json)
 
 
 @command
@@ -187,7 +230,7 @@ def audit(
     """Who made a model in what image and from what, back to the experts; every digest verified against S3."""
     from cycleqd.cli.audit import show
 
-    show(Given(config, profile), model, json)
+    show(ConfigSource(config, profile), model, json)
 
 
 @command
@@ -201,7 +244,7 @@ def export(
     """Write a model as a Hugging Face folder."""
     from cycleqd.cli.export import export as write
 
-    write(Given(config, profile), model, folder, json)
+    write(ConfigSource(config, profile), model, folder, json)
 
 
 @command
@@ -214,7 +257,7 @@ def compare(
     """Evolutions side by side."""
     from cycleqd.cli.compare import show
 
-    show(Given(config, profile), evolutions, json)
+    show(ConfigSource(config, profile), evolutions, json)
 
 
 @command
@@ -227,7 +270,7 @@ def report(
     """Write the report: one HTML file and its pictures."""
     from cycleqd.cli.report import write
 
-    write(Given(config, profile), folder, json)
+    write(ConfigSource(config, profile), folder, json)
 
 
 @command
@@ -235,7 +278,7 @@ def ui(config: Config = DEFAULT, profile: Profile = None) -> None:
     """Keep the embedded S3 and MLflow servers up until Ctrl-C, and say where MLflow's pages are."""
     from cycleqd.cli.ui import serve
 
-    serve(Given(config, profile))
+    serve(ConfigSource(config, profile))
 
 
 @command
@@ -248,7 +291,7 @@ def compile(
     """Write the pipelines as KFP YAML, to be uploaded to a cluster."""
     from cycleqd.cli.compile import write
 
-    write(Given(config, profile, {"runner": "kubeflow"}), folder, json)
+    write(ConfigSource(config, profile, {"runner": "kubeflow"}), folder, json)
 
 
 @command
@@ -373,8 +416,8 @@ def cancel(
     end(_on_cluster(config, profile, endpoint, namespace), run, json)
 
 
-def _on_cluster(config: Path, profile: Path | None, endpoint: str | None, namespace: str | None) -> Given:
-    return Given(config, profile, {"runner": "kubeflow", "endpoint": endpoint, "namespace": namespace})
+def _on_cluster(config: Path, profile: Path | None, endpoint: str | None, namespace: str | None) -> ConfigSource:
+    return ConfigSource(config, profile, {"runner": "kubeflow", "endpoint": endpoint, "namespace": namespace})
 
 
 def main() -> None:

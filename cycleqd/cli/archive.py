@@ -8,9 +8,9 @@ from typing import Any
 
 from rich.text import Text
 
-from cycleqd.cli.given import Given
 from cycleqd.cli.output import console, percent, print_json, say
 from cycleqd.cli.session import session
+from cycleqd.cli.source import ConfigSource
 from cycleqd.errors import InvalidInputError
 from cycleqd.search.archive import Archive
 from cycleqd.search.state import State
@@ -20,14 +20,14 @@ Plane = Mapping[tuple[int, int], float]
 _WIDTH = 4
 
 
-def show(given: Given, generation: int | None, as_json: bool) -> None:
+def show(source: ConfigSource, generation: int | None, as_json: bool) -> None:
     """Print the archives of HEAD's snapshot, or of an earlier one. InvalidInputError where there is none."""
-    with session(given) as opened:
+    with session(source) as opened:
         state = opened.state()
         if generation is not None:
             if not 0 <= generation <= state.generation:
                 raise InvalidInputError(f"there is no snapshot {generation}; they are 0 to {state.generation}")
-            state = load_state(opened.store, generation)
+            state = state if generation == state.generation else load_state(opened.store, generation)
     if as_json:
         print_json(to_json(state))
         return

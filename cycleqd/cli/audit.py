@@ -10,10 +10,10 @@ from typing import Any
 
 from rich.text import Text
 
-from cycleqd.cli.given import Given
 from cycleqd.cli.output import console, plain, print_json, say
 from cycleqd.cli.progress import counting
 from cycleqd.cli.session import Session, session
+from cycleqd.cli.source import ConfigSource
 from cycleqd.errors import IntegrityError, InvalidInputError
 from cycleqd.run.audit import Audit, Link, Work, compare_tracking, resolve, trace, verify
 from cycleqd.storage import layout
@@ -21,9 +21,9 @@ from cycleqd.storage.objects import Store
 from cycleqd.tracking.tracker import Tracker
 
 
-def show(given: Given, name: str, as_json: bool) -> None:
+def show(source: ConfigSource, name: str, as_json: bool) -> None:
     """Print the chain and what differs. Exits with IntegrityError's code when something does."""
-    with session(given, tracking=True) as opened:
+    with session(source, tracking=True) as opened:
         tracker = Tracker(opened.settings)
         models = find_models(opened, tracker, name)
         found = trace(opened.store, opened.seeded(), models, opened.config.place.pins)
@@ -41,7 +41,7 @@ def show(given: Given, name: str, as_json: bool) -> None:
 def find_models(opened: Session, tracker: Tracker, name: str) -> list[str]:
     """The models that a model's id, "best", an MLflow run's id or a KFP run's id stands for.
 
-    Raises InvalidInputError for an id that nobody knows.
+    Raises InvalidInputError for an unknown id.
     """
     models = [opened.model(model) for model in resolve(opened.store, tracker, name)]
     if not models:

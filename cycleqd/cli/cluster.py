@@ -3,25 +3,27 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from rich.text import Text
 
-from components.seed.stage import refuse_other_config
-from cycleqd.cli.given import Given
 from cycleqd.cli.output import errors, plain, print_json, say
 from cycleqd.cli.progress import counting
 from cycleqd.cli.run import Display, summarise
+from cycleqd.cli.source import ConfigSource
 from cycleqd.run import checks, preflight
 from cycleqd.run.checks import Findings
-from cycleqd.run.conduct import Conductor
-from cycleqd.run.decisions import FAILED, Action, Cancel, Done, Retry, Run, Standing, Start, Wait
+from cycleqd.run.decisions import FAILED, Action, Cancel, Done, Replace, Retry, Run, Standing, Start, Wait
+from cycleqd.run.driver import Driver, standing
 from cycleqd.run.kubeflow.client import Kubeflow
-from cycleqd.run.kubeflow.runs import Follow, Runs, Steps, standing
+from cycleqd.run.kubeflow.runs import Follow, Runs, Steps
 from cycleqd.run.sources import bring
 from cycleqd.run.steps import Step, find_state
 from cycleqd.search.config import Config
+from cycleqd.storage.frozen import adopt
 from cycleqd.storage.objects import Store
 from cycleqd.storage.settings import Settings
 
@@ -36,31 +38,38 @@ class Access:
     kubeflow: Kubeflow
     store: Store
 
-    def steps(self, follow: Follow = lambda task, event: None) -> Steps:
-        """Its runs, and what starts more of them."""
-        return Steps(self.config, self.kubeflow, self.store, lambda: bring(self.config, self.store, counting), follow)
+    def driver(
+        self,
+        told: Callable[[Action, Standing], None],
+        follow: Follow = lambda task, event: None,
+        warned: Callable[[str], None] = lambda sentence: None,
+    ) -> Driver:
+        """What decides about its runs, and acts."""
+        upload = partial(bring, self.config, self.store, counting)
+        steps = Steps(self.config, self.kubeflow, self.store, upload, follow, warned)
+        return Driver(steps, self.standing, self.config.place.retries, told, warned)
 
     def standing(self) -> Standing:
         """What of the evolution is done, read from S3 now."""
         return standing(self.config, self.store)
 
 
-def reach_runs(given: Given) -> Runs:
+def reach_runs(source: ConfigSource) -> Runs:
     """The runs alone: neither S3 nor Kubernetes are asked."""
-    config = given.load()
+    config = source.load()
     return Runs(config, Kubeflow(config.place))
 
 
-def reach(given: Given) -> Access:
+def reach(source: ConfigSource) -> Access:
     """Check, then connect. Raises UnavailableError when no server answers, else InvalidInputError with all problems."""
-    config = given.load()
+    config = source.load()
     findings = check_placement(config)
     kubeflow, store = Kubeflow(config.place), reach_store(config)
     preflight.check_store(store)
     preflight.check_server(kubeflow, findings)
     preflight.check_objects(config.place, findings)
     preflight.check_tracking(os.environ.get("MLFLOW_TRACKING_URI"), findings)
-    refuse_other_config(store, config)
+    config = adopt(store, config)
     if find_state(store) is None:
         findings.warnings += checks.check_method(config)
         if not _seeds(config, kubeflow):
@@ -95,11 +104,10 @@ def warn(findings: Findings) -> None:
         errors.print(Text(f"warning: {plain(sentence)}"))
 
 
-def submit(given: Given, as_json: bool) -> None:
+def submit(source: ConfigSource, as_json: bool) -> None:
     """Do the one thing that is due."""
-    access = reach(given)
-    conductor = Conductor(access.steps(), access.standing, told=_told_cancelling)
-    action, run = conductor.submit()
+    access = reach(source)
+    action, run = access.driver(_told_cancelling).submit()
     facts = describe(access, action, run)
     if as_json:
         print_json(facts)
@@ -109,7 +117,7 @@ def submit(given: Given, as_json: bool) -> None:
         return
     say(f"{run.name}: {facts['action']} as run {run.id}")
     say(facts["url"])
-    say(f"go on with: cycleqd drive {given.flags}")
+    say(f"go on with: cycleqd drive {source.flags}")
 
 
 def describe(access: Access, action: Action, run: Run | None) -> dict[str, Any]:
@@ -123,17 +131,16 @@ def _told_cancelling(action: Action, where: Standing) -> None:
         errors.print(Text(f"run {action.run.id} is cancelled: an older run of {action.run.name} is in flight"))
 
 
-def drive(given: Given, as_json: bool) -> None:
+def drive(source: ConfigSource, as_json: bool) -> None:
     """Act until all is done. Interrupted, it leaves the run going and says so."""
-    access = reach(given)
-    with Display(access.config, find_state(access.store)) as display:
+    access = reach(source)
+    with Display(access.config, partial(find_state, access.store)) as display:
         watch = Watch(access, display)
-        steps = access.steps(display.task)
         try:
-            Conductor(steps, access.standing, watch.told, display.warns).drive()
+            access.driver(watch.told, display.task, display.warns).drive()
         except (KeyboardInterrupt, SystemExit):
             display.progress.stop()
-            errors.print(Text(watch.left(given)))
+            errors.print(Text(watch.left(source)))
             raise
     state = find_state(access.store)
     if state is None:
@@ -143,44 +150,50 @@ def drive(given: Given, as_json: bool) -> None:
         print_json(summary)
         return
     say(f"done: {summary['generations']} generations, {summary['evaluations']} children evaluated")
-    say(" · ".join(f"cycleqd {look} {given.flags}" for look in ("models", "lineage final", "report")))
+    say(" · ".join(f"cycleqd {look} {source.flags}" for look in ("models", "lineage final", "report")))
 
 
 class Watch:
-    """Tells the terminal what the conductor does."""
+    """Tells the terminal what the driver does."""
 
     def __init__(self, access: Access, display: Display) -> None:
         self.access = access
         self.display = display
-        self.before: Standing | None = None
         self.run: Run | None = None
 
     def told(self, action: Action, where: Standing) -> None:
-        """A line a finished step, the running step beside the bar, a line for what is out of the ordinary."""
-        if self.before is not None and self.before != where and self.before.due is not None:
-            self.display.ended(self.before.due, find_state(self.access.store))
-        self.before, show = where, self.display.progress.console.print
+        """As Display does, and a line for each run and for what is out of the ordinary."""
+        self.display.told(action, where)
+        show = self.display.progress.console.print
         match action:
-            case Start(step):
+            case Start():
                 self.run = None
-                self.display.starts(step, None)
             case Wait(run):
                 if self.run is None or self.run.id != run.id:
                     show(Text(f"{run.name} is run {run.id}"))
                 self.run = run
-                self.display.begins(run.name)
-            case Retry(run):
+            case Retry(run, pause):
                 self.run = run
-                show(Text(f"run {run.name} ({run.id}) had failed: what failed in it runs again"))
+                why = f": {plain(run.why)}" if run.why else ""
+                of = f"{run.retries + 1} of {self.access.config.place.retries}"
+                show(
+                    Text(f"run {run.name} ({run.id}) failed{why}; what failed in it runs again in {pause:.0f} s ({of})")
+                )
+            case Replace(run):
+                show(
+                    Text(
+                        f"run {run.name} ({run.id}) is {run.state} without a pod: it is archived, and a new one begins"
+                    )
+                )
             case Cancel(run):
                 show(Text(f"run {run.id} is cancelled: an older run of {run.name} is in flight"))
 
-    def left(self, given: Given) -> str:
+    def left(self, source: ConfigSource) -> str:
         """What an interrupted drive leaves behind."""
-        again = f"go on with: cycleqd drive {given.flags}"
+        again = f"go on with: cycleqd drive {source.flags}"
         if self.run is None:
-            return f"\nstopped watching; what was started goes on (cycleqd runs {given.flags}); {again}"
+            return f"\nstopped watching; what was started goes on (cycleqd runs {source.flags}); {again}"
         return (
             f"\nstopped watching; run {self.run.name} ({self.run.id}) goes on: {self.access.kubeflow.url(self.run.id)};"
-            f" {again}; end it with: cycleqd cancel {self.run.name} {given.flags}"
+            f" {again}; end it with: cycleqd cancel {self.run.name} {source.flags}"
         )

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
-from cycleqd.cli.given import Given
 from cycleqd.cli.output import percent, print_json, table
 from cycleqd.cli.scores import scores_of
 from cycleqd.cli.session import session
+from cycleqd.cli.source import ConfigSource
 from cycleqd.errors import InvalidInputError
 from cycleqd.run.steps import find_state
 from cycleqd.search import measures
@@ -22,9 +22,9 @@ from cycleqd.storage.objects import Store
 _FRACTIONS = ("best", "best_average", "worst_of_best", "coverage", "diversity", *layout.COMBINED)
 
 
-def show(given: Given, names: list[str], as_json: bool) -> None:
+def show(source: ConfigSource, names: list[str], as_json: bool) -> None:
     """Print a column an evolution, named by its name in the bucket, and a row a fact."""
-    with session(given) as opened:
+    with session(source) as opened:
         found = {name: gather(Store(opened.store.client, opened.store.bucket, name)) for name in names}
     if as_json:
         print_json(found)

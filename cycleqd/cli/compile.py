@@ -4,17 +4,17 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from cycleqd.cli.given import Given
 from cycleqd.cli.output import print_json, say
+from cycleqd.cli.source import ConfigSource
 from pipelines.definitions import Kind
 from pipelines.definitions import write as write_pipeline
 
 _KINDS: tuple[Kind, ...] = ("seeding", "generation", "finalising")
 
 
-def write(given: Given, folder: Path, as_json: bool) -> None:
+def write(source: ConfigSource, folder: Path, as_json: bool) -> None:
     """Compile all three pipelines of a configuration into a folder."""
-    config = given.load()
+    config = source.load()
     folder.mkdir(parents=True, exist_ok=True)
     files = {kind: folder / f"{kind}.yaml" for kind in _KINDS}
     for kind, file in files.items():

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
-from cycleqd.cli.given import Given
 from cycleqd.cli.output import print_json, say, size
 from cycleqd.cli.progress import counting
 from cycleqd.cli.session import session
+from cycleqd.cli.source import ConfigSource
 from cycleqd.errors import InvalidInputError
 from cycleqd.run.replay import stored
 from cycleqd.storage import layout
@@ -17,10 +17,10 @@ from cycleqd.storage.objects import Store
 from cycleqd.weights.manifest import Manifest
 
 
-def export(given: Given, model: str, folder: Path, as_json: bool) -> None:
+def export(source: ConfigSource, model: str, folder: Path, as_json: bool) -> None:
     """Download every file of the model and check it against the recorded sha256."""
     refuse_filled(folder)
-    with session(given) as opened:
+    with session(source) as opened:
         name = opened.model(model)
         recorded = manifest(opened.store, name)
         refuse_collected(opened.store, name)
@@ -48,6 +48,6 @@ def refuse_collected(store: Store, model: str) -> None:
 
 
 def download(store: Store, model: str, recorded: Manifest, folder: Path, advance: Callable[[int], None]) -> None:
-    """Write the checkpoint's files into the folder, each verified; `advance` is told every file's bytes."""
+    """Write the checkpoint's files into the folder, each verified; `advance` is called with every file's bytes."""
     for name, entry in recorded.files.items():
         store.get_file(f"{layout.checkpoint(model)}/{name}", folder / name, entry.sha256, advance)

@@ -8,18 +8,18 @@ from typing import Any
 from rich.text import Text
 from rich.tree import Tree
 
-from cycleqd.cli.given import Given
 from cycleqd.cli.output import console, percent, plain, print_json
 from cycleqd.cli.session import session
+from cycleqd.cli.source import ConfigSource
 from cycleqd.run.family import Family, family
 from cycleqd.search.operators import describe
 from cycleqd.search.records import Scores
 from cycleqd.search.state import average
 
 
-def show(given: Given, model: str, as_json: bool) -> None:
+def show(source: ConfigSource, model: str, as_json: bool) -> None:
     """Print a model and all its ancestors, with how each was made and its scores."""
-    with session(given) as opened:
+    with session(source) as opened:
         state, name = opened.state(), opened.model(model)
         members = family(opened.store, name)
     scores = {line.model.id: line.scores for line in state.history} | {"base": state.base.scores}

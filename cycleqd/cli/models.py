@@ -4,19 +4,19 @@ from __future__ import annotations
 
 from typing import Any
 
-from cycleqd.cli.given import Given
 from cycleqd.cli.output import percent, print_json, table
 from cycleqd.cli.scores import scores_of
 from cycleqd.cli.session import Session, session
+from cycleqd.cli.source import ConfigSource
 from cycleqd.errors import InvalidInputError
 from cycleqd.search import state as states
 from cycleqd.search.config import Config
 from cycleqd.search.state import State
 
 
-def show(given: Given, sort: str, ascending: bool, limit: int, as_json: bool) -> None:
+def show(source: ConfigSource, sort: str, ascending: bool, limit: int, as_json: bool) -> None:
     """Print the first `limit` models (0: all). InvalidInputError where `sort` is no task, average, generation or id."""
-    with session(given) as opened:
+    with session(source) as opened:
         config, state = opened.seeded(), opened.state()
         found = rows(opened, config, state)
     keys = {"average", "generation", "id", *state.tasks}

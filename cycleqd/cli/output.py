@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-_WIDE = 250  # where no terminal says how wide it is, nothing is to be cut
+_WIDE = 250  # without a terminal nothing is cut
 console = Console(highlight=False, width=None if sys.stdout.isatty() else _WIDE)
 errors = Console(stderr=True, highlight=False, width=None if sys.stderr.isatty() else _WIDE)
 

@@ -9,21 +9,21 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from cycleqd.cli.export import refuse_filled
-from cycleqd.cli.given import Given
 from cycleqd.cli.output import errors, print_json, say
 from cycleqd.cli.progress import counting
 from cycleqd.cli.session import session
+from cycleqd.cli.source import ConfigSource
 from cycleqd.errors import InvalidInputError
 from cycleqd.run.family import family
 from cycleqd.run.replay import difference, rebuild, to_rebuild, weights_size
 from cycleqd.storage.evolution import manifest
 
 
-def replay(given: Given, model: str, folder: Path | None, as_json: bool) -> None:
+def replay(source: ConfigSource, model: str, folder: Path | None, as_json: bool) -> None:
     """Rebuild the model with the ancestors that were cleaned up; keep it in `folder` if one is given."""
     if folder is not None:
         refuse_filled(folder)
-    with session(given) as opened, _scratch(folder) as scratch:
+    with session(source) as opened, _scratch(folder) as scratch:
         name = opened.model(model)
         members = family(opened.store, name)
         if not members[name].parents:

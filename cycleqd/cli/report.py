@@ -4,17 +4,17 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from cycleqd.cli.given import Given
 from cycleqd.cli.output import print_json, say
 from cycleqd.cli.progress import counting
 from cycleqd.cli.session import session
+from cycleqd.cli.source import ConfigSource
 
 
-def write(given: Given, folder: Path, as_json: bool) -> None:
+def write(source: ConfigSource, folder: Path, as_json: bool) -> None:
     """Write the report of the evolution as it is now."""
     from cycleqd.report.write import run
 
-    with session(given) as opened:
+    with session(source) as opened:
         opened.state()
         page = run(opened.store, folder, counting)
     if as_json:

@@ -2,25 +2,29 @@
 
 from __future__ import annotations
 
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeRemainingColumn
 from rich.text import Text
 
-from cycleqd.cli.given import Given
 from cycleqd.cli.output import console, errors, percent, plain, print_json
 from cycleqd.cli.session import connect
+from cycleqd.cli.source import ConfigSource
 from cycleqd.errors import InvalidInputError
-from cycleqd.run.driver import alone, drive
-from cycleqd.run.local.runner import LocalRunner
+from cycleqd.run.containers.launcher import Containers
+from cycleqd.run.decisions import Action, Standing, Start, Wait
+from cycleqd.run.driver import Driver, standing
+from cycleqd.run.local.forks import Forks
+from cycleqd.run.local.runner import LocalRunner, alone
 from cycleqd.run.local.services import running
-from cycleqd.run.local.warm import Warm
 from cycleqd.run.steps import Step, find_state
 from cycleqd.search import measures
 from cycleqd.search import state as states
 from cycleqd.search.config import Config
 from cycleqd.search.state import State
+from cycleqd.storage.frozen import adopt
 
 _DOING = {
     "seed": "staging models and data",
@@ -35,48 +39,50 @@ _DOING = {
 }
 
 
-def run(given: Given, as_json: bool) -> None:
+def run(source: ConfigSource, as_json: bool) -> None:
     """Run to the end. On Ctrl-C everything started here is ended, and said what is saved.
 
     Raises InvalidInputError where the place is a cluster: other commands run the evolution there.
     """
-    config = given.load()
+    config = source.load()
     if config.place.runner == "kubeflow":
         raise InvalidInputError(
-            f"place.runner is kubeflow: `cycleqd drive {given.flags}` runs '{config.name}' on the cluster,"
+            f"place.runner is kubeflow: `cycleqd drive {source.flags}` runs '{config.name}' on the cluster,"
             " `cycleqd run --runner local` on this machine"
         )
-    with alone(config), warmed(config) as warm, running(config.place) as environment:
+    with alone(config), _launcher(config) as launcher, running(config.place) as environment:
         session = connect(config, environment)
+        config = adopt(session.store, config)
+        store = session.store
         try:
-            with Display(config, find_state(session.store)) as display:
-                runner = LocalRunner(config, session.environment, display.task, warm)
-                drive(config, session.store, runner, display)
+            with (
+                Display(config, partial(find_state, store)) as display,
+                LocalRunner(config, store, session.environment, display.task, launcher) as runner,
+            ):
+                Driver(runner, partial(standing, config, store), told=display.told, outage=0).drive()
         except (KeyboardInterrupt, SystemExit):
-            errors.print(Text(saved(config, find_state(session.store), given)))
+            errors.print(Text(saved(config, find_state(store), source)))
             raise
         summary = summarise(config, session.state())
     if as_json:
         print_json(summary)
         return
     console.print(Text(f"done: {summary['generations']} generations, {summary['evaluations']} children evaluated"))
-    looks = " · ".join(f"cycleqd {look} {given.flags}" for look in ("models", "lineage final", "report"))
+    looks = " · ".join(f"cycleqd {look} {source.flags}" for look in ("models", "lineage final", "report"))
     console.print(Text(f"look: {looks}"))
 
 
-def warmed(config: Config) -> AbstractContextManager[Warm | None]:
-    """The warm process of a local run, importing while the services start."""
-    return Warm() if config.place.runner == "local" else nullcontext()
+def _launcher(config: Config) -> Forks | Containers:
+    """Where tasks run; what takes time to start does so while the services start."""
+    return Containers(config) if config.place.runner == "docker" else Forks()
 
 
-def saved(config: Config, state: State | None, given: Given) -> str:
+def saved(config: Config, state: State | None, source: ConfigSource) -> str:
     """What an interrupted run leaves, and how to go on."""
     kept = (
         "nothing is complete yet" if state is None else f"{state.generation} of {config.method.generations} generations"
     )
-    return (
-        f"\nstopped; saved: {kept}, and every finished part of the one in flight. Go on with: cycleqd run {given.flags}"
-    )
+    return f"\nstopped; saved: {kept}, and all finished parts of the next. Go on with: cycleqd run {source.flags}"
 
 
 def summarise(config: Config, state: State) -> dict[str, Any]:
@@ -85,7 +91,7 @@ def summarise(config: Config, state: State) -> dict[str, Any]:
     return {
         "evolution": config.name,
         "generations": state.generation,
-        "evaluations": len(state.children),
+        "evaluations": state.evaluations,
         "stopped": states.should_stop(config, state),
         "best_average": {"model": best.model.id, "average": states.average(best.scores), "scores": dict(best.scores)},
         "best_per_task": {
@@ -96,10 +102,13 @@ def summarise(config: Config, state: State) -> dict[str, Any]:
 
 
 class Display:
-    """Watches the driver: a bar over the generations with the time left, what is being done, a line a generation."""
+    """Shows what the driver does: a bar over the generations with the time left, and a line for each that ended."""
 
-    def __init__(self, config: Config, state: State | None) -> None:
+    def __init__(self, config: Config, look: Callable[[], State | None]) -> None:
+        """`look` reads the current snapshot."""
         self.config = config
+        self.look = look
+        state = look()
         self.shown = state.generation if state else 0
         self.progress = Progress(
             SpinnerColumn(),
@@ -113,6 +122,7 @@ class Display:
         self.bar = self.progress.add_task("starting", total=config.method.generations, completed=self.shown)
         self.step, self.doing = "", ""
         self.done: set[str] = set()
+        self.before: Standing | None = None
 
     def __enter__(self) -> Display:
         self.progress.start()
@@ -144,12 +154,19 @@ class Display:
             self.step, self.doing, self.done = step, "", set()
         self.progress.update(self.bar, description=self._description())
 
-    def starts(self, step: Step, state: State | None) -> None:
-        """Name the step beside the bar."""
-        self.begins(step.name)
+    def told(self, action: Action, where: Standing) -> None:
+        """Name the step that is due beside the bar, and tell of the one that has ended since."""
+        if self.before is not None and self.before != where and self.before.due is not None:
+            self.ended(self.before.due)
+        self.before = where
+        if isinstance(action, Start):
+            self.begins(action.step.name)
+        elif isinstance(action, Wait):
+            self.begins(action.run.name)
 
-    def ended(self, step: Step, state: State | None) -> None:
+    def ended(self, step: Step) -> None:
         """Move the bar to the snapshot's generation, and print a line about each new one."""
+        state = self.look()
         if state is None:
             return
         self.progress.update(self.bar, completed=state.generation)

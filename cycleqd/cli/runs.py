@@ -8,8 +8,8 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 from cycleqd.cli.cluster import reach_runs
-from cycleqd.cli.given import Given
 from cycleqd.cli.output import duration, plain, print_json, say, table
+from cycleqd.cli.source import ConfigSource
 from cycleqd.errors import InvalidInputError
 from cycleqd.run.decisions import CANCELING, ENDED, Run
 
@@ -20,9 +20,9 @@ _RECENT = 100
 _GENERATION = re.compile(r"^generations?-(\d+)(?:-(\d+))?$")
 
 
-def show(given: Given, limit: int, as_json: bool) -> None:
+def show(source: ConfigSource, limit: int, as_json: bool) -> None:
     """A table of the evolution's runs, the newest first."""
-    runs = reach_runs(given)
+    runs = reach_runs(source)
     facts = [gather(run, one, runs.kubeflow.url(run.id)) for run, one in runs.all(limit)]
     if as_json:
         print_json(facts)
@@ -64,16 +64,16 @@ def gather(run: Run, one: V2beta1Run, url: str) -> dict[str, Any]:
     }
 
 
-def logs(given: Given, name: str, task: str, drivers: bool, lines: int, as_json: bool) -> None:
+def logs(source: ConfigSource, name: str, task: str, drivers: bool, lines: int, as_json: bool) -> None:
     """What the pods of a run wrote, oldest pod first. Raises InvalidInputError when none is left."""
     from cycleqd.run.kubeflow.pods import Kubernetes
 
-    runs = reach_runs(given)
+    runs = reach_runs(source)
     run, namespace = runs.resolve(name), runs.config.place.namespace
     kubernetes = Kubernetes()
     pods = kubernetes.pods(run.id, namespace, drivers)
-    wanted = [pod for pod in pods if not task or task in (pod.task, pod.name, pod.child) or pod.task.startswith(task)]
-    if not wanted:
+    chosen = [pod for pod in pods if not task or task in (pod.task, pod.name, pod.child) or pod.task.startswith(task)]
+    if not chosen:
         there = ", ".join(sorted({pod.task for pod in pods}))
         raise InvalidInputError(
             f"run {run.name} has no pods of '{task}' in namespace '{namespace}'; it has: {there}"
@@ -81,7 +81,7 @@ def logs(given: Given, name: str, task: str, drivers: bool, lines: int, as_json:
             else f"run {run.name} ({run.id}) has no pods in namespace '{namespace}': they were not made yet, or are"
             f" cleaned up; look at {runs.kubeflow.url(run.id)}"
         )
-    facts = [{**pod.__dict__, "log": kubernetes.log(pod, namespace, lines)} for pod in wanted]
+    facts = [{**pod.__dict__, "log": kubernetes.log(pod, namespace, lines)} for pod in chosen]
     if as_json:
         print_json(facts)
         return
@@ -90,17 +90,17 @@ def logs(given: Given, name: str, task: str, drivers: bool, lines: int, as_json:
         sys.stdout.write(plain(f"=== {title} · {fact['phase']} · {fact['name']}\n{fact['log'].rstrip()}\n\n"))
 
 
-def retry(given: Given, name: str, as_json: bool) -> None:
+def retry(source: ConfigSource, name: str, as_json: bool) -> None:
     """Run what failed, and what follows it, again in the same run."""
-    runs = reach_runs(given)
+    runs = reach_runs(source)
     run = runs.resolve(name)
     runs.retry(run)
     _tell(run, "runs again", runs.kubeflow.url(run.id), as_json)
 
 
-def cancel(given: Given, name: str | None, as_json: bool) -> None:
+def cancel(source: ConfigSource, name: str | None, as_json: bool) -> None:
     """End a run, or all that are in flight. What they finished stays: the step's next run takes it up."""
-    runs = reach_runs(given)
+    runs = reach_runs(source)
     chosen = [runs.resolve(name)] if name else [run for run, _ in runs.all(_RECENT) if run.live]
     live = [run for run in chosen if run.live]
     for run in live:

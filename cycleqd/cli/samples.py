@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import cast
 
-from cycleqd.cli.given import Given
 from cycleqd.cli.output import print_json, say
 from cycleqd.cli.session import session
+from cycleqd.cli.source import ConfigSource
 from cycleqd.errors import InvalidInputError
 from cycleqd.evaluation.records import read_transcripts
 from cycleqd.evaluation.staged import Split
@@ -17,7 +17,7 @@ from cycleqd.storage.objects import Store
 from cycleqd.storage.results import read_result
 
 
-def show(given: Given, model: str, task: str, split: str, outcome: str, limit: int, as_json: bool) -> None:
+def show(source: ConfigSource, model: str, task: str, split: str, outcome: str, limit: int, as_json: bool) -> None:
     """Print the first `limit` samples (0: all) with the outcome (empty: any).
 
     Raises InvalidInputError for an unknown split, outcome or task.
@@ -26,7 +26,7 @@ def show(given: Given, model: str, task: str, split: str, outcome: str, limit: i
         raise InvalidInputError(f"--split is '{split}'; it is search or test")
     if outcome and outcome not in list(Outcome):
         raise InvalidInputError(f"--outcome is '{outcome}'; it is one of {', '.join(Outcome)}")
-    with session(given) as opened:
+    with session(source) as opened:
         if task not in opened.config.tasks:
             raise InvalidInputError(f"there is no task '{task}'; the tasks are {', '.join(opened.config.tasks)}")
         name = opened.model(model)

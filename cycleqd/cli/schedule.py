@@ -7,16 +7,16 @@ import json as json_
 import re
 from typing import TYPE_CHECKING
 
-from components.seed.stage import refuse_other_config
 from cycleqd.cli.cluster import check_placement, reach_runs, reach_store, warn
-from cycleqd.cli.given import Given
 from cycleqd.cli.output import print_json, say
+from cycleqd.cli.source import ConfigSource
 from cycleqd.errors import CycleQDError, InvalidInputError
 from cycleqd.run import preflight
 from cycleqd.run.kubeflow.client import Kubeflow
 from cycleqd.run.kubeflow.runs import Runs
 from cycleqd.run.steps import Step, arguments
 from cycleqd.storage.evolution import find_head
+from cycleqd.storage.frozen import adopt
 
 if TYPE_CHECKING:
     from kfp_server_api import V2beta1RecurringRun
@@ -26,14 +26,14 @@ _NEXT = -1  # the generation after HEAD, read when the run begins
 _SETTINGS = "settings "
 
 
-def schedule(given: Given, cron: str, as_json: bool) -> None:
-    """Have the next generations run whenever `cron` says. The same settings again change nothing, others replace."""
+def schedule(source: ConfigSource, cron: str, as_json: bool) -> None:
+    """Have the next generations run at the times of `cron`. The same settings again change nothing, others replace."""
     fields = cron.split()
     if len(fields) != 6 or not all(_FIELD.fullmatch(field) for field in fields):
         raise InvalidInputError(
             f"--cron is '{cron}'; write six fields, seconds first: '0 */30 * * * *' is every half hour"
         )
-    config = given.load()
+    config = source.load()
     findings = check_placement(config)
     runs = Runs(config, Kubeflow(config.place))
     preflight.check_server(runs.kubeflow, findings)
@@ -44,11 +44,11 @@ def schedule(given: Given, cron: str, as_json: bool) -> None:
     except CycleQDError as error:
         findings.warnings.append(f"{error}; whether the evolution is seeded was not checked")
     else:
-        refuse_other_config(store, config)
+        adopt(store, config)
         if not seeded:
             findings.problems.append(
                 f"evolution '{config.name}' is not seeded yet, and a schedule only runs generations:"
-                f" cycleqd submit {given.flags}"
+                f" cycleqd submit {source.flags}"
             )
     warn(findings)
     preflight.refuse(findings)
@@ -57,7 +57,7 @@ def schedule(given: Given, cron: str, as_json: bool) -> None:
         print_json({"evolution": config.name, "cron": " ".join(fields), "schedule": schedule_id, "changed": made})
         return
     word = "scheduled" if made else "is scheduled so already"
-    say(f"{config.name} {word}: {' '.join(fields)} ({schedule_id}); end it with: cycleqd unschedule {given.flags}")
+    say(f"{config.name} {word}: {' '.join(fields)} ({schedule_id}); end it with: cycleqd unschedule {source.flags}")
 
 
 def _apply(runs: Runs, cron: str) -> tuple[bool, str]:
@@ -87,9 +87,9 @@ def _disabled(one: V2beta1RecurringRun) -> bool:
     return bool(one.mode == "DISABLE" or one.status == "DISABLED")
 
 
-def unschedule(given: Given, as_json: bool) -> None:
+def unschedule(source: ConfigSource, as_json: bool) -> None:
     """Remove the schedule; a run that it has started goes on."""
-    runs = reach_runs(given)
+    runs = reach_runs(source)
     experiment = runs.experiment()
     found = runs.kubeflow.schedules(experiment, runs.full_name("schedule")) if experiment else []
     for one in found:

@@ -7,7 +7,7 @@ import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from cycleqd.cli.given import Given
+from cycleqd.cli.source import ConfigSource
 from cycleqd.errors import ConflictError, InvalidInputError
 from cycleqd.run.local.services import running
 from cycleqd.search import state as states
@@ -29,12 +29,12 @@ class Session:
     environment: dict[str, str]
 
     def seeded(self) -> Config:
-        """The configuration as it was frozen. Raises ConflictError before seeding."""
+        """The configuration as it was frozen, with the file's place. Raises ConflictError before seeding."""
         if not self.store.exists(layout.CONFIG):
             raise ConflictError(
                 f"evolution '{self.config.name}' does not exist yet in {self.store.url('')}: run it first"
             )
-        return load_config(self.store)
+        return load_config(self.store).model_copy(update={"place": self.config.place})
 
     def state(self) -> State:
         """The current snapshot. Raises ConflictError before seeding has ended."""
@@ -59,9 +59,9 @@ class Session:
 
 
 @contextlib.contextmanager
-def session(given: Given, tracking: bool = False) -> Iterator[Session]:
+def session(source: ConfigSource, tracking: bool = False) -> Iterator[Session]:
     """Read the configuration and reach (if embedded: start) its services. `tracking`: MLflow is needed too."""
-    config = given.load()
+    config = source.load()
     with running(config.place, tracking) as environment:
         yield connect(config, environment)
 

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
-from cycleqd.cli.given import Given
 from cycleqd.cli.output import percent, print_json, say, size, table
 from cycleqd.cli.run import summarise
 from cycleqd.cli.session import session
+from cycleqd.cli.source import ConfigSource
 from cycleqd.run.steps import find_state, next_step
 from cycleqd.search import state as states
 from cycleqd.search.config import Config
@@ -17,11 +17,12 @@ from cycleqd.storage.evolution import find_plan
 from cycleqd.storage.objects import Store
 
 
-def show(given: Given, as_json: bool) -> None:
+def show(source: ConfigSource, as_json: bool) -> None:
     """Print how far the evolution is; also when nothing of it has been seeded."""
-    with session(given) as opened:
+    with session(source) as opened:
         state = find_state(opened.store)
-        facts = gather(opened.config, opened.store, state)
+        config = opened.seeded() if state else opened.config
+        facts = gather(config, opened.store, state)
     if as_json:
         print_json(facts)
         return
@@ -30,7 +31,7 @@ def show(given: Given, as_json: bool) -> None:
         say("not seeded yet; next: seeding" if not facts["started"] else "seeding is in flight")
         return
     done = "complete" if facts["next"] is None else f"next: {facts['next']}"
-    say(f"generation {state.generation} of {opened.config.method.generations}, {facts['evaluations']} children; {done}")
+    say(f"generation {state.generation} of {config.method.generations}, {facts['evaluations']} children; {done}")
     if facts["stopped"]:
         say(f"the search is over: {facts['stopped']}")
     rows = [[task, percent(best["score"]), best["model"]] for task, best in facts["best_per_task"].items()]
@@ -41,7 +42,7 @@ def show(given: Given, as_json: bool) -> None:
 
 
 def gather(config: Config, store: Store, state: State | None) -> dict[str, Any]:
-    """All that status tells, as JSON values."""
+    """All that status prints, as JSON values."""
     objects = store.list("")
     facts: dict[str, Any] = {
         "evolution": config.name,

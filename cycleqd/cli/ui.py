@@ -4,18 +4,18 @@ from __future__ import annotations
 
 import signal
 
-from cycleqd.cli.given import Given
 from cycleqd.cli.output import say
+from cycleqd.cli.source import ConfigSource
 from cycleqd.errors import InvalidInputError
 from cycleqd.run.local.services import running
 
 
-def serve(given: Given) -> None:
+def serve(source: ConfigSource) -> None:
     """Run until a signal comes. Raises InvalidInputError where the services are not embedded."""
-    config = given.load()
+    config = source.load()
     if config.place.services != "embedded":
         raise InvalidInputError(
-            f"{given.path}: place.services is 'external', so there is nothing to start here:"
+            f"{source.path}: place.services is 'external', so there is nothing to start here:"
             " open MLFLOW_TRACKING_URI itself"
         )
     with running(config.place) as environment:

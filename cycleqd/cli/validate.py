@@ -9,10 +9,10 @@ from typing import Any
 
 from rich.text import Text
 
-from cycleqd.cli.given import Given
 from cycleqd.cli.output import console, duration, plain, print_json, say, size
 from cycleqd.cli.progress import parts
 from cycleqd.cli.session import connect
+from cycleqd.cli.source import ConfigSource
 from cycleqd.errors import CycleQDError, InvalidInputError
 from cycleqd.run import checks
 from cycleqd.run.checks import Findings
@@ -23,11 +23,11 @@ from cycleqd.search.config import Config
 from cycleqd.storage.objects import Store
 
 
-def show(given: Given, as_json: bool) -> None:
+def show(source: ConfigSource, as_json: bool) -> None:
     """Print every problem and warning and the cost; exits with InvalidInputError's code where there is a problem."""
     findings = Findings()
     try:
-        config = given.load()
+        config = source.load()
     except InvalidInputError as error:
         findings.collect(error)
         _print(findings, None, {}, as_json)

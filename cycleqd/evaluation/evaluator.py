@@ -153,7 +153,7 @@ def evaluate(
     passed on. Every episode that was started is closed exactly once, whatever happens.
     """
     if not samples:
-        raise InvalidInputError(f"{type(task).__name__} was given no samples; a score needs at least one")
+        raise InvalidInputError(f"{type(task).__name__} has no samples; a score needs at least one")
     began = time.perf_counter()
     runs = [_Run(sample) for sample in samples]
     engine.reset()

@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import gzip
 import hashlib
-import json
 
-from cycleqd.errors import IntegrityError
+from cycleqd.errors import ConflictError, IntegrityError
 from cycleqd.evaluation.engines.engine import Engine
 from cycleqd.evaluation.evaluator import Evaluation
 from cycleqd.evaluation.staged import Split, StagedTask
 from cycleqd.search.config import Config
-from cycleqd.search.records import JSON, canonical, digest
+from cycleqd.search.records import JSON, digest
 from cycleqd.storage import layout
+from cycleqd.storage.evolution import find_head
+from cycleqd.storage.formats import decode, encode
 from cycleqd.storage.objects import Store
-from cycleqd.storage.results import Clock, find_result, need_result, write_result
+from cycleqd.storage.results import Clock, find_result, matches, need_result, read_result, write_result
 
 METHOD_VERSION = 1
 """Raise when scores may change for the same replies and verdicts; a task has a version of its own."""
@@ -41,17 +42,45 @@ def inputs_of(config: Config, model: str, task: StagedTask, split: Split) -> JSO
     }
 
 
+def due(store: Store, model: str, inputs: JSON) -> bool:
+    """Whether a model is to be scored: no, when there is a score of these inputs, or one that is in the archives.
+
+    Raises ConflictError when there are archives, and the base's scores, with which theirs were compared, are of another
+    method version: they must not meet.
+    """
+    task, split = inputs["task"], inputs["split"]
+    found = read_result(store, layout.evaluation(model, task, split))
+    if matches(found, NAME, METHOD_VERSION, inputs):
+        return False
+    head, number = find_head(store), layout.child_generation(model)
+    if split == "test" or head is None:
+        return True
+    past = number is not None and number < head.snapshot
+    if past and found is not None and found["inputs"]["model"] == inputs["model"]:
+        return False
+    base = read_result(store, layout.evaluation("base", task, split))
+    now = (inputs["task_version"], METHOD_VERSION)
+    then = now if base is None else (base["inputs"]["task_version"], base["method_version"])
+    if now != then:
+        raise ConflictError(
+            f"task '{task}' is scored by method version {'.'.join(map(str, now))} now, and the base of {store.url('')}"
+            f" was by {'.'.join(map(str, then))}, so scores cannot be compared; `cycleqd rescore` makes them anew"
+        )
+    return True
+
+
 def read_transcripts(store: Store, model: str, task: str, split: Split) -> list[JSON]:
     """The transcripts of an evaluation, a record a sample. Raises IntegrityError when they are not as recorded."""
     folder = layout.evaluation(model, task, split)
-    data = store.get(f"{folder}/{TRANSCRIPTS}")
+    key = f"{folder}/{TRANSCRIPTS}"
+    data = store.get(key)
     recorded, found = need_result(store, folder)["outputs"]["transcripts"]["sha256"], hashlib.sha256(data).hexdigest()
     if found != recorded:
         raise IntegrityError(
-            f"{store.url(f'{folder}/{TRANSCRIPTS}')} has sha256 {found}, recorded was {recorded}; restore it, or delete"
-            " its result.json to evaluate again"
+            f"{store.url(key)} has sha256 {found}, recorded was {recorded}; restore it, or delete its result.json to"
+            " evaluate again"
         )
-    return [json.loads(line) for line in gzip.decompress(data).splitlines()]
+    return [decode(key, line, store.url(key)) for line in gzip.decompress(data).splitlines()]
 
 
 def write_evaluation(
@@ -64,7 +93,7 @@ def write_evaluation(
     folder = layout.evaluation(model, task.name, inputs["split"])
     if find_result(store, folder, NAME, METHOD_VERSION, inputs) is not None:
         return
-    lines = b"".join(canonical(record.to_json()) + b"\n" for record in found.records)
+    lines = b"".join(encode(record.to_json()) + b"\n" for record in found.records)
     transcripts = gzip.compress(lines, mtime=0)
     store.put(f"{folder}/{TRANSCRIPTS}", transcripts)
     clock.seconds["generating"] = round(found.timings.generating, 4)

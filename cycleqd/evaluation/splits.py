@@ -27,14 +27,14 @@ def choose(samples: Sequence[Sample], split: Split, part: Literal["search", "tes
         twice = next(i for i in ids if ids.count(i) > 1)
         raise InvalidInputError(f"sample id '{twice}' occurs more than once in the task's data; ids must be unique")
     members = _members(ids, split, part)
-    wanted = split.search_samples if part == "search" else split.test_samples
+    limit = split.search_samples if part == "search" else split.test_samples
     if not members:
         raise InvalidInputError(f"the {part} split of {len(ids)} samples is empty; change the split's share or ids")
-    if wanted is not None and wanted > len(members):
+    if limit is not None and limit > len(members):
         raise InvalidInputError(
-            f"{part}_samples is {wanted}, but the {part} split has {len(members)} samples; ask for at most that many"
+            f"{part}_samples is {limit}, but the {part} split has {len(members)} samples; ask for at most that many"
         )
-    kept = set(members[:wanted])
+    kept = set(members[:limit])
     return [sample for sample in samples if sample.id in kept]
 
 

@@ -12,7 +12,7 @@ from cycleqd.evaluation.task import Sample, Task, Workspace, load_task
 from cycleqd.search import config as configuration
 from cycleqd.search.records import JSON
 from cycleqd.storage import layout
-from cycleqd.storage.evolution import fetch
+from cycleqd.storage.frozen import fetch
 from cycleqd.storage.objects import Store
 
 Split = Literal["search", "test"]

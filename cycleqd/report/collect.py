@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from itertools import product
 
 from cycleqd.errors import IntegrityError
@@ -28,7 +29,6 @@ def collect(store: Store, bar: Bar = no_bar) -> ReportData:
     plan = store.find_json(layout.FINAL_PLAN)
     recipe = final_recipe(store)
     experts = [expert.model.id for expert in state.experts]
-    operators = need_result(store, layout.SEED)["outputs"]["operators"]
     with bar("reading scores and the family tree", None):
         scored = results(store, config, ["base", *experts, best, *config.combined])
         children = ancestry(store, {best, *(name for name, _ in recipe)})
@@ -42,7 +42,6 @@ def collect(store: Store, bar: Bar = no_bar) -> ReportData:
         children=children,
         cost=cost(store, bar),
         url=store.url(""),
-        plugins={layout.operator(key): file["sha256"] for key, file in operators.items()},
     )
 
 
@@ -79,9 +78,9 @@ def results(store: Store, config: Config, models: Iterable[str]) -> Mapping[Spli
 def ancestry(store: Store, models: Iterable[str]) -> dict[str, Child]:
     """The children among these models and all their ancestors, by id."""
     found: dict[str, Child] = {}
-    wanted = list(models)
-    while wanted:
-        name = wanted.pop()
+    waiting = list(models)
+    while waiting:
+        name = waiting.pop()
         generation = layout.child_generation(name)
         if generation is None or name in found:
             continue
@@ -89,7 +88,7 @@ def ancestry(store: Store, models: Iterable[str]) -> dict[str, Child]:
         for child in plan.children if plan else ():
             if child.id == name:
                 found[name] = child
-                wanted += [parent.id for parent in child.parents]
+                waiting += [parent.id for parent in child.parents]
     return found
 
 
@@ -97,16 +96,17 @@ def cost(store: Store, bar: Bar = no_bar) -> Cost:
     """What the stages' records say about time and bytes. A stage that was repeated counts once, as its record does."""
     objects = store.list("")
     keys = [key for key in objects if key.endswith("/run.json") and _stage(key) != "copies"]
-    made = [key for key in objects if key.endswith(("/merge/result.json", "/mutate/result.json", "/make/result.json"))]
+    ends = tuple(layout.result(f"/{name}") for name in ("merge", "mutate", "make"))
+    made = [key.removesuffix("/result.json") for key in objects if key.endswith(ends)]
     with bar("reading records", len(keys) + len(made)) as advance, ThreadPoolExecutor(_READERS) as pool:
 
-        def read(key: str) -> JSON:
-            found = store.get_json(key)
+        def read(how: Callable[[str], JSON], key: str) -> JSON:
+            found = how(key)
             advance(1)
             return found
 
-        runs = dict(zip(keys, pool.map(read, keys), strict=True))
-        bodies = [record["body"] for record in pool.map(read, made)]
+        runs = dict(zip(keys, pool.map(partial(read, store.get_json), keys), strict=True))
+        bodies = list(pool.map(partial(read, partial(need_result, store)), made))
     seconds: dict[str, float] = {}
     for key, run in runs.items():
         seconds[_stage(key)] = seconds.get(_stage(key), 0.0) + (run["finished"] - run["started"]) / 1000
@@ -140,7 +140,7 @@ def _stage(key: str) -> str:
 
 
 def _written(body: JSON) -> int:
-    """Bytes of the checkpoint that a record tells of."""
+    """Bytes of the checkpoint that a record names."""
     made = body["outputs"].get("checkpoint") or body["outputs"].get("merged")
     return int(made["size"])
 

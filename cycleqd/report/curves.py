@@ -23,10 +23,10 @@ Series = Mapping[str, Sequence[float]]
 
 
 def measured(data: ReportData) -> Series:
-    """Every measure at up to 200 evenly spaced snapshots, rebuilt from the history; "generation" says at which."""
+    """Every measure at up to 200 evenly spaced snapshots, rebuilt from the history; "generation" is its number."""
     last = data.state.generation
-    wanted = {round(n) for n in np.linspace(0, last, min(last + 1, _MOST_POINTS))}
-    points = [(s.generation, measure(s)) for s in replayed(data.config, data.state) if s.generation in wanted]
+    chosen = {round(n) for n in np.linspace(0, last, min(last + 1, _MOST_POINTS))}
+    points = [(s.generation, measure(s)) for s in replayed(data.config, data.state) if s.generation in chosen]
     names = set.intersection(*(set(found) for _, found in points))
     series: dict[str, list[float]] = {"generation": [float(generation) for generation, _ in points]}
     return series | {name: [found[name] for _, found in points] for name in sorted(names)}

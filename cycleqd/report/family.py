@@ -1,4 +1,4 @@
-"""The family tree of the final model: who descends from whom, and how much of each expert everybody holds."""
+"""The family tree of the final model: who descends from whom, and the share of each expert in every model."""
 
 from __future__ import annotations
 
@@ -175,6 +175,6 @@ def _pie(
 def lineage(data: ReportData) -> Iterator[tuple[str, str, str]]:
     """Every member of the tree, youngest first: its id, its parents with their shares, how it was mutated."""
     for member in reversed(tree(data).values()):
-        parents = " + ".join(f"{weight:.3f} {parent}" for parent, weight in member.parents) or "given"
+        parents = " + ".join(f"{weight:.3f} {parent}" for parent, weight in member.parents) or "an input"
         child = data.children.get(member.id)
         yield member.id, parents, "none" if child is None else child.mutation["kind"]

@@ -13,7 +13,7 @@ from cycleqd.report import curves, family
 from cycleqd.report.cost import duration, size
 from cycleqd.report.data import ReportData, Row, Split
 from cycleqd.report.scores import SPLITS, ratios_to_base
-from cycleqd.report.statistics import Estimate, average, gain, share
+from cycleqd.report.statistics import Interval, average, gain, share
 from cycleqd.report.theme import percent
 from cycleqd.search.state import average as mean
 
@@ -32,7 +32,7 @@ class Picture:
 
 
 @dataclass(frozen=True)
-class Verdict:
+class Finding:
     """One finding in a sentence. tone: "good" exceeds the error bars, "bad" is below them, "open" lies within."""
 
     text: str
@@ -77,7 +77,7 @@ def cards(data: ReportData) -> list[tuple[str, str, str]]:
             break
     elites = [elite for archive in state.archives for elite in archive.elites.values()]
     cells = sum(archive.grid.cells for archive in state.archives)
-    found.append((str(len(state.children)), "children evaluated", f"in {state.generation} generations"))
+    found.append((str(state.evaluations), "children evaluated", f"in {state.generation} generations"))
     distinct = len({elite.model.id for elite in elites})
     found.append((str(distinct), "models alive in the archives", f"{len(elites)} of {cells} cells filled"))
     for name, count in curves.passed(data).items():
@@ -85,7 +85,7 @@ def cards(data: ReportData) -> list[tuple[str, str, str]]:
     return found
 
 
-def verdicts(data: ReportData) -> list[Verdict]:
+def verdicts(data: ReportData) -> list[Finding]:
     """Whether the final model's gains exceed the error bars, on held-out samples where there are any."""
     split: Split = "test" if data.scored("test", "final") else "search"
     final = data.scored(split, "final")
@@ -101,11 +101,11 @@ def verdicts(data: ReportData) -> list[Verdict]:
         difference = gain(final, theirs)
         text = f"Final model against {label}, {SPLITS[split]}: {points(difference)}"
         if not difference.certain:
-            found.append(Verdict(f"{text}. Within the error bars: no difference is shown.", "open"))
+            found.append(Finding(f"{text}. Within the error bars: no difference is shown.", "open"))
         elif difference.value > 0:
-            found.append(Verdict(f"{text}. The gain exceeds the error bars.", "good"))
+            found.append(Finding(f"{text}. The gain exceeds the error bars.", "good"))
         else:
-            found.append(Verdict(f"{text}. Worse by more than the error bars.", "bad"))
+            found.append(Finding(f"{text}. Worse by more than the error bars.", "bad"))
     return found
 
 
@@ -144,7 +144,7 @@ def held_out(data: ReportData) -> dict[str, int]:
     return {task: tally.total for task, tally in tallies.items()}
 
 
-def table(data: ReportData, split: Split) -> list[tuple[Row, list[Estimate], list[bool]]]:
+def table(data: ReportData, split: Split) -> list[tuple[Row, list[Interval], list[bool]]]:
     """Models, their estimates on each task and on average, and whether each is the column's best."""
     found = []
     for row in data.rows:
@@ -155,7 +155,7 @@ def table(data: ReportData, split: Split) -> list[tuple[Row, list[Estimate], lis
 
 
 def alternatives(data: ReportData, series: curves.Series) -> dict[str, str]:
-    """A text for each picture that says what it shows."""
+    """A text for each picture: what it shows."""
     state = data.state
     filled = ", ".join(f"{a.quality} {len(a.elites)} of {a.grid.cells}" for a in state.archives)
     first, last = series["best_average"][0], series["best_average"][-1]
@@ -185,12 +185,12 @@ def costs(data: ReportData) -> Iterator[tuple[str, str]]:
     yield "in the bucket now", size(cost.stored)
 
 
-def interval(estimate: Estimate) -> str:
+def interval(estimate: Interval) -> str:
     """ "41.2 to 53.9 %"."""
     return f"{percent(estimate.low)} to {percent(estimate.high)} %"
 
 
-def points(difference: Estimate) -> str:
+def points(difference: Interval) -> str:
     """ "+5.2 points (95 % interval +1.1 to +9.3)"."""
     value, low, high = (
         f"{100 * x:+.1f}".replace("-", "−") for x in (difference.value, difference.low, difference.high)

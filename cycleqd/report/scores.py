@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from cycleqd.report.data import ReportData, Row, Split
-from cycleqd.report.statistics import Estimate, average, ratio, share
+from cycleqd.report.statistics import Interval, average, ratio, share
 from cycleqd.report.theme import Theme, drawing, figure, percent_axis, png
 
 SPLITS: dict[Split, str] = {"test": "held-out test split", "search": "split the search used"}
@@ -91,7 +91,7 @@ def forgetting(data: ReportData, theme: Theme) -> bytes:
         return png(made)
 
 
-def ratios_to_base(data: ReportData, model: str) -> dict[str, Estimate]:
+def ratios_to_base(data: ReportData, model: str) -> dict[str, Interval]:
     """Report-only task → the model's score over the base's, where both were scored and the base's is not 0."""
     split: Split = "test" if "base" in data.results.get("test", {}) else "search"
     ours, base = (data.results.get(split, {}).get(name, {}) for name in (model, "base"))

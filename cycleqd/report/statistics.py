@@ -16,7 +16,7 @@ _DRAWS = 20_000
 
 
 @dataclass(frozen=True)
-class Estimate:
+class Interval:
     """A value and its 95 % interval, as fractions."""
 
     value: float
@@ -29,22 +29,22 @@ class Estimate:
         return self.low > 0 or self.high < 0
 
 
-def share(tally: Tally) -> Estimate:
+def share(tally: Tally) -> Interval:
     """A score with Wilson's interval (1927), which stays in [0, 1] and is sound at 0 and 1."""
     n, p = tally.total, tally.score
     middle = (p + _Z**2 / (2 * n)) / (1 + _Z**2 / n)
     half = _Z / (1 + _Z**2 / n) * math.sqrt(p * (1 - p) / n + _Z**2 / (4 * n**2))
-    return Estimate(p, min(max(0.0, middle - half), p), max(min(1.0, middle + half), p))
+    return Interval(p, min(max(0.0, middle - half), p), max(min(1.0, middle + half), p))
 
 
-def average(tallies: Mapping[str, Tally]) -> Estimate:
+def average(tallies: Mapping[str, Tally]) -> Interval:
     """The mean score over tasks; seeded bootstrap over each task's samples, percentiles: equal data, equal interval."""
     rng = np.random.Generator(np.random.PCG64(0))
     draws = np.mean([rng.binomial(t.total, t.score, _DRAWS) / t.total for t in tallies.values()], axis=0)
     return _estimate(float(np.mean([t.score for t in tallies.values()])), draws)
 
 
-def gain(ours: Mapping[str, Tally], theirs: Mapping[str, Tally]) -> Estimate:
+def gain(ours: Mapping[str, Tally], theirs: Mapping[str, Tally]) -> Interval:
     """How much the mean score over tasks is higher; paired bootstrap over the samples that both models answered."""
     rng = np.random.Generator(np.random.PCG64(0))
     draws, values = [], []
@@ -58,7 +58,7 @@ def gain(ours: Mapping[str, Tally], theirs: Mapping[str, Tally]) -> Estimate:
     return _estimate(float(np.mean(values)), np.mean(draws, axis=0))
 
 
-def ratio(ours: Tally, base: Tally) -> Estimate:
+def ratio(ours: Tally, base: Tally) -> Interval:
     """Our score over the base's (which passed at least once); paired bootstrap, percentiles.
 
     Draws in which the base passes nothing are left out.
@@ -71,6 +71,6 @@ def ratio(ours: Tally, base: Tally) -> Estimate:
     return _estimate(ours.score / base.score, (both + mine)[valid] / (both + its)[valid])
 
 
-def _estimate(value: float, draws: NDArray[np.float64]) -> Estimate:
+def _estimate(value: float, draws: NDArray[np.float64]) -> Interval:
     low, high = np.percentile(draws, [2.5, 97.5])
-    return Estimate(value, float(low), float(high))
+    return Interval(value, float(low), float(high))

@@ -19,7 +19,7 @@ _DPI = 160
 
 @dataclass(frozen=True)
 class Theme:
-    """Colours. hues: one a task or expert, in order, told apart also with the common colour blindnesses."""
+    """Colours. hues: one a task or expert, in order, distinct also with the common colour blindnesses."""
 
     name: str
     paper: str
@@ -59,7 +59,7 @@ DARK = Theme(
 
 @contextmanager
 def drawing(theme: Theme) -> Iterator[None]:
-    """matplotlib's defaults plus this theme, whatever the user's own matplotlibrc says."""
+    """matplotlib's defaults plus this theme, whatever the user's own matplotlibrc sets."""
     settings = {
         "font.family": "DejaVu Sans",  # comes with matplotlib: the same pixels on every machine
         "font.size": 9,

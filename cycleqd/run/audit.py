@@ -12,14 +12,15 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 
 from cycleqd.evaluation.records import TRANSCRIPTS
+from cycleqd.loading import source_digest
 from cycleqd.run.family import Family, Member, family
 from cycleqd.search.config import Config
-from cycleqd.search.records import JSON, digest
+from cycleqd.search.records import JSON
 from cycleqd.storage import layout
 from cycleqd.storage.cleaning import needed
 from cycleqd.storage.evolution import current, find_child, manifest, need_plan
 from cycleqd.storage.objects import Store
-from cycleqd.storage.results import need_result, read_result
+from cycleqd.storage.results import need_record, need_result, read_result
 from cycleqd.tracking.logbook import ids_of, model_key
 from cycleqd.tracking.tracker import Tracker
 
@@ -129,8 +130,9 @@ def trace(store: Store, config: Config, models: Sequence[str], pins: Iterable[st
             found.names(f"{layout.task(task)}/data/{name}", file["sha256"])
         if files["plugin"] is not None:
             found.names(f"{layout.task(task)}/plugin.py", files["plugin"]["sha256"])
-    for key, file in seed["outputs"]["operators"].items():
-        found.names(layout.operator(key), file["sha256"])
+    for operator in config.method.operators.values():
+        if operator.file:
+            found.names(operator.file, source_digest(type(operator)))
     head, state = current(store)
     kept = needed(store, config, head.snapshot, state) | set(pins)
     for model in members:
@@ -155,31 +157,41 @@ def _link(store: Store, model: str, members: Family, collectable: bool, found: A
     work += _archived(store, model, found)
     if model in ("aggregated", "final"):
         claimed = store.get_json(layout.FINAL_PLAN)
-        found.names(layout.snapshot(claimed["snapshot"]), claimed["sha256"])
+        found.names(layout.snapshot(claimed["snapshot"], claimed["edition"]), claimed["sha256"])
     run = ids_of(store, model).runs[model_key(model)]
     return Link(model, recorded.digest, members[model].parents, run, stored, tuple(work))
 
 
 def _archived(store: Store, model: str, found: Audit) -> list[Work]:
-    """The update that offered the model to the archives, as far as it speaks of it; none while it is in flight."""
+    """The update that offered the model to the archives, as far as it speaks of it, and rescorings, which did so again.
+
+    None while the update is in flight. Of scores that were made anew, those that the last rescoring read stand.
+    """
     number = layout.child_generation(model)
     if number is not None:
         found.names(layout.snapshot(number), need_plan(store, number).snapshot)
     folder = layout.update(-1 if number is None else number)
-    body = None if model in layout.COMBINED else read_result(store, folder)
-    if body is None:
+    if model in layout.COMBINED or read_result(store, folder) is None:
         return []
-    done = _work(store, folder)
-    found.names(layout.snapshot(done.outputs["snapshot"]), done.outputs["sha256"])
-    inputs = {"snapshot": done.inputs["snapshot"], "evaluations": done.inputs["evaluations"].get(model, {})}
-    outputs = {**done.outputs, "entered": done.outputs["entered"].get(model, [])}
-    return [replace(done, inputs=inputs, outputs=outputs)]
+    results = sorted(key for key in store.list(layout.RESCORINGS) if key.endswith("/result.json"))
+    works = [_work(store, name) for name in (folder, *(key.removesuffix("/result.json") for key in results))]
+    if number is not None:
+        found.names(layout.plan(number), works[0].inputs["plan"])
+    works = [done for done in works if model in done.inputs["evaluations"]]
+    for index, done in enumerate(works):
+        found.names(layout.snapshot(done.outputs["snapshot"], done.outputs["edition"]), done.outputs["sha256"])
+        evaluations = done.inputs["evaluations"][model] if done is works[-1] else {}
+        inputs = {"snapshot": done.inputs["snapshot"], "evaluations": evaluations}
+        outputs = {**done.outputs, "entered": done.outputs["entered"][model]}
+        works[index] = replace(done, inputs=inputs, outputs=outputs)
+    return works
 
 
 def _work(store: Store, folder: str) -> Work:
-    body, run = need_result(store, folder), store.find_json(layout.run(folder)) or {}
+    found, run = need_record(store, folder), store.find_json(layout.run(folder)) or {}
+    body = found.body
     where = {name: run.get(name, "") for name in _WHERE}
-    return Work(body["stage"], layout.result(folder), digest(body), body["inputs"], body["outputs"], where)
+    return Work(body["stage"], layout.result(folder), found.sha256, body["inputs"], body["outputs"], where)
 
 
 def _contradictions(store: Store, link: Link, seeded: JSON) -> Iterator[str]:
@@ -204,7 +216,7 @@ def _contradictions(store: Store, link: Link, seeded: JSON) -> Iterator[str]:
         if done.stage == "update_archives":
             for task, sha256 in done.inputs["evaluations"].items():
                 record = layout.result(layout.evaluation(link.model, task, "search"))
-                said.append((f"the digest of {store.url(record)}", sha256, scored.get(record)))
+                said.append((f"the digest of {store.url(record)}", sha256, scored.get(record, "")))
         for what, here, there in said:
             if here != there:
                 yield f"{store.url(done.record)} gives {what} as {here}, but it is {there}; one of them was replaced"

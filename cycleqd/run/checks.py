@@ -140,7 +140,7 @@ def _tag(reference: str) -> str:
 def quantity(text: str) -> float:
     """Bytes of a Kubernetes quantity: "16Gi" → 2³⁴."""
     number, unit, binary = re.fullmatch(r"([0-9.]+)([EPTGMK]?)(i?)", text).groups()  # type: ignore[union-attr]
-    return float(number) * (1024 if binary else 1000) ** " KMGTPE".index(unit or " ")
+    return float(number) * float((1024 if binary else 1000) ** " KMGTPE".index(unit or " "))
 
 
 def check_models(config: Config, store: Store | None, findings: Findings) -> dict[str, Checkpoint]:

@@ -1,8 +1,9 @@
-"""What a driver on a cluster does next: a pure function of where the evolution stands and of its runs.
+"""What a driver does next: a pure function of where the evolution stands and of its runs.
 
 A step's run has a name that follows from the step, so any driver, started at any time, finds it. A driver that is
-killed between two calls loses nothing: the next one decides from the same two things. Records in S3 say what is done;
-a run's state only says what is under way.
+killed between two calls loses nothing: the next one decides from the same two things. Records in S3 say what is done,
+why a task failed and how often its run was repeated; a run's state only says what is under way. This is the one level
+at which work is repeated: a task has one attempt.
 """
 
 from __future__ import annotations
@@ -11,18 +12,27 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
+from cycleqd.errors import ConflictError
 from cycleqd.run.steps import Step
+from cycleqd.storage.failures import Failure
 
-SUCCEEDED, FAILED, CANCELING = "SUCCEEDED", "FAILED", "CANCELING"
-_GIVEN_UP = ("CANCELED", "SKIPPED")
-ENDED = (SUCCEEDED, FAILED, *_GIVEN_UP)
-LOST = (FAILED, CANCELING, *_GIVEN_UP)
-"""The states of a run that ends, or has ended, without success."""
+RUNNING, SUCCEEDED, FAILED = "RUNNING", "SUCCEEDED", "FAILED"
+CANCELING, CANCELED, SKIPPED = "CANCELING", "CANCELED", "SKIPPED"
+ENDED = (SUCCEEDED, FAILED, CANCELED, SKIPPED)
+GIVEN_UP = (CANCELING, CANCELED, SKIPPED)
+"""The states of a run that somebody ends, or has ended."""
+FIRST_PAUSE, LONGEST_PAUSE = 30.0, 600.0
+"""Seconds between a failure and its repetition: the first, doubled each time, at most the second."""
 
 
 @dataclass(frozen=True)
 class Run:
-    """A run in the evolution's experiment. `name`: its step's, or any when a schedule started it. `reason`: KFP's."""
+    """A run in the evolution's experiment. `name`: its step's, or any when a schedule started it. `reason`: KFP's.
+
+    `ended`: when, as KFP writes it. `failure`: what its failed task recorded. `retries`: how often it had been repeated
+    before it failed as it has, by drivers; `claimed`: a driver was about to repeat it once more. `retried`: it works
+    again after a failure. `stuck`: it has had no pod for so long that it never will.
+    """
 
     id: str
     name: str
@@ -30,11 +40,22 @@ class Run:
     created_at: datetime
     reason: str = ""
     scheduled: bool = False
+    ended: str = ""
+    failure: Failure | None = None
+    retries: int = 0
+    claimed: bool = False
+    retried: bool = False
+    stuck: bool = False
 
     @property
     def live(self) -> bool:
         """Whether it works or will. A run whose state KFP does not know yet will; one that is being cancelled won't."""
-        return self.state not in LOST and self.state != SUCCEEDED
+        return self.state not in ENDED and self.state != CANCELING
+
+    @property
+    def why(self) -> str:
+        """Why it failed, in its task's words if it recorded any, else in KFP's."""
+        return (str(self.failure) if self.failure else self.reason).rstrip(".")
 
 
 @dataclass(frozen=True)
@@ -64,9 +85,10 @@ class Wait:
 
 @dataclass(frozen=True)
 class Retry:
-    """Run what failed, and what follows it, again in the same run."""
+    """Run what failed, and what follows it, again in the same run, after a pause (seconds) if nothing has changed."""
 
     run: Run
+    pause: float
 
 
 @dataclass(frozen=True)
@@ -77,10 +99,18 @@ class Cancel:
 
 
 @dataclass(frozen=True)
+class Replace:
+    """Give up a run that is stuck, so that a new one of its step can take up what it has finished."""
+
+    run: Run
+
+
+@dataclass(frozen=True)
 class Stop:
-    """Go no further; the sentence says why and what to do."""
+    """Go no further; the sentence says why and what to do. `kind`: the error to end with."""
 
     sentence: str
+    kind: str = ConflictError.__name__
 
 
 @dataclass(frozen=True)
@@ -88,23 +118,24 @@ class Done:
     """The evolution is complete."""
 
 
-Action = Start | Wait | Retry | Cancel | Stop | Done
+Action = Start | Wait | Retry | Cancel | Replace | Stop | Done
 
 
-def decide(standing: Standing, runs: Iterable[Run], ended_before: frozenset[str]) -> Action:
+def decide(standing: Standing, runs: Iterable[Run], ended_before: frozenset[str], retries: int) -> Action:
     """The next thing to do.
 
     `runs` may hold others than the two steps' and the schedule's; `standing` must have been the same before and after
-    they were listed. `ended_before` are the ids of the runs that had been lost when this driver first looked: a failed
-    one of these is retried in place, a cancelled one replaced, while one that is lost under the driver's eyes stops it.
+    they were listed. `ended_before` are the ids of the runs that somebody had ended when this driver first looked: they
+    are replaced, while one that is cancelled under the driver's eyes stops it. A failed run is repeated, at most
+    `retries` times, unless its task refused.
     """
     known = sorted(runs, key=lambda run: (run.created_at, run.id))
     for run in known:
         if run.scheduled and run.live:
-            return Wait(run)
+            return Replace(run) if run.stuck else Wait(run)
     before = standing.before
     if before is not None:
-        action = _unfinished(before, _of(before, known), ended_before)
+        action = _unfinished(before, _of(before, known), ended_before, retries)
         if standing.due is None and isinstance(action, Start):
             return Done()  # all records are there: nothing is worth a new run
         if action is not None:
@@ -112,7 +143,7 @@ def decide(standing: Standing, runs: Iterable[Run], ended_before: frozenset[str]
     if standing.due is None:
         return Done()
     runs_due = _of(standing.due, known)
-    return _unfinished(standing.due, runs_due, ended_before) or Stop(
+    return _unfinished(standing.due, runs_due, ended_before, retries) or Stop(
         f"run {runs_due[-1].name} succeeded, but its records are not in S3: they were deleted, or the run used another"
         " bucket; restore them, or archive the run in Kubeflow Pipelines to have the step run again"
     )
@@ -122,8 +153,11 @@ def _of(step: Step, runs: Sequence[Run]) -> list[Run]:
     return [run for run in runs if run.name == step.name and not run.scheduled]
 
 
-def _unfinished(step: Step, runs: Sequence[Run], ended_before: frozenset[str]) -> Action | None:
+def _unfinished(step: Step, runs: Sequence[Run], ended_before: frozenset[str], retries: int) -> Action | None:
     """What a step needs whose runs, oldest first, are these; None when one of them ended well."""
+    for run in runs:
+        if run.stuck:
+            return Replace(run)
     live = [run for run in runs if run.live]
     if len(live) > 1:
         return Cancel(live[-1])
@@ -134,18 +168,28 @@ def _unfinished(step: Step, runs: Sequence[Run], ended_before: frozenset[str]) -
     for run in runs:
         if run.state == CANCELING:
             return Wait(run)
-    seen = [run for run in runs if run.id not in ended_before]
-    if seen:
-        return Stop(_lost(seen[-1]))
     failed = [run for run in runs if run.state == FAILED]
-    return Retry(failed[-1]) if failed else Start(step)  # beside a failed run only its twin was ever cancelled
+    if failed:
+        return _again(failed[-1], retries)  # beside it only its twin was ever cancelled
+    gone = [run for run in runs if run.id not in ended_before]
+    if gone:
+        return Stop(f"run {gone[-1].name} ({gone[-1].id}) was cancelled; `cycleqd drive` starts it anew")
+    return Start(step)
 
 
-def _lost(run: Run) -> str:
-    if run.state == FAILED:
-        reason = f": {run.reason.rstrip('.')}" if run.reason else ""
-        return (
-            f"run {run.name} ({run.id}) failed{reason}; read `cycleqd logs {run.name}`, then go on with"
-            f" `cycleqd retry {run.name}` or `cycleqd drive`"
+def _again(run: Run, retries: int) -> Retry | Stop:
+    """What becomes of a run that failed."""
+    if run.failure is not None and run.failure.refusal:
+        return Stop(
+            f"run {run.name} ({run.id}) failed and is not repeated, which could not help: {run.why}; correct that, then"
+            f" `cycleqd retry {run.name}` and drive on (what was corrected in a profile or an image reaches only a new"
+            " run: archive this one in Kubeflow Pipelines, and drive on)",
+            run.failure.kind,
         )
-    return f"run {run.name} ({run.id}) was cancelled; `cycleqd drive` starts it anew"
+    if run.retries < retries:
+        return Retry(run, min(FIRST_PAUSE * 2.0**run.retries, LONGEST_PAUSE))
+    times = f" {run.retries + 1} times" if run.retries else ""
+    return Stop(
+        f"run {run.name} ({run.id}) failed{times}{f': {run.why}' if run.why else ''}; read `cycleqd logs {run.name}`,"
+        f" then go on with `cycleqd retry {run.name}`"
+    )

@@ -1,103 +1,159 @@
-"""The driver: runs step after step until the evolution is complete. May be killed and started again at any time.
+"""The driver: decides what is due and has a runner do it, until the evolution is complete. May be killed at any time.
 
-It keeps no state. Where the evolution stands, S3 says; whether a run is in flight, its runner knows by the step's name.
+It keeps no state that matters. Where the evolution stands, S3 says; what is in flight, its runner: see
+cycleqd.run.decisions.
 """
 
 from __future__ import annotations
 
-import contextlib
-import fcntl
-import os
-from collections.abc import Iterator, Mapping
-from pathlib import Path
-from typing import Any, Protocol
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from typing import Protocol
 
-from components.seed.stage import refuse_other_config
-from cycleqd.errors import ConflictError, CycleQDError
-from cycleqd.run.local.services import writable
-from cycleqd.run.steps import Step, advanced, arguments, find_state, next_step, previous_step
+from cycleqd.errors import ConflictError, UnavailableError, named
+from cycleqd.run.decisions import (
+    GIVEN_UP,
+    Action,
+    Cancel,
+    Done,
+    Replace,
+    Retry,
+    Run,
+    Standing,
+    Start,
+    Stop,
+    Wait,
+    decide,
+)
+from cycleqd.run.steps import Step, find_state, next_step, previous_step
 from cycleqd.search.config import Config
-from cycleqd.search.state import State
 from cycleqd.storage.objects import Store
+
+OUTAGE_SECONDS = 300.0
+_FIRST_PAUSE, _LONGEST_PAUSE = 1.0, 30.0
 
 
 class Runner(Protocol):
-    """Runs the pipelines of steps, somewhere."""
+    """Runs steps somewhere: processes or containers of this machine, or a cluster.
 
-    def finished(self, step: Step) -> bool:
-        """Whether a run of this step ended well."""
-
-    def run(self, step: Step, arguments: Mapping[str, Any]) -> None:
-        """Run a step to its end, or join the run of it that is in flight. Raises CycleQDError when it fails."""
-
-
-class Watcher(Protocol):
-    """Is told what happens."""
-
-    def starts(self, step: Step, state: State | None) -> None:
-        """A step begins, from this snapshot."""
-
-    def ended(self, step: Step, state: State | None) -> None:
-        """A step is done; this is the snapshot now."""
-
-    def warns(self, sentence: str) -> None:
-        """Something went wrong that does not stop the evolution."""
-
-
-def drive(config: Config, store: Store, runner: Runner, watcher: Watcher) -> None:
-    """Run the evolution to its end from wherever it is.
-
-    First repeats the step before the current snapshot if its run did not end well: it may have been killed between
-    moving HEAD and logging or cleaning, and repeating is free otherwise. Raises ConflictError when the evolution was
-    started with another configuration.
+    Raises UnavailableError when it does not answer, other CycleQDErrors for what it refuses. One that repeats nothing
+    raises in `wait` what a run failed of; it is never asked to retry or replace.
     """
-    refuse_other_config(store, config)
+
+    def runs(self, names: Iterable[str]) -> list[Run]:
+        """All runs of these steps that are not archived, and the live ones of the schedule."""
+
+    def start(self, step: Step) -> Run:
+        """Start a run of the step. After an UnavailableError it may have been started all the same."""
+
+    def wait(self, run: Run) -> None:
+        """Return when the run has ended, or is stuck. Raises ConflictError when it is deleted."""
+
+    def cancel(self, run: Run) -> None:
+        """Ask for its end; a run that has ended already is no error."""
+
+    def retry(self, run: Run) -> None:
+        """Count it, then return when the run works again. Does nothing when another driver was faster."""
+        raise ConflictError(f"run {run.name} ({run.id}) cannot be repeated where it runs; start it anew")
+
+    def replace(self, run: Run) -> None:
+        """Archive a run that is stuck. Does nothing when another driver was faster."""
+        raise ConflictError(f"run {run.name} ({run.id}) cannot be replaced where it runs; start it anew")
+
+
+def standing(config: Config, store: Store) -> Standing:
+    """Where the evolution is, by HEAD and what finalising has recorded."""
     state = find_state(store)
-    before = previous_step(config, state)
-    if before is not None and not runner.finished(before):
-        _run(config, store, runner, watcher, before, state)
-        state = find_state(store)
-    while (step := next_step(config, store, state)) is not None:
-        _run(config, store, runner, watcher, step, state)
-        state = find_state(store)
+    due = next_step(config, store, state)
+    return Standing(due, Step("finalising") if due is None else previous_step(config, state))
 
 
-def _run(config: Config, store: Store, runner: Runner, watcher: Watcher, step: Step, state: State | None) -> None:
-    """Run a step and believe the records, not the run: some failures come after the work, and some go unreported."""
-    watcher.starts(step, state)
-    failure: CycleQDError | None = None
-    try:
-        runner.run(step, arguments(config, step, state))
-    except CycleQDError as error:
-        failure = error
-    if not advanced(config, store, step):
-        raise failure or ConflictError(
-            f"the run of {step.name} reports success, but its records are not in {store.url('')}; look at its log"
-        )
-    if failure is not None:
-        watcher.warns(f"the run of {step.name} failed after its work was done: {failure}")
-    watcher.ended(step, find_state(store))
+@dataclass
+class Driver:
+    """Decides and acts. `standing` reads S3; `told` hears of every action before it is done.
 
-
-@contextlib.contextmanager
-def alone(config: Config) -> Iterator[None]:
-    """Hold the evolution for this process among those that share `place.folder`.
-
-    Raises ConflictError naming the process that holds it. Drivers elsewhere need no lock: they meet in S3, where the
-    second one adopts the first one's plan.
+    `retries`: how often a failed run is repeated.
     """
-    folder = writable(Path(config.place.folder).resolve() / "runs" / config.name)
-    with (folder / "driver.lock").open("a+") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            lock.seek(0)
-            holder = lock.read().strip() or "unknown"
-            raise ConflictError(
-                f"evolution '{config.name}' is being run by process {holder} on this machine;"
-                " wait for it, or watch it with: cycleqd status"
-            ) from None
-        lock.truncate(0)
-        lock.write(str(os.getpid()))
-        lock.flush()
-        yield
+
+    runner: Runner
+    standing: Callable[[], Standing]
+    retries: int = 0
+    told: Callable[[Action, Standing], None] = lambda action, standing: None
+    warned: Callable[[str], None] = lambda sentence: None
+    sleep: Callable[[float], None] = time.sleep
+    outage: float = OUTAGE_SECONDS
+    _ended_before: set[str] = field(default_factory=set)
+    _looked_for: set[str] = field(default_factory=set)
+
+    def drive(self) -> None:
+        """Act until all is done.
+
+        Raises what a failed task refused, ConflictError when a run is lost otherwise, UnavailableError when an outage
+        lasts. An action that an outage interrupts is decided anew: whether it took effect, the next look shows.
+        """
+        pause, quiet = _FIRST_PAUSE, 0.0
+        while True:
+            try:
+                action, standing = self.next()
+                self.told(action, standing)
+                if isinstance(action, Done):
+                    return
+                if isinstance(action, Retry):
+                    self.sleep(action.pause)
+                    if self.next()[0] != action:  # somebody did it meanwhile
+                        continue
+                self.act(action)
+                pause, quiet = _FIRST_PAUSE, 0.0
+            except UnavailableError as error:
+                if quiet >= self.outage:
+                    raise
+                self.warned(f"{error}; trying again in {pause:.0f} s")
+                self.sleep(pause)
+                pause, quiet = min(2 * pause, _LONGEST_PAUSE), quiet + pause
+
+    def submit(self) -> tuple[Action, Run | None]:
+        """Do the one thing that is due without waiting for it: the action, and the run that is now under way."""
+        while True:
+            action, standing = self.next()
+            self.told(action, standing)
+            if isinstance(action, Wait):
+                return action, action.run
+            run = self.act(action)
+            if not isinstance(action, Cancel | Replace):
+                return action, run
+
+    def next(self) -> tuple[Action, Standing]:
+        """What is to be done, from a look at the runs during which S3 did not change."""
+        standing = self.standing()
+        while True:
+            names = {step.name for step in (standing.before, standing.due) if step is not None}
+            runs = self.runner.runs(sorted(names))
+            fresh = names - self._looked_for
+            self._ended_before |= {run.id for run in runs if run.state in GIVEN_UP and run.name in fresh}
+            self._ended_before -= {run.id for run in runs if run.live}  # retried: it is watched from here on
+            self._looked_for |= names
+            again = self.standing()
+            if again == standing:
+                return decide(standing, runs, frozenset(self._ended_before), self.retries), standing
+            standing = again
+
+    def act(self, action: Action) -> Run | None:
+        """Do it. Raises the error of a Stop."""
+        match action:
+            case Start(step):
+                return self.runner.start(step)
+            case Wait(run):
+                self.runner.wait(run)
+                return run
+            case Retry(run):
+                self.runner.retry(run)
+                return run
+            case Cancel(run):
+                self._ended_before.add(run.id)
+                self.runner.cancel(run)
+            case Replace(run):
+                self.runner.replace(run)
+            case Stop(sentence, kind):
+                raise (named(kind) or ConflictError)(sentence)
+        return None

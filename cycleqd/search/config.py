@@ -93,41 +93,50 @@ Image = Literal["control", "weights", "evaluate"]
 
 
 class Section(BaseModel):
-    """A strict, immutable part of the configuration."""
+    """A strict, immutable part of the configuration. The string below a field is its line in docs/configuration.md."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
 
 
 S = TypeVar("S", bound=Section)
+M = TypeVar("M", bound=BaseModel)
 
 
 class Expert(Section):
     """An expert: its checkpoint (a folder or s3:// prefix) and the task it was fine-tuned for."""
 
     path: Location
+    """The expert's checkpoint: a Hugging Face folder of safetensors, or an s3:// prefix."""
     task: Name
+    """The task that it was fine-tuned for, one of the search tasks."""
 
 
 class Models(Section):
     """The base, the K or more experts fine-tuned from it, and the shard size of the checkpoints that are written."""
 
     base: Location
+    """The base model that every expert was fine-tuned from: a folder, or an s3:// prefix."""
     experts: dict[Name, Expert] = Field(min_length=1)
+    """At least one expert for each search task, by a name of your choice."""
     shard_size: Annotated[str, Field(pattern=r"^[0-9]+(\.[0-9]+)?(KB|MB|GB)$")] = "5GB"
+    """Largest file of a checkpoint that is written, such as 500MB or 5GB."""
 
 
 class Split(Section):
-    """Which samples the search sees and which are held out. By seed and share, or by explicit ids.
-
-    `search_samples` and `test_samples` subsample the two (the same subset for every model); None takes all.
-    """
+    """Which samples the search sees and which are held out: by seed and share, or by explicit ids."""
 
     share: Fraction = 0.5
+    """Share of the samples that the search sees; the others are held out for the report."""
     seed: int = 0
+    """Seed of the shuffle before the share is taken."""
     search_ids: tuple[str, ...] | None = None
+    """Instead of a share: the ids of the samples that the search sees."""
     test_ids: tuple[str, ...] | None = None
+    """The ids of the samples that are held out; given together with `search_ids`."""
     search_samples: int | None = Field(default=None, ge=1)
+    """Score on so many of the search's samples only, the same for every model; empty: all."""
     test_samples: int | None = Field(default=None, ge=1)
+    """The same for the held-out samples; empty: all."""
 
     @model_validator(mode="after")
     def _disjoint(self) -> Split:
@@ -145,39 +154,58 @@ class Generation(Section):
     """How replies are generated for a task. Temperature 0 is greedy."""
 
     max_tokens: int = Field(default=512, ge=1)
+    """Longest reply, in tokens."""
     temperature: float = Field(default=0.0, ge=0)
+    """0 is greedy decoding; above 0 tokens are sampled."""
     top_p: float = Field(default=1.0, gt=0, le=1)
+    """Sample from the smallest set of tokens with this probability."""
     stop: tuple[str, ...] = ()
+    """A reply ends before any of these strings."""
     seed: int = 0
+    """Seed of sampling."""
 
 
 class Task(Section):
-    """A task: plug-in class, data, settings. `report_only` tasks are scored but never enter an archive."""
+    """A task: plug-in class, data, settings."""
 
     class_: Plugin = Field(alias="class")
+    """A built-in benchmark, `code`, `db` or `os`; or your own, `file.py:Class` or `package.module:Class`."""
     data: Location
+    """The task's data: a file, a folder or an s3:// prefix."""
     settings: dict[str, Any] = {}
+    """The task's own settings; its class checks them."""
     split: Split = Split()
+    """Which samples the search sees."""
     generation: Generation = Generation()
+    """How replies are generated."""
     report_only: bool = False
+    """Score it for base, experts and final model only; the search never uses it."""
 
 
 class Evaluation(Section):
     """How scores are measured: engine, arithmetic and batches are part of what a score means."""
 
     engine: Literal["auto", "transformers", "vllm"] = "auto"
+    """The inference engine; `auto` is vLLM on a CUDA device and transformers elsewhere."""
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
+    """Arithmetic of inference; `auto` is the checkpoint's own dtype."""
     batch_tokens: int = Field(default=16384, ge=1)
+    """Tokens of a batch: rows × (longest prompt + longest reply)."""
     threads: int = Field(default=2, ge=1)
+    """CPU threads of the engine. On a machine that others use, 1 is fastest."""
     max_context: int | None = Field(default=None, ge=16)
+    """Longest context in tokens; empty: the model's own."""
     allow_flat_tasks: bool = False
+    """Go on although every expert scores 0 on a task, which then cannot guide the search."""
 
 
 class Grid(Section):
     """The archives' grids: bins per axis and how their bounds are set (at seeding, once)."""
 
     bins: int | dict[Name, int] = 15
+    """Bins of an axis: one number for all tasks, or one for each."""
     bounds: Literal["experts", "own_expert"] | dict[Name, tuple[Fraction, Fraction]] = "experts"
+    """0.85 × the lowest to 1.15 × the highest score of all experts, or of the task's own; or [low, high] for each."""
 
     @field_validator("bins")
     @classmethod
@@ -234,7 +262,9 @@ class Stop(Section):
     """Stop early: after so many child evaluations, or so many generations without a better best average."""
 
     evaluations: int | None = Field(default=None, ge=1)
+    """A budget of evaluated children; empty: none."""
     patience: int | None = Field(default=None, ge=1)
+    """Generations without a better best average; empty: none."""
 
 
 class Method(Section):
@@ -267,11 +297,16 @@ class Method(Section):
 
 
 class Images(Section):
-    """The three images, as full references: with a registry where nodes do not hold them, with a digest to pin them."""
+    """The three images, as full references: with a registry where nodes do not hold them, with a digest to pin them
+    (`registry.example/cycleqd/control@sha256:…`).
+    """
 
     control: str = f"cycleqd/control:{__version__}"
+    """Image of seed, select_parents and update_archives."""
     weights: str = f"cycleqd/weights:{__version__}"
+    """Image of merge, mutate and aggregate."""
     evaluate: str = f"cycleqd/evaluate:{__version__}"
+    """Image of evaluate."""
 
 
 def image_of(stage: str) -> Image:
@@ -282,69 +317,98 @@ def image_of(stage: str) -> Image:
 
 
 class Toleration(Section):
-    """A taint that pods tolerate, in Kubernetes' words."""
+    """A taint that pods tolerate, as Kubernetes writes it."""
 
     key: Key | None = None
+    """Key of the taint; empty with `Exists`: every taint."""
     operator: Literal["Equal", "Exists"] | None = None
+    """Whether the taint's value must be equal, or only exist."""
     value: Value | None = None
+    """Value of the taint."""
     effect: Literal["NoExecute", "NoSchedule", "PreferNoSchedule"] | None = None
+    """Effect of the taint; empty: all."""
     seconds: int | None = Field(default=None, alias="tolerationSeconds", ge=0)
+    """How long a pod stays on a node with a NoExecute taint."""
 
 
 class Resources(Section):
-    """What one task pod asks for on a cluster (Kubernetes quantities), and the nodes it may run on.
-
-    shared_memory is the size of /dev/shm, part of memory; empty leaves the container's own 64 MiB. timeout: seconds,
-    None takes the place's.
-    """
+    """What one task pod asks for on a cluster (Kubernetes quantities), and the nodes it may run on."""
 
     cpu: Cpu = "2"
+    """CPUs, request and limit."""
     memory: Bytes = "8G"
+    """Memory, request and limit."""
     gpu: int = Field(default=0, ge=0)
+    """GPUs of a pod."""
     gpu_type: Resource = "nvidia.com/gpu"
+    """Name of the GPU resource."""
     shared_memory: Annotated[str, _kubernetes("quantity", f"({_BYTES})?", '"16Gi"')] = ""
+    """Size of /dev/shm, a part of `memory`; empty: the container's own 64 MiB."""
     node_selector: dict[Key, Value] = {}
+    """Labels of the nodes that a pod may run on."""
     tolerations: tuple[Toleration, ...] = ()
+    """Taints that pods tolerate."""
     timeout: int | None = Field(default=None, ge=60)
+    """Seconds until the task is ended; empty: `place.timeout`."""
 
 
 class Place(Section):
-    """Where and how the work runs; changes no result.
-
-    group: what one evaluate task does: "task" one child on one benchmark, "child" all benchmarks of a child,
-    "generation" all children. fused: merge and mutate in one task. embedded services: a SeaweedFS and an MLflow
-    server started in `folder` by the command; otherwise AWS_ENDPOINT_URL, MLFLOW_TRACKING_URI and the usual AWS
-    variables name them. On a cluster the Secret `secret` holds the keys and the ConfigMap `config_map` the addresses,
-    both in `namespace`, where runs execute; `control`, `weights` and `evaluate` are the pods of the three images.
-    """
+    """Where and how the work runs; changes no result, and may change at any time."""
 
     runner: Literal["local", "docker", "kubeflow"] = "local"
+    """Tasks run as processes of this machine, as its containers, or on a Kubeflow cluster."""
     services: Literal["embedded", "external"] = "external"
+    """`embedded`: S3 and MLflow servers in `folder`; `external`: those that the environment names."""
     bucket: str = "cycleqd"
+    """The S3 bucket; every evolution has a prefix of its own in it."""
     folder: Annotated[Location, Field(validate_default=True)] = ".cycleqd"
+    """Where embedded services, cached checkpoints and temporary files are kept."""
     group: Literal["task", "child", "generation"] = "task"
+    """What one evaluate task scores: a child on one `task`, a `child`, or all children of a `generation`."""
     fused: bool = True
+    """Merge and mutate in one task; the checkpoint's bytes are the same either way."""
     generations_per_run: int = Field(default=1, ge=1)
+    """Generations in one pipeline run."""
     parallelism: int = Field(default=2, ge=1)
+    """Children that are worked on at a time on one machine; on a cluster GPUs, quotas and queues limit."""
     workers: int = Field(default=4, ge=1)
+    """Samples of a task that are judged at a time."""
     threads: int = Field(default=2, ge=1)
+    """CPU threads of merging and mutating; any number gives the same bytes."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
+    """Where models generate and SVD mutation computes; `auto` is CUDA where there is a device."""
     cache_size: str = "50GB"
+    """Space for cached checkpoints on a machine."""
     timeout: int = Field(default=6 * 3600, ge=60)
-    retries: int = Field(default=1, ge=0)
+    """Seconds until a task is ended."""
+    retries: int = Field(default=2, ge=0)
+    """How often `drive` repeats a failed run on a cluster."""
     pins: tuple[str, ...] = ()
+    """Ids of models that are never cleaned up."""
     images: Images = Images()
+    """The images of tasks in containers and pods."""
     pull_policy: Literal["Always", "IfNotPresent", "Never"] = "IfNotPresent"
+    """When a cluster pulls the images."""
     pull_secrets: tuple[str, ...] = ()
+    """Kubernetes Secrets with the registry's credentials."""
     endpoint: str | None = None
+    """URL of the KFP API; empty: `KF_PIPELINES_ENDPOINT`, else the kubeconfig's cluster."""
     tls_ca: Location | None = None
+    """File with the certificate authority of that URL; empty: the system's."""
     namespace: str = "kubeflow"
+    """Kubernetes namespace in which runs execute."""
     service_account: str = ""
+    """Service account of pods; empty: the one that KFP chooses."""
     secret: str = "cycleqd-credentials"
+    """Secret with the S3 keys, in `namespace`."""
     config_map: str = "cycleqd-settings"
+    """ConfigMap with the addresses of S3 and MLflow, in `namespace`."""
     control: Resources = Resources(cpu="1", memory="2G")
+    """Resources of pods of the `control` image."""
     weights: Resources = Resources()
+    """Resources of pods of the `weights` image."""
     evaluate: Resources = Resources()
+    """Resources of pods of the `evaluate` image."""
 
     def image(self, stage: str) -> str:
         """The reference of a stage's image."""
@@ -361,12 +425,19 @@ class Config(Section):
     """One evolution."""
 
     name: Name
+    """The evolution's name: its prefix in the bucket and its experiment in MLflow."""
     seed: int = Field(default=0, ge=0)
+    """Seed of every random draw of the search; replicates of an evolution differ in it."""
     models: Models
+    """Base and experts."""
     tasks: dict[Name, Task] = Field(min_length=2)
+    """What models are scored on, by a name of your choice; at least two take part in the search."""
     evaluation: Evaluation = Evaluation()
+    """How scores are measured."""
     method: Method = Field(default_factory=Method)
+    """What is computed."""
     place: Place = Place()
+    """Where it runs."""
 
     @property
     def search_tasks(self) -> tuple[str, ...]:
@@ -396,7 +467,7 @@ class Config(Section):
             task["data"] = f"tasks/{name}/data/{task['data'].rstrip('/').rsplit('/', 1)[-1]}"
             task["class"] = _stored(task["class"], f"tasks/{name}/plugin.py")
         for key, operator in self.method.operators.items():
-            tree["method"][key]["kind"] = _stored(operator.kind, f"operators/{key}/plugin.py")
+            tree["method"][key]["kind"] = operator.stored
         return tree
 
     @model_validator(mode="after")
@@ -457,13 +528,29 @@ def placed(config: Config, **changes: object) -> Config:
     return config.model_copy(update={"place": _overlaid(config.place, over)})
 
 
-def _overlaid(under: S, over: S) -> S:
+def completed(config: Config, frozen: Config) -> Config:
+    """The configuration, with another's value for every key that decides results and that it does not set itself.
+
+    Sections are completed key by key, those of tasks and experts one by one; other maps and lists are set as a whole.
+    """
+    return _overlaid(frozen, config).model_copy(update={"place": config.place})
+
+
+def _overlaid(under: M, over: M) -> M:
     """`under` with everything that was said in `over`."""
-    changes = {name: getattr(over, name) for name in over.model_fields_set}
-    for name, value in changes.items():
-        if isinstance(value, Section):
-            changes[name] = _overlaid(getattr(under, name), value)
+    changes = {name: _laid(getattr(under, name), getattr(over, name)) for name in over.model_fields_set}
     return under.model_copy(update=changes)
+
+
+def _laid(under: Any, over: Any) -> Any:
+    """A value over another: sections, and operators of one kind, key by key; maps one by one; all else as a whole."""
+    if isinstance(over, Section) and isinstance(under, type(over)):
+        return _overlaid(under, over)
+    if isinstance(over, Operator) and isinstance(under, Operator) and over.stored == under.stored:
+        return _overlaid(under, over)  # of a user's own, the classes are two, loaded from equal files
+    if isinstance(over, dict) and isinstance(under, dict):
+        return {name: _laid(under.get(name), value) for name, value in over.items()}
+    return over
 
 
 def _read(path: Path) -> Any:

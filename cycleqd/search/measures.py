@@ -35,7 +35,7 @@ def measure(state: State, naive: Scores | None = None) -> dict[str, float]:
     for name, front in (("elites", front_of_elites(state)), ("all", front_of_all(state))):
         found[f"front_{name}"] = float(len(front))
         found[f"hypervolume_{name}"] = hypervolume(front, state.tasks, state.base.scores)
-    found["evaluations"] = float(len(state.children))
+    found["evaluations"] = float(state.evaluations)
     rivals = {"best_expert": max((expert.scores for expert in state.experts), key=average)}
     if naive is not None:
         rivals["naive"] = naive

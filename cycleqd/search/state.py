@@ -8,12 +8,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import cached_property
 from itertools import groupby
 from typing import Self
 
 from cycleqd.errors import ConflictError, IntegrityError, InvalidInputError
-from cycleqd.search import records
 from cycleqd.search.algorithms import algorithm
 from cycleqd.search.archive import Archive
 from cycleqd.search.config import Config
@@ -31,8 +29,11 @@ class State:
     """Snapshot n: the state after n generations (0: after seeding).
 
     tasks: the K search tasks in the config's order. axes: task → its axis, fixed at seeding. archives: one a task, in
-    that order. population: what an algorithm without archives selects from. history: the experts, then every child, in
-    the order of evaluation. The base is scored but never offered.
+    that order. population: what an algorithm without archives selects from. history: the experts, then every
+    child, in the order of evaluation. The base is scored but never offered. rescored: digests of the earlier editions
+    of this snapshot, the oldest first, where its models were scored anew. forgotten: children that are no longer in the
+    history, as they were gone when the others were scored anew. digest: sha256 (hex) of the bytes that the state is
+    stored as, which HEAD and plans name; "" for one that was not stored.
     """
 
     generation: int
@@ -43,16 +44,19 @@ class State:
     archives: tuple[Archive, ...]
     population: tuple[Scored, ...] = ()
     history: tuple[Evaluated, ...] = field(repr=False, default=())
-
-    @cached_property
-    def digest(self) -> str:
-        """sha256 of the snapshot's canonical JSON: what HEAD and plans name."""
-        return records.digest(self.to_json())
+    rescored: tuple[str, ...] = ()
+    forgotten: int = 0
+    digest: str = field(compare=False, default="")
 
     @property
     def children(self) -> tuple[Evaluated, ...]:
-        """The history without the experts: what counts as evaluations."""
+        """The history without the experts."""
         return self.history[len(self.experts) :]
+
+    @property
+    def evaluations(self) -> int:
+        """How many children were evaluated: what a budget counts."""
+        return len(self.children) + self.forgotten
 
     @property
     def bests(self) -> dict[str, Evaluated]:
@@ -73,11 +77,13 @@ class State:
                 [line.generation, line.model.id, line.model.digest, [line.scores[task] for task in self.tasks]]
                 for line in self.history
             ],
+            "rescored": list(self.rescored),
+            "forgotten": self.forgotten,
         }
 
     @classmethod
-    def from_json(cls, value: JSON) -> Self:
-        """The state of a snapshot's content; the archives' grids are made from its axes."""
+    def from_json(cls, value: JSON, digest: str = "") -> Self:
+        """The state of a snapshot's content; the archives' grids are made from its axes. digest: of what was read."""
         tasks = tuple(value["tasks"])
         axes = {task: Axis.from_json(value["grid"][task]) for task in tasks}
         return cls(
@@ -92,6 +98,9 @@ class State:
                 Evaluated(generation, ModelRef(name, sha256), dict(zip(tasks, scores, strict=True)))
                 for generation, name, sha256, scores in value["history"]
             ),
+            rescored=tuple(value["rescored"]),
+            forgotten=value["forgotten"],
+            digest=digest,
         )
 
 
@@ -141,7 +150,7 @@ def updated(config: Config, state: State, plan: Plan, scored: Sequence[Scored]) 
     Raises ConflictError when the plan was not made from this snapshot, IntegrityError when `scored` are not the plan's
     children, InvalidInputError for a score that is missing, NaN or outside [0, 1].
     """
-    if plan.generation != state.generation or plan.snapshot != state.digest:
+    if plan.generation != state.generation or plan.snapshot not in (state.digest, *state.rescored):
         raise ConflictError(
             f"the plan of generation {plan.generation} (from snapshot {plan.snapshot[:12]}) does not belong to "
             f"snapshot {state.generation} ({state.digest[:12]}); plan again from the current HEAD"
@@ -177,6 +186,25 @@ def _with_verdicts(config: Config, scored: Sequence[Scored], tasks: Sequence[str
                 f"model '{model.model.id}' comes without verdicts on every task, which its method needs"
             )
     return [replace(model, verdicts={task: tuple((model.verdicts or {})[task]) for task in tasks}) for model in scored]
+
+
+def rescored(config: Config, state: State, base: Scored, models: Sequence[Scored]) -> State:
+    """Another edition of a snapshot: bounds, archives and population from new scores alone.
+
+    models: every expert, and the children that are to stay, with their new scores. They are offered in the order of the
+    history, in their own generations; other children leave the history and are only counted. Raises as `seeded` does.
+    """
+    found = {model.model.id: model for model in models}
+    made: dict[int, list[Scored]] = {}
+    for line in state.children:
+        if line.model.id in found:
+            made.setdefault(line.generation, []).append(_checked(found[line.model.id], state.tasks))
+    search = algorithm(config)
+    again = seeded(config, base, [found[expert.model.id] for expert in state.experts])
+    for generation in range(state.generation):
+        again = search.tell(again, _with_verdicts(config, made.get(generation, []), state.tasks))
+    forgotten = state.evaluations - len(again.children)
+    return replace(again, rescored=(*state.rescored, state.digest), forgotten=forgotten)
 
 
 def replayed(config: Config, state: State) -> Iterator[State]:
@@ -224,7 +252,7 @@ def final_recipe(config: Config, state: State, aggregated: Scores | None = None)
 def remaining(config: Config, state: State) -> int | None:
     """Child evaluations left in the budget; None without one."""
     budget = config.method.stop.evaluations
-    return None if budget is None else max(budget - len(state.children), 0)
+    return None if budget is None else max(budget - state.evaluations, 0)
 
 
 def should_stop(config: Config, state: State) -> str | None:

@@ -38,8 +38,7 @@ def clean(store: Store, config: Config, pins: Iterable[str] = ()) -> None:
 
 def needed(store: Store, config: Config, generation: int, state: State) -> set[str]:
     """Ids of the models whose checkpoints must stay: elites, parents in flight, what finalising and reports name."""
-    models = {line.model.id for line in states.alive(config, state)}
-    models |= {elite.model.id for elite in (*union(state.archives), *state.population)}
+    models = members(config, state)
     for number in count(generation):
         plan = find_plan(store, number)
         if plan is None:
@@ -48,6 +47,12 @@ def needed(store: Store, config: Config, generation: int, state: State) -> set[s
     for key in (layout.FINAL_PLAN, layout.REPORT_MODELS):
         models |= set((store.find_json(key) or {"models": []})["models"])
     return models
+
+
+def members(config: Config, state: State) -> set[str]:
+    """Ids of the models that a snapshot holds: the elites of all archives, the population, the best on each task."""
+    found = {line.model.id for line in states.alive(config, state)}
+    return found | {elite.model.id for elite in (*union(state.archives), *state.population)}
 
 
 def _is_garbage(key: str, kept: set[str], head: int) -> bool:

@@ -4,19 +4,18 @@ from __future__ import annotations
 
 import hashlib
 import json
-import tempfile
-from dataclasses import dataclass
-from pathlib import Path
+from dataclasses import dataclass, field
 from typing import Any
 
 from cycleqd.errors import ConflictError, IntegrityError, InvalidInputError
-from cycleqd.search import config as configuration
 from cycleqd.search.config import Config, Place
 from cycleqd.search.records import JSON, Child, ModelRef, Plan
 from cycleqd.search.state import State
 from cycleqd.storage import layout
+from cycleqd.storage.formats import FORMAT, decode
+from cycleqd.storage.frozen import parse_frozen
 from cycleqd.storage.objects import Store
-from cycleqd.storage.results import need_result, read_result, unseal
+from cycleqd.storage.results import Record, find_record, need_result, read_result
 from cycleqd.weights.manifest import Manifest
 
 _UNITS = {"KB": 10**3, "MB": 10**6, "GB": 10**9}
@@ -28,11 +27,17 @@ class Head:
 
     snapshot: int
     sha256: str
-    etag: str = ""
+    edition: int = 0
+    etag: str = field(compare=False, default="")
+
+    @property
+    def position(self) -> tuple[int, int]:
+        """Snapshot and edition: HEAD only ever moves to a greater one."""
+        return self.snapshot, self.edition
 
     def to_json(self) -> JSON:
         """HEAD.json's content: all but the etag, which S3 gives it."""
-        return {"snapshot": self.snapshot, "sha256": self.sha256}
+        return {"snapshot": self.snapshot, "sha256": self.sha256, "edition": self.edition}
 
 
 def parse_place(place: str) -> Place:
@@ -41,27 +46,12 @@ def parse_place(place: str) -> Place:
 
 
 def load_config(store: Store) -> Config:
-    """The frozen configuration, with its operators. Raises IntegrityError when these are not what was seeded."""
+    """The frozen configuration. Raises IntegrityError when it is not the one that was seeded."""
     data = store.get(layout.CONFIG)
-    record, found = need_result(store, layout.SEED), hashlib.sha256(data).hexdigest()
-    seeded = record["inputs"]["config"]
+    seeded, found = need_result(store, layout.SEED)["inputs"]["config"], hashlib.sha256(data).hexdigest()
     if found != seeded:
         raise IntegrityError(f"{store.url(layout.CONFIG)} has sha256 {found}, seeded was {seeded}; restore it")
-    with tempfile.TemporaryDirectory(prefix="cycleqd-operators-") as folder:
-        for key, file in record["outputs"]["operators"].items():
-            fetch(store, layout.operator(key), file["sha256"], Path(folder))
-        return configuration.parse(json.loads(data), store.url(layout.CONFIG), plugins=Path(folder))
-
-
-def fetch(store: Store, key: str, sha256: str, folder: Path) -> None:
-    """Copy an object below a folder. Raises IntegrityError when it is not what was seeded."""
-    content = store.get(key)
-    found = hashlib.sha256(content).hexdigest()
-    if found != sha256:
-        raise IntegrityError(f"{store.url(key)} has sha256 {found}, seeded was {sha256}; it was altered: restore it")
-    path = folder / key
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_bytes(content)
+    return parse_frozen(store, data)
 
 
 def size_in_bytes(text: str) -> int:
@@ -75,12 +65,12 @@ def find_head(store: Store) -> Head | None:
     if found is None:
         return None
     try:
-        value = json.loads(found[0])
-        return Head(int(value["snapshot"]), str(value["sha256"]), found[1])
+        value = decode(layout.HEAD, found[0], store.url(layout.HEAD))
+        return Head(int(value["snapshot"]), str(value["sha256"]), int(value["edition"]), found[1])
     except (ValueError, KeyError, TypeError) as error:
         raise IntegrityError(
             f"{store.url(layout.HEAD)} is not a HEAD ({error!r}); write"
-            ' {"sha256": …, "snapshot": n} of the newest archives/ snapshot into it'
+            f' {{"edition": 0, "format": {FORMAT}, "sha256": …, "snapshot": n}} of the newest snapshot into it'
         ) from error
 
 
@@ -92,23 +82,23 @@ def need_head(store: Store) -> Head:
     return found
 
 
-def load_state(store: Store, number: int) -> State:
-    """Snapshot `number`, verified against the sealed record of the update that made it."""
-    recorded = need_result(store, layout.update(number - 1))["outputs"]["sha256"]
-    data = store.get(layout.snapshot(number))
+def load_state(store: Store, number: int, edition: int = 0) -> State:
+    """Snapshot `number`, verified against the sealed record of its making."""
+    recorded = need_result(store, layout.maker(number, edition))["outputs"]["sha256"]
+    key = layout.snapshot(number, edition)
+    data = store.get(key)
     found = hashlib.sha256(data).hexdigest()
     if found != recorded:
         raise IntegrityError(
-            f"{store.url(layout.snapshot(number))} has sha256 {found}, recorded was {recorded}; it was truncated or"
-            " altered: restore it"
+            f"{store.url(key)} has sha256 {found}, recorded was {recorded}; it was truncated or altered: restore it"
         )
-    return State.from_json(json.loads(data))
+    return State.from_json(decode(key, data, store.url(key)), found)
 
 
 def current(store: Store) -> tuple[Head, State]:
     """HEAD and its snapshot. Raises IntegrityError when HEAD does not name the snapshot that was recorded."""
     head = need_head(store)
-    state = load_state(store, head.snapshot)
+    state = load_state(store, *head.position)
     if state.digest != head.sha256:
         raise IntegrityError(
             f"{store.url(layout.HEAD)} names sha256 {head.sha256} for snapshot {head.snapshot}, which has"
@@ -119,13 +109,18 @@ def current(store: Store) -> tuple[Head, State]:
 
 def find_plan(store: Store, generation: int) -> Plan | None:
     """A generation's plan, None when it was not claimed. Raises IntegrityError for a broken seal."""
-    body = unseal(store, layout.plan(generation))
-    return None if body is None else Plan.from_json(body)
+    found = find_record(store, layout.plan(generation))
+    return None if found is None else Plan.from_json(found.body)
 
 
 def need_plan(store: Store, generation: int) -> Plan:
     """A generation's plan. Raises ConflictError when the generation was not claimed."""
-    found = find_plan(store, generation)
+    return Plan.from_json(need_plan_record(store, generation).body)
+
+
+def need_plan_record(store: Store, generation: int) -> Record:
+    """The record that a generation's plan is. Raises ConflictError when the generation was not claimed."""
+    found = find_record(store, layout.plan(generation))
     if found is None:
         raise ConflictError(f"generation {generation} of {store.url('')} has no plan: run select_parents first")
     return found

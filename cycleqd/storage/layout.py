@@ -5,15 +5,20 @@
     seed/{result,run,mlflow}.json            digests and manifests of base, experts, task data and plug-ins
     seed/update/{result,run}.json            the making of snapshot 0
     tasks/NAME/{data/…,plugin.py}
-    operators/KEY/plugin.py                  operators of a user's own
+    operators/SHA256.py                      operators of a user's own, as the frozen configuration names them
     models/ID/…                              homes of base, expert-NAME, final and naive
     generations/NNNNNN/{plan,mlflow}.json    the plan is the claim
     generations/NNNNNN/children/ID/…         homes of children
     generations/NNNNNN/update/{result,run}.json
     archives/NNNNNN.json                     snapshot n: the state after n generations
-    HEAD.json                                {snapshot, sha256}
+    archives/NNNNNN-E.json                   edition E of it: the living models, scored anew by `cycleqd rescore`
+    rescorings/NNNNNN-E/update/{result,run}.json   the making of that edition
+    rescoring.json                           a rescoring was begun and has not ended: nothing else moves HEAD
+    HEAD.json                                {snapshot, sha256, edition}
     final/{plan,mlflow}.json                 what finalising reads: kept from cleaning
     report/models.json                       ids of the models that a report names: kept from cleaning
+    runs/ID/failures/TASK-….json             why a task of that Kubeflow run failed, until it begins again
+    repeats/STEP.json                        how often a step's run was repeated, by whichever driver
 
 A home holds checkpoint/…, merged/… (an intermediate) and the records of what was done: make/ (base, experts, final,
 naive), merge/ and mutate/ (children), evaluations/TASK/SPLIT/, each with a result.json and a run.json.
@@ -28,6 +33,8 @@ from cycleqd.errors import InvalidInputError
 SOURCES = "sources"
 CONFIG = "config.json"
 HEAD = "HEAD.json"
+RESCORING = "rescoring.json"
+RESCORINGS = "rescorings"
 SEED = "seed"
 SEED_MLFLOW = "seed/mlflow.json"
 FINAL_PLAN = "final/plan.json"
@@ -37,6 +44,7 @@ COMBINED = ("naive", "aggregated", "final")
 """Ids of what finalising may build: linear combinations of models."""
 
 _CHILD = re.compile(r"^g(\d{6})-c(\d{2,})$")
+_CHILDREN = re.compile(r"g\d{6}-c\d{2,}")
 _MODEL = re.compile(r"^(base|naive|aggregated|final|expert-[a-z0-9._-]+)$")
 
 
@@ -44,6 +52,11 @@ def child_generation(model: str) -> int | None:
     """The generation of a child's id ("g000012-c00" → 12); None for any other model."""
     match = _CHILD.match(model)
     return int(match[1]) if match else None
+
+
+def children_in(text: str) -> list[str]:
+    """The ids of children that a text names, each once, sorted."""
+    return sorted(set(_CHILDREN.findall(text)))
 
 
 def home(model: str) -> str:
@@ -90,11 +103,6 @@ def task(name: str) -> str:
     return f"tasks/{name}"
 
 
-def operator(key: str) -> str:
-    """The file of a user's own operator, by its key in the configuration's method."""
-    return f"operators/{key}/plugin.py"
-
-
 def generation(number: int) -> str:
     """The folder of a generation."""
     return f"generations/{number:06d}"
@@ -115,9 +123,14 @@ def update(number: int) -> str:
     return f"{SEED}/update" if number < 0 else f"{generation(number)}/update"
 
 
-def snapshot(number: int) -> str:
-    """The state after `number` generations."""
-    return f"archives/{number:06d}.json"
+def maker(number: int, edition: int) -> str:
+    """The folder of the record of a snapshot's making: of the update, or of the rescoring that made an edition."""
+    return f"{RESCORINGS}/{number:06d}-{edition}/update" if edition else update(number - 1)
+
+
+def snapshot(number: int, edition: int = 0) -> str:
+    """The state after `number` generations; edition 0 is the update's, later ones are rescorings of it."""
+    return f"archives/{number:06d}-{edition}.json" if edition else f"archives/{number:06d}.json"
 
 
 def result(folder: str) -> str:
@@ -128,3 +141,18 @@ def result(folder: str) -> str:
 def run(folder: str) -> str:
     """When, where and with what a stage was computed."""
     return f"{folder}/run.json"
+
+
+def failures(run: str) -> str:
+    """The folder of the failures of a Kubeflow run, by its id."""
+    return f"runs/{run}/failures"
+
+
+def failure(run: str, name: str) -> str:
+    """The failure of one of its tasks."""
+    return f"{failures(run)}/{name}.json"
+
+
+def repeats(step: str) -> str:
+    """How often a step's run was repeated."""
+    return f"repeats/{step}.json"

@@ -7,7 +7,6 @@ they are read: see bodies.
 from __future__ import annotations
 
 import hashlib
-import json
 import secrets
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
@@ -15,8 +14,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from cycleqd.errors import IntegrityError, UnavailableError
-from cycleqd.search.records import JSON, canonical
+from cycleqd.search.records import JSON
 from cycleqd.storage.bodies import Body
+from cycleqd.storage.formats import decode, encode
 from cycleqd.storage.settings import Settings
 
 if TYPE_CHECKING:
@@ -99,13 +99,13 @@ class Store:
         return found
 
     def get_json(self, key: str) -> JSON:
-        """The object as JSON. Raises IntegrityError when it is missing or not JSON."""
-        return self._parse(key, self.get(key))
+        """The object as JSON, in the present format. Raises IntegrityError when it is missing, and as `decode` does."""
+        return decode(key, self.get(key), self.url(key))
 
     def find_json(self, key: str) -> JSON | None:
-        """The object as JSON, None when there is none."""
+        """The object as JSON, in the present format, None when there is none. Raises as `decode` does."""
         found = self.find(key)
-        return None if found is None else self._parse(key, found)
+        return None if found is None else decode(key, found, self.url(key))
 
     def exists(self, key: str) -> bool:
         """Whether there is an object of this key."""
@@ -124,8 +124,8 @@ class Store:
             self.client.put_object(Bucket=self.bucket, Key=self.key(key), Body=data)
 
     def put_json(self, key: str, value: JSON) -> None:
-        """Write the canonical JSON of a value: equal values, equal bytes."""
-        self.put(key, canonical(value))
+        """Write a JSON object in the present format: equal values, equal bytes."""
+        self.put(key, encode(value))
 
     def create(self, key: str, data: bytes) -> bool:
         """Write unless the object exists (If-None-Match: *). False: it exists, whatever its bytes."""
@@ -248,12 +248,6 @@ class Store:
                 if _code(error) in _LOST_RACE:
                     return False
                 raise
-
-    def _parse(self, key: str, data: bytes) -> JSON:
-        try:
-            return json.loads(data)
-        except ValueError as error:
-            raise IntegrityError(f"{self.url(key)} is not JSON ({error}); it was truncated or altered") from error
 
     @contextmanager
     def _reported(self, key: str, what: str) -> Iterator[None]:

@@ -1,24 +1,30 @@
 """The two objects that a stage leaves in its folder, and the rule that makes every stage repeatable.
 
-`result.json` is {"body": {stage, method_version, inputs, outputs}, "sha256": digest(body)}: all that later stages read,
+`result.json` is a sealed record {format, inputs, method_version, outputs, stage, sha256}: all that later stages read,
 written last, byte-identical whenever the stage is deterministic. `run.json` tells when, where and with what it was
 computed; it is never compared, and never rewritten once the result exists.
+
+A sealed record is a JSON object whose last key, sha256, is the digest of its bytes without that key. So an alteration
+is noticed whatever later versions would write; who names a record names the sha256 of all of its bytes.
 """
 
 from __future__ import annotations
 
+import hashlib
 import os
 import platform
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
 
 from cycleqd import __version__
 from cycleqd.errors import CycleQDError, IntegrityError
-from cycleqd.search.records import JSON, canonical, digest
+from cycleqd.search.records import JSON, canonical
 from cycleqd.storage import layout
+from cycleqd.storage.formats import decode, encode
 from cycleqd.storage.objects import Store
 
 _LIBRARIES = ("torch", "numpy", "safetensors", "transformers", "vllm", "boto3", "mlflow-skinny")
@@ -43,44 +49,71 @@ class Clock:
             self.seconds[name] = round(self.seconds.get(name, 0.0) + time.monotonic() - begin, 4)
 
 
+@dataclass(frozen=True)
+class Record:
+    """A sealed record as it was read: its content in the present format, and the sha256 (hex) of all of its bytes."""
+
+    body: JSON
+    sha256: str
+
+
 def sealed(body: JSON) -> bytes:
-    """A record with the digest that makes any later change noticeable."""
-    return canonical({"body": body, "sha256": digest(body)})
+    """The bytes of a record, ending in the digest that makes any later change noticeable."""
+    return _with_seal(encode(body))
 
 
-def unseal(store: Store, key: str) -> JSON | None:
-    """The body of a sealed record, None when there is none. Raises IntegrityError for a broken seal."""
-    found = store.find_json(key)
-    if found is None:
+def _with_seal(bare: bytes) -> bytes:
+    """The bytes of a JSON object with its sha256 as one more key, the last."""
+    return bare[:-1] + f',"sha256":"{hashlib.sha256(bare).hexdigest()}"}}'.encode()
+
+
+_SEAL = len(_with_seal(b"}"))  # bytes
+
+
+def find_record(store: Store, key: str) -> Record | None:
+    """A sealed record, None when there is none. Raises IntegrityError for a broken seal, else as `decode` does."""
+    data = store.find(key)
+    if data is None:
         return None
-    if not isinstance(found, dict) or set(found) != {"body", "sha256"} or digest(found["body"]) != found["sha256"]:
+    url, bare = store.url(key), data[:-_SEAL] + b"}"
+    if _with_seal(bare) != data:
+        decode(key, bare, url)  # says more of what is cut off, and of cycleqd 0.1, which sealed otherwise
         raise IntegrityError(
-            f"{store.url(key)} does not have the sha256 it is sealed with; it was altered: restore it, or delete it to"
-            " compute it again"
+            f"{url} does not have the sha256 it is sealed with; it was altered: restore it, or delete it to compute it"
+            " again"
         )
-    return found["body"]
+    return Record(decode(key, bare, url), hashlib.sha256(data).hexdigest())
+
+
+def need_record(store: Store, folder: str) -> Record:
+    """The result of a folder, which must exist. Raises IntegrityError when it does not, else as `find_record` does."""
+    found = find_record(store, layout.result(folder))
+    if found is None:
+        raise IntegrityError(f"{store.url(layout.result(folder))} is missing: run the stage that writes it first")
+    return found
 
 
 def read_result(store: Store, folder: str) -> JSON | None:
-    """The body of a folder's result, None when there is none. Raises IntegrityError for a broken seal."""
-    return unseal(store, layout.result(folder))
+    """The content of a folder's result, None when there is none. Raises as `find_record` does."""
+    found = find_record(store, layout.result(folder))
+    return None if found is None else found.body
 
 
 def need_result(store: Store, folder: str) -> JSON:
-    """The body of a result that must exist. Raises IntegrityError when it does not."""
-    body = read_result(store, folder)
-    if body is None:
-        raise IntegrityError(f"{store.url(layout.result(folder))} is missing: run the stage that writes it first")
-    return body
+    """The content of a result that must exist. Raises as `need_record` does."""
+    return need_record(store, folder).body
 
 
 def find_result(store: Store, folder: str, name: str, version: int, inputs: JSON) -> JSON | None:
     """The outputs of a result that matches stage, method version and inputs; None when it has to be computed."""
     body = read_result(store, folder)
+    return body["outputs"] if body is not None and matches(body, name, version, inputs) else None
+
+
+def matches(body: JSON | None, name: str, version: int, inputs: JSON) -> bool:
+    """Whether a result is of this stage, method version and inputs."""
     wanted = {"stage": name, "method_version": version, "inputs": inputs}
-    if body is None or canonical({key: body.get(key) for key in wanted}) != canonical(wanted):
-        return None
-    return body["outputs"]
+    return body is not None and canonical({key: body.get(key) for key in wanted}) == canonical(wanted)
 
 
 def write_result(store: Store, folder: str, name: str, version: int, inputs: JSON, outputs: JSON, clock: Clock) -> JSON:
@@ -93,7 +126,7 @@ def write_result(store: Store, folder: str, name: str, version: int, inputs: JSO
     if standing is not None:
         return standing
     told, key = describe_run(clock), layout.run(folder)
-    if not store.create(key, canonical(told)) and store.get_json(key)["finished"] < clock.started:
+    if not store.create(key, encode(told)) and store.get_json(key)["finished"] < clock.started:
         store.put_json(key, told)
     result = sealed({"stage": name, "method_version": version, "inputs": inputs, "outputs": outputs})
     if not store.create(layout.result(folder), result):

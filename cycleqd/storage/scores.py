@@ -6,17 +6,20 @@ from collections.abc import Sequence
 
 from cycleqd.errors import ConflictError, IntegrityError
 from cycleqd.search.config import Config
-from cycleqd.search.records import JSON, Scored, digest
+from cycleqd.search.records import JSON, Scored
 from cycleqd.storage import layout
 from cycleqd.storage.evolution import model_ref
 from cycleqd.storage.objects import Store
-from cycleqd.storage.results import need_result
+from cycleqd.storage.results import need_record, need_result
+
+_VERSIONS = {"method_version", "task_version"}
+_RESCORE = "`cycleqd rescore` makes the scores anew"
 
 
 def scored_models(
     store: Store, config: Config, models: Sequence[str], verdicts: bool = False
 ) -> tuple[list[Scored], JSON]:
-    """The models with their scores on the search tasks, and the digests of the records these come from.
+    """The models with their scores on the search tasks, and the sha256 of the records these come from.
 
     Raises IntegrityError when a record is missing or judged another checkpoint, ConflictError when models were scored
     under different conditions (engine, data, samples, sampling), so that their scores cannot be compared.
@@ -26,7 +29,8 @@ def scored_models(
     records: dict[str, dict[str, str]] = {}
     for name in models:
         ref = model_ref(store, name)
-        bodies = {task: need_result(store, layout.evaluation(name, task, "search")) for task in config.search_tasks}
+        read = {task: need_record(store, layout.evaluation(name, task, "search")) for task in config.search_tasks}
+        bodies = {task: record.body for task, record in read.items()}
         for task, body in bodies.items():
             if body["inputs"]["model"] != ref.digest:
                 raise IntegrityError(
@@ -37,12 +41,15 @@ def scored_models(
         scores = {task: body["outputs"]["score"] for task, body in bodies.items()}
         bits = {task: tuple(bit == "1" for bit in body["outputs"]["verdicts"]) for task, body in bodies.items()}
         found.append(Scored(ref, scores, bits if verdicts else None))
-        records[name] = {task: digest(body) for task, body in bodies.items()}
+        records[name] = {task: record.sha256 for task, record in read.items()}
     return found, records
 
 
 def conditions(body: JSON) -> JSON:
-    """What a score depends on besides the model: engine, task, data, samples, sampling, versions."""
+    """What a score depends on besides the model: engine, task, data, samples, sampling, versions.
+
+    Records of an earlier format have, for what was not a condition then, the value that was in force (see `formats`).
+    """
     inputs = {key: value for key, value in body["inputs"].items() if key != "model"}
     fixed = {key: body["outputs"][key] for key in ("engine", "samples")}
     return {**inputs, **fixed, "method_version": body["method_version"]}
@@ -51,10 +58,10 @@ def conditions(body: JSON) -> JSON:
 def refuse_other_conditions(model: str, task: str, body: JSON, reference: JSON) -> None:
     """Raise ConflictError when a model was not scored as the base was."""
     mine, theirs = conditions(body), conditions(reference)
-    differing = [key for key in theirs if mine.get(key) != theirs[key]]
+    differing = [key for key in sorted(mine | theirs) if mine.get(key) != theirs.get(key)]
     if differing:
-        shown = ", ".join(f"{key} {mine.get(key)} against {theirs[key]}" for key in differing)
+        shown = ", ".join(f"{key} {mine.get(key)} against {theirs.get(key)}" for key in differing)
         raise ConflictError(
             f"'{model}' and the base were scored differently on '{task}' ({shown}), so their scores cannot be compared;"
-            " evaluate on one engine with one configuration"
+            f" {_RESCORE if set(differing) <= _VERSIONS else 'evaluate on one engine with one configuration'}"
         )

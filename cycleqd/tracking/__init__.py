@@ -1,0 +1,1 @@
+"""What is shown in MLflow: runs, lineage, scores, pictures."""

@@ -15,6 +15,7 @@ from cycleqd.search.records import JSON, Child, Plan
 from cycleqd.search.state import State
 from cycleqd.storage import layout
 from cycleqd.storage.evolution import need_head
+from cycleqd.storage.frozen import flat
 from cycleqd.storage.objects import Store
 from cycleqd.storage.results import need_result, provenance
 from cycleqd.storage.settings import Settings
@@ -153,7 +154,8 @@ def log_making(settings: Settings, store: Store, model: str, stages: Sequence[st
         folder = layout.stage(model, name)
         outputs, run = need_result(store, folder)["outputs"], store.get_json(layout.run(folder))
         metrics = {f"seconds/{name}/{part}": value for part, value in run["seconds"].items()}
-        params, tags = {}, _where(run)
+        params: dict[str, object] = {}
+        tags: dict[str, object] = {**_where(run)}
         if "checkpoint" in outputs:
             params, tags = {"bytes": outputs["checkpoint"]["size"]}, tags | _digest(outputs["checkpoint"])
         tracker.log(run_id, time=run["started"], metrics=metrics, params=params, tags=tags)
@@ -212,6 +214,17 @@ def log_update(settings: Settings, store: Store, generation: int, models: Sequen
         tracker.end(own, run["finished"])
 
 
+def log_rescoring(settings: Settings, store: Store, pairs: Iterable[tuple[str, str]]) -> None:
+    """The scores that were made anew on the models' runs, and what is the current snapshot now."""
+    log_evaluations(settings, store, pairs, "search")
+    head, evolution = need_head(store), need_ids(store, layout.SEED_MLFLOW).runs[EVOLUTION]
+    run = store.get_json(layout.run(layout.maker(*head.position)))
+    tags = {"cycleqd.snapshot": head.snapshot, "cycleqd.snapshot_digest": head.sha256}
+    tracker, key = Tracker(settings), layout.snapshot(*head.position)
+    tracker.log(evolution, time=run["started"], tags=tags)
+    tracker.text(evolution, key, store.get(key).decode())
+
+
 def log_final(settings: Settings, store: Store, config: Config, made: Sequence[str]) -> None:
     """The runs of the combined models (created here); parents and coefficients of those made; the evolution's end."""
     tracker, seeded = Tracker(settings), need_ids(store, layout.SEED_MLFLOW)
@@ -235,13 +248,6 @@ def log_final(settings: Settings, store: Store, config: Config, made: Sequence[s
         tracker.end(ids.runs[model_key(model)], run["finished"])
     if "final" in made:
         tracker.end(seeded.runs[EVOLUTION], store.get_json(layout.run(layout.stage("final", "make")))["finished"])
-
-
-def flat(tree: JSON, prefix: str) -> dict[str, object]:
-    """A nested configuration as dotted names."""
-    if not isinstance(tree, dict):
-        return {prefix: tree}
-    return {name: value for key, part in tree.items() for name, value in flat(part, f"{prefix}.{key}").items()}
 
 
 def _digest(made: JSON) -> dict[str, object]:

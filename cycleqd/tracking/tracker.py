@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from cycleqd.errors import ConflictError, UnavailableError
-from cycleqd.search.records import canonical
+from cycleqd.storage.formats import encode
 from cycleqd.storage.objects import Store
 from cycleqd.storage.settings import Settings
 
@@ -93,7 +93,7 @@ class Tracker:
             for run in wanted:
                 created[run.key] = self._find_or_create(experiment, run, created)
             mine = {run.key: created[run.key] for run in wanted}
-            store.create(key, canonical({"experiment": experiment, "runs": mine}))
+            store.create(key, encode({"experiment": experiment, "runs": mine}))
         stored = need_ids(store, key)
         self._delete_others(stored)
         return stored

@@ -103,7 +103,7 @@ class Combination:
         factors = [mutation.operator.factors(mutation.values, self._matrix(tensor)) for tensor in tensors]
         w = self._placed([_numbers(mutation, found, min(shape)) for found in factors], (min(shape),))
         mutated = svd_rescale(tau, w).add_(origin)
-        results = finite(mutated.to(merged[0].dtype).cpu().reshape(-1)).split(len(merged[0]))  # type: ignore[no-untyped-call]
+        results = finite(mutated.to(merged[0].dtype).cpu().reshape(-1)).split(len(merged[0]))
         return list(results)
 
     def _changed(self, unit: Unit, merged: torch.Tensor) -> torch.Tensor:

@@ -1,0 +1,1 @@
+"""SmolLM2-135M-Instruct and perturbed experts of it, on the three real benchmarks."""

@@ -44,7 +44,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=os.cpu_count() or 1, help="1 on a machine that others use too")
     parser.add_argument("--out", type=Path, help="folder for scores.md and transcripts")
     options = parser.parse_args()
-    engine = engines.create(options.engine, engines.Settings(threads=options.threads, max_context=CONTEXT))
+    engine = engines.create(options.engine, engines.EngineSettings(threads=options.threads, max_context=CONTEXT))
     try:
         began = time.perf_counter()
         engine.load(options.model, "model")

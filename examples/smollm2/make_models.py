@@ -70,7 +70,8 @@ def convert(gguf: Path) -> LlamaForCausalLM:
     )
     model = LlamaForCausalLM(config)
     model.load_state_dict(quantised.state_dict())
-    return model.to(torch.bfloat16)
+    model.bfloat16()
+    return model
 
 
 def perturbed(base: Path, name: str, third: int) -> LlamaForCausalLM:

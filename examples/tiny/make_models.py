@@ -130,7 +130,7 @@ def batches(
 ) -> Iterator[tuple[torch.Tensor, torch.Tensor, torch.Tensor]]:
     """Yield (ids, labels, weights), each (batch, length); a request's tokens weigh `prompt_weight`, an answer's 1."""
     pad, end = tokens.pad_token_id, tokens.eos_token_id
-    user, assistant = tokens.convert_tokens_to_ids([USER, ASSISTANT])
+    user, assistant = tokens.vocab[USER], tokens.vocab[ASSISTANT]
     while True:
         pool = []
         for request, answer in (next(texts) for _ in range(recipe.batch * 8)):
@@ -143,10 +143,10 @@ def batches(
             length = max(len(row) for row, _ in rows)
             ids = torch.full((len(rows), length), pad)
             weights = torch.zeros(len(rows), length)
-            for i, (row, prompt) in enumerate(rows):
+            for i, (row, asked) in enumerate(rows):
                 ids[i, : len(row)] = torch.tensor(row)
-                weights[i, 1:prompt] = recipe.prompt_weight
-                weights[i, prompt : len(row)] = 1.0
+                weights[i, 1:asked] = recipe.prompt_weight
+                weights[i, asked : len(row)] = 1.0
             yield ids, ids.masked_fill(weights == 0, IGNORED), weights
 
 

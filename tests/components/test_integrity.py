@@ -98,6 +98,6 @@ def test_damaged_task_files_are_named_and_not_used(evolution: Callable[..., Evol
 def test_an_altered_head_is_named(grown: Evolution) -> None:
     with damaged(grown.store, "HEAD.json", lambda data: data[:20]), pytest.raises(IntegrityError, match=r"HEAD\.json"):
         need_head(grown.store)
-    other = b'{"sha256":"' + b"0" * 64 + b'","snapshot":3}'
+    other = b'{"format":1,"sha256":"' + b"0" * 64 + b'","snapshot":3}'
     with damaged(grown.store, "HEAD.json", lambda data: other), pytest.raises(IntegrityError, match="it was altered"):
         current(grown.store)

@@ -10,7 +10,6 @@ from typing import Any
 
 import pytest
 
-from components.evaluate.stage import Missing, Scoring, evaluate_all
 from components.update_archives.stage import move_head
 from cycleqd.errors import (
     ConflictError,
@@ -20,6 +19,7 @@ from cycleqd.errors import (
     InvalidInputError,
     UnavailableError,
 )
+from cycleqd.evaluation.scoring import Missing, Scoring, evaluate_all
 from cycleqd.search.records import JSON
 from cycleqd.storage import layout
 from cycleqd.storage.evolution import Head, find_head, find_plan, load_config, need_head

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from cycleqd.evaluation import sandbox
-from cycleqd.evaluation.sandbox.machine import Keeper, Plan
+from cycleqd.evaluation.sandbox.machine import Keeper, MachinePlan
 from cycleqd.evaluation.sandbox.watch import descendants
 from cycleqd.plugins import Episode, Outcome, Sample, SingleTurn, Task, Verdict
 
@@ -25,7 +25,7 @@ class Searching(Task):
 
     def verdict(self, episode: Episode) -> Verdict:
         shell = ["/usr/bin/bash", "-c", ENVIRONMENTS]
-        with Keeper() as keeper, keeper.open(Plan()) as machine:
+        with Keeper() as keeper, keeper.open(MachinePlan()) as machine:
             children = [self.read(pid) for pid in descendants(os.getpid())]
             seen = {
                 "box without /proc": sandbox.run(shell).stdout,

@@ -225,12 +225,12 @@ def test_a_fault_of_the_engine_is_passed_on_and_episodes_are_closed() -> None:
 
 
 def test_no_samples_is_no_score() -> None:
-    with pytest.raises(InvalidInputError, match="Rounds was given no samples"):
+    with pytest.raises(InvalidInputError, match="Rounds has no samples"):
         evaluate(Scripted(), rounds(), [], SAMPLING, workers=1)
 
 
 def test_a_tiny_model_gives_the_same_bytes_with_any_number_of_workers(make_model: Callable[..., Path]) -> None:
-    engine = engines.create("transformers", engines.Settings(device="cpu", threads=1))
+    engine = engines.create("transformers", engines.EngineSettings(device="cpu", threads=1))
     engine.load(make_model(0), "0")
     first = evaluate(engine, rounds(), SAMPLES, SAMPLING, workers=1)
     assert first.tokens > 0

@@ -173,9 +173,13 @@ def use(settings: dict[str, str]) -> dict[str, Any]:
 
 
 def drive(job: dict[str, Any], objects: list[dict[str, Any]], folder: Path) -> dict[str, Any]:
-    """Run the driver's Job against a Kubeflow that asks for the account's token and whose first run fails."""
+    """Run the driver's Job against a Kubeflow that asks for the account's token and whose first run refuses."""
     import boto3
 
+    from cycleqd.errors import InvalidInputError
+    from cycleqd.storage.failures import recorded
+    from cycleqd.storage.objects import Store
+    from cycleqd.storage.settings import Settings
     from tests.run.kfp_server import Backend, serving
     from tests.run.world import make_world
 
@@ -186,7 +190,13 @@ def drive(job: dict[str, Any], objects: list[dict[str, Any]], folder: Path) -> d
     client = boto3.client("s3", endpoint_url=os.environ["AWS_ENDPOINT_URL"])
     for key, file in [*files, ("copying.py", ROOT / "examples/tiny/copying.py")]:
         client.upload_file(str(file), "cycleqd", f"given/tiny/{key}")
-    backend = Backend(token=TOKEN, scripts=[("FAILED",)])
+
+    def refuse(run: dict[str, Any]) -> None:
+        os.environ["KFP_RUN_ID"] = run["run_id"]
+        with recorded(Store.connect(Settings.from_environment(), "tiny"), "seed"):
+            raise InvalidInputError("a model is not what it was")
+
+    backend = Backend(token=TOKEN, ends=refuse)
     with serving(backend, KUBEFLOW):
         driver = Pod(job, objects, folder)
         code = driver.process.wait(120)

@@ -1,36 +1,21 @@
-"""docs/kubernetes.md: the files, commands and pages that it names exist, and its patch applies."""
+"""docs/kubernetes.md: the files and pages that it names exist, and its patch applies."""
 
 from __future__ import annotations
 
 import re
 from pathlib import Path
 
-import pytest
-import typer.main
 import yaml
 
-from cycleqd.cli import app
 from tests.manifests.conftest import MANIFESTS, build
 from tests.manifests.test_objects import named
 
 ROOT = MANIFESTS.parent
 PAGE = (ROOT / "docs" / "kubernetes.md").read_text()
-SECTION = (ROOT / "README.md").read_text().partition("## On Kubernetes")[2].partition("\n## ")[0]
-COMMANDS = typer.main.get_command(app).commands  # type: ignore[attr-defined]
 
 
-@pytest.mark.parametrize("text", [PAGE, SECTION], ids=["page", "section"])
-def test_commands_exist_and_take_these_options(text: str) -> None:
-    found = re.findall(r"\bcycleqd ([a-z]+)\b([^`\n;#]*)", re.sub(r"cycleqd/|name: cycleqd", "", text))
-    assert len(found) > 5
-    for command, rest in found:
-        options = {o for p in COMMANDS[command].params for o in p.opts}
-        assert set(re.findall(r"(?<!\S)--?[a-z-]+", rest)) <= options, (command, rest)
-
-
-@pytest.mark.parametrize("text", [PAGE, SECTION], ids=["page", "section"])
-def test_files_exist(text: str) -> None:
-    ours = text.replace("kubeflow/pipelines/manifests", "")
+def test_files_exist() -> None:
+    ours = PAGE.replace("kubeflow/pipelines/manifests", "")
     named_files = re.findall(r"\b((?:manifests|overlays|components|tests|examples|docker)/[\w./-]+\w)", ours)
     assert len(named_files) > 2
     for name in named_files:
@@ -49,7 +34,8 @@ def test_links_lead_somewhere() -> None:
 
 
 def test_the_patch_for_the_kubernetes_api_narrows_that_rule(tmp_path: Path) -> None:
-    (example,) = re.findall(r"```yaml\n(.*?)```", PAGE, re.DOTALL)
+    examples = re.findall(r"```yaml\n(.*?)```", PAGE, re.DOTALL)
+    (example,) = [text for text in examples if "NetworkPolicy" in text]
     (tmp_path / "manifests").symlink_to(MANIFESTS)
     folder = tmp_path / "mine"
     folder.mkdir()

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from cycleqd.errors import InvalidInputError
 from tests.manifests.conftest import MANIFESTS, build
 from tests.manifests.pods import world
 
@@ -45,8 +46,9 @@ def test_mlflow_answers_to_the_names_that_it_has(seen: dict[str, Any]) -> None:
     }
 
 
-def test_the_driver_checks_submits_and_fails_its_job_with_a_sentence(seen: dict[str, Any]) -> None:
+def test_the_driver_checks_submits_and_fails_its_job_with_the_tasks_sentence(seen: dict[str, Any]) -> None:
     driver = seen["driver"]
     assert driver["runs"] == ["tiny-seeding"] and driver["pipelines"] == ["tiny-seeding"], driver["said"]
-    assert driver["code"] in range(1, 7)  # what podFailurePolicy takes as an answer
+    assert driver["code"] == InvalidInputError.exit_code, "which podFailurePolicy takes as an answer"
+    assert "seed: a model is not what it was" in driver["said"]
     assert "cycleqd retry" in driver["said"] and "Traceback" not in driver["said"]

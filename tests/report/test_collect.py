@@ -169,8 +169,8 @@ def test_an_older_final_models_scores_do_not_count(evolution: Callable[..., Evol
     made.evaluate(["final"], "search")
     store = made.store
     assert collect(store).scored("search", "final") is not None
-    record = store.get_json(layout.result(layout.stage("final", "make")))
-    record["body"]["outputs"]["checkpoint"]["files"]["config.json"]["sha256"] = "0" * 64
-    store.put(layout.result(layout.stage("final", "make")), sealed(record["body"]))
-    assert model_ref(store, "final").digest != record["body"]["outputs"]["checkpoint"]["digest"]
+    body = need_result(store, layout.stage("final", "make"))
+    body["outputs"]["checkpoint"]["files"]["config.json"]["sha256"] = "0" * 64
+    store.put(layout.result(layout.stage("final", "make")), sealed(body))
+    assert model_ref(store, "final").digest != body["outputs"]["checkpoint"]["digest"]
     assert collect(store).scored("search", "final") is None

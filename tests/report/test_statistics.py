@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cycleqd.report.data import Tally
-from cycleqd.report.statistics import Estimate, average, gain, ratio, share
+from cycleqd.report.statistics import Interval, average, gain, ratio, share
 
 bits = st.integers(1, 60).flatmap(lambda n: st.text("01", min_size=n, max_size=n))
 
@@ -17,9 +17,9 @@ def tally(passed: int, total: int) -> Tally:
 
 def test_wilson_against_published_values() -> None:
     # Brown, Cai, DasGupta 2001 and the usual worked example: 8 of 10, and the rule-of-three cases at the ends
-    assert share(tally(8, 10)) == Estimate(0.8, pytest.approx(0.4902, abs=1e-4), pytest.approx(0.9433, abs=1e-4))
-    assert share(tally(0, 20)) == Estimate(0.0, 0.0, pytest.approx(0.1611, abs=1e-4))
-    assert share(tally(20, 20)) == Estimate(1.0, pytest.approx(0.8389, abs=1e-4), 1.0)
+    assert share(tally(8, 10)) == Interval(0.8, pytest.approx(0.4902, abs=1e-4), pytest.approx(0.9433, abs=1e-4))
+    assert share(tally(0, 20)) == Interval(0.0, 0.0, pytest.approx(0.1611, abs=1e-4))
+    assert share(tally(20, 20)) == Interval(1.0, pytest.approx(0.8389, abs=1e-4), 1.0)
 
 
 @given(bits)
@@ -58,7 +58,7 @@ def test_a_gain_turns_its_sign_with_its_sides(pairs: list[tuple[bool, bool]]) ->
 
 def test_equal_verdicts_are_no_gain() -> None:
     same = {"a": tally(3, 10), "b": tally(5, 7)}
-    assert gain(same, same) == Estimate(0.0, 0.0, 0.0)
+    assert gain(same, same) == Interval(0.0, 0.0, 0.0)
     assert not gain(same, same).certain
 
 

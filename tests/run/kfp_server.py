@@ -14,9 +14,7 @@ import ssl
 import subprocess
 import threading
 import time
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
-from datetime import UTC, datetime, timedelta
+from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
@@ -25,91 +23,7 @@ from urllib.parse import parse_qs, urlparse
 import kfp_server_api as api
 import yaml
 
-SUCCEEDING = ("PENDING", "RUNNING", "SUCCEEDED")
-_ENDED = ("SUCCEEDED", "FAILED", "CANCELED", "SKIPPED")
-
-
-@dataclass
-class Backend:
-    """What the server holds. `scripts`: the states of the runs to come; the last one stays."""
-
-    multi_user: bool = False
-    tag_name: str = "2.17.0"
-    token: str = ""
-    page: int = 100
-    scripts: list[tuple[str, ...]] = field(default_factory=list)
-    retried: tuple[str, ...] = ("FAILED", "FAILED", "RUNNING", "SUCCEEDED")
-    ends: Callable[[dict[str, Any]], None] = lambda run: None
-    experiments: dict[str, dict[str, Any]] = field(default_factory=dict)
-    pipelines: dict[str, dict[str, Any]] = field(default_factory=dict)
-    versions: dict[str, dict[str, Any]] = field(default_factory=dict)
-    runs: dict[str, dict[str, Any]] = field(default_factory=dict)
-    schedules: dict[str, dict[str, Any]] = field(default_factory=dict)
-    states: dict[str, list[str]] = field(default_factory=dict)
-    calls: list[str] = field(default_factory=list)
-    faults: list[tuple[str, str]] = field(default_factory=list)
-    """(start of "METHOD /path", fault): the first such request meets it; a status, "reset", "slow" or "after reset"."""
-    secrets: dict[str, dict[str, str]] = field(default_factory=dict)
-    config_maps: dict[str, dict[str, str]] = field(default_factory=dict)
-    forbidden: tuple[str, ...] = ("namespaces",)
-    pods: list[dict[str, Any]] = field(default_factory=list)
-    pod_logs: dict[str, str] = field(default_factory=dict)
-    lock: threading.RLock = field(default_factory=threading.RLock)
-    _clock: datetime = datetime(2026, 1, 1, tzinfo=UTC)
-    _count: int = 0
-
-    def posts(self) -> list[str]:
-        """The calls that changed something."""
-        return [call for call in self.calls if not call.startswith("GET")]
-
-    def tick(self) -> str:
-        self._clock += timedelta(seconds=1)
-        return self._clock.strftime("%Y-%m-%dT%H:%M:%SZ")
-
-    def identifier(self, kind: str) -> str:
-        self._count += 1
-        return f"{kind}-{self._count:04d}"
-
-    def add_run(self, name: str, *states: str, experiment: str = "", **more: Any) -> dict[str, Any]:
-        """A run that is there already."""
-        run = self.identifier("run")
-        experiment = experiment or next(iter(self.experiments), "") or self.add_experiment("golden")
-        self.states[run] = list(states)
-        self.runs[run] = {
-            "run_id": run,
-            "experiment_id": experiment,
-            "display_name": name,
-            "storage_state": "AVAILABLE",
-            "created_at": self.tick(),
-            "state": states[0],
-            **more,
-        }
-        return self.runs[run]
-
-    def add_experiment(self, name: str, namespace: str = "") -> str:
-        identifier = self.identifier("experiment")
-        self.experiments[identifier] = {
-            "experiment_id": identifier,
-            "display_name": name,
-            "namespace": namespace,
-            "storage_state": "AVAILABLE",
-        }
-        return identifier
-
-    def poll(self, run: dict[str, Any]) -> dict[str, Any]:
-        """The run as it is now; the next poll sees its next state."""
-        states = self.states[run["run_id"]]
-        before, run["state"] = run["state"], states.pop(0) if len(states) > 1 else states[0]
-        if run["state"] in _ENDED and "finished_at" not in run:
-            run["finished_at"] = self.tick()
-        if run["state"] == "SUCCEEDED" and before != "SUCCEEDED":
-            self.ends(run)
-        if run["state"] == "FAILED":
-            run["error"] = {"code": 2, "message": "task evaluate-child failed"}
-        # drivers and executors by name, and a failed attempt beside its success
-        names = [("root-driver", "SUCCEEDED"), ("executor", "FAILED"), ("evaluate-child", "RUNNING")]
-        details = [{"run_id": run["run_id"], "task_id": n, "display_name": n, "state": s} for n, s in names]
-        return {**run, "run_details": {"task_details": details}}
+from tests.run.kfp_backend import ENDED, SUCCEEDING, Backend
 
 
 class Refusal(Exception):
@@ -228,8 +142,8 @@ class Server:
             runs = {k: v for k, v in state.runs.items() if v["experiment_id"] == query.get("experiment_id")}
             for run in runs.values():
                 coming = state.states[run["run_id"]][0]
-                if run["state"] not in _ENDED and coming not in _ENDED:  # a run ends, and does its work, in a poll
-                    run["state"] = coming
+                if run["state"] not in ENDED and coming not in ENDED:  # a run ends, and does its work, in a poll
+                    state.report(run, coming)
             return self.listed("runs", runs, query)
         if one not in state.runs:
             raise Refusal(404, f"Failed to get a run: ResourceNotFoundError: Run {one} not found")
@@ -237,14 +151,15 @@ class Server:
         if verb == "retry":
             if run["state"] != "FAILED":
                 raise Refusal(400, "Workflow must be Failed/Error to retry")
-            state.states[one] = list(state.retried)
-            run.pop("finished_at", None)
+            state.retry(run)
+            return {}
+        if verb == "archive":
+            run["storage_state"] = "ARCHIVED"
             return {}
         if verb == "terminate":
-            if run["state"] in _ENDED:
+            if run["state"] in ENDED or run["state"] == "CANCELING":
                 raise Refusal(400, f"Failed to terminate a run {one}. Row not found")
-            state.states[one] = ["CANCELING", "CANCELED"]
-            run["state"] = "CANCELING"
+            state.terminate(run)
             return {}
         return state.poll(run)
 

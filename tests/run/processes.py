@@ -10,7 +10,7 @@ import time
 from pathlib import Path
 
 _KILLER = """
-import os, signal, sys
+import os, signal, sys, threading
 
 def watch(frame, event, argument):
     global left
@@ -20,6 +20,7 @@ def watch(frame, event, argument):
         os.kill(os.getpid(), signal.SIGKILL)
 
 left = {times}
+threading.setprofile(watch)
 sys.setprofile(watch)
 """
 

@@ -14,11 +14,10 @@ from typer.testing import CliRunner
 
 from cycleqd.cli import app
 from cycleqd.run.audit import resolve, trace, verify
-from cycleqd.search.records import canonical, digest
 from cycleqd.storage import layout
 from cycleqd.storage.evolution import current, manifest
 from cycleqd.storage.objects import Store
-from cycleqd.storage.results import need_result
+from cycleqd.storage.results import need_result, sealed
 from cycleqd.tracking.logbook import generation_key, ids_of
 from tests.evolution import Evolution
 from tests.run.conftest import POD, Finished
@@ -66,7 +65,7 @@ def test_a_final_models_chain_ends_at_the_base_and_the_experts(call: Call, finis
             where = work["where"]
             assert (where["kfp_run"], where["kfp_pod"]) == (POD["KFP_RUN_ID"], POD["KFP_POD_NAME"])
             assert (where["image"], where["code_version"]) == (POD["CYCLEQD_IMAGE"], POD["CYCLEQD_CODE_VERSION"])
-            assert work["sha256"] == digest(need_result(store, work["record"].rpartition("/")[0]))
+            assert work["sha256"] == store.sha256(work["record"])
 
 
 def test_every_object_that_a_chain_depends_on_is_hashed(call: Call, finished: Finished) -> None:
@@ -143,7 +142,7 @@ def test_a_record_that_was_replaced_with_its_seal_contradicts_the_others(finishe
     key = layout.result(layout.evaluation(model, "one", "search"))
     body = need_result(store, layout.evaluation(model, "one", "search"))
     body["outputs"]["score"] = 0.123
-    with replaced(store, key, canonical({"body": body, "sha256": digest(body)})):
+    with replaced(store, key, sealed(body)):
         code, (problem,), _ = refused(finished, model)
     assert code == 3 and store.url(key) in problem and "one of them was replaced" in problem
 

@@ -4,6 +4,7 @@ server. A run that succeeds has done its work: the real stages, called with the 
 from __future__ import annotations
 
 import json
+import os
 import signal
 import subprocess
 import time
@@ -18,6 +19,7 @@ from typer.testing import CliRunner
 
 from components.aggregate.stage import compared
 from cycleqd.cli import app
+from cycleqd.run import decisions
 from cycleqd.run.kubeflow import runs as cluster
 from cycleqd.run.steps import find_state
 from cycleqd.search.config import load
@@ -63,7 +65,13 @@ class World:
     def work(self, run: dict[str, Any]) -> None:
         """What the pods of a run do, with the parameters that it was given."""
         self.seen.append(run)
-        given = run["runtime_config"]["parameters"]
+        os.environ["KFP_RUN_ID"] = run["run_id"]
+        try:
+            self._work(run["runtime_config"]["parameters"])
+        finally:
+            del os.environ["KFP_RUN_ID"]
+
+    def _work(self, given: dict[str, Any]) -> None:
         name, place = given["evolution"], given["place"]
         tasks = json.dumps(["one", "two"])
         if "config" in given:
@@ -207,16 +215,56 @@ def test_a_drive_that_is_killed_leaves_the_run_going(world: World, number: signa
     }
 
 
-def test_a_run_that_fails_stops_drive_and_the_next_retries_it(world: World) -> None:
+def test_drive_repeats_a_run_that_fails_and_stops_at_what_a_stage_refuses(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """First a pod is lost; then the stage finds that what was brought for it is gone, which it would find again."""
+    monkeypatch.setattr(decisions, "FIRST_PAUSE", 0.0)
     world.backend.scripts = [("RUNNING", "FAILED")]
-    _, err = world.call("drive", code=4)
+    away: dict[str, bytes] = {}
+
+    def lose(run: dict[str, Any]) -> None:
+        if not away:
+            key = f"{layout.SOURCES}/models/expert-red/config.json"
+            away[key] = world.store.get(key)
+            world.store.delete([key])
+        world.work(run)
+
+    world.backend.ends = lose
+    refused = 2
+    _, err = world.call("drive", code=refused)
     (run,) = world.backend.runs.values()
-    assert f"run seeding ({run['run_id']}) failed: task evaluate-child failed; read `cycleqd logs seeding`" in err
-    assert world.json("submit")["action"] == "retried"
-    assert [call for call in world.backend.posts() if call.endswith(":retry")] == [
-        f"POST /apis/v2beta1/runs/{run['run_id']}:retry"
-    ]
-    assert list(world.backend.runs) == [run["run_id"]]
+    again = "failed: task evaluate-child failed; what failed in it runs again in 0 s (1 of 2)"
+    assert f"run seeding ({run['run_id']}) {again}" in err
+    said = err.strip().splitlines()[-1]
+    assert f"run seeding ({run['run_id']}) failed and is not repeated, which could not help: seed: " in said
+    assert "config.json" in said and "then `cycleqd retry seeding` and drive on" in said and "Traceback" not in err
+    retry = f"POST /apis/v2beta1/runs/{run['run_id']}:retry"
+    for command in ("submit", "drive"):
+        assert world.call(command, code=refused)[1].strip().splitlines()[-1] == said, "nothing has changed"
+    assert [call for call in world.backend.posts() if call.endswith(":retry")] == [retry]
+    for key, data in away.items():
+        world.store.put(key, data)
+    assert world.json("retry", "seeding")["run"] == run["run_id"]
+    while world.backend.poll(run)["state"] != "SUCCEEDED":
+        pass
+    assert world.store.list("runs") == {}, "the seed task has superseded its record"
+    assert world.json("submit")["step"] == "generation-000000"
+    assert next(iter(world.backend.runs)) == run["run_id"] and len(world.backend.runs) == 2
+
+
+def test_submit_retries_what_failed_once_a_call_and_not_more_often_than_drive(world: World) -> None:
+    world.backend.scripts, world.backend.retried = [("RUNNING",)], ("RUNNING", "FAILED")
+    run = world.backend.runs[world.json("submit")["run"]]
+    for _ in range(2):
+        world.backend.report(run, "FAILED")
+        world.backend.states[run["run_id"]] = ["FAILED"]
+        assert world.json("submit")["action"] == "retried"
+    world.backend.report(run, "FAILED")
+    world.backend.states[run["run_id"]] = ["FAILED"]
+    _, err = world.call("submit", code=4)
+    assert "failed 3 times" in err and "go on with `cycleqd retry seeding`" in err
+    assert len([call for call in world.backend.posts() if call.endswith(":retry")]) == 2
 
 
 def test_retry_and_cancel_by_name(world: World) -> None:
@@ -229,6 +277,7 @@ def test_retry_and_cancel_by_name(world: World) -> None:
     assert f"run seeding ({failed['run_id']}) is being cancelled" in world.call("cancel")[0]
     assert failed["state"] == "CANCELING"
     world.backend.poll(failed), world.backend.poll(failed)
+    assert failed["state"] == "FAILED", "as Kubeflow has it"
     assert "no run" in world.call("cancel")[0] and "is CANCELED already" in world.call("cancel", "seeding")[0]
     _, err = world.call("retry", "generation-000007", code=2)
     assert "has no run 'generation-000007'" in err
@@ -241,7 +290,7 @@ def test_two_drives_at_once_share_every_run(world: World) -> None:
     assert [process.returncode for process in processes] == [0, 0], ended
     for step in ("seeding", "generation-000000", "finalising"):
         states = [run["state"] for run in world.backend.runs.values() if run["display_name"].endswith(step)]
-        assert states.count("SUCCEEDED") == 1 and set(states) <= {"SUCCEEDED", "CANCELED", "CANCELING"}
+        assert states.count("SUCCEEDED") == 1 and set(states) <= {"SUCCEEDED", "FAILED", "CANCELING"}
     assert find_state(world.store).generation == 1  # type: ignore[union-attr]
 
 

@@ -33,7 +33,7 @@ def test_an_evolution_survives_ctrl_c_and_kill_9_unchanged(finished: Finished, t
     runs = tmp_path / "state" / "runs" / "world"
 
     process = start("run", "-c", str(path))
-    wait_for(runs / "seeding.log", "Executing task", process)
+    wait_for(runs / "seeding.log", "': started", process)
     process.send_signal(signal.SIGINT)
     _, errors = process.communicate(timeout=120)
     assert process.returncode == 130
@@ -43,7 +43,7 @@ def test_an_evolution_survives_ctrl_c_and_kill_9_unchanged(finished: Finished, t
 
     for log, task in (("seeding", "evaluate"), ("generation-000000", "merge"), ("generation-000001", "update")):
         process = start("run", "-c", str(path))
-        wait_for(runs / f"{log}.log", f"'{task}", process)
+        wait_for(runs / f"{log}.log", f"task '{task}", process)
         process.kill()
         process.communicate(timeout=120)
 

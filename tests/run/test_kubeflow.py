@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from cycleqd.errors import ConflictError, CycleQDError, InvalidInputError, UnavailableError
-from cycleqd.run.conduct import Conductor
 from cycleqd.run.decisions import Standing
+from cycleqd.run.driver import Driver
 from cycleqd.run.kubeflow import client as kubeflow
 from cycleqd.run.kubeflow import runs as cluster
-from cycleqd.run.kubeflow.client import Kubeflow
+from cycleqd.run.kubeflow.client import Kubeflow, MissingError
 from cycleqd.run.kubeflow.runs import Runs, Steps
 from cycleqd.run.steps import Step, generation_step
 from cycleqd.storage.objects import Store
@@ -104,10 +105,11 @@ def test_live_runs_of_a_schedule_are_seen(backend: Backend) -> None:
     assert seen.scheduled and seen.live
 
 
-def test_waiting_ends_with_the_run_whatever_its_old_tasks_say(backend: Backend) -> None:
+def test_waiting_ends_with_the_run_whatever_its_old_tasks_say(backend: Backend, steps: Steps) -> None:
     """Details keep failed attempts beside their successes; the run's state counts."""
     run, told = backend.add_run(NAME, "PENDING", "RUNNING", "SUCCEEDED"), list[str]()
-    runs().wait(runs().resolve(run["run_id"]), lambda task, event: told.append(task))
+    steps.follow = lambda task, event: told.append(task)
+    steps.wait(steps.resolve(run["run_id"]))
     assert run["state"] == "SUCCEEDED" and "evaluate-child" in told
 
 
@@ -118,7 +120,7 @@ def drive(steps: Steps, done: Callable[[], bool], outage: float = 60) -> list[st
     def standing() -> Standing:
         return Standing(None if done() else GENERATION, None)
 
-    Conductor(steps, standing, warned=warnings.append, sleep=lambda seconds: None, outage=outage).drive()
+    Driver(steps, standing, warned=warnings.append, sleep=lambda seconds: None, outage=outage).drive()
     return warnings
 
 
@@ -140,11 +142,11 @@ def test_a_server_that_stays_away_ends_the_driver(backend: Backend, steps: Steps
         drive(steps, lambda: False, outage=10)
 
 
-def test_a_run_that_vanishes_is_said(backend: Backend) -> None:
-    run = runs().resolve(backend.add_run(NAME, "RUNNING")["run_id"])
+def test_a_run_that_vanishes_is_said(backend: Backend, steps: Steps) -> None:
+    run = steps.resolve(backend.add_run(NAME, "RUNNING")["run_id"])
     backend.runs.clear()
     with pytest.raises(ConflictError, match="was deleted while it was watched"):
-        runs().wait(run)
+        steps.wait(run)
 
 
 def test_a_retried_run_reads_failed_for_a_while(backend: Backend) -> None:
@@ -173,9 +175,45 @@ def test_only_a_failed_run_is_retried(backend: Backend) -> None:
 def test_cancelling_what_has_ended_meanwhile_is_no_error(backend: Backend) -> None:
     live, ended = backend.add_run(NAME, "RUNNING"), backend.add_run("golden-seeding", "SUCCEEDED")
     known = runs()
-    for run in (known.resolve(live["run_id"]), known.resolve(ended["run_id"])):
+    for run in (known.resolve(live["run_id"]), known.resolve(ended["run_id"])) * 2:
         known.cancel(run)
     assert live["state"] == "CANCELING" and ended["state"] == "SUCCEEDED"
+    with pytest.raises(MissingError):
+        known.cancel(replace(known.resolve(ended["run_id"]), id="gone"))
+
+
+@pytest.mark.parametrize("reported", [True, False])
+def test_a_run_that_was_terminated_reads_canceled_though_kubeflow_says_failed(backend: Backend, reported: bool) -> None:
+    """By its history; and by what was seen, where it ended before its cancelling was reported."""
+    backend.add_run(NAME, "RUNNING")
+    known = runs()
+    known.cancel(known.resolve(NAME))
+    run = next(iter(backend.runs.values()))
+    assert known.resolve(NAME).state == "CANCELING"
+    backend.report(run, "FAILED")
+    backend.states[run["run_id"]] = ["FAILED"]
+    if not reported:
+        run["state_history"] = [one for one in run["state_history"] if one["state"] != "CANCELING"]
+    assert known.resolve(NAME).state == "CANCELED"
+    assert runs().resolve(NAME).state == ("CANCELED" if reported else "FAILED"), "another process has not seen it"
+    known.retry(known.resolve(NAME))
+    backend.report(run, "FAILED")
+    assert known.resolve(NAME).state == "FAILED", "it was retried since, and failed by itself"
+
+
+def test_a_refused_retry_is_no_error_when_the_run_works_already(backend: Backend) -> None:
+    run = backend.add_run(NAME, "FAILED")
+    seen = runs().resolve(NAME)
+    backend.retry(run)
+    backend.poll(run), backend.poll(run), backend.poll(run)
+    assert run["state"] == "RUNNING"
+    runs().retry(seen)
+    gone = replace(seen, id=backend.add_run(NAME, "RUNNING")["run_id"])
+    backend.faults = [("POST /apis/v2beta1/runs/", "404")]
+    backend.report(backend.runs[gone.id], "FAILED")
+    backend.states[gone.id] = ["FAILED"]
+    with pytest.raises(MissingError):
+        runs().retry(gone)
 
 
 def test_a_run_is_named_by_id_step_or_full_name(backend: Backend) -> None:

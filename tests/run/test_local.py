@@ -2,41 +2,101 @@
 
 from __future__ import annotations
 
+import json
 import shutil
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
 from cycleqd.errors import CycleQDError
+from cycleqd.run.graph import Task
+from cycleqd.run.local.forks import Forks
 from cycleqd.run.local.runner import LocalRunner
-from cycleqd.run.steps import Step, arguments
+from cycleqd.run.steps import Step
 from cycleqd.search.config import Config, load
 from tests.run.conftest import Finished
-from tests.run.processes import run_until, wait_for_none
+from tests.run.processes import processes_of, run_until, wait_for_none
 
 SEEDING = """
+from cycleqd.run.local.forks import Forks
 from cycleqd.run.local.runner import LocalRunner
-from cycleqd.run.steps import Step, arguments
+from cycleqd.run.steps import Step
 from tests.pipelines.configs import two_tasks
 
+class Empty:
+    def find_with_etag(self, key):
+        return None
+
 config, step = two_tasks(folder={folder!r}), Step("seeding")
-LocalRunner(config, {{}}, print).run(step, arguments(config, step, None))
+with Forks() as forks, LocalRunner(config, Empty(), {{}}, print, forks) as runner:
+    runner.wait(runner.start(step))
+"""
+SLEEPING = """
+import os, subprocess, sys, time
+from pathlib import Path
+
+def f():
+    subprocess.Popen(["sleep", "600"])
+    Path("{folder}/begun").touch()
+    time.sleep(600)
 """
 
 
 @pytest.mark.timeout(300)
-def test_a_run_whose_driver_was_killed_as_soon_as_it_was_told_its_job_does_not_begin(folder: Path) -> None:
-    run_until("call", "LocalRunner._listen", SEEDING.format(folder=str(folder)), folder)
+@pytest.mark.parametrize("event", ["c_call", "c_return"])
+def test_a_task_whose_driver_was_killed_as_it_was_told_its_job_ends(folder: Path, event: str) -> None:
+    run_until(event, "socket.sendall", SEEDING.format(folder=str(folder)), folder)
     wait_for_none(folder)
-    (temporary,) = folder.glob("cycleqd-run-*")
-    assert list(temporary.glob("root-*")) == []
+    (log,) = folder.glob("runs/golden/seeding.log")
+    assert "task 'seed': started" in log.read_text() and "done" not in log.read_text()
 
 
 @pytest.mark.timeout(300)
-def test_a_warm_process_ends_though_its_starter_was_killed_at_once(folder: Path) -> None:
-    run_until("return", "Popen.__init__", "from cycleqd.run.local.warm import Warm\nwith Warm():\n    pass", folder)
+def test_the_process_of_forks_ends_though_its_starter_was_killed_at_once(folder: Path) -> None:
+    run_until("return", "Popen.__init__", "from cycleqd.run.local.forks import Forks\nwith Forks():\n    pass", folder)
     wait_for_none(folder)
-    assert list(folder.glob("cycleqd-warm-*")) == []
+    assert list(folder.glob("cycleqd-forks-*")) == []
+
+
+@pytest.fixture(scope="module")
+def forks() -> Iterator[Forks]:
+    with Forks() as made:
+        yield made
+
+
+def launch(forks: Forks, source: str, folder: Path) -> int:
+    inputs = json.dumps({"inputs": {}, "outputs": {"outputFile": str(folder / "outputs.json")}})
+    arguments = ["--executor_input", inputs, "--function_to_execute", "f"]
+    task = Task("t", "image", (source,), tuple(arguments), {}, ())
+    return forks.run(task, arguments, folder, folder / "log", {})
+
+
+@pytest.mark.timeout(300)
+def test_a_task_is_known_by_its_exit_code_and_writes_into_its_log(forks: Forks, tmp_path: Path) -> None:
+    assert launch(forks, "def f():\n    print('in', __file__)\n", tmp_path) == 0
+    assert (tmp_path / "outputs.json").exists() and f"in {tmp_path}/component.py" in (tmp_path / "log").read_text()
+    assert launch(forks, "def f():\n    raise SystemExit(7)\n", tmp_path) == 7
+    assert launch(forks, "def f():\n    raise ValueError('no')\n", tmp_path) == 1
+    assert launch(forks, "import os\ndef f():\n    os.kill(os.getpid(), 9)\n", tmp_path) == 137
+
+
+@pytest.mark.timeout(300)
+def test_ended_tasks_take_their_processes_along(folder: Path) -> None:
+    with ThreadPoolExecutor() as pool, Forks() as forks:
+        codes = []
+        for name in ("a", "b"):
+            (folder / name).mkdir()
+            codes.append(pool.submit(launch, forks, SLEEPING.format(folder=folder / name), folder / name))
+        while not all((folder / name / "begun").exists() for name in ("a", "b")):
+            time.sleep(0.05)
+        assert len(processes_of(folder)) >= 2  # what the tasks started
+        forks.end()
+        assert [code.result() for code in codes] == [137, 137]
+        assert processes_of(folder) == []
+        assert launch(forks, "def f():\n    raise AssertionError('begun')\n", folder) == 137
 
 
 def elsewhere(config: Config, **place: str) -> Config:
@@ -45,15 +105,15 @@ def elsewhere(config: Config, **place: str) -> Config:
 
 @pytest.mark.timeout(1800)
 def test_a_run_that_ended_well_says_so_of_its_own_evolution_and_until_it_is_repeated(
-    finished: Finished, tmp_path: Path
+    finished: Finished, forks: Forks, tmp_path: Path
 ) -> None:
     config, step = load(finished.path), Step("seeding")
     shutil.copytree(Path(config.place.folder) / "runs", tmp_path / "runs")
     config = elsewhere(config, folder=str(tmp_path))
-    reach = finished.session.environment
+    reach, store = finished.session.environment, finished.session.store
     other_seed = config.model_copy(update={"seed": config.seed + 1})
     known = [
-        LocalRunner(*of, print).finished(step)
+        LocalRunner(of[0], store, of[1], print, forks).finished(step)
         for of in (
             (config, reach),
             (elsewhere(config, bucket="another"), reach),
@@ -62,6 +122,10 @@ def test_a_run_that_ended_well_says_so_of_its_own_evolution_and_until_it_is_repe
         )
     ]
     assert known == [True, False, False, False]
-    with pytest.raises(CycleQDError):
-        LocalRunner(config, {**reach, "AWS_ENDPOINT_URL": ""}, print).run(step, arguments(config, step, None))
-    assert not LocalRunner(config, reach, print).finished(step)
+    assert [run.state for run in LocalRunner(config, store, reach, print, forks).runs([step.name])] == []
+    with LocalRunner(config, store, {**reach, "AWS_ENDPOINT_URL": ""}, print, forks) as runner:
+        run = runner.start(step)
+        assert [(one.name, one.live) for one in runner.runs([step.name])] == [("seeding", True)]
+        with pytest.raises(CycleQDError):
+            runner.wait(run)
+    assert not LocalRunner(config, store, reach, print, forks).finished(step)

@@ -38,7 +38,7 @@ def test_bars_are_for_terminals(terminal: bool, monkeypatch: pytest.MonkeyPatch)
 
 
 def test_seeding_is_seen_to_move() -> None:
-    display = Display(two_tasks(), None)
+    display = Display(two_tasks(), lambda: None)
 
     def shown() -> str:
         return display.progress.tasks[0].description

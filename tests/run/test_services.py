@@ -9,7 +9,7 @@ import pytest
 
 from cycleqd.cli.session import connect
 from cycleqd.errors import InvalidInputError
-from cycleqd.run.driver import alone
+from cycleqd.run.local.runner import alone
 from cycleqd.run.local.services import Services, running
 from cycleqd.search.config import Place
 from cycleqd.storage.objects import Store, probe

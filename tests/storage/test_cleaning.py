@@ -8,7 +8,7 @@ from collections.abc import Callable
 from components.aggregate.stage import give_up_leftovers
 from cycleqd.search.archive import union
 from cycleqd.storage.cleaning import clean, needed
-from cycleqd.storage.evolution import current
+from cycleqd.storage.evolution import current, need_plan
 from cycleqd.storage.objects import Store
 from tests.evolution import Evolution
 
@@ -43,8 +43,7 @@ def test_pins_reports_and_plans_in_flight_keep_models(evolution: Callable[..., E
         evo.store.put(f"generations/000000/children/{child}/checkpoint/x", b"x")
     evo.store.put("generations/000000/children/g000000-c00/merged/x", b"x")
     state = current(evo.store)[1]
-    plan = evo.store.get_json("generations/000000/plan.json")["body"]
-    parents = {parent["id"] for child in plan["children"] for parent in child["parents"]}
+    parents = {parent.id for child in need_plan(evo.store, 0).children for parent in child.parents}
     assert parents | {"g000007-c00", "g000008-c00"} <= needed(evo.store, evo.config, 0, state)
     clean(evo.store, evo.config)
     assert kept(evo) == {"g000007-c00", "g000008-c00", "g000009-c00"}, "generation 0 is in flight"

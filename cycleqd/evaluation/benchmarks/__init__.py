@@ -1,0 +1,1 @@
+"""The built-in tasks: a folder a benchmark, each with its judge."""

@@ -10,7 +10,7 @@ from cycleqd.evaluation.engines.engine import Engine
 
 
 @dataclass(frozen=True)
-class Settings:
+class EngineSettings:
     """What an engine is started with.
 
     `dtype` "auto" is the checkpoint's own. `batch_tokens` bounds rows × (longest prompt + new tokens) of one batch.
@@ -24,7 +24,7 @@ class Settings:
     device: Literal["auto", "cpu", "cuda"] = "auto"
 
 
-def create(kind: Literal["auto", "transformers", "vllm"], settings: Settings) -> Engine:
+def create(kind: Literal["auto", "transformers", "vllm"], settings: EngineSettings) -> Engine:
     """An engine that starts at its first `load`. "auto": vllm where CUDA and vllm are there, otherwise transformers."""
     if kind == "auto":
         kind = "vllm" if _cuda(settings) and importlib.util.find_spec("vllm") else "transformers"
@@ -37,7 +37,7 @@ def create(kind: Literal["auto", "transformers", "vllm"], settings: Settings) ->
     return TransformersEngine(settings)
 
 
-def _cuda(settings: Settings) -> bool:
+def _cuda(settings: EngineSettings) -> bool:
     import torch
 
     return settings.device != "cpu" and torch.cuda.is_available()

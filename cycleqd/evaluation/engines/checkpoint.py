@@ -17,7 +17,7 @@ NO_ARITHMETIC = frozenset(
 
 
 @dataclass(frozen=True)
-class Checkpoint:
+class ModelFolder:
     """A folder, opened without its weights. `context` is the longest sequence in tokens, prompt and reply together."""
 
     folder: Path
@@ -27,7 +27,7 @@ class Checkpoint:
     context: int
 
     @classmethod
-    def open(cls, folder: Path, max_context: int | None) -> Checkpoint:
+    def open(cls, folder: Path, max_context: int | None) -> ModelFolder:
         """Read configuration and tokenizer. Raises EvaluationError when they are missing or have no chat template."""
         from transformers import AutoConfig, AutoTokenizer, GenerationConfig
 
@@ -121,7 +121,7 @@ class Checkpoint:
                 f"{sorted(wrong)[:3]}; the configuration and the weights do not belong together"
             )
 
-    def require_same_architecture(self, other: Checkpoint) -> None:
+    def require_same_architecture(self, other: ModelFolder) -> None:
         """Raises EvaluationError unless `other` can be swapped in for this one."""
         mine, its = self.config.to_dict(), other.config.to_dict()
         differing = sorted(k for k in mine.keys() | its.keys() if k not in NO_ARITHMETIC and mine.get(k) != its.get(k))

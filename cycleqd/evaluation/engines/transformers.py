@@ -13,14 +13,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cycleqd.errors import EvaluationError
-from cycleqd.evaluation.engines.checkpoint import Checkpoint
+from cycleqd.evaluation.engines.checkpoint import ModelFolder
 from cycleqd.evaluation.engines.engine import Completion, Progress, Sampling
 from cycleqd.evaluation.task import Message
 
 if TYPE_CHECKING:
     import torch
 
-    from cycleqd.evaluation.engines import Settings
+    from cycleqd.evaluation.engines import EngineSettings
 
 
 class TransformersEngine:
@@ -28,10 +28,10 @@ class TransformersEngine:
 
     name = "transformers"
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: EngineSettings) -> None:
         self._settings = settings
         self._model: Any = None
-        self._checkpoint: Checkpoint | None = None
+        self._checkpoint: ModelFolder | None = None
         self._digest: str | None = None
 
     @property
@@ -53,7 +53,7 @@ class TransformersEngine:
         """Raises EvaluationError when the folder's tensors are not exactly the model's, or its architecture differs."""
         if digest == self._digest:
             return
-        checkpoint = Checkpoint.open(folder, self._settings.max_context)
+        checkpoint = ModelFolder.open(folder, self._settings.max_context)
         checkpoint.require_all_tensors()
         try:
             if self._checkpoint is None:
@@ -103,7 +103,7 @@ class TransformersEngine:
             return self._settings.device
         return "cuda" if torch.cuda.is_available() else "cpu"
 
-    def _start(self, checkpoint: Checkpoint) -> None:
+    def _start(self, checkpoint: ModelFolder) -> None:
         import torch
         from transformers import AutoModelForCausalLM, GenerationConfig
 
@@ -111,7 +111,7 @@ class TransformersEngine:
         dtype = "auto" if self._settings.dtype == "auto" else getattr(torch, self._settings.dtype)
         model = AutoModelForCausalLM.from_pretrained(checkpoint.folder, dtype=dtype, local_files_only=True)
         model.generation_config = GenerationConfig()  # the folder's own settings would mix into ours
-        self._model = model.to(self._device()).eval()
+        self._model = model.to(self._device()).eval()  # type: ignore[arg-type]
 
     def _generate(
         self, prompts: Sequence[Sequence[int]], sampling: Sampling, budget: int, progress: Progress | None
@@ -161,7 +161,7 @@ class TransformersEngine:
 class _Rows:
     """Follows each row of a batch until it ends: by an end token, a stop string, or its room."""
 
-    def __init__(self, checkpoint: Checkpoint, rooms: Sequence[int], stop: Sequence[str]) -> None:
+    def __init__(self, checkpoint: ModelFolder, rooms: Sequence[int], stop: Sequence[str]) -> None:
         self._checkpoint, self._rooms, self._stop = checkpoint, rooms, stop
         self._tokens: list[list[int]] = [[] for _ in rooms]
         self._finish: list[str] = ["" for _ in rooms]
@@ -214,7 +214,7 @@ def _seed(seed: int, prompts: Sequence[Sequence[int]]) -> int:
     return int.from_bytes(hashlib.sha256(json.dumps([seed, prompts]).encode()).digest()[:8], "big")
 
 
-def _copy_weights(checkpoint: Checkpoint, model: Any) -> None:
+def _copy_weights(checkpoint: ModelFolder, model: Any) -> None:
     """Fill the running model in place from a folder whose names and shapes have been checked."""
     state = model.state_dict()
     for name, tensors in checkpoint.tensors():

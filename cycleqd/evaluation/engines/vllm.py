@@ -20,12 +20,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from cycleqd.errors import EvaluationError, UnavailableError
-from cycleqd.evaluation.engines.checkpoint import Checkpoint
+from cycleqd.evaluation.engines.checkpoint import ModelFolder
 from cycleqd.evaluation.engines.engine import Completion, Progress, Sampling
 from cycleqd.evaluation.task import Message
 
 if TYPE_CHECKING:
-    from cycleqd.evaluation.engines import Settings
+    from cycleqd.evaluation.engines import EngineSettings
 
 T = TypeVar("T")
 
@@ -39,10 +39,10 @@ class VllmEngine:
 
     name = "vllm"
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: EngineSettings) -> None:
         self._settings = settings
         self._llm: Any = None
-        self._checkpoint: Checkpoint | None = None
+        self._checkpoint: ModelFolder | None = None
         self._digest: str | None = None
         self._processes: list[Any] = []
 
@@ -65,7 +65,7 @@ class VllmEngine:
         """Raises EvaluationError when the weights that arrived in the engine are not those of the folder."""
         if digest == self._digest:
             return
-        checkpoint = Checkpoint.open(folder, self._settings.max_context)
+        checkpoint = ModelFolder.open(folder, self._settings.max_context)
         checkpoint.require_all_tensors()
         if self._checkpoint is not None:
             self._checkpoint.require_same_architecture(checkpoint)
@@ -93,15 +93,17 @@ class VllmEngine:
             raise EvaluationError("the vllm engine has no model; load one before generating")
         prompts = self._checkpoint.encode(conversations)
         done: dict[int, Completion] = {}
-        asked: dict[int, Any] = {}
+        requests: dict[int, Any] = {}
         for i, prompt in enumerate(prompts):
             room = min(sampling.max_tokens, self._checkpoint.context - len(prompt))
             if room < 1:
                 done[i] = Completion("", "overflow", len(prompt), 0)
             else:
-                asked[i] = self._parameters(prompt, room, sampling)
-        outputs = self._run([prompts[i] for i in asked], list(asked.values()), sampling, progress) if asked else []
-        for i, output in zip(asked, outputs, strict=True):
+                requests[i] = self._parameters(prompt, room, sampling)
+        outputs = (
+            self._run([prompts[i] for i in requests], list(requests.values()), sampling, progress) if requests else []
+        )
+        for i, output in zip(requests, outputs, strict=True):
             reply = output.outputs[0]
             done[i] = Completion(
                 text=self._checkpoint.decode(reply.token_ids, sampling.stop),
@@ -117,13 +119,13 @@ class VllmEngine:
             self._call("resetting the prefix cache", SWAP_SECONDS, self._llm.reset_prefix_cache)
 
     def close(self) -> None:
-        """Ends vLLM's processes; those that do not go when asked to are killed."""
+        """Ends vLLM's processes; those that do not end by themselves are killed."""
         for process in self._processes:
             process.terminate()
             process.join(timeout=3)
         self._kill()
 
-    def _start(self, checkpoint: Checkpoint) -> None:
+    def _start(self, checkpoint: ModelFolder) -> None:
         try:
             with _environment(self._settings.threads):
                 from vllm import LLM
@@ -140,7 +142,7 @@ class VllmEngine:
                 self._processes = [p for p in multiprocessing.active_children() if p not in before]
         self._call("starting", SWAP_SECONDS, self._llm.collective_rpc, "end_with", args=(os.getpid(),))
 
-    def _arguments(self, checkpoint: Checkpoint) -> dict[str, Any]:
+    def _arguments(self, checkpoint: ModelFolder) -> dict[str, Any]:
         """How the engine is started. On a CPU the token budget sizes the cache, in place of a share of all memory."""
         arguments = {
             "model": str(checkpoint.folder),
@@ -160,7 +162,7 @@ class VllmEngine:
 
         return "cpu" if current_platform.is_cpu() else "cuda"
 
-    def _dtype(self, checkpoint: Checkpoint | None) -> str:
+    def _dtype(self, checkpoint: ModelFolder | None) -> str:
         """vLLM's own "auto" would turn float32 into bfloat16."""
         return checkpoint.dtype if checkpoint is not None and self._settings.dtype == "auto" else self._settings.dtype
 
@@ -263,15 +265,15 @@ class _Alive:
 @contextmanager
 def _environment(threads: int) -> Iterator[None]:
     """vLLM is configured by variables that its processes inherit: offline, quiet, no reports home, no pinned cores."""
-    wanted = {
+    variables = {
         "HF_HUB_OFFLINE": "1",
         "OMP_NUM_THREADS": str(threads),
         "VLLM_CPU_OMP_THREADS_BIND": "nobind",
         "VLLM_LOGGING_LEVEL": "WARNING",
         "VLLM_NO_USAGE_STATS": "1",
     }
-    before = {name: os.environ.get(name) for name in wanted}
-    os.environ.update(wanted)
+    before = {name: os.environ.get(name) for name in variables}
+    os.environ.update(variables)
     try:
         yield
     finally:

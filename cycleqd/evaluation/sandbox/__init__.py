@@ -1,30 +1,44 @@
-"""Boxes for hostile programs: bubblewrap, limits, a watcher. docs/sandbox.md says what they protect and what not.
+"""Boxes for hostile programs: bubblewrap, limits, a watcher. docs/sandbox.md describes what they protect.
 
     finished = run(["/usr/bin/python3", "-c", "print(1)"], limits=Limits(wall=5))
 
 `run` takes a program to its end; `start` gives a live one (`Supervised`), to talk to over its pipes; `WarmPool` runs a
-Python script's `main()` again and again without a start each time; `machine.py` makes boxes with a root and users of
-their own, for the operating system benchmark.
+Python script's `main()` again and again without a start each time; `Keeper` makes machines, boxes with a root
+and users of their own, and `Shell` talks to one. What other rooms need of this one is exported here.
 """
 
 from cycleqd.evaluation.sandbox.box import Supervised, preflight, run, start
-from cycleqd.evaluation.sandbox.command import Entry, Setup, entry, interpreter
-from cycleqd.evaluation.sandbox.limits import Finished, Limits
+from cycleqd.evaluation.sandbox.command import Entry, Setup, entry, interpreter, unused_uid
+from cycleqd.evaluation.sandbox.ids import id_range
+from cycleqd.evaluation.sandbox.limits import MIB, Finished, Limits
+from cycleqd.evaluation.sandbox.machine import LIMITS as MACHINE_LIMITS
+from cycleqd.evaluation.sandbox.machine import Keeper, Machine, MachinePlan
+from cycleqd.evaluation.sandbox.shell import Shell
 from cycleqd.evaluation.sandbox.text import printable
+from cycleqd.evaluation.sandbox.turnstile import Turnstile
 from cycleqd.evaluation.sandbox.warm import WarmPool, WarmPython
 
 __all__ = [
+    "MACHINE_LIMITS",
+    "MIB",
     "Entry",
     "Finished",
+    "Keeper",
     "Limits",
+    "Machine",
+    "MachinePlan",
     "Setup",
+    "Shell",
     "Supervised",
+    "Turnstile",
     "WarmPool",
     "WarmPython",
     "entry",
+    "id_range",
     "interpreter",
     "preflight",
     "printable",
     "run",
     "start",
+    "unused_uid",
 ]

@@ -44,7 +44,7 @@ def launch(argv: Sequence[str], descriptors: Sequence[int] = ()) -> subprocess.P
 class Supervised:
     """A box: its bwrap process, the watch over its tree, and its three pipes.
 
-    Use as a context manager: leaving it kills the box and waits until all of it is gone. `reason` tells which limit
+    Use as a context manager: leaving it kills the box and waits until all of it is gone. `reason` names the limit
     ended it, if one did.
     """
 
@@ -170,14 +170,14 @@ def start(
     finally:
         for descriptor in opened:
             os.close(descriptor)
-    with os.fdopen(reader, "rb") as told:
-        return Supervised(process, _init_of(told.read()), limits)
+    with os.fdopen(reader, "rb") as report:
+        return Supervised(process, _init_of(report.read()), limits)
 
 
-def _init_of(told: bytes) -> int | None:
+def _init_of(report: bytes) -> int | None:
     """A pidfd of the process that --info-fd names; None when bwrap gave up before it, or it has ended already."""
     try:
-        return os.pidfd_open(json.loads(told)["child-pid"])
+        return os.pidfd_open(json.loads(report)["child-pid"])
     except (ValueError, ProcessLookupError):
         return None
 
@@ -212,8 +212,8 @@ def preflight() -> list[str]:
         install = " ".join(sorted({packages.get(name, "util-linux") for name in missing}))
         return [f"The sandbox needs {', '.join(missing)}, not found on PATH: run `apt-get install {install}`."]
     if command.entry() is None:
-        said = command.refusal(command.candidates()[-1])
-        return [f"bubblewrap cannot make name spaces here ({said}): {_allow()}, or run as root with CAP_SYS_ADMIN."]
+        reason = command.refusal(command.candidates()[-1])
+        return [f"bubblewrap cannot make name spaces here ({reason}): {_allow()}, or run as root with CAP_SYS_ADMIN."]
     if not Path("/proc/thread-self/children").exists():
         return ["The sandbox counts memory by /proc/*/task/*/children: use a kernel built with CONFIG_PROC_CHILDREN."]
     return []

@@ -30,7 +30,7 @@ ENVIRONMENT = {"PATH": "/usr/local/bin:/usr/bin:/bin", "HOME": "/tmp", "LANG": "
 _SYSTEM = ("lib", "lib32", "lib64", "libx32", "bin", "sbin")
 _ETC = ("/etc/ld.so.cache", "/etc/alternatives")
 BOX_UID = 1000  # inside a user name space
-SLACK = 5  # seconds of processor time by which the kernel's limit lies above the watcher's, which tells the reason
+SLACK = 5  # seconds of processor time by which the kernel's limit lies above the watcher's, which gives the reason
 _PYTHON = "/python"  # where an interpreter that lives outside /usr appears
 _TOP_UID = 2_000_000_000  # bubblewrap writes larger ones as negative numbers; machines (machine.py) lie above
 _counter = itertools.count()
@@ -93,7 +93,7 @@ def box_command(
     """The whole command: `argv` in a box, as `uid` (root and dropped entries).
 
     `contents`: path in the box → open file descriptor with its content; `seccomp`: that of the filter;
-    `info`: one to which bwrap tells the number of the box's first process.
+    `info`: one to which bwrap writes the number of the box's first process.
     """
     command = [*_outer(entry, uid, info), *_root(limits, setup, contents)]
     if seccomp is not None:
@@ -208,7 +208,7 @@ def candidates() -> list[Entry]:
 
 
 def refusal(candidate: Entry) -> str:
-    """What a box that does nothing, with the filter that boxes have, says when it fails; empty when it works."""
+    """The error of a box that does nothing, with the filter that boxes have; empty when it works."""
     if missing := missing_programs():
         return f"not found: {', '.join(missing)}"
     nothing, uid = ["/usr/bin/true"], BOX_UID if candidate is Entry.USER else unused_uid()

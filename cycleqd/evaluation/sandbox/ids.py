@@ -1,7 +1,7 @@
 """Which user ids the machines' users get outside.
 
 A range where this process can map one, so that a machine has users; else only its own id, which is then root there and
-the only user. Files and programs do not tell which: `newuidmap` is refused in a container without capabilities, whoever
+the only user. Files and programs do not show which: `newuidmap` is refused in a container without capabilities, whoever
 may use it elsewhere. So each range is mapped once, by a program that does what the keeper does.
 """
 
@@ -66,7 +66,7 @@ def can_map(ids: tuple[int, int]) -> bool:
 
 
 def _attempt(first: int, count: int) -> int:
-    """Make such a name space and become its root; the exit status tells whether that went well."""
+    """Make such a name space and become its root; the exit status is 0 when that worked."""
 
     def become_nothing(enter: Callable[[], None]) -> None:
         enter()

@@ -61,7 +61,7 @@ def serve(requests: socket.socket) -> None:
 
 
 def _handle(requests: socket.socket, request: dict[str, Any], descriptors: list[int]) -> NoReturn:
-    """In the handler: start the program, tell its number, wait, tell its status."""
+    """In the handler: start the program, report its number, wait, report its status."""
     status = 1
     kernel.die_with_parent(signal.SIGKILL)
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
@@ -69,21 +69,21 @@ def _handle(requests: socket.socket, request: dict[str, Any], descriptors: list[
     with socket.socket(fileno=descriptors[0]) as reply:
         try:
             action = {"open": _open, "enter": _enter, "unpack": _unpack}[request["do"]]
-            pid, told, beside = action(request, descriptors[1:])
-            socket.send_fds(reply, [json.dumps(told).encode()], beside)
+            pid, facts, beside = action(request, descriptors[1:])
+            socket.send_fds(reply, [json.dumps(facts).encode()], beside)
             _, status = os.waitpid(pid, 0)
             reply.send(json.dumps({"status": os.waitstatus_to_exitcode(status)}).encode())
         except (OSError, RuntimeError, subprocess.CalledProcessError) as error:
-            _tell(reply, {"error": str(error)})
+            _report(reply, {"error": str(error)})
         finally:
             os._exit(0)
 
 
-def _tell(reply: socket.socket, message: dict[str, Any]) -> None:
+def _report(reply: socket.socket, message: dict[str, Any]) -> None:
     try:
         reply.send(json.dumps(message).encode())
     except OSError:
-        return  # nobody waits any more
+        return  # no one waits any more
 
 
 def _open(request: dict[str, Any], descriptors: list[int]) -> tuple[int, dict[str, Any], list[int]]:
@@ -97,7 +97,7 @@ def _open(request: dict[str, Any], descriptors: list[int]) -> tuple[int, dict[st
     )
     for descriptor in (to_out, commands, to_info):
         os.close(descriptor)
-    with suppress(BrokenPipeError):  # it has ended already, and what it said is read next
+    with suppress(BrokenPipeError):  # it has ended already, and its output is read next
         os.write(to_commands, b"echo ready\n")
     text = b""
     while b"ready\n" not in text and (chunk := os.read(out, 4096)):
@@ -127,7 +127,7 @@ def _unpack(request: dict[str, Any], descriptors: list[int]) -> tuple[int, dict[
 
 
 def fork_into(spaces: int, ids: Sequence[int], child: Callable[[Callable[[], None]], None]) -> int:
-    """Fork; the child calls what it is given to enter new name spaces with mapped ids, and ends in exec.
+    """Fork; the child calls its argument to enter new name spaces with mapped ids, and ends in exec.
 
     Returns the child's number. Raises OSError or CalledProcessError where the ids cannot be mapped; the child ends.
     """
@@ -190,7 +190,7 @@ def _become_box(
     os.dup2(stdio[1], 1)
     os.dup2(stdio[1], 2)
     enter()
-    # Still with our own user id, whom the folders above are open to; an overlay wants its layers from its own mounts.
+    # Still with our own user id, whom the folders above are open to; an overlay takes its layers from its own mounts.
     lower = os.open(request["lower"], os.O_PATH | os.O_DIRECTORY) if request["lower"] else -1
     become_root()
     kernel.mount("none", "/", "", kernel.MS_RECURSIVE | kernel.MS_PRIVATE)

@@ -1,10 +1,10 @@
 """Boxes with a root file system of their own, users and several programs: a small machine for each sample.
 
-    with Keeper() as keeper, keeper.open(Plan(lower=Path("/…/root"))) as machine:
+    with Keeper() as keeper, keeper.open(MachinePlan(lower=Path("/…/root"))) as machine:
         ended = machine.run(["bash", "-c", "id -un"], seconds=5)      # b"root\\n"
 
 The root is an overlay, thrown away with the machine, over a read-only folder; or this machine's own /usr, read-only, in
-an otherwise empty root. All user ids in it are unprivileged ones outside. docs/benchmarks-os.md says more.
+an otherwise empty root. All user ids in it are unprivileged ones outside. docs/benchmarks-os.md describes them.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ _DESCRIPTORS = 1 << 14  # a live machine takes five, and every sample may have o
 
 
 @dataclass(frozen=True, kw_only=True)
-class Plan:
+class MachinePlan:
     """What a machine is made of. `lower`: its root, owned by the ids of machines; None for this machine's own /usr."""
 
     lower: Path | None = None
@@ -74,7 +74,7 @@ class Keeper:
         with theirs:
             root = Path(__file__).resolve().parents[3]
             self._process = subprocess.Popen(
-                [sys.executable, "-S", "-m", "cycleqd.evaluation.sandbox.keeper", str(theirs.fileno())],
+                [sys.executable, "-SP", str(Path(__file__).with_name("keeper.py")), str(theirs.fileno())],
                 pass_fds=[theirs.fileno()],
                 env={"PATH": PATH, "PYTHONPATH": str(root)},
                 cwd="/",
@@ -95,17 +95,17 @@ class Keeper:
             with theirs:
                 socket.send_fds(self._socket, [json.dumps(request).encode()], [theirs.fileno(), *descriptors])
             message, beside, _, _ = socket.recv_fds(reply, 4096, 1)
-            told = json.loads(message or b'{"error": "the keeper has ended"}')
-            if "error" in told:
+            facts = json.loads(message or b'{"error": "the keeper has ended"}')
+            if "error" in facts:
                 raise UnavailableError(
-                    f"A box could not be made or entered: {told['error']}; docs/benchmarks-os.md says what it needs."
+                    f"A box could not be made or entered: {facts['error']}; docs/benchmarks-os.md says what it needs."
                 )
         except BaseException:
             reply.close()
             raise
-        return reply, told, beside[0] if beside else -1
+        return reply, facts, beside[0] if beside else -1
 
-    def open(self, plan: Plan) -> Machine:
+    def open(self, plan: MachinePlan) -> Machine:
         """Make a machine. Raises UnavailableError with the kernel's reason when it cannot be made."""
         limits = _kernel_limits(plan.limits)
         request = {
@@ -122,11 +122,11 @@ class Keeper:
         }
         program = memory_file(seccomp.program()) if seccomp.supported() else -1
         try:
-            reply, told, pidfd = self.ask(request, [program] if program >= 0 else [])
+            reply, facts, pidfd = self.ask(request, [program] if program >= 0 else [])
         finally:
             if program >= 0:
                 os.close(program)
-        return Machine(self, plan, reply, told, pidfd)
+        return Machine(self, plan, reply, facts, pidfd)
 
     def unpack(self, tar: Path, folder: Path) -> None:
         """Unpack a tar into `folder`/root, owned by the ids that machines have; anybody must be able to write there."""
@@ -141,8 +141,8 @@ class Keeper:
                 status = json.loads(reply.recv(4096) or b"{}").get("status", 1)
             if status != 0:
                 errors.seek(0)
-                said = errors.read(300).decode(errors="replace").strip()
-                raise UnavailableError(f"{tar} could not be unpacked into {folder}: {said or 'tar ended'}.")
+                reason = errors.read(300).decode(errors="replace").strip()
+                raise UnavailableError(f"{tar} could not be unpacked into {folder}: {reason or 'tar ended'}.")
 
 
 def _kernel_limits(limits: Limits) -> dict[str, int]:
@@ -183,8 +183,8 @@ class _WatchedMachine(Watched):
 class Program:
     """A program that was started in a machine. `handler` is the number of the process that waits for it outside."""
 
-    def __init__(self, machine: Machine, reply: socket.socket, told: Mapping[str, Any], process: int) -> None:
-        self.handler = int(told["handler"])
+    def __init__(self, machine: Machine, reply: socket.socket, facts: Mapping[str, Any], process: int) -> None:
+        self.handler = int(facts["handler"])
         self._machine, self._reply, self._process = machine, reply, process
 
     def wait(self, seconds: float | None) -> int | None:
@@ -206,9 +206,11 @@ class Program:
 class Machine:
     """One box. Programs started in it share its files, processes and users. Close it exactly once, or use `with`."""
 
-    def __init__(self, keeper: Keeper, plan: Plan, reply: socket.socket, told: Mapping[str, Any], process: int) -> None:
+    def __init__(
+        self, keeper: Keeper, plan: MachinePlan, reply: socket.socket, facts: Mapping[str, Any], process: int
+    ) -> None:
         self._keeper, self._plan, self._reply, self._process = keeper, plan, reply, process
-        self._bwrap = int(told["bwrap"])
+        self._bwrap = int(facts["bwrap"])
         self._programs: list[Program] = []
         self._lock = threading.Lock()
         self.busy = False

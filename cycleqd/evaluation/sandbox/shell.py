@@ -47,10 +47,10 @@ class Shell:
         finally:
             os.close(inner)
         os.set_blocking(self._terminal, False)
-        said, prompted = self._exchange(b"", _OPENING)
+        shown, prompted = self._exchange(b"", _OPENING)
         if not (prompted and self.alive):
             self.close()
-            raise UnavailableError(f"bash gave no prompt in {_OPENING:g} s in a fresh box: {said[-200:]!r}.")
+            raise UnavailableError(f"bash gave no prompt in {_OPENING:g} s in a fresh box: {shown[-200:]!r}.")
 
     def execute(self, command: str) -> tuple[str, bool]:
         """Type `command` and return (what the terminal then showed, whether it ended in time).

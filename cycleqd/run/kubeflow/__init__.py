@@ -1,0 +1,1 @@
+"""Running on Kubeflow Pipelines: its API, its runs, and the pods behind them."""

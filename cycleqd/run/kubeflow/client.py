@@ -163,6 +163,10 @@ class Kubeflow:
         """Ask for a run's end."""
         self._ask(self._runs.run_service_terminate_run, run_id)
 
+    def archive(self, run_id: str) -> None:
+        """Take a run out of the lists, whatever its state is."""
+        self._ask(self._runs.run_service_archive_run, run_id)
+
     def schedules(self, experiment: str, name: str) -> list[V2beta1RecurringRun]:
         """The recurring runs of a name."""
         call = self._schedules.recurring_run_service_list_recurring_runs
@@ -223,8 +227,9 @@ class Kubeflow:
                 f" place.endpoint or {ENDPOINT}, and see that a port-forward to it is up"
             ) from error
 
-    def _untrusted(self, cause: object) -> UnavailableError:
-        if "WRONG_VERSION_NUMBER" in str(cause):
+    def _untrusted(self, cause: BaseException) -> UnavailableError:
+        """One sentence for urllib3's SSLError, whose argument is what OpenSSL met."""
+        if any(getattr(met, "reason", None) == "WRONG_VERSION_NUMBER" for met in cause.args):
             return UnavailableError(f"{self.where} does not speak TLS; begin the endpoint with http://")
         return UnavailableError(
             f"the certificate of {self.where} cannot be verified ({short(cause)}); name its authority as place.tls_ca"
@@ -232,9 +237,9 @@ class Kubeflow:
 
     def _refused(self, error: Any) -> CycleQDError:
         """One sentence for an answer that is no success."""
+        if not error.status:  # the generated client made it of an SSLError
+            return self._untrusted(error.__context__ or error)
         text = said(error)
-        if not error.status:
-            return self._untrusted(text)
         if error.status == 401:
             return InvalidInputError(
                 f"{self.where} does not accept the credentials ({text}); give a valid token as {TOKEN} or, in a pod,"

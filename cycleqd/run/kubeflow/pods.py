@@ -3,22 +3,22 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import logging
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from cycleqd.errors import InvalidInputError, UnavailableError
 from cycleqd.run.kubeflow.replies import said, short
+from cycleqd.storage import layout
 
 _TIMEOUT = (5, 30)
 _LABEL = "pipeline/runid"
 _CONTAINER = "main"  # Argo's name for the container that does a pod's work
 _DRIVER = re.compile(r"-driver-\d+$")  # KFP decides there what its executor pod is given
-_EXECUTOR = re.compile(r'"executorLabel"\s*:\s*"exec-([a-z0-9-]+)"')
-_CHILD = re.compile(r"g\d{6}-c\d{2,}")
 _PAGE = 200
 _MOST = 8 << 20
 
@@ -36,6 +36,11 @@ class Pod:
     child: str
     phase: str
     started: str
+
+    @property
+    def live(self) -> bool:
+        """Whether it works or will: one that waits for a node, its image or a GPU counts."""
+        return self.phase not in ("Succeeded", "Failed")
 
 
 class Kubernetes:
@@ -142,13 +147,22 @@ class Kubernetes:
 
 def _pod(one: Any) -> Pod:
     main = next((c for c in one.spec.containers if c.name == _CONTAINER), one.spec.containers[0])
-    given = " ".join([*(main.command or []), *(main.args or [])])
-    task, children = _EXECUTOR.search(given), set(_CHILD.findall(given))
+    given = [*(main.command or []), *(main.args or [])]
+    children = layout.children_in(" ".join(given))
     started = one.status.start_time
     return Pod(
         name=one.metadata.name,
-        task=task[1] if task else one.metadata.name,
-        child=children.pop() if len(children) == 1 else "",
+        task=_task(given) or one.metadata.name,
+        child=children[0] if len(children) == 1 else "",
         phase=one.status.phase or "Unknown",
         started=started.isoformat() if started else "",
     )
+
+
+def _task(given: Sequence[str]) -> str:
+    """The pipeline's name for what KFP's launcher is to run, by the component that it is given; "" for another pod."""
+    try:
+        label = json.loads(given[given.index("--component_spec") + 1])["executorLabel"]
+    except (ValueError, IndexError, KeyError, TypeError):
+        return ""
+    return str(label).removeprefix("exec-")

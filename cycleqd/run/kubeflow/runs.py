@@ -1,18 +1,22 @@
-"""An evolution's runs on Kubeflow Pipelines, as the conductor wants them."""
+"""An evolution's runs on Kubeflow Pipelines, as the driver wants them."""
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import tempfile
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cycleqd.errors import ConflictError, InvalidInputError, UnavailableError
-from cycleqd.run.decisions import ENDED, FAILED, Run, Standing
+from cycleqd.run.decisions import CANCELED, CANCELING, ENDED, FAILED, Run
 from cycleqd.run.kubeflow.client import Kubeflow, MissingError
-from cycleqd.run.steps import Step, arguments, find_state, next_step, previous_step
+from cycleqd.run.kubeflow.liveness import Liveness
+from cycleqd.run.kubeflow.repeats import Ledger
+from cycleqd.run.steps import Step, arguments, find_state
 from cycleqd.search.config import Config
 from cycleqd.storage.objects import Store
 from pipelines.definitions import Kind, write
@@ -22,18 +26,13 @@ if TYPE_CHECKING:
 
 POLL_SECONDS = 5.0
 RETRY_SECONDS = 120.0  # a retried run still reads FAILED for a while
+STUCK_SECONDS = 300.0
+"""A retried run without a pod for so long is stuck: between two pods lie seconds, or minutes on a busy cluster."""
 _EVENTS = {"SUCCEEDED": "done", "RUNNING": "started"}
 _NEWEST = 20  # a live run of the schedule is among the newest runs: it runs one at a time
 
 Follow = Callable[[str, str], None]
 """Called with the name of a task and "started" or "done", again with every look."""
-
-
-def standing(config: Config, store: Store) -> Standing:
-    """Where the evolution is, by HEAD and what finalising has recorded."""
-    state = find_state(store)
-    due = next_step(config, store, state)
-    return Standing(due, Step("finalising") if due is None else previous_step(config, state))
 
 
 class Runs:
@@ -43,6 +42,7 @@ class Runs:
         self.config = config
         self.kubeflow = kubeflow
         self._experiment: str | None = None
+        self._ended_by_hand: set[str] = set()
 
     def experiment(self) -> str | None:
         """The experiment's id, None before anything was submitted."""
@@ -91,16 +91,26 @@ class Runs:
         )
 
     def run(self, one: V2beta1Run) -> Run:
-        """Our words for KFP's."""
-        name = str(one.display_name)
+        """Our words for KFP's. A run that was terminated ends as FAILED there: here it is CANCELED."""
+        name, state = str(one.display_name), str(one.state or "RUNTIME_STATE_UNSPECIFIED")
         reason = one.error.message if one.error is not None else ""
+        history = [str(status.state) for status in one.state_history or []]
+        earlier = [past for past in history if past != state]
+        if state == CANCELING:
+            self._ended_by_hand.add(str(one.run_id))
+        elif state not in ENDED:
+            self._ended_by_hand.discard(str(one.run_id))
+        elif state == FAILED and (str(one.run_id) in self._ended_by_hand or earlier[-1:] == [CANCELING]):
+            state = CANCELED
         return Run(
             id=str(one.run_id),
             name=name.removeprefix(f"{self.config.name}-"),
-            state=str(one.state or "RUNTIME_STATE_UNSPECIFIED"),
+            state=state,
             created_at=one.created_at,
             reason=" ".join((reason or "").split())[:300],
             scheduled=bool(one.recurring_run_id),
+            ended=one.finished_at.isoformat() if one.finished_at else "",
+            retried=state not in ENDED and FAILED in history,
         )
 
     def retry(self, run: Run) -> None:
@@ -108,9 +118,14 @@ class Runs:
 
         Right after the call the old state is still read. Raises ConflictError when that lasts.
         """
-        if run.state != FAILED:
+        if run.state not in (FAILED, CANCELED):
             raise ConflictError(f"run {run.name} ({run.id}) is {run.state}; only one that FAILED can be retried")
-        self.kubeflow.retry(run.id)
+        self._ended_by_hand.discard(run.id)
+        try:
+            self.kubeflow.retry(run.id)
+        except ConflictError:
+            if str(self.kubeflow.get_run(run.id).state) in (FAILED, CANCELED):
+                raise  # else another process was faster
         deadline = time.monotonic() + RETRY_SECONDS
         while self.kubeflow.get_run(run.id).state == FAILED:
             if time.monotonic() > deadline:
@@ -121,15 +136,15 @@ class Runs:
             time.sleep(POLL_SECONDS)
 
     def cancel(self, run: Run) -> None:
-        """Ask for the run's end; one that has ended already is no error."""
+        """Ask for the run's end; one that has ended, or is ending, is no error."""
         try:
             self.kubeflow.terminate(run.id)
         except (ConflictError, UnavailableError):
-            if str(self.kubeflow.get_run(run.id).state) not in ENDED:
+            if str(self.kubeflow.get_run(run.id).state) not in (*ENDED, CANCELING):
                 raise
 
-    def wait(self, run: Run, follow: Follow = lambda task, event: None) -> None:
-        """Poll until the run has ended."""
+    def looks(self, run: Run) -> Iterator[V2beta1Run]:
+        """The run as it is now and with every poll, until it has ended. Raises ConflictError when it is deleted."""
         while True:
             try:
                 found = self.kubeflow.get_run(run.id)
@@ -137,11 +152,9 @@ class Runs:
                 raise ConflictError(
                     f"run {run.name} ({run.id}) was deleted while it was watched; `cycleqd drive` starts it anew"
                 ) from error
+            yield found
             if str(found.state) in ENDED:
                 return
-            for task in (found.run_details.task_details if found.run_details else None) or []:
-                if task.state in _EVENTS:
-                    follow(str(task.display_name), _EVENTS[task.state])
             time.sleep(POLL_SECONDS)
 
     def version(self, kind: Kind, count: int) -> tuple[str, str]:
@@ -163,7 +176,7 @@ class Runs:
 
 
 class Steps(Runs):
-    """The runs with what is needed to start some: S3, and the models and data that are on this machine."""
+    """The runs with what is needed to start and repeat some: S3, and the models and data that are on this machine."""
 
     def __init__(
         self,
@@ -172,12 +185,23 @@ class Steps(Runs):
         store: Store,
         upload: Callable[[], Config],
         follow: Follow = lambda task, event: None,
+        warned: Callable[[str], None] = lambda sentence: None,
     ) -> None:
         """`upload` brings what seeding reads to S3, and is the configuration that says so."""
         super().__init__(config, kubeflow)
         self.store = store
         self.upload = upload
         self.follow = follow
+        self.ledger = Ledger(store)
+        self.liveness = Liveness(config.place.namespace, warned)
+        self._stuck: set[str] = set()
+
+    def runs(self, names: Iterable[str]) -> list[Run]:
+        """As Runs does, with what is recorded of them, and whether one is stuck."""
+        steps = sorted(names)
+        found = super().runs(steps)
+        told = [run for run in found if run.scheduled] + self.ledger.told(run for run in found if not run.scheduled)
+        return [replace(run, stuck=run.id in self._stuck and run.state not in ENDED) for run in told]
 
     def start(self, step: Step) -> Run:
         """Start a run of the step."""
@@ -188,6 +212,36 @@ class Steps(Runs):
         body = self.body(arguments(seen, step, state))
         return self.run(self.kubeflow.create_run(self._experiment, self.full_name(step.name), source, body))
 
-    def wait(self, run: Run, follow: Follow | None = None) -> None:
-        """As Runs does, and tells of tasks."""
-        super().wait(run, follow or self.follow)
+    def wait(self, run: Run) -> None:
+        """Poll until the run has ended, and tell of its tasks; or until it is stuck, if it may be.
+
+        That is a run which Kubeflow retried, one of a schedule (which takes its run's workflow along when it is
+        deleted), and one that is being cancelled. A first run without a pod waits for something: a quota, a queue.
+        """
+        quiet: float | None = None
+        for found in self.looks(run):
+            for task in (found.run_details.task_details if found.run_details else None) or []:
+                if task.state in _EVENTS:
+                    self.follow(str(task.display_name), _EVENTS[task.state])
+            now = self.run(found)
+            may_be = run.retried or now.retried or run.scheduled or now.state == CANCELING
+            if now.state in ENDED or not may_be or not self.liveness.idle(found):
+                quiet = None
+            elif quiet is None:
+                quiet = time.monotonic()
+            elif time.monotonic() - quiet >= STUCK_SECONDS:
+                self._stuck.add(run.id)
+                return
+
+    def retry(self, run: Run) -> None:
+        """As Runs does, if this driver is the one that repeats it."""
+        if self.ledger.claim(run):
+            super().retry(run)
+
+    def replace(self, run: Run) -> None:
+        """Archive a run that is stuck, and end what there may be of it."""
+        if not run.scheduled and not self.ledger.give_up(run):
+            return
+        self.kubeflow.archive(run.id)
+        with contextlib.suppress(ConflictError, UnavailableError):  # it is out of the way, whatever becomes of it
+            self.kubeflow.terminate(run.id)

@@ -1,64 +1,123 @@
-"""Running a step on this machine: kfp.local in a fresh process, since it patches print and logging of the one it is in.
+"""Running a step on this machine: its compiled pipeline, a process or a container a task.
 
-The process leads a session of its own. It ends with its driver, however that ends, and takes its tasks along; its
-temporary folder is removed by the driver, or by the next driver when that was killed.
+Tasks end with their driver, however that ends; the temporary folder of a run is removed by the driver, or by the next
+driver when that was killed.
 """
 
 from __future__ import annotations
 
 import contextlib
-import ctypes
+import fcntl
 import json
 import os
-import re
-import shlex
 import shutil
-import signal
-import subprocess
-import sys
 import tempfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import replace
+from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
-from typing import IO, Any
+from typing import Any, Protocol
 
-from cycleqd import errors
-from cycleqd.errors import CycleQDError, UnavailableError
-from cycleqd.run.local.warm import SOCKET, Warm
-from cycleqd.run.steps import Step
-from cycleqd.search.config import Config, parse
+from cycleqd.errors import ConflictError, CycleQDError, UnavailableError, named
+from cycleqd.run.decisions import RUNNING, SUCCEEDED, Run
+from cycleqd.run.driver import Runner
+from cycleqd.run.graph import Graph, Task, Values
+from cycleqd.run.local.services import writable
+from cycleqd.run.steps import Step, arguments, find_state, previous_step
+from cycleqd.search.config import Config
+from cycleqd.storage.failures import FAILURE
+from cycleqd.storage.objects import Store
+from pipelines.definitions import write
 
 Follow = Callable[[str, str], None]
-"""Called with the name of a task and "started", "done" or "failed"."""
-
-_ANSI = re.compile(r"\x1b\[[0-9;]*m")
-_EVENTS = (
-    re.compile(r"INFO - Executing task '(?P<started>[^']+)'"),
-    re.compile(r"INFO - Task '(?P<done>[^']+)' finished with status SUCCESS"),
-    re.compile(r"Task '(?P<failed>[^']+)' finished with status FAILURE"),
-)
-_ERROR = re.compile(r"cycleqd\.errors\.(?P<kind>\w+): (?P<sentence>.+)")
-_RAISED = re.compile(r"^\s*Traceback \(most recent call last\)", re.MULTILINE)
-_STOP_SECONDS = 10
-_PR_SET_PDEATHSIG = 1
+"""Called with the name of a task and "started", "done" or "failed", in any thread."""
 
 
-class LocalRunner:
-    """Runs steps by kfp.local: each task a process of this Python, or a container when the place says docker."""
+def folder(config: Config) -> Path:
+    """Where this machine keeps what it knows of an evolution's runs; made if need be.
+
+    Raises InvalidInputError where nothing can be written.
+    """
+    return writable(Path(config.place.folder).resolve() / "runs" / config.name)
+
+
+def log(config: Config, step: str) -> Path:
+    """The log file of a step, by its name, on this machine."""
+    return folder(config) / f"{step}.log"
+
+
+class Launcher(Protocol):
+    """Where tasks run."""
+
+    def run(self, task: Task, arguments: list[str], folder: Path, log: Path, environment: Mapping[str, str]) -> int:
+        """Run a task to its end: its exit code.
+
+        `arguments` are the task's own with its inputs filled in; `folder` is its own, in which its outputs are to be;
+        its output is appended to `log`. Raises CycleQDError when the task cannot be run.
+        """
+
+    def end(self) -> None:
+        """End all tasks that run, and begin no more."""
+
+
+class LocalRunner(Runner):
+    """Runs one step at a time, each task where the launcher runs it. It repeats nothing.
+
+    A context: what runs when it ends is ended.
+    """
 
     def __init__(
-        self, config: Config, environment: Mapping[str, str], follow: Follow, warm: Warm | None = None
+        self, config: Config, store: Store, environment: Mapping[str, str], follow: Follow, launcher: Launcher
     ) -> None:
-        """With `warm`, tasks are forks of that process instead of new ones (not in containers)."""
+        """`environment`: what is added to this process' own for tasks."""
         self.config = config
+        self.store = store
         self.environment = environment
         self.follow = follow
-        self.warm = warm if config.place.runner == "local" else None
-        self.folder = Path(config.place.folder).resolve() / "runs" / config.name
-        self.folder.mkdir(parents=True, exist_ok=True)
+        self.launcher = launcher
+        self.folder = folder(config)
+        self._thread = ThreadPoolExecutor(1)
+        self._made: dict[str, tuple[Run, Future[None]]] = {}
 
-    def log(self, step: Step) -> Path:
-        """The step's log file."""
-        return self.folder / f"{step.name}.log"
+    def __enter__(self) -> LocalRunner:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.launcher.end()
+        self._thread.shutdown()
+
+    def runs(self, names: Iterable[str]) -> list[Run]:
+        """This process' own, and another's success of the step that made the current snapshot.
+
+        Another's success of any other step is worth nothing: its records are gone.
+        """
+        wanted = set(names)
+        found = [run for run, _ in self._made.values() if run.name in wanted]
+        before = previous_step(self.config, find_state(self.store))
+        if before is not None and before.name in wanted - set(self._made) and self.finished(before):
+            found.append(Run(before.name, before.name, SUCCEEDED, datetime.fromtimestamp(0, UTC)))
+        return found
+
+    def start(self, step: Step) -> Run:
+        """Start a run of the step, under its name."""
+        parameters = arguments(self.config, step, find_state(self.store))
+        self._note(step).unlink(missing_ok=True)
+        log(self.config, step.name).write_text("")
+        run = Run(step.name, step.name, RUNNING, datetime.now(UTC))
+        self._made[run.id] = run, self._thread.submit(self._run, step, parameters)
+        return run
+
+    def wait(self, run: Run) -> None:
+        """Return when the run has ended. Raises the error of the task that failed."""
+        made, ended = self._made[run.id]
+        ended.result()
+        self._made[run.id] = replace(made, state=SUCCEEDED), ended
+
+    def cancel(self, run: Run) -> None:
+        """End all that runs; nothing more begins."""
+        self.launcher.end()
 
     def finished(self, step: Step) -> bool:
         """Whether a run of this step on this machine ended well, cleaning and logging included."""
@@ -74,60 +133,47 @@ class LocalRunner:
         endpoint = {**os.environ, **self.environment}.get("AWS_ENDPOINT_URL", "")
         return json.dumps([endpoint, self.config.place.bucket, self.config.frozen()])
 
-    def run(self, step: Step, arguments: Mapping[str, Any]) -> None:
-        """Run a step to its end. Raises the error of the stage that failed, or UnavailableError naming the log."""
-        job = {
-            "config": self.config.model_dump(mode="json", by_alias=True),
-            "kind": step.kind,
-            "count": step.count,
-            "arguments": dict(arguments),
-        }
-        self._note(step).unlink(missing_ok=True)
-        warm = self.warm.ready() if self.warm else {}
-        with self._temporary() as temporary, self.log(step).open("w") as log:
-            process = subprocess.Popen(
-                [sys.executable, "-m", "cycleqd.run.local.runner", str(os.getpid())],
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                stderr=subprocess.STDOUT,
-                text=True,
-                errors="replace",
-                start_new_session=True,
-                env={**os.environ, **self.environment, **warm, "TMPDIR": str(temporary)},
-            )
-            with _ended(process):
-                assert process.stdin is not None and process.stdout is not None  # both are pipes
-                process.stdin.write(json.dumps(job))
-                process.stdin.close()
-                self._listen(process.stdout, log)
-                code = process.wait()
-        if code or self._failed_unnoticed(step):
-            raise self._failure(step)
+    def _run(self, step: Step, parameters: Mapping[str, Any]) -> None:
+        """Run the step's pipeline to its end."""
+        with self._temporary() as temporary:
+            Graph(self._compiled(step, temporary), partial(self._launch, step, temporary)).run(parameters)
         self._note(step).write_text(self._evolution())
 
-    def _listen(self, output: IO[str], log: IO[str]) -> None:
-        for line in output:
-            log.write(line)
-            log.flush()
-            plain = _ANSI.sub("", line)
-            for match in filter(None, (event.search(plain) for event in _EVENTS)):
-                for event, task in match.groupdict().items():
-                    self.follow(task, event)
+    def _launch(self, step: Step, temporary: Path, task: Task) -> Values:
+        """Run a task, as often as the pipeline asks, in a folder of its own; what it returned."""
+        own = Path(tempfile.mkdtemp(dir=temporary, prefix="task-"))
+        failure, returned = own / "failure.json", own / "outputs.json"
+        files = {name: {"outputFile": str(own / name)} for name in task.outputs}
+        known = {
+            "inputs": {"parameterValues": dict(task.inputs)},
+            "outputs": {"parameters": files, "outputFile": str(returned)},
+        }
+        filled = [json.dumps(known) if part == "{{$}}" else part for part in task.arguments]
+        environment = {**self.environment, FAILURE: str(failure)}
+        self._tell(step, task, "started")
+        code = self.launcher.run(task, filled, own, log(self.config, step.name), environment)
+        if code or not returned.exists():
+            self._tell(step, task, "failed")
+            raise _error(failure) or UnavailableError(
+                f"task '{task.name}' of {step.name} ended with exit code {code} and no reason;"
+                f" read {log(self.config, step.name)}"
+            )
+        self._tell(step, task, "done")
+        outputs: Values = json.loads(returned.read_text()).get("parameterValues", {})
+        return outputs
 
-    def _failed_unnoticed(self, step: Step) -> bool:
-        """Whether a container's stage raised: kfp calls one a success that is gone before its status is read."""
-        return self.config.place.runner == "docker" and bool(_RAISED.search(self._text(step)))
+    def _tell(self, step: Step, task: Task, event: str) -> None:
+        with log(self.config, step.name).open("a") as file:
+            file.write(f"task '{task.name}': {event}\n")
+        self.follow(task.name, event)
 
-    def _text(self, step: Step) -> str:
-        return _ANSI.sub("", self.log(step).read_text(errors="replace"))
+    def _compiled(self, step: Step, temporary: Path) -> dict[str, Any]:
+        import yaml
 
-    def _failure(self, step: Step) -> CycleQDError:
-        """The last of our own errors in the log, as the stage raised it."""
-        found = list(_ERROR.finditer(self._text(step)))
-        kind = getattr(errors, found[-1]["kind"], None) if found else None
-        if kind is not None and issubclass(kind, CycleQDError):
-            return kind(found[-1]["sentence"].strip())
-        return UnavailableError(f"the {step.name} pipeline failed; its log is {self.log(step)}")
+        package = temporary / "pipeline.yaml"
+        write(self.config, step.kind, step.count, package)
+        spec: dict[str, Any] = next(iter(yaml.safe_load_all(package.read_text())))
+        return spec
 
     @contextlib.contextmanager
     def _temporary(self) -> Iterator[Path]:
@@ -144,93 +190,33 @@ class LocalRunner:
             owner.unlink(missing_ok=True)
 
 
+def _error(file: Path) -> CycleQDError | None:
+    """The error that a task recorded, None when it recorded none of ours."""
+    if not file.exists():
+        return None
+    failure = json.loads(file.read_text())
+    kind = named(failure["kind"])
+    return kind(failure["sentence"]) if kind is not None else None
+
+
 @contextlib.contextmanager
-def _ended(process: subprocess.Popen[str]) -> Iterator[None]:
-    """Leave no process behind: on any way out, end the session that `process` leads."""
-    try:
-        yield
-    finally:
-        for number in (signal.SIGTERM, signal.SIGKILL):
-            with contextlib.suppress(ProcessLookupError):
-                os.killpg(process.pid, number)
-            with contextlib.suppress(subprocess.TimeoutExpired):
-                process.wait(_STOP_SECONDS)
+def alone(config: Config) -> Iterator[None]:
+    """Hold the evolution for this process among those that share `place.folder`.
 
-
-def _die_with(driver: int) -> None:
-    """Be told (SIGTERM) when the driver, our parent, dies, and then end the whole session: now, if it is dead."""
-
-    def end(number: int, frame: object) -> None:
-        os.killpg(0, signal.SIGKILL)
-
-    signal.signal(signal.SIGTERM, end)
-    ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
-    if os.getppid() != driver:
-        end(0, None)
-
-
-def main() -> None:
-    """The process of a step: read the job from standard input, run its pipeline by kfp.local, exit 0 or 1.
-
-    The argument is the driver's process id. It is not asked for here, where a killed driver is no longer the parent.
+    Raises ConflictError naming the process that holds it. Drivers elsewhere need no lock: they meet in S3, where the
+    second one adopts the first one's plan.
     """
-    _die_with(int(sys.argv[1]))
-    job = json.loads(sys.stdin.read())
-    import warnings
-
-    warnings.simplefilter("ignore")  # kfp warns of every image that has no "python" in its name
-    from kfp import local
-
-    from cycleqd.run.local import warm
-    from pipelines.definitions import build
-
-    config = parse(job["config"], "the driver's configuration")
-    pipeline = build(config, job["kind"], job["count"])
-    local.init(_runner(config), pipeline_root=tempfile.mkdtemp(prefix="root-"))
-    if os.environ.get(SOCKET):  # kfp.local puts this into each task's shell command for "python3"
-        sys.executable = shlex.join([sys.executable, "-ES", warm.__file__])
-    try:
-        pipeline(**job["arguments"])
-    except RuntimeError as error:  # kfp.local's word for a failed task
-        sys.exit(str(error))
-
-
-def _runner(config: Config) -> Any:
-    from kfp import local
-
-    if config.place.runner != "docker":
-        return local.SubprocessRunner(use_venv=False)
-    from docker.client import DockerClient
-    from docker.types import Mount
-
-    passed = {name: os.environ[name] for name in _PASSED if os.environ.get(name)}
-    mounts = [Mount(path, path, type="bind", read_only=True) for path in _read_by_seeding(config)]
-    with contextlib.closing(DockerClient.from_env()) as client:
-        podman = any("Podman" in part["Name"] for part in client.version()["Components"])
-    return local.DockerRunner(
-        network_mode="host",
-        user="0:0",
-        environment=passed,
-        mounts=mounts,
-        # Default profiles refuse what boxes are made of, name spaces or their host names; Docker has no word for /proc.
-        security_opt=["seccomp=unconfined", *(["unmask=ALL"] if podman else [])],
-    )
-
-
-_PASSED = (
-    *("AWS_ENDPOINT_URL", "AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_REGION", "AWS_CA_BUNDLE"),
-    *("MLFLOW_TRACKING_URI", "MLFLOW_TRACKING_USERNAME", "MLFLOW_TRACKING_PASSWORD", "CYCLEQD_BUCKET"),
-)
-
-
-def _read_by_seeding(config: Config) -> list[str]:
-    """Absolute paths on this machine that the configuration names."""
-    named = [config.models.base, *(expert.path for expert in config.models.experts.values())]
-    for task in config.tasks.values():
-        named += [task.data, task.class_.rpartition(":")[0]]
-    named += [operator.kind.rpartition(":")[0] for operator in config.method.operators.values()]
-    return sorted({path for path in named if Path(path).is_absolute()})
-
-
-if __name__ == "__main__":
-    main()
+    with (folder(config) / "driver.lock").open("a+") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            lock.seek(0)
+            holder = lock.read().strip() or "unknown"
+            raise ConflictError(
+                f"evolution '{config.name}' is being run by process {holder} on this machine;"
+                " wait for it, or watch it with: cycleqd status"
+            ) from None
+        lock.truncate(0)
+        lock.write(str(os.getpid()))
+        lock.flush()
+        yield

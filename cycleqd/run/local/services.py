@@ -29,7 +29,7 @@ from cycleqd.errors import InvalidInputError, UnavailableError
 from cycleqd.search.config import Place
 
 START_SECONDS = 120
-STOP_SECONDS = 3  # SeaweedFS would idle for 15; nobody is writing any more, and what it acknowledged is with the kernel
+STOP_SECONDS = 1  # SeaweedFS would idle for 15; nobody is writing any more, and what it acknowledged is with the kernel
 _PORTS = ("s3", "s3.grpc", "master", "master.grpc", "volume", "volume.grpc", "filer", "filer.grpc", "mlflow")
 
 
@@ -150,7 +150,7 @@ class Services:
                 "-s3.port.lance=0",
                 "-master.telemetry=false",
                 "-master.volumeSizeLimitMB=1024",
-                "-master.electionTimeout=1s",
+                "-master.peers=none",  # no election, which takes a second and sometimes several
                 "-volume.max=0",
                 "-volume.index=leveldb",
                 "-volume.preStopSeconds=0",
@@ -224,7 +224,8 @@ class Services:
                 identity = {"name": "cycleqd", "credentials": keys, "actions": ["Admin", "Read", "Write", "List"]}
                 _write_private(config, {"identities": [identity]})
                 _write_private(path, pair)
-        return json.loads(path.read_text())
+        found: dict[str, str] = json.loads(path.read_text())
+        return found
 
     @contextlib.contextmanager
     def _lock(self, name: str) -> Iterator[None]:
@@ -309,7 +310,7 @@ def _free(port: int) -> bool:
 def _answers(url: str) -> bool:
     try:
         with urllib.request.urlopen(url, timeout=2) as reply:
-            return reply.status == 200
+            return bool(reply.status == 200)
     except (OSError, urllib.error.URLError):
         return False
 

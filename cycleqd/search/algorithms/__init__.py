@@ -116,6 +116,8 @@ class Algorithm(ABC):
             archives=tuple(archives),
             population=self.population(state, scored),
             history=state.history + tuple(Evaluated(state.generation, m.model, m.scores) for m in scored),
+            rescored=(),
+            digest="",
         )
 
 

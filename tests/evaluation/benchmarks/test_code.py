@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import re
+import textwrap
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -16,13 +18,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cycleqd.errors import InvalidInputError
-from cycleqd.evaluation.benchmarks.code import codec, rules
+from cycleqd.evaluation.benchmarks.code import codec, rules, sanitizer
 from cycleqd.evaluation.benchmarks.code import problem as problems
 from cycleqd.evaluation.benchmarks.code.judge import expectation, judge
-from cycleqd.evaluation.benchmarks.code.task import CodeTask, answer
+from cycleqd.evaluation.benchmarks.code.task import CodeTask
 from cycleqd.evaluation.sandbox import Finished
 from cycleqd.evaluation.sandbox.turnstile import Turnstile
 from cycleqd.evaluation.task import Outcome, Sample, Verdict, Workspace
+from tests import evalplus
 
 SMALL = Path(__file__).parents[2] / "data" / "code_small.jsonl"
 Try = Callable[..., Verdict]
@@ -42,7 +45,14 @@ def reply(task: CodeTask, sample: Sample, text: str) -> Verdict:
 
 
 def block(code: str) -> str:
-    return f"Here it is:\n```python\n{code}\n```\nDone."
+    """A blank line ends the code, since EvalPlus takes no single line for code."""
+    return f"Here it is:\n```python\n{code}\n\n```\nDone."
+
+
+def early(statements: str) -> str:
+    """An answer that runs `statements` before any call: EvalPlus keeps imports, definitions and assignments alone."""
+    body = textwrap.indent(statements.strip(), "    ")
+    return f"def early():\n{body}\n    return 1\ndef total(xs, done=early()):\n    return done"
 
 
 @pytest.fixture(scope="module")
@@ -81,7 +91,18 @@ def test_a_prompt_is_filled_from_the_record(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     "settings",
-    [{"judge": "all"}, {"max_rounds": 2}, {"promt": "x"}, {"seconds": "1"}, {"memory": 0}, {"prompt": 5}],
+    [
+        {"judge": "all"},
+        {"max_rounds": 2},
+        {"promt": "x"},
+        {"seconds": "1"},
+        {"memory": 0},
+        {"prompt": 5},
+        {"reasoning": "think"},
+        {"reasoning": ["<think>"]},
+        {"reasoning": ["<think>", ""]},
+        {"reasoning": None},
+    ],
 )
 def test_wrong_settings_are_refused(tmp_path: Path, settings: dict[str, Any]) -> None:
     with pytest.raises(InvalidInputError):
@@ -98,13 +119,6 @@ def test_a_broken_record_is_named(task: CodeTask, tmp_path: Path) -> None:
     (tmp_path / "data.jsonl").write_text('{"task_id": "a"}\n')
     with pytest.raises(InvalidInputError, match="record 1: no prompt"):
         task.load(tmp_path)
-
-
-def test_the_answer_is_the_first_python_block() -> None:
-    assert answer("a\n```python\nx = 1\n```\n```python\ny\n```") == "x = 1\n"
-    assert answer("```python\nx = 1") == "x = 1"
-    assert answer("```\nx\n```") is None
-    assert answer("x = 1") is None
 
 
 # Verdicts on the small data
@@ -133,7 +147,12 @@ def test_base_and_plus_are_told_apart(tmp_path: Path) -> None:
     [
         ("def total(xs):\n    return 0", Outcome.WRONG, "base test 1: another value than the reference's"),
         ("def total(xs):\n    return str(sum(xs))", Outcome.WRONG, "base test 1: another value than the reference's"),
-        ("def total(xs:\n", Outcome.ERROR, "base test 1: the code does not run: SyntaxError: '(' was never closed"),
+        ("def total(xs:\n", Outcome.FORMAT, "no Python in the reply"),
+        (
+            "def total(xs):\n    nonlocal xs\n    return 6",
+            Outcome.ERROR,
+            "base test 1: the code does not run: SyntaxError: name 'xs'",
+        ),
         ("def sum_all(xs):\n    return 6", Outcome.ERROR, "base test 1: the code does not run: KeyError: 'total'"),
         ("def total(xs):\n    return xs[9]", Outcome.ERROR, "base test 1: IndexError: list index out of range"),
         ("def total(xs):\n    return object().x", Outcome.ERROR, "base test 1: AttributeError: "),
@@ -148,13 +167,13 @@ def test_base_and_plus_are_told_apart(tmp_path: Path) -> None:
             "base test 1: ValueError: \\x1b[31mred",
         ),
         ("def total(xs):\n    while True: pass", Outcome.TIMEOUT, "base test 1: processor time limit"),
-        ("import sys\nsys.exit()", Outcome.ERROR, "base test 1: the code does not run: SystemExit"),
+        (early("import sys\nsys.exit()"), Outcome.ERROR, "base test 1: the code does not run: SystemExit"),
         (
             "def total(xs):\n    import os; os._exit(0)",
             Outcome.ERROR,
             "base test 1: the process ended before its results",
         ),
-        ("", Outcome.ERROR, "base test 1: the code does not run: KeyError: 'total'"),
+        ("", Outcome.FORMAT, "no Python in the reply"),
     ],
 )
 def test_wrong_answers(attempt: Try, code: str, outcome: Outcome, reason: str) -> None:
@@ -166,12 +185,8 @@ def test_wrong_answers(attempt: Try, code: str, outcome: Outcome, reason: str) -
 
 def test_sleeping_is_a_time_out_of_the_clock(tmp_path: Path) -> None:
     with make(tmp_path, seconds=0.1) as task:
-        verdict = reply(task, task.load(SMALL)[0], block("import time\ndef total(xs):\n    time.sleep(60)"))
+        verdict = reply(task, task.load(SMALL)[0], block("import time\ndef total(xs):\n    return time.sleep(60)"))
     assert (verdict.outcome, verdict.reason) == (Outcome.TIMEOUT, "base test 1: clock time limit")
-
-
-def test_no_block_is_a_format_error(task: CodeTask, samples: dict[str, Sample]) -> None:
-    assert reply(task, samples["total"], "def total(xs): return sum(xs)").outcome is Outcome.FORMAT
 
 
 def test_answers_may_print_read_and_return_equal_things(attempt: Try) -> None:
@@ -205,8 +220,7 @@ def test_state_does_not_pass_from_base_to_plus(attempt: Try) -> None:
 
 # Hostile answers: none of them may pass, or do more than fail
 
-WRITE = """
-import os
+WRITE = """import os
 for fd in range(3, 64):
     try: os.write(fd, {lines})
     except OSError: pass
@@ -222,15 +236,22 @@ os._exit(0)
         "class A(list):\n    def __eq__(self, o): return True\ndef total(xs): return A([1])",
         "class M(type):\n    def __eq__(self, o): return True\n    __hash__ = type.__hash__\n"
         "class A(metaclass=M): pass\ndef total(xs): return A",
-        "import builtins\nbuiltins.all = lambda *_: True\nbuiltins.len = lambda *_: 0\n"
-        "builtins.zip = lambda *_, **__: []\ndef total(xs): return 1",
-        "import sys, json\njson.dumps = lambda *_: '[\"v\", true]'\ndef total(xs): return 1",
-        "import sys\nfor m in list(sys.modules.values()):\n    for n in ('agrees', 'judge', 'encode', '_exact'):\n"
-        "        if hasattr(m, n): setattr(m, n, lambda *a, **k: True)\ndef total(xs): return 1",
-        WRITE.format(lines="b'[\"v\", true]\\n' * 50"),
-        WRITE.format(lines='b\'["s", [0]]\\n["passed"]\\n{{"a": 1}}\\n[[[[\\n\\xff\\n\''),
-        "import os, signal\nsignal.signal = signal.setitimer = lambda *_: None\ndef total(xs):\n    os._exit(0)",
-        "import atexit\natexit.register(lambda: print('[\"v\", 6]'))\ndef total(xs): raise SystemExit(0)",
+        early(
+            "import builtins\nbuiltins.all = lambda *_: True\nbuiltins.len = lambda *_: 0\n"
+            "builtins.zip = lambda *_, **__: []"
+        ),
+        early("import sys, json\njson.dumps = lambda *_: '[\"v\", true]'"),
+        early(
+            "import sys\nfor m in list(sys.modules.values()):\n"
+            "    for n in ('agrees', 'judge', 'encode', '_exact', 'longest_run'):\n"
+            "        if hasattr(m, n): setattr(m, n, lambda *a, **k: True)"
+        ),
+        early(WRITE.format(lines="b'[\"v\", true]\\n' * 50")),
+        early(WRITE.format(lines='b\'["s", [0]]\\n["passed"]\\n{{"a": 1}}\\n[[[[\\n\\xff\\n\'')),
+        early(WRITE.format(lines='b\'["c", "total = sum"]\\n\' * 50')),
+        "import os, signal\ndef total(xs):\n    signal.signal = signal.setitimer = lambda *_: None\n"
+        "    os._exit(0)\n    return 1",
+        early("import atexit\natexit.register(lambda: print('[\"v\", 6]'))\nraise SystemExit(0)"),
         "def total(xs):\n    while True: yield 6",
         "def total(xs):\n    x = []\n    for _ in range(100000): x = [x]\n    return x",
         "def total(xs):\n    x = []\n    x.append(x)\n    return x",
@@ -239,6 +260,7 @@ os._exit(0)
     ],
 )
 def test_cheating_does_not_pass(attempt: Try, code: str) -> None:
+    assert sanitizer.extract(block(code), "total").strip() == code  # nothing of the attack is lost before it runs
     verdict = attempt(code)
     assert not verdict.passed
     assert verdict.detail == {"base": False, "plus": False}
@@ -268,7 +290,7 @@ def total(xs):
 def test_an_answer_that_switches_the_timers_off_meets_the_boxs_limit(tmp_path: Path) -> None:
     code = (
         "import signal\ndef total(xs):\n    for number in (14, 27): signal.signal(number, signal.SIG_IGN)\n"
-        "    while True: pass"
+        "    while True: pass\n    return 0"
     )
     with make(tmp_path, seconds=0.5) as task:
         verdict = reply(task, task.load(SMALL)[0], block(code))
@@ -381,24 +403,6 @@ def test_alone_means_nobody_beside() -> None:
 # EvalPlus' own verdicts
 
 
-def evalplus_verdict(record: dict[str, Any], code: str, suite: str) -> bool:
-    """What evalplus itself says: its reference run, its check."""
-    from evalplus.eval import untrusted_check
-    from evalplus.gen.util import trusted_exec
-
-    problem = problems.prepare(record)
-    inputs = [codec.decode(json.loads(line)) for line in getattr(problem, suite).arguments]
-    presence = rules.compares_presence(problem.entry_point)
-    expected, took = trusted_exec(
-        problem.reference, inputs, problem.entry_point, record_time=True, output_not_none=presence
-    )
-    inputs = [codec.decode(json.loads(line)) for line in getattr(problem, suite).arguments]
-    status, _ = untrusted_check(
-        "mbpp", code, inputs, problem.entry_point, expected, problem.atol, took, fast_check=True
-    )
-    return bool(status == "pass")
-
-
 # fmt: off
 VARIANTS = {
     "total": ["return float(sum(xs))", "return sum(xs) + 1e-9", "return [sum(xs)]", "return None"],
@@ -426,8 +430,8 @@ def test_the_rules_are_evalplus(task: CodeTask, samples: dict[str, Sample], entr
     for body in VARIANTS[entry]:
         code = f"def {entry}(xs):\n    {body}"
         detail = reply(task, samples[entry], block(code)).detail
-        base = evalplus_verdict(dict(samples[entry].record), code, "base")
-        plus = base and evalplus_verdict(dict(samples[entry].record), code, "plus")
+        base = evalplus.verdict(samples[entry].record, code, "base")
+        plus = base and evalplus.verdict(samples[entry].record, code, "plus")
         assert detail == {"base": base, "plus": plus}, body
 
 
@@ -441,12 +445,13 @@ def real() -> Path:
 
 @pytest.mark.timeout(900)
 def test_the_references_of_mbpp_plus_pass(real: Path, tmp_path: Path) -> None:
+    """All but one, of which EvalPlus does not keep the helper: a function that yields, and returns nothing."""
     with make(tmp_path) as task, ThreadPoolExecutor(2) as pool:
         loaded = list(task.load(real))
         verdicts = list(pool.map(lambda s: reply(task, s, block(s.record["canonical_solution"])), loaded))
     assert len(verdicts) == 378
-    assert sum(verdict.detail["base"] for verdict in verdicts) == 378
-    assert sum(verdict.detail["plus"] for verdict in verdicts) / 378 >= 0.994
+    failed = [sample.id for sample, verdict in zip(loaded, verdicts, strict=True) if not verdict.passed]
+    assert failed == ["Mbpp/630"]
 
 
 def test_wrong_answers_to_mbpp_plus_fail(real: Path, tmp_path: Path) -> None:
@@ -475,7 +480,8 @@ def test_spoilt_references_of_mbpp_plus_are_judged_as_evalplus_does(real: Path, 
     with make(tmp_path, judge="base") as task:
         for sample in list(task.load(real))[::12]:
             name = sample.record["entry_point"]
-            code = f"{sample.record['canonical_solution']}\n_right = {name}\ndef {name}(*given):\n"
-            code += f"    result = _right(*given)\n    {WRAPPERS[wrapper]}\n"
-            expected = evalplus_verdict(dict(sample.record), code, "base")
+            code = re.sub(rf"\b{name}\b", "_right", sample.record["canonical_solution"]) + f"\ndef {name}(*given):\n"
+            code += f"    result = _right(*given)\n    {WRAPPERS[wrapper]}\n    return result\n"
+            kept = sanitizer.extract(block(code), name)
+            expected = evalplus.verdict(sample.record, kept, "base")
             assert reply(task, sample, block(code)).detail["base"] == expected, (sample.id, wrapper)

@@ -17,13 +17,13 @@ import pytest
 
 from cycleqd.evaluation.benchmarks.db.mariadb.box import missing
 from cycleqd.evaluation.benchmarks.db.mariadb.database import Answer, Database, Databases
-from cycleqd.evaluation.benchmarks.db.mariadb.guard import Limits
+from cycleqd.evaluation.benchmarks.db.mariadb.guard import StatementLimits
 from cycleqd.evaluation.benchmarks.db.mariadb.server import MariaDB
 from cycleqd.evaluation.benchmarks.db.task import DbEpisode, DbTask, table_md5
 from cycleqd.evaluation.task import Outcome, Sample, Workspace
 
 ROWS = [["x", "1"], ["y", "2"]]
-LIMITS = Limits(seconds=1.0, memory=64 << 20, disk=24 << 20)
+LIMITS = StatementLimits(seconds=1.0, memory=64 << 20, disk=24 << 20)
 
 
 @pytest.fixture(scope="module")

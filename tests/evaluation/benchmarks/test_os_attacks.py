@@ -21,7 +21,7 @@ from cycleqd.evaluation.benchmarks.os.needs import machine_offers
 from cycleqd.evaluation.benchmarks.os.task import OsTask
 from cycleqd.evaluation.sandbox.ids import id_range
 from cycleqd.evaluation.sandbox.limits import MIB
-from cycleqd.evaluation.sandbox.machine import ENVIRONMENT, LIMITS, Keeper, Machine, Plan
+from cycleqd.evaluation.sandbox.machine import ENVIRONMENT, LIMITS, Keeper, Machine, MachinePlan
 from cycleqd.evaluation.sandbox.shell import Shell
 from cycleqd.evaluation.task import Outcome, Sample, Workspace
 from tests.os_play import bash
@@ -41,12 +41,12 @@ def keeper() -> Iterator[Keeper]:
 
 
 @pytest.fixture
-def plan() -> Plan:
-    return Plan(proc=machine_offers().proc, limits=SMALL)
+def plan() -> MachinePlan:
+    return MachinePlan(proc=machine_offers().proc, limits=SMALL)
 
 
 @pytest.fixture
-def machine(keeper: Keeper, plan: Plan) -> Iterator[Machine]:
+def machine(keeper: Keeper, plan: MachinePlan) -> Iterator[Machine]:
     with keeper.open(plan) as opened:
         yield opened
 
@@ -100,7 +100,7 @@ def test_links_lead_nowhere_outside(run: Run, tmp_path: Path) -> None:
     assert "host-secret" not in run(f"cat {up}{tmp_path}/secret /proc/self/root/{up}{tmp_path}/secret; echo tried")
 
 
-def test_files_of_another_sample_are_out_of_sight(run: Run, keeper: Keeper, plan: Plan) -> None:
+def test_files_of_another_sample_are_out_of_sight(run: Run, keeper: Keeper, plan: MachinePlan) -> None:
     run("echo mine > /srv/mine; echo mine > /tmp/mine; echo mine > /dev/shm/mine")
     with keeper.open(plan) as other:
         seen = other.run(["bash", "-c", "cat /srv/mine /tmp/mine /dev/shm/mine; pgrep -c bash"], 5).stdout
@@ -118,7 +118,7 @@ def test_environment_and_descriptors_of_the_host_are_out_of_sight(
     assert run("ls /proc/self/fd | tr '\\n' ' '").split() in ([], ["0", "1", "2", "3"])  # 3 is ls's own
 
 
-def test_nothing_is_left_running_after_close(keeper: Keeper, plan: Plan) -> None:
+def test_nothing_is_left_running_after_close(keeper: Keeper, plan: MachinePlan) -> None:
     with keeper.open(plan) as machine:
         shell = Shell(machine, seconds=5)
         shell.execute("setsid nohup sleep 98761 > /dev/null 2>&1 & disown; (trap '' HUP TERM INT; sleep 98761) &")
@@ -128,7 +128,7 @@ def test_nothing_is_left_running_after_close(keeper: Keeper, plan: Plan) -> None
     assert eventually(lambda: processes_with("98761") == [])
 
 
-def test_everything_ends_with_the_keeper(plan: Plan) -> None:
+def test_everything_ends_with_the_keeper(plan: MachinePlan) -> None:
     with Keeper() as keeper:
         machine = keeper.open(plan)
         shell = Shell(machine, seconds=5)
@@ -141,10 +141,10 @@ def test_everything_ends_with_the_keeper(plan: Plan) -> None:
 
 STAGE = """
 import os, time
-from cycleqd.evaluation.sandbox.machine import Keeper, Plan
+from cycleqd.evaluation.sandbox.machine import Keeper, MachinePlan
 from cycleqd.evaluation.sandbox.shell import Shell
 keeper = Keeper().__enter__()
-Shell(keeper.open(Plan(proc=False)), 5).execute("sleep 98764 &")
+Shell(keeper.open(MachinePlan(proc=False)), 5).execute("sleep 98764 &")
 print("ready", flush=True)
 time.sleep(60)
 """
@@ -158,7 +158,7 @@ def test_everything_ends_with_a_killed_stage(keeper: Keeper) -> None:
     assert eventually(lambda: processes_with("sleep\x0098764") == [])
 
 
-def test_a_fork_bomb_stays_small(keeper: Keeper, plan: Plan) -> None:
+def test_a_fork_bomb_stays_small(keeper: Keeper, plan: MachinePlan) -> None:
     with keeper.open(plan) as machine, keeper.open(plan) as other:
         shell = Shell(machine, seconds=2)
         shell.execute("bomb() { bomb | bomb & }; bomb")
@@ -175,7 +175,7 @@ def test_a_memory_bomb_ends_its_machine_or_itself(run: Run, machine: Machine, co
     assert eventually(lambda: machine.reason == "memory" or machine.usage().memory <= SMALL.memory)
 
 
-def test_spinning_in_the_background_ends_the_machine(keeper: Keeper, plan: Plan) -> None:
+def test_spinning_in_the_background_ends_the_machine(keeper: Keeper, plan: MachinePlan) -> None:
     with keeper.open(replace(plan, limits=replace(SMALL, cpu=1))) as machine:
         machine.run(["bash", "-c", "while :; do (:); done"], 5)
         assert machine.reason == "cpu"
@@ -189,7 +189,7 @@ def test_the_disk_does_not_fill(run: Run) -> None:
     assert 0 < int(files) < 33000
 
 
-def test_files_larger_than_allowed_are_cut(keeper: Keeper, plan: Plan) -> None:
+def test_files_larger_than_allowed_are_cut(keeper: Keeper, plan: MachinePlan) -> None:
     with keeper.open(replace(plan, limits=replace(SMALL, file_size=MIB))) as machine:
         done = machine.run(["bash", "-c", "head -c 5M /dev/zero > /srv/big; stat -c %s /srv/big"], 5)
         assert int(done.stdout) == MIB

@@ -15,7 +15,7 @@ from cycleqd.evaluation.engines.engine import Completion, Engine, Sampling
 from cycleqd.evaluation.task import Message
 
 MakeModel = Callable[..., Path]
-CPU = engines.Settings(device="cpu", threads=1)
+CPU = engines.EngineSettings(device="cpu", threads=1)
 GREEDY = Sampling(max_tokens=12)
 
 
@@ -48,7 +48,7 @@ def test_a_batch_gives_what_the_models_own_forward_pass_gives(engine: Engine, ma
     from transformers import AutoModelForCausalLM
 
     model = AutoModelForCausalLM.from_pretrained(make_model(0), dtype=torch.float32).eval()
-    folder = checkpoint.Checkpoint.open(make_model(0), None)
+    folder = checkpoint.ModelFolder.open(make_model(0), None)
     replies = engine.generate(QUESTIONS, GREEDY)
     for prompt, reply in zip(folder.encode(QUESTIONS), replies, strict=True):
         tokens: list[int] = []
@@ -72,7 +72,7 @@ def test_a_swapped_in_model_gives_what_a_fresh_engine_gives(engine: Engine, make
 
 
 def test_replies_do_not_depend_on_the_batch_size_here_or_on_earlier_calls(make_model: MakeModel) -> None:
-    small = engines.create("transformers", engines.Settings(device="cpu", threads=1, batch_tokens=64))
+    small = engines.create("transformers", engines.EngineSettings(device="cpu", threads=1, batch_tokens=64))
     large = engines.create("transformers", CPU)
     for engine in (small, large):
         engine.load(make_model(0), "0")
@@ -100,7 +100,7 @@ def test_stop_strings_end_a_reply_and_are_not_part_of_it(engine: Engine) -> None
 
 
 def test_a_prompt_beyond_the_context_overflows_and_one_near_it_is_cut_short(make_model: MakeModel) -> None:
-    engine = engines.create("transformers", engines.Settings(device="cpu", threads=1, max_context=40))
+    engine = engines.create("transformers", engines.EngineSettings(device="cpu", threads=1, max_context=40))
     engine.load(make_model(0), "0")
     overhead = engine.generate(ask(""), GREEDY)[0].prompt_tokens
     near, beyond, short = engine.generate(ask("n" * (37 - overhead), "b" * (40 - overhead), "s"), GREEDY)

@@ -21,7 +21,7 @@ from cycleqd.evaluation.task import Message
 from tests.evaluation.engines.test_engines import QUESTIONS, ask, change_config, copy
 
 MakeModel = Callable[..., Path]
-SETTINGS = engines.Settings(threads=1, max_context=200)
+SETTINGS = engines.EngineSettings(threads=1, max_context=200)
 GREEDY = Sampling(max_tokens=16)
 
 
@@ -36,7 +36,7 @@ def engine(make_model: MakeModel) -> Iterator[VllmEngine]:
 
 
 def transformers_on(folder: Path, questions: list[list[Message]], sampling: Sampling) -> list[Completion]:
-    engine = engines.create("transformers", engines.Settings(device="cpu", threads=1, max_context=200))
+    engine = engines.create("transformers", engines.EngineSettings(device="cpu", threads=1, max_context=200))
     engine.load(folder, "")
     return engine.generate(questions, sampling)
 

@@ -36,12 +36,12 @@ from pathlib import Path
 from cycleqd.evaluation.benchmarks.os.task import OsTask
 from cycleqd.evaluation.benchmarks.os.needs import machine_offers
 from cycleqd.evaluation.sandbox.ids import id_range
-from cycleqd.evaluation.sandbox.machine import Keeper, Plan
+from cycleqd.evaluation.sandbox.machine import Keeper, MachinePlan
 from cycleqd.evaluation.task import Workspace
 from cycleqd.errors import UnavailableError
 from tests.os_play import gold, play_all, says
 
-with Keeper() as keeper, keeper.open(Plan(proc=machine_offers().proc)) as machine:
+with Keeper() as keeper, keeper.open(MachinePlan(proc=machine_offers().proc)) as machine:
     ran = machine.run(["bash", "-c", "id -u; stat -c %u /root"], 30)
 told = {"ids": id_range(), "offers": vars(machine_offers()), "ran": ran.stdout.decode().split(), "played": []}
 for data, settings, model in json.loads(sys.argv[1]):

@@ -94,7 +94,7 @@ def test_a_box_outlives_the_thread_that_started_it() -> None:
 
 def test_boxes_die_with_this_program() -> None:
     code = (
-        "import time\nfrom components.evaluate import sandbox\n"
+        "import time\nfrom cycleqd.evaluation import sandbox\n"
         "from cycleqd.evaluation.sandbox.watch import descendants\n"
         "box = sandbox.start(['/usr/bin/sleep', '300'])\ntime.sleep(0.2)\n"
         "print(*descendants(box.process.pid), flush=True)\nimport os; os.kill(os.getpid(), 9)"

@@ -6,11 +6,11 @@ import importlib.util
 import json
 import os
 import threading
-from collections.abc import Sequence
-from dataclasses import asdict
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, replace
 from pathlib import Path
 
-from cycleqd.errors import InvalidInputError
+from cycleqd.errors import InvalidInputError, UnavailableError
 from cycleqd.evaluation.benchmarks.code.judge import Expected, expectation
 from cycleqd.evaluation.benchmarks.code.problem import Problem, Suite
 from cycleqd.evaluation.benchmarks.code.rules import compares_sets
@@ -21,20 +21,31 @@ METHOD = 1
 
 _REFERENCE_SECONDS = 120.0
 _SUITE_SECONDS = 60.0  # EvalPlus' bound on a suite, which it measures by the clock
+_EXTRACTION_SECONDS = 3.0  # a reply of 2000 lines takes a twentieth of a second
 
 
 def setup() -> Setup:
-    """What a code box shows beside Python: numpy where we have it (EvalPlus lets answers import it), and the runner."""
+    """What a code box shows beside Python: the runner, what extracts code from replies (of EvalPlus that file alone,
+    as a box holds nothing that compares), and numpy where we have it: EvalPlus lets answers import it."""
     here = Path(__file__).parent
-    binds = {f"/runner/{name}": here / name for name in ("runner.py", "codec.py")}
-    found = importlib.util.find_spec("numpy")
-    if found is not None and found.origin is not None:
-        folder = Path(found.origin).parent
+    binds = {f"/runner/{name}": here / name for name in ("runner.py", "codec.py", "sanitizer.py")}
+    binds["/packages/evalplus/sanitize.py"] = _folder("evalplus") / "sanitize.py"
+    for name in ("tree_sitter", "tree_sitter_python"):
+        binds[f"/packages/{name}"] = _folder(name)
+    if importlib.util.find_spec("numpy") is not None:
+        folder = _folder("numpy")
         for path in (folder, folder.with_name("numpy.libs")):
             if path.is_dir():
                 binds[f"/packages/{path.name}"] = path
     threads = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
     return Setup(binds=binds, environment={"PYTHONHASHSEED": "0", **threads})  # sets keep one order, run after run
+
+
+def _folder(package: str) -> Path:
+    spec = importlib.util.find_spec(package)
+    if spec is None or not spec.submodule_search_locations:
+        raise UnavailableError(f"{package} is not installed: run `pip install 'cycleqd[code]'`.")
+    return Path(spec.submodule_search_locations[0])
 
 
 class Boxes:
@@ -43,10 +54,14 @@ class Boxes:
     def __init__(self, size: int) -> None:
         self._pool = WarmPool("/runner/runner.py", setup(), size)
 
-    def execute(self, problem: Problem, suite: Suite, code: str, seconds: Sequence[float], limits: Limits) -> Finished:
-        """Run `code` on the suite's arguments, each call within its `seconds` of processor time."""
+    def execute(
+        self, problem: Problem, suite: Suite, answer: Mapping[str, str], seconds: Sequence[float], limits: Limits
+    ) -> Finished:
+        """Run an answer, {"reply": text} or {"code": text}, on the suite's arguments, each call within its `seconds` of
+        processor time."""
         task = {
-            "code": code,
+            **answer,
+            "extraction": _EXTRACTION_SECONDS,
             "entry_point": problem.entry_point,
             "limits": list(seconds),
             "iterate": compares_sets(problem.entry_point),
@@ -58,9 +73,20 @@ class Boxes:
         self._pool.close()
 
 
+def kept(finished: Finished) -> tuple[Finished, str | None]:
+    """Take off the line with the code that was kept of a reply, where there is one: what is left, and the code."""
+    line, _, rest = finished.stdout.partition(b"\n")
+    if not line.startswith(b'["c", "'):
+        return finished, None
+    try:
+        return replace(finished, stdout=rest), str(json.loads(line)[1])
+    except ValueError:  # cut by the limit on output
+        return finished, None
+
+
 def suite_seconds(seconds: Sequence[float]) -> float:
-    """Processor seconds for a whole suite whose calls may take `seconds` each."""
-    return min(_SUITE_SECONDS, sum(seconds)) + 2
+    """Processor seconds for a whole suite whose calls may take `seconds` each, and for extracting the code before."""
+    return _EXTRACTION_SECONDS + min(_SUITE_SECONDS, sum(seconds)) + 2
 
 
 class References:
@@ -89,7 +115,7 @@ class References:
 
     def _compute(self, problem: Problem, suite: Suite) -> Expected:
         seconds = [_REFERENCE_SECONDS] * len(suite.arguments)
-        finished = self._boxes.execute(problem, suite, problem.reference, seconds, self._limits)
+        finished = self._boxes.execute(problem, suite, {"code": problem.reference}, seconds, self._limits)
         *lines, last = finished.stdout.decode("utf-8", "replace").splitlines() or [""]
         if not finished.ok or not last.startswith('["s"') or len(lines) != len(suite.arguments):
             raise InvalidInputError(

@@ -43,7 +43,7 @@ def judge(problem: Problem, suite: Suite, expected: Expected, finished: Finished
             continue  # the same text is the same value: nothing to decode
         failed = _failure(got, finished)
         if failed is not None:
-            return _numbered(failed, suite, number)
+            return failed if failed.outcome is Outcome.FORMAT else _numbered(failed, suite, number)
         if not _right(problem, suite.arguments[number], got, line, expected.tolerances[number]):
             return Judged(Outcome.WRONG, f"{suite.name} test {number + 1}: another value than the reference's")
     return Judged(Outcome.PASSED, f"{suite.name}: all {len(expected.lines)} tests passed")
@@ -56,8 +56,14 @@ def _failure(line: str, finished: Finished) -> Judged | None:
     except ValueError:
         return _ended(finished)
     match tree:
+        case ["t", "extraction"]:
+            return Judged(Outcome.TIMEOUT, "processor time limit of extracting the code")
         case ["t", kind]:
             return Judged(Outcome.TIMEOUT, f"{'processor' if kind == 'cpu' else 'clock'} time limit", kind == "wall")
+        case ["f", _]:
+            return Judged(Outcome.FORMAT, "no Python in the reply")
+        case ["r", str(sentence)]:
+            return Judged(Outcome.ERROR, f"the code cannot be extracted: {_stable(sentence)}")
         case ["e", str(sentence)]:
             return Judged(Outcome.ERROR, _stable(sentence))
         case ["x", str(sentence)]:
@@ -85,14 +91,14 @@ def _numbered(judged: Judged, suite: Suite, number: int) -> Judged:
 
 
 def _right(problem: Problem, arguments: str, got: str, expected: str, atol: float) -> bool:
-    tree, wanted = _tree(got), _tree(expected)
-    if "h" in (tree[0], wanted[0]):
-        return bool(tree == wanted)
+    tree, reference = _tree(got), _tree(expected)
+    if "h" in (tree[0], reference[0]):
+        return bool(tree == reference)
     try:
-        value, given = codec.decode(tree[1]), codec.decode(json.loads(arguments))
+        value, inputs = codec.decode(tree[1]), codec.decode(json.loads(arguments))
     except ValueError:
         return False
-    return rules.agrees(value, codec.decode(wanted[1]), given, problem.entry_point, atol)
+    return rules.agrees(value, codec.decode(reference[1]), inputs, problem.entry_point, atol)
 
 
 def expectation(problem: Problem, lines: Sequence[str], seconds: Sequence[float]) -> Expected:

@@ -81,7 +81,7 @@ def prepare(record: Mapping[str, Any]) -> Problem:
 def _arguments(task_id: str, inputs: Sequence[Any]) -> tuple[str, ...]:
     if task_id.startswith("Mbpp/"):
         inputs = _evalplus("data.mbpp").mbpp_deserialize_inputs(task_id, inputs)
-    return tuple(json.dumps(codec.encode(list(given))) for given in inputs)
+    return tuple(json.dumps(codec.encode(list(arguments))) for arguments in inputs)
 
 
 def missing() -> list[str]:
@@ -89,9 +89,11 @@ def missing() -> list[str]:
     try:
         _evalplus("data.mbpp")
         _evalplus("eval._special_oracle")
+        importlib.import_module("tree_sitter")
+        importlib.import_module("tree_sitter_python")
     except (ImportError, UnavailableError) as problem:
-        return [f"The code task needs evalplus 0.3.1 ({problem}): run `pip install 'cycleqd[code]'` and "
-                "`pip install --no-deps evalplus==0.3.1`."]  # fmt: skip
+        return [f"The code task needs evalplus 0.3.1 and tree-sitter ({problem}): run `pip install 'cycleqd[code]'` "
+                "and `pip install --no-deps evalplus==0.3.1`."]  # fmt: skip
     return []
 
 
@@ -103,7 +105,7 @@ def _evalplus(name: str) -> Any:
 
 @contextmanager
 def _without_datasets() -> Iterator[None]:
-    """Import from `evalplus.data` without its __init__, which wants the `datasets` library for EvalPerf."""
+    """Import from `evalplus.data` without its __init__, which needs the `datasets` library for EvalPerf."""
     spec = importlib.util.find_spec("evalplus")
     if spec is None or not spec.submodule_search_locations:
         raise UnavailableError("evalplus is not installed")

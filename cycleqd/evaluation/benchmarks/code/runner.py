@@ -1,13 +1,20 @@
-"""Runs one answer on its inputs, in a fork of a warm box. Standard library alone; `codec.py` lies beside it.
+"""Runs one answer on its inputs, in a fork of a warm box. `codec.py` and `sanitizer.py` lie beside it.
 
-stdin: one JSON line {"code", "entry_point", "limits": [seconds, ...], "iterate"}, then one line an input: its encoded
-arguments. stdout: one JSON line an input, until the first that fails:
+stdin: one JSON line {"code" or "reply", "entry_point", "extraction": seconds, "limits": [seconds, ...], "iterate"},
+then one line an input: its encoded arguments. Of a reply `sanitizer.py` keeps the code, and a first line says which:
+
+    ["c", code]
+
+stdout: one JSON line an input, until the first that fails:
 
     ["v", value]          returned; `codec.encode` wrote the value
     ["h", digest]         returned a value of more than 4 MiB: sha256 of its marshalled form
     ["e", sentence]       raised
     ["t", "cpu"|"wall"]   ran past its limit
-    ["x", sentence]       the code itself could not be run (instead of all others)
+    ["x", sentence]       the code itself could not be run (instead of all others, as the next three)
+    ["f", ""]             the reply holds no Python
+    ["r", sentence]       its code could not be extracted
+    ["t", "extraction"]   extracting it ran past its limit
     ["s", [seconds, ...]] the last line: processor time of each call
 
 Nothing here is trusted: an answer may rewrite every line. It knows the arguments and never the expected values, so the
@@ -37,6 +44,9 @@ from typing import Any
 
 sys.path[:0] = [str(Path(__file__).parent), "/packages"]
 import codec  # type: ignore[import-not-found, unused-ignore]  # noqa: E402
+import sanitizer  # type: ignore[import-not-found, unused-ignore]  # noqa: E402
+
+sanitizer.extract("def f(x):\n    return x", "f")  # what that loads is in the warm box already
 
 _PRELOADED = (
     "bisect collections copy datetime decimal fractions functools heapq itertools math operator random re statistics"
@@ -71,9 +81,10 @@ class _Unreadable(io.StringIO):
     def read(self, *_: Any) -> str:
         raise OSError("no input")
 
-    readline = read
+    def readline(self, *_: Any) -> str:  # type: ignore[override]
+        raise OSError("no input")
 
-    def readlines(self, *_: Any) -> list[str]:
+    def readlines(self, *_: Any) -> list[str]:  # type: ignore[override]
         raise OSError("no input")
 
     def readable(self) -> bool:
@@ -90,12 +101,15 @@ def main() -> None:
     for standard in (0, 1, 2):
         os.dup2(nothing, standard)
     sys.stdin, sys.stdout, sys.stderr = _Unreadable(), open(1, "w"), open(2, "w")  # noqa: SIM115
-    if "numpy" in task["code"]:  # EvalPlus has it loaded; it cannot be imported without what `_restrict` takes
+    code, line = _code(task)
+    if line:
+        answers.write(json.dumps(line) + "\n")
+    if "numpy" in code:  # EvalPlus has it loaded; it cannot be imported without what `_restrict` takes
         with suppress(ImportError):
             importlib.import_module("numpy")
     _restrict()
     random.seed(0)  # an answer that draws numbers gets the same ones in every run
-    for line in _answers(task, arguments):
+    for line in _answers(task, code, arguments) if code else ():
         answers.write(json.dumps(line) + "\n")
     os._exit(0)  # threads and exit handlers of the answer have no say
 
@@ -109,10 +123,31 @@ def _restrict() -> None:
         sys.modules[name] = None  # type: ignore[assignment]
 
 
-def _answers(task: dict[str, Any], arguments: list[Any]) -> Any:
+def _code(task: dict[str, Any]) -> tuple[str, list[str] | None]:
+    """The code to run, and the line that says what was kept of a reply, or why nothing was. Nothing has run yet."""
+    if "code" in task:
+        return task["code"], None
+
+    def stop(number: int, frame: object) -> None:
+        raise TimeLimitError
+
+    signal.signal(signal.SIGPROF, stop)
+    signal.setitimer(signal.ITIMER_PROF, task["extraction"])
+    try:
+        code = sanitizer.extract(task["reply"], task["entry_point"])
+        return (code, ["c", code]) if sanitizer.is_python(code) else ("", ["f", ""])
+    except TimeLimitError:
+        return "", ["t", "extraction"]
+    except Exception as problem:  # nested too deeply, half a surrogate pair: as EvalPlus' own functions end
+        return "", ["r", _sentence(problem)]
+    finally:
+        signal.setitimer(signal.ITIMER_PROF, 0)
+
+
+def _answers(task: dict[str, Any], code: str, arguments: list[Any]) -> Any:
     try:
         namespace: dict[str, Any] = {}
-        exec(task["code"], namespace)  # noqa: S102
+        exec(code, namespace)  # noqa: S102
         function = namespace[task["entry_point"]]
     except BaseException as problem:
         yield ["x", _sentence(problem)]

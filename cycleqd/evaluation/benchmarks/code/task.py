@@ -15,14 +15,14 @@ One problem, as the model sees it, and an answer:
         return tuple(set(a) & set(b))
     ```
 
-The first ```python block is the answer. It runs on the arguments of the base tests, and when these pass on those of the
-plus tests, in a box that holds no expected value; what it returned comes back as data and is compared out here.
+The answer is the code that EvalPlus' `sanitize` keeps of the reply, fenced or not; a block of reasoning before it is
+taken off first. It runs on the arguments of the base tests, and when these pass on those of the plus tests, in a box
+that holds no expected value; what it returned comes back as data and is compared out here.
 """
 
 from __future__ import annotations
 
 import os
-import re
 import string
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
@@ -33,15 +33,13 @@ from typing import Any
 from cycleqd.errors import InvalidInputError
 from cycleqd.evaluation import sandbox
 from cycleqd.evaluation.benchmarks.code import problem as problems
-from cycleqd.evaluation.benchmarks.code.execution import Boxes, References, suite_seconds
+from cycleqd.evaluation.benchmarks.code.execution import Boxes, References, kept, suite_seconds
 from cycleqd.evaluation.benchmarks.code.judge import Judged, judge
 from cycleqd.evaluation.benchmarks.code.problem import Problem, Suite
-from cycleqd.evaluation.sandbox import Limits
-from cycleqd.evaluation.sandbox.limits import MIB
-from cycleqd.evaluation.sandbox.turnstile import Turnstile
+from cycleqd.evaluation.reasoning import THINK, read_marks, without_reasoning
+from cycleqd.evaluation.sandbox import MIB, Limits, Turnstile
 from cycleqd.evaluation.task import Episode, Outcome, Sample, SingleTurn, Task, Verdict, Workspace
 
-_ANSWER = re.compile(r"```python[ \t]*\r?\n(.*?)(?:```|\Z)", re.DOTALL)
 _PROMPT = (
     "Please provide a self-contained Python script that solves the following problem in a markdown code block:\n"
     "```\n{prompt}\n```"
@@ -53,7 +51,8 @@ _KINDS = {str: "use a text", int: "use a whole number above 0", float: "use a nu
 class Settings:
     """`prompt`: the user message, with {field} for the record's texts (stripped). `judge`: which tests must pass for a
     pass, "base" or "plus" (base and plus). `seconds` and `factor`: a call may take the larger of `seconds` and `factor`
-    times the reference's processor time. `memory`: MiB for one answer. `max_rounds`: 1, a question and an answer."""
+    times the reference's processor time. `memory`: MiB for one answer. `max_rounds`: 1, a question and an answer.
+    `reasoning`: what opens and what closes the block that is taken off a reply, or nothing: see `reasoning.py`."""
 
     prompt: str = _PROMPT
     judge: str = "plus"
@@ -61,20 +60,22 @@ class Settings:
     factor: float = 4.0
     memory: int = 4096
     max_rounds: int = 1
+    reasoning: tuple[str, ...] = THINK
 
     @classmethod
-    def read(cls, given: Mapping[str, Any]) -> Settings:
+    def read(cls, values: Mapping[str, Any]) -> Settings:
         """The settings of a configuration, checked. InvalidInputError on an unknown name or a value out of range."""
-        unknown = sorted(set(given) - {known.name for known in fields(cls)})
+        unknown = sorted(set(values) - {known.name for known in fields(cls)})
         if unknown:
             raise InvalidInputError(
                 f"A code task has no setting {', '.join(unknown)}: remove it from the task's settings."
             )
+        values = {**values, "reasoning": read_marks(values.get("reasoning", THINK))}
         for name, default in vars(cls()).items():
-            value, kind = given.get(name, default), type(default)
-            if not isinstance(value, (int, float) if kind is float else kind) or (kind is not str and value <= 0):
+            value, kind = values.get(name, default), type(default)
+            if not isinstance(value, (int, float) if kind is float else kind) or (kind in (int, float) and value <= 0):
                 raise InvalidInputError(f"The code task's `{name}` is {value!r}: {_KINDS[kind]}.")
-        settings = cls(**given)
+        settings = cls(**values)
         if settings.judge not in ("base", "plus"):
             raise InvalidInputError(f'The code task\'s `judge` is {settings.judge!r}: use "base" or "plus".')
         if settings.max_rounds != 1:
@@ -85,7 +86,7 @@ class Settings:
 class CodeTask(Task):
     """MBPP+ and any file in its format. Score: pass@1 of one answer a problem."""
 
-    method_version = 1
+    method_version = 2
 
     def __init__(self, settings: Mapping[str, Any], workspace: Workspace) -> None:
         super().__init__(settings, workspace)
@@ -130,41 +131,35 @@ class CodeTask(Task):
 
     def verdict(self, episode: Episode) -> Verdict:
         """`detail`: whether the base tests, and base and plus tests, passed."""
-        code = answer(episode.replies[-1])
-        if code is None:
-            return Verdict(Outcome.FORMAT, "no ```python block", {"base": False, "plus": False})
+        reply = without_reasoning(episode.replies[-1], self._settings.reasoning)
         problem = problems.prepare(episode.sample.record)
-        judged = self._suite(problem, problem.base, code)
+        judged, code = self._suite(problem, problem.base, {"reply": reply})
         passed = {"base": judged.outcome is Outcome.PASSED, "plus": False}
         if passed["base"]:
-            plus = self._suite(problem, problem.plus, code)
+            plus, _ = self._suite(problem, problem.plus, {"reply": reply} if code is None else {"code": code})
             passed["plus"] = plus.outcome is Outcome.PASSED
             judged = plus if self._settings.judge == "plus" else judged
         return Verdict(judged.outcome, judged.reason, passed)
 
-    def _suite(self, problem: Problem, suite: Suite, code: str) -> Judged:
-        """Judge one suite. An answer that the clock ended runs once more with nothing beside it."""
+    def _suite(self, problem: Problem, suite: Suite, answer: Mapping[str, str]) -> tuple[Judged, str | None]:
+        """Judge one suite; also the code that was kept of a reply. An answer that the clock ended runs once more with
+        nothing beside it."""
         if not suite.arguments:
-            return Judged(Outcome.PASSED, f"{suite.name}: all 0 tests passed")
+            return Judged(Outcome.PASSED, f"{suite.name}: all 0 tests passed"), None
         with self._turnstile.shared():
-            judged = self._try(problem, suite, code)
+            judged, code = self._try(problem, suite, answer)
         if judged.slept:
             with self._turnstile.alone():
-                judged = self._try(problem, suite, code)
-        return judged
+                judged, code = self._try(problem, suite, answer)
+        return judged, code
 
-    def _try(self, problem: Problem, suite: Suite, code: str) -> Judged:
+    def _try(self, problem: Problem, suite: Suite, answer: Mapping[str, str]) -> tuple[Judged, str | None]:
         expected = self._references.expected(problem, suite)
         seconds = [max(self._settings.seconds, self._settings.factor * took) for took in expected.seconds]
         total = suite_seconds(seconds)
         limits = replace(self._limits, cpu=total, wall=4 * total + 30)
-        return judge(problem, suite, expected, self._boxes.execute(problem, suite, code, seconds, limits))
-
-
-def answer(reply: str) -> str | None:
-    """The code of the first ```python block; a block that the reply's end cuts off counts as far as it goes."""
-    found = _ANSWER.search(reply)
-    return found[1] if found else None
+        finished, code = kept(self._boxes.execute(problem, suite, answer, seconds, limits))
+        return judge(problem, suite, expected, finished), code
 
 
 def _fill(template: str, texts: Mapping[str, str]) -> str:

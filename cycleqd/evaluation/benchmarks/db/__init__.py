@@ -1,0 +1,1 @@
+"""AgentBench DBBench: SQL run and judged in MariaDB."""

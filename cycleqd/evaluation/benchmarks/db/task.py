@@ -41,7 +41,7 @@ from typing import Any, Self
 from cycleqd.errors import InvalidInputError
 from cycleqd.evaluation.benchmarks.db.mariadb.box import missing
 from cycleqd.evaluation.benchmarks.db.mariadb.database import RESERVED, Answer, Database, Databases, quoted
-from cycleqd.evaluation.benchmarks.db.mariadb.guard import Limits
+from cycleqd.evaluation.benchmarks.db.mariadb.guard import StatementLimits
 from cycleqd.evaluation.benchmarks.db.mariadb.server import MariaDB
 from cycleqd.evaluation.benchmarks.positions import positions, selected
 from cycleqd.evaluation.task import Episode, Message, Outcome, Sample, Task, Verdict, Workspace
@@ -122,7 +122,7 @@ class DbTask(Task):
             raise InvalidInputError(f"The DB task's judge is {self._judge!r}: choose agentbench or rows.")
         if self._rounds < 1:
             raise InvalidInputError(f"The DB task's max_rounds is {self._rounds}: choose at least 1.")
-        self._limits = Limits(seconds=float(settings.get("seconds", 5)))
+        self._limits = StatementLimits(seconds=float(settings.get("seconds", 5)))
 
     def preflight(self) -> list[str]:
         """What is missing for the private server, with the way to get it."""
@@ -152,8 +152,8 @@ class DbTask(Task):
             name = _database_name(record["table"]["table_name"], names)
             names.add(name)
             samples.append(Sample(str(position), record | {"database": name}, _group(record)))
-        wanted = positions(self.settings.get("ids"), file)
-        return samples if wanted is None else selected(samples, wanted, file)
+        chosen = positions(self.settings.get("ids"), file)
+        return samples if chosen is None else selected(samples, chosen, file)
 
     def start(self, sample: Sample) -> DbEpisode:
         """Create the sample's database and ask its question."""
@@ -247,7 +247,7 @@ def table_md5(rows: Iterable[Sequence[str | None]]) -> str:
 
 
 def _state_matches(database: Database, record: Mapping[str, Any]) -> tuple[bool, str]:
-    """Compare the table's hash with the record's; asked by the sample's own account, so what it reads gains nothing."""
+    """Compare the table's hash with the record's; read by the sample's own account, so what it reads gains nothing."""
     columns = ",".join(quoted(column["name"]) for column in record["table"]["table_info"]["columns"])
     table = quoted(record["table"]["table_name"])
     found = database.execute(

@@ -1,0 +1,1 @@
+"""AgentBench os-interaction: shells in small machines, judged by their output or by check scripts."""

@@ -8,8 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from cycleqd.errors import UnavailableError
-from cycleqd.evaluation.sandbox.ids import id_range
-from cycleqd.evaluation.sandbox.machine import Keeper, Plan
+from cycleqd.evaluation.sandbox import Keeper, MachinePlan, id_range
 from cycleqd.evaluation.task import Sample
 
 _USERS = re.compile(r"\b(?:useradd|adduser|usermod|groupadd|chown|chgrp|runuser|sudo|su)\b")
@@ -34,7 +33,7 @@ def machine_offers() -> Offers:
     users, problem = id_range()[1] > 1, ""
     for proc in (True, False):
         try:
-            with Keeper() as keeper, keeper.open(Plan(proc=proc)) as machine:
+            with Keeper() as keeper, keeper.open(MachinePlan(proc=proc)) as machine:
                 done = machine.run(["true"], _SECONDS)
             if done.ok:
                 return Offers("", users, proc)

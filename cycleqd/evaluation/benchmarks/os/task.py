@@ -44,17 +44,14 @@ from cycleqd.evaluation.benchmarks.os.records import read
 from cycleqd.evaluation.benchmarks.os.root import default_tar, opened, unpacked
 from cycleqd.evaluation.benchmarks.os.rules import Action, action, reads_only_arguments, seeded, shown
 from cycleqd.evaluation.benchmarks.positions import positions, selected
-from cycleqd.evaluation.sandbox import Finished
+from cycleqd.evaluation.sandbox import MACHINE_LIMITS, MIB, Finished, Keeper, Machine, MachinePlan, Shell
 from cycleqd.evaluation.sandbox import preflight as sandbox_preflight
-from cycleqd.evaluation.sandbox.limits import MIB
-from cycleqd.evaluation.sandbox.machine import LIMITS, Keeper, Machine, Plan
-from cycleqd.evaluation.sandbox.shell import Shell
 from cycleqd.evaluation.task import Episode, Message, Outcome, Sample, Task, Verdict, Workspace
 
 Script = tuple[str, str]
 """(language, text)"""
 SETTINGS = {"ids", "exclude", "max_rounds", "prompt", "root", "root_sha256", "command_seconds", "script_seconds"}
-_LIMITS = replace(LIMITS, wall=math.inf)  # an episode waits for the model; its commands have limits of their own
+_LIMITS = replace(MACHINE_LIMITS, wall=math.inf)  # an episode waits for the model; commands have limits of their own
 _JUDGE_LIMITS = replace(_LIMITS, processes=512, memory=4096 * MIB)  # comparators of all workers at once
 _SETTLING = 2.0
 """Seconds that programs which set-up scripts leave in the background (task 60's five) have to start."""
@@ -174,7 +171,7 @@ class OsTask(Task):
             if self._root == "image":
                 sha256 = self.settings.get("root_sha256", "")
                 lower = unpacked(default_tar(), self._keeper, self.workspace.scratch, sha256)
-            self._plan = Plan(lower=lower, proc=machine_offers().proc, limits=_LIMITS)
+            self._plan = MachinePlan(lower=lower, proc=machine_offers().proc, limits=_LIMITS)
             plan = replace(self._plan, limits=_JUDGE_LIMITS)
             self._judge = stack.enter_context(self._keeper.open(plan))  # no command of a model ever runs there
             if not self._judge.run(["python3", "-c", ""], self.script_seconds).ok:

@@ -1,0 +1,1 @@
+"""A private MariaDB in a box: its server, its databases, and what guards both."""

@@ -14,8 +14,7 @@ import subprocess
 import tempfile
 from pathlib import Path
 
-from cycleqd.evaluation.sandbox.box import preflight
-from cycleqd.evaluation.sandbox.command import Entry, entry, unused_uid
+from cycleqd.evaluation.sandbox import Entry, entry, preflight, unused_uid
 
 INSIDE = "/data"
 TEMPORARY = "/spill"
@@ -39,24 +38,24 @@ def missing() -> list[str]:
         lacks.append("The DB task needs the Python package PyMySQL, which is not installed: pip install 'cycleqd[db]'.")
     if entry() is None:
         lacks += [f"The DB task runs MariaDB in a box: {problem}" for problem in preflight()]
-    if not lacks and (said := _refusal()):
-        lacks.append(f"The DB task runs MariaDB in a box, which cannot be made here: {said}")
+    if not lacks and (error := _refusal()):
+        lacks.append(f"The DB task runs MariaDB in a box, which cannot be made here: {error}")
     return lacks
 
 
 def _refusal() -> str:
-    """What goes wrong when the server, in its box, only tells its version; empty when nothing does."""
+    """The error of a server that only prints its version, in its box; empty when it works."""
     with tempfile.TemporaryDirectory(prefix="mariadb-") as folder:
         command = [*box(Path(folder)), "mariadbd", "--version"]
         done = subprocess.run(command, capture_output=True, check=False, stdin=subprocess.DEVNULL)
-    said = " ".join(done.stderr.decode(errors="replace")[-300:].split())
-    return "" if done.returncode == 0 else said or f"exit status {done.returncode}"
+    error = " ".join(done.stderr.decode(errors="replace")[-300:].split())
+    return "" if done.returncode == 0 else error or f"exit status {done.returncode}"
 
 
 def box(folder: Path) -> list[str]:
     """The command line before a program's own: a box where `folder`, made over to the box's user, is /data.
 
-    `folder` must be new and empty but for folders. Raises nothing: `missing` is asked first.
+    `folder` must be new and empty but for folders. Raises nothing: call `missing` first.
     """
     view = ["--ro-bind", "/usr", "/usr", "--dev", "/dev", "--tmpfs", "/tmp"]
     for shared in SYSTEM:

@@ -19,9 +19,9 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
 from cycleqd.errors import UnavailableError
-from cycleqd.evaluation.benchmarks.db.mariadb.guard import Exceeded, Guard, Limits, Watched
+from cycleqd.evaluation.benchmarks.db.mariadb.guard import Exceeded, Guard, StatementLimits, WatchedStatement
 from cycleqd.evaluation.benchmarks.db.mariadb.server import MariaDB
-from cycleqd.evaluation.sandbox.turnstile import Turnstile
+from cycleqd.evaluation.sandbox import Turnstile
 
 if TYPE_CHECKING:
     from pymysql.connections import Connection
@@ -60,7 +60,7 @@ class Answer:
 class Databases:
     """Makes databases on a running server, and guards what runs in them. A context manager; safe from many threads."""
 
-    def __init__(self, server: MariaDB, limits: Limits) -> None:
+    def __init__(self, server: MariaDB, limits: StatementLimits) -> None:
         self.server = server
         self.limits = limits
         self.turns = Turnstile()
@@ -139,7 +139,7 @@ class Database:
         except pymysql.MySQLError as error:
             self._require_server()
             return Answer(error=_text(error))
-        watched = Watched(int(connection.thread_id()), time.monotonic(), self.folder)
+        watched = WatchedStatement(int(connection.thread_id()), time.monotonic(), self.folder)
         answer = Answer()
         with self.owner.guard.watching(watched):
             try:
@@ -216,7 +216,7 @@ class Database:
 
 
 def quoted(identifier: str) -> str:
-    """An identifier in backticks, as SQL wants it."""
+    """An identifier in backticks, as SQL requires it."""
     return "`" + identifier.replace("`", "``") + "`"
 
 

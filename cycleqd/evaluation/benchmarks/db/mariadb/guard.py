@@ -23,7 +23,7 @@ Exceeded = Literal["", "time", "memory", "disk"]
 
 
 @dataclass(frozen=True)
-class Limits:
+class StatementLimits:
     """Of one statement: wall `seconds`, `memory` of its session and `disk` of its database, both in bytes."""
 
     seconds: float = 5.0
@@ -36,7 +36,7 @@ class Limits:
 
 
 @dataclass
-class Watched:
+class WatchedStatement:
     """A session at work: its id on the server, when it began (monotonic), its database's folder, the limit it broke."""
 
     thread: int
@@ -48,17 +48,17 @@ class Watched:
 class Guard(threading.Thread):
     """Kills the sessions that exceed a limit, by the administrator's connection."""
 
-    def __init__(self, server: MariaDB, limits: Limits) -> None:
+    def __init__(self, server: MariaDB, limits: StatementLimits) -> None:
         super().__init__(name="mariadb-guard", daemon=True)
         self._server = server
         self._limits = limits
-        self._watched: dict[int, Watched] = {}
+        self._watched: dict[int, WatchedStatement] = {}
         self._lock = threading.Lock()
         self._busy = threading.Event()
         self._over = threading.Event()
 
     @contextmanager
-    def watching(self, watched: Watched) -> Iterator[None]:
+    def watching(self, watched: WatchedStatement) -> Iterator[None]:
         """Hold a session to the limits for as long as the block runs; `watched.exceeded` names the one it broke."""
         with self._lock:
             self._watched[watched.thread] = watched
@@ -89,7 +89,7 @@ class Guard(threading.Thread):
                 with suppress(pymysql.MySQLError), self._server.admin() as admin:
                     self._check(admin, old)
 
-    def _check(self, admin: Connection, old: list[Watched]) -> None:
+    def _check(self, admin: Connection, old: list[WatchedStatement]) -> None:
         with admin.cursor() as cursor:
             cursor.execute("SELECT ID, MEMORY_USED FROM information_schema.PROCESSLIST")
             memory = dict(cursor.fetchall())
@@ -98,7 +98,7 @@ class Guard(threading.Thread):
                 if one.exceeded and one.thread in memory:
                     cursor.execute(f"KILL HARD CONNECTION {one.thread}")
 
-    def _exceeded(self, one: Watched, memory: int) -> Exceeded:
+    def _exceeded(self, one: WatchedStatement, memory: int) -> Exceeded:
         if time.monotonic() - one.started > self._limits.seconds:
             return "time"
         if memory > self._limits.memory:

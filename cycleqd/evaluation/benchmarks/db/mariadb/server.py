@@ -141,8 +141,8 @@ class MariaDB:
         command = [*self._box, *install, *options]
         done = subprocess.run(command, capture_output=True, text=True, check=False, stdin=subprocess.DEVNULL)
         if done.returncode != 0:
-            said = (done.stderr or done.stdout)[-500:].strip()
-            raise UnavailableError(f"mariadb-install-db failed in {self.folder}: {said}")
+            error = (done.stderr or done.stdout)[-500:].strip()
+            raise UnavailableError(f"mariadb-install-db failed in {self.folder}: {error}")
         init = self.folder / "init.sql"
         init.write_text(
             "DELETE FROM mysql.proxies_priv;\n"

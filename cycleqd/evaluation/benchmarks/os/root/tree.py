@@ -7,12 +7,11 @@ import os
 import tempfile
 from collections.abc import Sequence
 from contextlib import suppress
+from io import BufferedReader
 from pathlib import Path
-from typing import BinaryIO
 
 from cycleqd.errors import InvalidInputError, UnavailableError
-from cycleqd.evaluation.sandbox.ids import id_range
-from cycleqd.evaluation.sandbox.machine import Keeper
+from cycleqd.evaluation.sandbox import Keeper, id_range
 
 _CACHE = Path.home() / ".cache/cycleqd"
 
@@ -22,7 +21,7 @@ def default_tar() -> Path:
     return Path(os.environ.get("CYCLEQD_OS_ROOT") or _CACHE / "os-root.tar")
 
 
-def opened(tar: Path) -> BinaryIO:
+def opened(tar: Path) -> BufferedReader:
     """The tar, open for reading. Raises UnavailableError where it is missing or closed to this user."""
     try:
         return tar.open("rb")

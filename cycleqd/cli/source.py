@@ -1,4 +1,4 @@
-"""What a command is given: the configuration's file, the profile laid over it, and flags that beat both."""
+"""Where a command's configuration comes from: its file, a profile laid over it, and flags that override both."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Given:
-    """`changes`: keys of `place` by flags; None was not given."""
+class ConfigSource:
+    """`changes`: keys of `place` with the values of flags; None where a flag was not used."""
 
     path: Path
     profile: Path | None = None

@@ -1,0 +1,28 @@
+"""cycleqd rescore: the living models scored anew by the present versions of the tasks' methods."""
+
+from __future__ import annotations
+
+from cycleqd.cli.output import print_json, say
+from cycleqd.cli.session import session
+from cycleqd.cli.source import ConfigSource
+from cycleqd.run import rescore
+from cycleqd.run.local.runner import alone
+
+
+def run(source: ConfigSource, as_json: bool) -> None:
+    """Score on this machine what is of another method version, and give the archives these scores alone."""
+    config = source.load()
+    with alone(config), session(source, tracking=True) as opened:
+        changed = rescore.rescore(opened.settings, opened.store, opened.seeded())
+        state = opened.state()
+    tasks = sorted({task for _, task in changed})
+    models = list(dict.fromkeys(model for model, _ in changed))
+    if as_json:
+        facts = {"evolution": config.name, "models": models, "tasks": tasks}
+        print_json({**facts, "snapshot": state.generation, "sha256": state.digest, "forgotten": state.forgotten})
+        return
+    if not changed:
+        say(f"{config.name}: every score is of the present method versions")
+        return
+    gone = f"; {state.forgotten} children that are gone are only counted from now on" if state.forgotten else ""
+    say(f"{config.name}: {len(models)} models scored anew on {', '.join(tasks)}{gone}")

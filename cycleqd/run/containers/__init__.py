@@ -1,0 +1,1 @@
+"""Tasks in containers of this machine, by Docker or Podman."""

@@ -1,0 +1,82 @@
+"""Scoring anew: what a new version of a task's method does not let compare with what the archives hold.
+
+The base, the experts and the living children are scored by the present versions, and the current snapshot gets another
+edition from these scores alone. Children that are gone cannot be scored: they leave the history and are only counted.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import product
+
+from components.update_archives.stage import METHOD_VERSION, move_head, outputs, seeded_models, write_snapshot
+from cycleqd.evaluation.scoring import evaluate_all
+from cycleqd.evaluation.secrets import withheld
+from cycleqd.search import state as states
+from cycleqd.search.algorithms import algorithm
+from cycleqd.search.config import Config
+from cycleqd.search.records import JSON
+from cycleqd.search.state import State
+from cycleqd.storage import layout
+from cycleqd.storage.cleaning import clean, members
+from cycleqd.storage.evolution import Head, current
+from cycleqd.storage.formats import encode
+from cycleqd.storage.objects import Store
+from cycleqd.storage.results import Clock, find_record, once
+from cycleqd.storage.scores import scored_models
+from cycleqd.storage.settings import Settings
+from cycleqd.tracking import logbook
+
+
+def rescore(settings: Settings, store: Store, config: Config) -> list[tuple[str, str]]:
+    """Make the scores anew that are of other method versions; the (model, task) pairs that were. May be repeated.
+
+    Killed, it leaves a mark in S3 that keeps others from changing the archives until it was run to its end. Raises
+    ConflictError before seeding has ended, and when HEAD was moved meanwhile.
+    """
+    head, state = current(store)
+    living = members(config, state)
+    models = [*seeded_models(config), *(line.model.id for line in state.children if line.model.id in living)]
+    before = named(store, config, models)
+    begun = not store.create(layout.RESCORING, encode(head.to_json()))
+    with withheld():
+        evaluate_all(settings, store, config, config.place, models, config.search_tasks, "search", anew=True)
+    after = named(store, config, models)
+    changed = [pair for pair in after if after[pair] != before[pair]]
+    if changed or begun:
+        edit(store, config, head, state, models)
+    store.delete([layout.RESCORING])
+    if changed or begun:
+        logbook.log_rescoring(settings, store, product(models, config.search_tasks))
+        clean(store, config, config.place.pins)
+    return changed
+
+
+def named(store: Store, config: Config, models: Sequence[str]) -> dict[tuple[str, str], str | None]:
+    """(model, task) → the sha256 of its record on the search split, None where there is none."""
+    found = {}
+    for model, task in product(models, config.search_tasks):
+        record = find_record(store, layout.result(layout.evaluation(model, task, "search")))
+        found[model, task] = None if record is None else record.sha256
+    return found
+
+
+def edit(store: Store, config: Config, head: Head, state: State, models: Sequence[str]) -> None:
+    """Write the next edition of HEAD's snapshot and its record, and make HEAD name it."""
+    (base, *scored), evaluations = scored_models(store, config, models, verdicts=algorithm(config).needs_verdicts)
+    edition = head.edition + 1
+    inputs = {
+        "generation": head.snapshot - 1,
+        "snapshot": state.digest,
+        "plan": None,
+        "evaluations": evaluations,
+    }
+
+    def compute(clock: Clock) -> JSON:
+        with clock.part("update"):
+            again = states.rescored(config, state, base, scored)
+        return outputs(write_snapshot(store, again, edition), edition, models)
+
+    folder = layout.maker(head.snapshot, edition)
+    made = once(store, folder, "update_archives", METHOD_VERSION, inputs, compute)
+    move_head(store, Head(head.snapshot, made["sha256"], edition))

@@ -1,0 +1,107 @@
+"""What made a task fail: where runs execute, exit code 1 is known for all of it.
+
+On this machine the runner names a file for it. The record of a task on Kubeflow lies in S3, in the folder of its run,
+so that what an earlier run met stops no later one. It is never hashed and read by no stage; the task that wrote it
+removes it when it begins again.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import time
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from cycleqd.errors import REFUSALS, CycleQDError, IntegrityError
+from cycleqd.search.records import digest
+from cycleqd.storage import layout
+from cycleqd.storage.objects import Store
+from cycleqd.storage.results import provenance
+
+FAILURE = "CYCLEQD_FAILURE"
+"""The variable that names the file in which a task of a run on this machine records why it fails."""
+_LONGEST = 2000
+_SHOWN = 4
+
+
+@dataclass(frozen=True)
+class Failure:
+    """A task that ended with an error. `models`: the children that it was given. `kind`: the error's class.
+
+    `at`: milliseconds since the epoch.
+    """
+
+    task: str
+    models: tuple[str, ...]
+    kind: str
+    exit_code: int
+    sentence: str
+    kfp_run: str
+    kfp_pod: str
+    at: int
+
+    @property
+    def refusal(self) -> bool:
+        """Whether repeating cannot help: wrong input, altered data, a conflict, a model that cannot be scored."""
+        return self.exit_code in REFUSALS
+
+    def __str__(self) -> str:
+        """The task, and what it said."""
+        shown = [*self.models[:_SHOWN], *(["…"] if len(self.models) > _SHOWN else [])]
+        return f"{' '.join([self.task, *shown])}: {self.sentence}"
+
+
+@contextlib.contextmanager
+def recorded(store: Store, task: str, *given: str) -> Iterator[None]:
+    """Do the work of a task that was given these arguments; its failure is recorded, and goes on.
+
+    In the file that CYCLEQD_FAILURE names, else in S3 for the Kubeflow run of KFP_RUN_ID, else nowhere.
+    """
+    file, run = os.environ.get(FAILURE, ""), os.environ.get("KFP_RUN_ID", "")
+    key = layout.failure(run, f"{task}-{digest(list(given))[:12]}") if run and not file else ""
+    if key:
+        store.delete([key])
+    try:
+        yield
+    except Exception as error:
+        record = asdict(_describe(task, given, run, error))
+        if file:
+            Path(file).write_text(json.dumps(record), encoding="utf-8")
+        elif key:
+            with contextlib.suppress(CycleQDError):  # S3 may be what fails: the error itself counts more
+                store.put_json(key, record)
+        raise
+
+
+def _describe(task: str, given: tuple[str, ...], run: str, error: Exception) -> Failure:
+    ours = isinstance(error, CycleQDError)
+    return Failure(
+        task=task,
+        models=tuple(layout.children_in(" ".join(given))),
+        kind=type(error).__name__,
+        exit_code=error.exit_code if isinstance(error, CycleQDError) else CycleQDError.exit_code,
+        sentence=(str(error) if ours else f"{type(error).__name__}: {error}")[:_LONGEST],
+        kfp_run=run,
+        kfp_pod=provenance()["kfp_pod"],
+        at=time.time_ns() // 1_000_000,
+    )
+
+
+def find_failure(store: Store, run: str) -> Failure | None:
+    """The failure of a run that tells most: a refusal before others, then the latest; None when none is recorded.
+
+    Raises IntegrityError for a record that is none.
+    """
+    found = []
+    for key in store.list(layout.failures(run)):
+        value = store.find_json(key)
+        if value is None:  # its task has just begun again
+            continue
+        try:
+            found.append(Failure(**{**value, "models": tuple(value["models"])}))
+        except (TypeError, KeyError) as error:
+            raise IntegrityError(f"{store.url(key)} is not the record of a failure ({error!r}); delete it") from error
+    return max(found, key=lambda failure: (failure.refusal, failure.at), default=None)

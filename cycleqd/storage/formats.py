@@ -1,0 +1,64 @@
+"""The format of stored JSON: every object says in which it was written, and reading brings it to the present one.
+
+One number holds for all objects of an evolution. Whoever changes what any of them holds raises FORMAT and appends one
+step to _STEPS; nothing else looks at the number. A checkpoint's digest has a form of its own, which never changes.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+
+from cycleqd.errors import IntegrityError, InvalidInputError
+from cycleqd.search.records import JSON, canonical
+
+FORMAT = 1
+"""What is written now. cycleqd 0.1 wrote no number."""
+
+Step = Callable[[str, JSON], JSON]
+"""(key relative to the evolution, as in layout; value in format n) → the value in format n + 1.
+
+A key that did not exist before gets the value that was in force then. Objects that did not change are returned as they
+are. The value of a sealed record comes without its seal, that of a transcript is one of its lines.
+"""
+
+_STEPS: Sequence[Step] = ()
+"""Step i leads from format i + 1 to i + 2."""
+
+
+def encode(value: JSON) -> bytes:
+    """The bytes to store of a JSON object: canonical, with its format."""
+    return canonical({"format": FORMAT, **value})
+
+
+def decode(key: str, data: bytes, url: str) -> JSON:
+    """A stored JSON object in the present format, without its number.
+
+    `key` is the object's, relative to the evolution; `url` names it in messages. Raises IntegrityError for what is no
+    JSON object, InvalidInputError for a format that this version does not read.
+    """
+    try:
+        value = json.loads(data)
+    except ValueError as error:
+        raise IntegrityError(f"{url} is not JSON ({error}); it was truncated or altered: restore it") from error
+    if not isinstance(value, dict):
+        raise IntegrityError(f"{url} is not a JSON object; it was altered: restore it")
+    return upgrade(key, value, url)
+
+
+def upgrade(key: str, value: JSON, url: str) -> JSON:
+    """The value in the present format, without its number. Raises InvalidInputError as `decode` does."""
+    if "format" not in value:
+        raise InvalidInputError(
+            f"{url} has no format number: it was written by cycleqd 0.1; open it with cycleqd 0.1.0"
+        )
+    number = value["format"]
+    if number not in range(1, FORMAT + 1):
+        raise InvalidInputError(
+            f"{url} has format {number!r}, and this cycleqd reads formats 1 to {FORMAT}; open it with the version that"
+            " wrote it, or a newer one"
+        )
+    value = {name: part for name, part in value.items() if name != "format"}
+    for step in _STEPS[number - 1 :]:
+        value = step(key, value)
+    return value

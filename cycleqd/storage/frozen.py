@@ -1,0 +1,83 @@
+"""The frozen configuration: all that decides an evolution's results, as it was resolved when the evolution was seeded.
+
+A key that the user's file leaves out has the value that is frozen, so that a default may change. A key that the frozen
+configuration lacks did not exist then; `formats` gives it the value that was in force.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import tempfile
+from pathlib import Path
+
+from cycleqd.errors import ConflictError, IntegrityError
+from cycleqd.loading import is_file
+from cycleqd.search import config as configuration
+from cycleqd.search.config import Config
+from cycleqd.search.records import JSON
+from cycleqd.storage import layout
+from cycleqd.storage.formats import FORMAT, decode
+from cycleqd.storage.objects import Store
+
+
+def frozen_bytes(config: Config) -> bytes:
+    """The configuration as it is stored. The order of tasks and experts is kept: it decides whose turn it is."""
+    return json.dumps({"format": FORMAT, **config.frozen()}, indent=1, ensure_ascii=False).encode()
+
+
+def parse_frozen(store: Store, data: bytes) -> Config:
+    """The configuration that `frozen_bytes` wrote, with the user's own operators, which lie beside it.
+
+    Raises as `decode` does, and IntegrityError for an operator's file that is not the one that was frozen.
+    """
+    url = store.url(layout.CONFIG)
+    tree = decode(layout.CONFIG, data, url)
+    with tempfile.TemporaryDirectory(prefix="cycleqd-operators-") as folder:
+        for value in tree["method"].values():
+            if isinstance(value, dict) and is_file(str(value.get("kind"))):
+                key = value["kind"].rpartition(":")[0]
+                fetch(store, key, Path(key).stem, Path(folder))
+        return configuration.parse(tree, url, plugins=Path(folder))
+
+
+def fetch(store: Store, key: str, sha256: str, folder: Path) -> None:
+    """Copy an object below a folder. Raises IntegrityError when it is not what was seeded."""
+    content = store.get(key)
+    found = hashlib.sha256(content).hexdigest()
+    if found != sha256:
+        raise IntegrityError(f"{store.url(key)} has sha256 {found}, seeded was {sha256}; it was altered: restore it")
+    path = folder / key
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(content)
+
+
+def adopt(store: Store, config: Config) -> Config:
+    """The user's configuration, with what is frozen for every key that it does not set; as it is before seeding.
+
+    Raises ConflictError naming the keys that it sets otherwise than they are frozen: the evolution was started with
+    another configuration.
+    """
+    found = store.find(layout.CONFIG)
+    if found is None:
+        return config
+    theirs = parse_frozen(store, found)
+    whole = configuration.completed(config, theirs)
+    mine, frozen = ({key: repr(value) for key, value in flat(each.frozen()).items()} for each in (whole, theirs))
+    if list(mine.items()) != list(frozen.items()):
+        differing = sorted(key for key in mine | frozen if mine.get(key) != frozen.get(key)) or [
+            "the order of its keys"
+        ]
+        raise ConflictError(
+            f"evolution {store.url('')} was started with another configuration (different: {', '.join(differing)});"
+            " restore these, or give the evolution another name"
+        )
+    return whole
+
+
+def flat(tree: JSON, prefix: str = "") -> dict[str, object]:
+    """A nested configuration as dotted names."""
+    if not isinstance(tree, dict):
+        return {prefix: tree}
+    within = f"{prefix}." if prefix else ""
+    return {name: value for key, part in tree.items() for name, value in flat(part, f"{within}{key}").items()}
