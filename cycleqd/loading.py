@@ -26,6 +26,8 @@ class Named(Protocol):
 
 T = TypeVar("T", bound=Named)
 
+_PLUGIN = "cycleqd_plugin_"
+
 
 class _SourceOnly(SourceFileLoader):
     """Reads the source each time: no stale bytecode, and no __pycache__ beside the user's file."""
@@ -76,6 +78,11 @@ def is_file(reference: str) -> bool:
     return reference.rpartition(":")[0].endswith(".py")
 
 
+def source_digest(found: type) -> str:
+    """sha256 of the file that a class was loaded from, when that was a user's."""
+    return found.__module__.removeprefix(_PLUGIN)
+
+
 def _own_class(name: str, base: type[T]) -> type[T]:
     module = importlib.import_module(base.own_modules.format(name))
     (found,) = (
@@ -87,7 +94,7 @@ def _own_class(name: str, base: type[T]) -> type[T]:
 
 
 def _from_file(path: Path) -> ModuleType:
-    name = f"cycleqd_plugin_{hashlib.sha256(path.read_bytes()).hexdigest()[:16]}"
+    name = f"{_PLUGIN}{hashlib.sha256(path.read_bytes()).hexdigest()}"
     spec = importlib.util.spec_from_loader(name, _SourceOnly(name, str(path)))
     assert spec is not None and spec.loader is not None  # a loader was given
     module = importlib.util.module_from_spec(spec)

@@ -36,8 +36,7 @@ def run(config: str, place: str) -> None:
     tree = {**json.loads(config), "place": json.loads(place)}
     store = Store.connect(settings, tree["name"])
     with recorded(store, "seed"), tempfile.TemporaryDirectory(prefix="cycleqd-operators-") as folder:
-        given = configuration.parse(fetch_operators(store.client, tree, Path(folder)), "config")
-        wanted = adopt(store, given)
+        wanted = adopt(store, configuration.parse(fetch_operators(store.client, tree, Path(folder)), "config"))
         frozen = store.find(layout.CONFIG) or frozen_bytes(wanted)
         inputs = {"config": hashlib.sha256(frozen).hexdigest()}
 
@@ -53,6 +52,7 @@ def copy_all(store: Store, config: Config, frozen: bytes, inputs: JSON, clock: C
     with clock.part("check"):
         checkpoints = open_inputs(store.client, config)
         found = {name: find_task(store.client, name, task) for name, task in config.tasks.items()}
+    copy_operators(store, config)
     if not store.create(layout.CONFIG, frozen):
         adopt(store, config)
     models: dict[str, JSON] = {}
@@ -65,4 +65,4 @@ def copy_all(store: Store, config: Config, frozen: bytes, inputs: JSON, clock: C
             models[model] = once(store, layout.stage(model, "make"), "seed", METHOD_VERSION, inputs, make)["checkpoint"]
     with clock.part("tasks"):
         tasks = {name: copy_task(store, name, staged) for name, staged in found.items()}
-    return {"models": models, "tasks": tasks, "operators": copy_operators(store, config)}
+    return {"models": models, "tasks": tasks}

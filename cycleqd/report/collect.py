@@ -29,7 +29,6 @@ def collect(store: Store, bar: Bar = no_bar) -> ReportData:
     plan = store.find_json(layout.FINAL_PLAN)
     recipe = final_recipe(store)
     experts = [expert.model.id for expert in state.experts]
-    operators = need_result(store, layout.SEED)["outputs"]["operators"]
     with bar("reading scores and the family tree", None):
         scored = results(store, config, ["base", *experts, best, *config.combined])
         children = ancestry(store, {best, *(name for name, _ in recipe)})
@@ -43,7 +42,6 @@ def collect(store: Store, bar: Bar = no_bar) -> ReportData:
         children=children,
         cost=cost(store, bar),
         url=store.url(""),
-        plugins={layout.operator(key): file["sha256"] for key, file in operators.items()},
     )
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Literal
 
 from cycleqd.search.algorithms import algorithm
@@ -69,8 +69,7 @@ class ReportData:
 
     recipe: (model id, β) of the final model, empty before finalising; final_snapshot: the snapshot it was built from.
     best: id of the single living model with the best search average. children: by id, at least the children among
-    recipe and best and all their ancestors. url: where the evolution's objects are. plugins: the user's own operators,
-    key below it → sha256.
+    recipe and best and all their ancestors. url: where the evolution's objects are.
     """
 
     config: Config
@@ -82,7 +81,6 @@ class ReportData:
     children: Mapping[str, Child]
     cost: Cost
     url: str
-    plugins: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def tasks(self) -> tuple[str, ...]:

@@ -12,6 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 
 from cycleqd.evaluation.records import TRANSCRIPTS
+from cycleqd.loading import source_digest
 from cycleqd.run.family import Family, Member, family
 from cycleqd.search.config import Config
 from cycleqd.search.records import JSON
@@ -129,8 +130,9 @@ def trace(store: Store, config: Config, models: Sequence[str], pins: Iterable[st
             found.names(f"{layout.task(task)}/data/{name}", file["sha256"])
         if files["plugin"] is not None:
             found.names(f"{layout.task(task)}/plugin.py", files["plugin"]["sha256"])
-    for key, file in seed["outputs"]["operators"].items():
-        found.names(layout.operator(key), file["sha256"])
+    for operator in config.method.operators.values():
+        if operator.file:
+            found.names(operator.file, source_digest(type(operator)))
     head, state = current(store)
     kept = needed(store, config, head.snapshot, state) | set(pins)
     for model in members:

@@ -13,7 +13,7 @@ from cycleqd.progress import Bar
 from cycleqd.search.config import Config, parse
 from cycleqd.storage import layout
 from cycleqd.storage.objects import Store, file_sha256
-from cycleqd.storage.staging import find_task, operator_files, parts
+from cycleqd.storage.staging import find_task, parts
 from cycleqd.weights.checkpoint import open_checkpoint
 from cycleqd.weights.local import LocalSource
 
@@ -35,13 +35,12 @@ def bring(config: Config, store: Store, bar: Bar) -> Config:
 
 def _with_operators(config: Config, store: Store) -> Config:
     """The configuration with URLs in the place of operators' files; an operator is validated before, from its file."""
-    method = config.method
-    changes = {}
-    for key in operator_files(config):
-        operator = method.operators[key]
-        url, name = store.url(f"{layout.SOURCES}/{layout.operator(key)}"), operator.kind.rpartition(":")[2]
-        changes[key] = operator.model_copy(update={"kind": f"{url}:{name}"})
-    return config.model_copy(update={"method": method.model_copy(update=changes)})
+    changes = {
+        key: operator.model_copy(update={"kind": store.url(f"{layout.SOURCES}/{operator.stored}")})
+        for key, operator in config.method.operators.items()
+        if operator.file
+    }
+    return config.model_copy(update={"method": config.method.model_copy(update=changes)})
 
 
 def _there(store: Store, key: str, path: Path) -> bool:
@@ -73,5 +72,7 @@ def _local(config: Config, store: Store) -> tuple[dict[str, Path], dict[str, Any
             tree["tasks"][name]["data"] = store.url(f"{folder}/data/{Path(task.data).name}")
         for key in plugin:
             tree["tasks"][name]["class"] = f"{store.url(key)}:{task.class_.rpartition(':')[2]}"
-    files |= {f"{layout.SOURCES}/{layout.operator(key)}": path for key, path in operator_files(config).items()}
+    for operator in config.method.operators.values():
+        if operator.file:
+            files[f"{layout.SOURCES}/{operator.stored.rpartition(':')[0]}"] = Path(operator.file)
     return files, tree

@@ -98,7 +98,8 @@ class Section(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
 
 
-S = TypeVar("S", bound=BaseModel)
+S = TypeVar("S", bound=Section)
+M = TypeVar("M", bound=BaseModel)
 
 
 class Expert(Section):
@@ -476,7 +477,7 @@ class Config(Section):
             task["data"] = f"tasks/{name}/data/{task['data'].rstrip('/').rsplit('/', 1)[-1]}"
             task["class"] = _stored(task["class"], f"tasks/{name}/plugin.py")
         for key, operator in self.method.operators.items():
-            tree["method"][key]["kind"] = _stored(operator.kind, f"operators/{key}/plugin.py")
+            tree["method"][key]["kind"] = operator.stored
         return tree
 
     @model_validator(mode="after")
@@ -545,16 +546,18 @@ def completed(config: Config, frozen: Config) -> Config:
     return _overlaid(frozen, config).model_copy(update={"place": config.place})
 
 
-def _overlaid(under: S, over: S) -> S:
+def _overlaid(under: M, over: M) -> M:
     """`under` with everything that was said in `over`."""
     changes = {name: _laid(getattr(under, name), getattr(over, name)) for name in over.model_fields_set}
     return under.model_copy(update=changes)
 
 
 def _laid(under: Any, over: Any) -> Any:
-    """A value over another: sections key by key, maps of sections one by one, all else as a whole."""
-    if isinstance(over, BaseModel) and type(under) is type(over):
+    """A value over another: sections, and operators of one kind, key by key; maps one by one; all else as a whole."""
+    if isinstance(over, Section) and isinstance(under, type(over)):
         return _overlaid(under, over)
+    if isinstance(over, Operator) and isinstance(under, Operator) and over.stored == under.stored:
+        return _overlaid(under, over)  # of a user's own, the classes are two, loaded from equal files
     if isinstance(over, dict) and isinstance(under, dict):
         return {name: _laid(under.get(name), value) for name, value in over.items()}
     return over

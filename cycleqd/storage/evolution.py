@@ -46,13 +46,12 @@ def parse_place(place: str) -> Place:
 
 
 def load_config(store: Store) -> Config:
-    """The frozen configuration, with its operators. Raises IntegrityError when these are not what was seeded."""
+    """The frozen configuration. Raises IntegrityError when it is not the one that was seeded."""
     data = store.get(layout.CONFIG)
-    record, found = need_result(store, layout.SEED), hashlib.sha256(data).hexdigest()
-    seeded = record["inputs"]["config"]
+    seeded, found = need_result(store, layout.SEED)["inputs"]["config"], hashlib.sha256(data).hexdigest()
     if found != seeded:
         raise IntegrityError(f"{store.url(layout.CONFIG)} has sha256 {found}, seeded was {seeded}; restore it")
-    return parse_frozen(store, data, record)
+    return parse_frozen(store, data)
 
 
 def size_in_bytes(text: str) -> int:

@@ -12,13 +12,13 @@ import tempfile
 from pathlib import Path
 
 from cycleqd.errors import ConflictError, IntegrityError
+from cycleqd.loading import is_file
 from cycleqd.search import config as configuration
 from cycleqd.search.config import Config
 from cycleqd.search.records import JSON
 from cycleqd.storage import layout
 from cycleqd.storage.formats import FORMAT, decode
 from cycleqd.storage.objects import Store
-from cycleqd.storage.results import read_result
 
 
 def frozen_bytes(config: Config) -> bytes:
@@ -26,16 +26,19 @@ def frozen_bytes(config: Config) -> bytes:
     return json.dumps({"format": FORMAT, **config.frozen()}, indent=1, ensure_ascii=False).encode()
 
 
-def parse_frozen(store: Store, data: bytes, record: JSON) -> Config:
-    """The configuration that `frozen_bytes` wrote, with the operators of its user's own that seeding's record names.
+def parse_frozen(store: Store, data: bytes) -> Config:
+    """The configuration that `frozen_bytes` wrote, with the user's own operators, which lie beside it.
 
-    Raises as `decode` does, IntegrityError for an operator that is not what was seeded.
+    Raises as `decode` does, and IntegrityError for an operator's file that is not the one that was frozen.
     """
     url = store.url(layout.CONFIG)
+    tree = decode(layout.CONFIG, data, url)
     with tempfile.TemporaryDirectory(prefix="cycleqd-operators-") as folder:
-        for key, file in record["outputs"]["operators"].items():
-            fetch(store, layout.operator(key), file["sha256"], Path(folder))
-        return configuration.parse(decode(layout.CONFIG, data, url), url, plugins=Path(folder))
+        for value in tree["method"].values():
+            if isinstance(value, dict) and is_file(str(value.get("kind"))):
+                key = value["kind"].rpartition(":")[0]
+                fetch(store, key, Path(key).stem, Path(folder))
+        return configuration.parse(tree, url, plugins=Path(folder))
 
 
 def fetch(store: Store, key: str, sha256: str, folder: Path) -> None:
@@ -58,13 +61,9 @@ def adopt(store: Store, config: Config) -> Config:
     found = store.find(layout.CONFIG)
     if found is None:
         return config
-    record = read_result(store, layout.SEED)
-    if record is None:  # seeding is under way: no default has changed since, and operators may not be stored yet
-        whole, theirs = config, decode(layout.CONFIG, found, store.url(layout.CONFIG))
-    else:
-        frozen_config = parse_frozen(store, found, record)
-        whole, theirs = configuration.completed(config, frozen_config), frozen_config.frozen()
-    mine, frozen = ({key: repr(value) for key, value in flat(tree).items()} for tree in (whole.frozen(), theirs))
+    theirs = parse_frozen(store, found)
+    whole = configuration.completed(config, theirs)
+    mine, frozen = ({key: repr(value) for key, value in flat(each.frozen()).items()} for each in (whole, theirs))
     if list(mine.items()) != list(frozen.items()):
         differing = sorted(key for key in mine | frozen if mine.get(key) != frozen.get(key)) or [
             "the order of its keys"

@@ -5,7 +5,7 @@
     seed/{result,run,mlflow}.json            digests and manifests of base, experts, task data and plug-ins
     seed/update/{result,run}.json            the making of snapshot 0
     tasks/NAME/{data/…,plugin.py}
-    operators/KEY/plugin.py                  operators of a user's own
+    operators/SHA256.py                      operators of a user's own, as the frozen configuration names them
     models/ID/…                              homes of base, expert-NAME, final and naive
     generations/NNNNNN/{plan,mlflow}.json    the plan is the claim
     generations/NNNNNN/children/ID/…         homes of children
@@ -101,11 +101,6 @@ def evaluation(model: str, task: str, split: str) -> str:
 def task(name: str) -> str:
     """The folder of a task's data and plug-in."""
     return f"tasks/{name}"
-
-
-def operator(key: str) -> str:
-    """The file of a user's own operator, by its key in the configuration's method."""
-    return f"operators/{key}/plugin.py"
 
 
 def generation(number: int) -> str:

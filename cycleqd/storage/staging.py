@@ -123,23 +123,17 @@ def fetch_operators(client: S3Client, tree: JSON, folder: Path) -> JSON:
         module, _, name = kind.rpartition(":")
         if is_file(kind) and module.startswith("s3://"):
             ((path, where),) = _find_plugin(client, f"method.{key}", module).items()
-            copy = folder / layout.operator(key)
-            copy.parent.mkdir(parents=True)
+            copy = folder / f"{key}.py"
             copy.write_bytes(_content(path, where))
             method[key] = {**value, "kind": f"{copy}:{name}"}
     return {**tree, "method": method}
 
 
-def operator_files(config: Config) -> dict[str, Path]:
-    """The files of a user's own operators, by their keys in the method."""
-    operators = config.method.operators.items()
-    return {key: Path(operator.kind.rpartition(":")[0]) for key, operator in operators if is_file(operator.kind)}
-
-
-def copy_operators(store: Store, config: Config) -> dict[str, JSON]:
-    """Copy the files of a user's own operators; by their keys in the method, their sizes and digests."""
-    files = operator_files(config).items()
-    return {key: _copy(store, layout.operator(key), path.name, path) for key, path in files}
+def copy_operators(store: Store, config: Config) -> None:
+    """Copy the files of a user's own operators, to where the frozen configuration says that they are."""
+    for operator in config.method.operators.values():
+        if operator.file:
+            store.put(operator.stored.rpartition(":")[0], Path(operator.file).read_bytes())
 
 
 def _remote(client: S3Client, what: str, url: str, basename: str) -> dict[str, Path | S3Source]:

@@ -15,6 +15,8 @@ from typing import Any, ClassVar, Generic, TypeVar
 
 from pydantic import BaseModel, ConfigDict
 
+from cycleqd.loading import is_file, source_digest
+
 Parameters = Mapping[str, Any]
 """Plain JSON values: an operator's kind, its settings and what it drew for one child, as a plan holds them."""
 
@@ -28,6 +30,18 @@ class Operator(BaseModel):
     """Where the library's own are, with "{}" for their kind."""
 
     kind: str
+
+    @property
+    def file(self) -> str | None:
+        """The file of a user's own operator; None for the library's and for installed code."""
+        return self.kind.rpartition(":")[0] if is_file(self.kind) else None
+
+    @property
+    def stored(self) -> str:
+        """The kind that is frozen: a user's own file is stored by its sha256."""
+        if not self.file:
+            return self.kind
+        return f"operators/{source_digest(type(self))}.py:{self.kind.rpartition(':')[2]}"
 
     def record(self, drawn: Mapping[str, Any]) -> Parameters:
         """What a plan holds of the operator for one child: its kind and settings, with what it drew."""
