@@ -6,7 +6,8 @@ from collections.abc import Iterator
 from typing import Any
 
 from cycleqd.loading import load_class, own_names
-from cycleqd.search.config import Config, Method
+from cycleqd.search.config import Config
+from cycleqd.search.method import Method
 from cycleqd.search.operators import Operator
 
 Schema = dict[str, Any]

@@ -25,7 +25,7 @@ DATA = Path(__file__).parent / "data"
 def services(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
     """The environment of a SeaweedFS and an MLflow server that live as long as the session."""
     from cycleqd.run.local.services import running
-    from cycleqd.search.config import Place
+    from cycleqd.search.place import Place
 
     folder = tmp_path_factory.mktemp("services")
     with running(Place(services="embedded", folder=str(folder))) as environment:

@@ -88,7 +88,7 @@ def part_local(scratch: Path, layers: int, repeats: int) -> None:
 def part_s3(scratch: Path, layers: int, repeats: int) -> None:
     """From and to SeaweedFS here: merge against boto3's own transfers of the same bytes; mutate and fused."""
     from cycleqd.run.local.services import running
-    from cycleqd.search.config import Place
+    from cycleqd.search.place import Place
 
     models = make_models(scratch / f"small-{layers}", SMALL, layers)
     moved = 3 * size_mb(models / "a")

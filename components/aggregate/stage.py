@@ -13,7 +13,8 @@ from components.update_archives.stage import seeded_models
 from cycleqd.errors import ConflictError
 from cycleqd.progress import counting
 from cycleqd.search import state as states
-from cycleqd.search.config import Config, Place
+from cycleqd.search.config import Config
+from cycleqd.search.place import Place
 from cycleqd.search.records import JSON, ModelRef
 from cycleqd.search.state import State
 from cycleqd.storage import layout

@@ -2,7 +2,7 @@
 
 from kfp import dsl
 
-from cycleqd.search.config import Place
+from cycleqd.search.place import Place
 
 
 @dsl.component(base_image=Place().image("merge"), install_kfp_package=False)

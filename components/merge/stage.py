@@ -8,8 +8,9 @@ from __future__ import annotations
 from contextlib import ExitStack
 
 from cycleqd.progress import counting
-from cycleqd.search.config import Config, Place
+from cycleqd.search.config import Config
 from cycleqd.search.operators import Drawn
+from cycleqd.search.place import Place
 from cycleqd.search.records import JSON, Child
 from cycleqd.storage import layout
 from cycleqd.storage.evolution import load_config, manifest_json, parse_place, planned_child, size_in_bytes

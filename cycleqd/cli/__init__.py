@@ -2,95 +2,15 @@
 
 from __future__ import annotations
 
-import functools
-import os
-import signal
-import sys
-from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, NoReturn, ParamSpec
+from typing import Annotated
 
 import typer
 
-from cycleqd import __version__
+from cycleqd.cli.app import DEFAULT, Config, Json, Model, Profile, app, command
 from cycleqd.cli.source import ConfigSource
-from cycleqd.errors import CycleQDError
 
-INTERRUPTED = 130
-_EPILOG = (
-    "Exit codes: 0 done · 1 failed · 2 wrong input or usage · 3 stored data altered · 4 conflict with another process ·"
-    " 5 a service or program is missing · 6 a model could not be scored · 130 interrupted (143 terminated)."
-)
-
-app = typer.Typer(
-    name="cycleqd",
-    help="Evolve expert language models by merging them (CycleQD).",
-    epilog=_EPILOG,
-    no_args_is_help=True,
-    add_completion=False,
-    pretty_exceptions_enable=False,
-    rich_markup_mode=None,
-)
-
-P = ParamSpec("P")
-Config = Annotated[
-    Path, typer.Option("--config", "-c", envvar="CYCLEQD_CONFIG", help="The evolution's configuration file.")
-]
-Profile = Annotated[
-    Path | None, typer.Option(envvar="CYCLEQD_PROFILE", help="A file of `place` keys laid over the configuration's.")
-]
-Json = Annotated[bool, typer.Option("--json", help="Print data as JSON.")]
-Endpoint = Annotated[str | None, typer.Option(help="URL of the KFP API, in place of place.endpoint.")]
-Namespace = Annotated[str | None, typer.Option(help="Where runs execute, in place of place.namespace.")]
-RunName = Annotated[str, typer.Argument(metavar="RUN", help="A run's id, or its step: generation-000003.")]
-Model = Annotated[str, typer.Argument(help="A model id: base, expert-NAME, g000012-c00, final, naive; or best.")]
-DEFAULT = Path("cycleqd.yaml")
-
-
-def _print_version(chosen: bool) -> None:
-    if chosen:
-        print(f"cycleqd {__version__}")
-        raise typer.Exit
-
-
-@app.callback()
-def options(
-    debug: Annotated[bool, typer.Option(envvar="CYCLEQD_DEBUG", help="Show tracebacks.")] = False,
-    version: Annotated[
-        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and exit.")
-    ] = False,
-) -> None:
-    """Options of all commands, before the command's name."""
-    if debug:
-        os.environ["CYCLEQD_DEBUG"] = "1"
-
-
-def command(function: Callable[P, None]) -> Callable[P, None]:
-    """Register a command whose failures are one sentence and an exit code, and which an interrupt ends cleanly."""
-
-    @functools.wraps(function)
-    def reported(*args: P.args, **kwargs: P.kwargs) -> None:
-        signal.signal(signal.SIGTERM, _terminated)
-        try:
-            function(*args, **kwargs)
-        except CycleQDError as error:
-            if os.environ.get("CYCLEQD_DEBUG"):
-                raise
-            from cycleqd.cli.output import plain
-
-            print(f"cycleqd: {plain(str(error))}", file=sys.stderr)
-            sys.exit(error.exit_code)
-        except KeyboardInterrupt:
-            print("cycleqd: interrupted", file=sys.stderr)
-            sys.exit(INTERRUPTED)
-        except BrokenPipeError:  # the reader of our output has ended
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-
-    return app.command()(reported)
-
-
-def _terminated(number: int, frame: object) -> NoReturn:
-    sys.exit(128 + number)
+__all__ = ["app", "main"]
 
 
 @command
@@ -294,132 +214,9 @@ def compile(
     write(ConfigSource(config, profile, {"runner": "kubeflow"}), folder, json)
 
 
-@command
-def submit(
-    config: Config = DEFAULT,
-    profile: Profile = None,
-    endpoint: Endpoint = None,
-    namespace: Namespace = None,
-    json: Json = False,
-) -> None:
-    """Start the one run that is due on the cluster, or name the one in flight."""
-    from cycleqd.cli.cluster import submit as start
-
-    start(_on_cluster(config, profile, endpoint, namespace), json)
-
-
-@command
-def drive(
-    config: Config = DEFAULT,
-    profile: Profile = None,
-    endpoint: Endpoint = None,
-    namespace: Namespace = None,
-    json: Json = False,
-) -> None:
-    """Keep one run in flight on the cluster until the evolution is complete. May be stopped and started again."""
-    from cycleqd.cli.cluster import drive as go
-
-    go(_on_cluster(config, profile, endpoint, namespace), json)
-
-
-@command
-def schedule(
-    cron: Annotated[str, typer.Option(help="Six fields, seconds first: '0 */30 * * * *' is every half hour.")],
-    config: Config = DEFAULT,
-    profile: Profile = None,
-    endpoint: Endpoint = None,
-    namespace: Namespace = None,
-    json: Json = False,
-) -> None:
-    """Have the cluster run the next generations by the clock, one run at a time."""
-    from cycleqd.cli.schedule import schedule as apply
-
-    apply(_on_cluster(config, profile, endpoint, namespace), cron, json)
-
-
-@command
-def unschedule(
-    config: Config = DEFAULT,
-    profile: Profile = None,
-    endpoint: Endpoint = None,
-    namespace: Namespace = None,
-    json: Json = False,
-) -> None:
-    """Remove the schedule; a run in flight goes on."""
-    from cycleqd.cli.schedule import unschedule as remove
-
-    remove(_on_cluster(config, profile, endpoint, namespace), json)
-
-
-@command
-def runs(
-    config: Config = DEFAULT,
-    profile: Profile = None,
-    endpoint: Endpoint = None,
-    namespace: Namespace = None,
-    limit: Annotated[int, typer.Option(min=0, help="Show so many; 0 is all.")] = 20,
-    json: Json = False,
-) -> None:
-    """The evolution's runs on the cluster, the newest first."""
-    from cycleqd.cli.runs import show
-
-    show(_on_cluster(config, profile, endpoint, namespace), limit, json)
-
-
-@command
-def logs(
-    run: RunName,
-    config: Config = DEFAULT,
-    profile: Profile = None,
-    endpoint: Endpoint = None,
-    namespace: Namespace = None,
-    task: Annotated[str, typer.Option(help="Only this task (merge, evaluate-child …), pod or child.")] = "",
-    drivers: Annotated[bool, typer.Option("--drivers", help="KFP's own driver pods, too.")] = False,
-    lines: Annotated[int, typer.Option(min=1, max=100_000, help="The last lines of each pod.")] = 200,
-    json: Json = False,
-) -> None:
-    """What the pods of a run wrote."""
-    from cycleqd.cli.runs import logs as show
-
-    show(_on_cluster(config, profile, endpoint, namespace), run, task, drivers, lines, json)
-
-
-@command
-def retry(
-    run: RunName,
-    config: Config = DEFAULT,
-    profile: Profile = None,
-    endpoint: Endpoint = None,
-    namespace: Namespace = None,
-    json: Json = False,
-) -> None:
-    """Run what failed in a run, and what follows it, again; wait until it works."""
-    from cycleqd.cli.runs import retry as again
-
-    again(_on_cluster(config, profile, endpoint, namespace), run, json)
-
-
-@command
-def cancel(
-    run: Annotated[
-        str | None, typer.Argument(metavar="RUN", help="A run's id or step; default: all in flight.")
-    ] = None,
-    config: Config = DEFAULT,
-    profile: Profile = None,
-    endpoint: Endpoint = None,
-    namespace: Namespace = None,
-    json: Json = False,
-) -> None:
-    """End runs of the evolution. What they finished stays."""
-    from cycleqd.cli.runs import cancel as end
-
-    end(_on_cluster(config, profile, endpoint, namespace), run, json)
-
-
-def _on_cluster(config: Path, profile: Path | None, endpoint: str | None, namespace: str | None) -> ConfigSource:
-    return ConfigSource(config, profile, {"runner": "kubeflow", "endpoint": endpoint, "namespace": namespace})
-
-
 def main() -> None:
     """Entry point of the `cycleqd` program."""
     app()
+
+
+from cycleqd.cli import on_cluster  # noqa: E402, F401  registers its commands, after these in the help

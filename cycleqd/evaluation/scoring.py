@@ -22,7 +22,8 @@ from cycleqd.evaluation.records import METHOD_VERSION, NAME, due, inputs_of, wri
 from cycleqd.evaluation.staged import Split, StagedTask
 from cycleqd.evaluation.task import Sample, Task
 from cycleqd.progress import counting
-from cycleqd.search.config import Config, Place
+from cycleqd.search.config import Config
+from cycleqd.search.place import Place
 from cycleqd.search.records import JSON
 from cycleqd.storage import layout
 from cycleqd.storage.cache import CheckpointCache

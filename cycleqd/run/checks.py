@@ -16,8 +16,9 @@ from cycleqd.evaluation.task import load_task
 from cycleqd.run.estimate import cells, planned_children
 from cycleqd.run.kubeflow.endpoint import fault
 from cycleqd.search.algorithms import algorithm
-from cycleqd.search.config import Config, Image, Place, Task
+from cycleqd.search.config import Config, Task
 from cycleqd.search.grid import is_flat
+from cycleqd.search.place import Image, Place
 from cycleqd.search.state import State
 from cycleqd.storage.objects import Store, probe
 from cycleqd.storage.settings import Settings

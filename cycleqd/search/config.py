@@ -6,97 +6,22 @@
 
 from __future__ import annotations
 
-import os
-import re
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
 import yaml
 from pydantic import (
-    AfterValidator,
     BaseModel,
-    ConfigDict,
     Field,
-    SerializeAsAny,
     ValidationError,
-    ValidationInfo,
-    WrapValidator,
-    field_validator,
     model_validator,
 )
 
-from cycleqd import __version__
 from cycleqd.errors import InvalidInputError
-from cycleqd.loading import is_file, load_class, own_names
-from cycleqd.search.algorithms import Algorithm
+from cycleqd.search.fields import Fraction, Location, Name, Plugin, Section, stored
+from cycleqd.search.method import Method
 from cycleqd.search.operators import Operator
-from cycleqd.search.operators.copies import Copies
-from cycleqd.search.operators.crossover import Crossover
-from cycleqd.search.operators.final import Final
-from cycleqd.search.operators.mutation import Mutation
-from cycleqd.search.operators.selection import Selection
-
-Name = Annotated[str, Field(pattern=r"^[a-z0-9]([a-z0-9._-]{0,62}[a-z0-9])?$")]
-Fraction = Annotated[float, Field(ge=0, le=1)]
-
-
-def _absolute(path: str, info: ValidationInfo) -> str:
-    """Take a relative path from the config file's own folder (the validation context); s3:// stays as it is."""
-    folder = (info.context or {}).get("folder")
-    if folder is None or path.startswith("s3://"):
-        return path
-    return os.path.normpath(Path(folder) / Path(path).expanduser())
-
-
-def _absolute_plugin(plugin: str, info: ValidationInfo) -> str:
-    """The same for a plug-in class in a file, "path/to/file.py:Class"."""
-    module, _, name = plugin.rpartition(":")
-    return f"{_absolute(module, info)}:{name}" if is_file(plugin) else plugin
-
-
-def _stored(plugin: str, key: str) -> str:
-    """The same class in the copy that seeding makes of its file."""
-    return f"{key}:{plugin.rpartition(':')[2]}" if is_file(plugin) else plugin
-
-
-def _known_algorithm(name: str) -> str:
-    """Refuse an algorithm that there is no module of."""
-    if name not in own_names(Algorithm.own_modules):
-        raise ValueError(f"there is no algorithm '{name}'; there are {', '.join(own_names(Algorithm.own_modules))}")
-    return name
-
-
-def _kubernetes(kind: str, pattern: str, example: str) -> AfterValidator:
-    """Refuse what Kubernetes, by way of KFP, would refuse when a pod is made."""
-
-    def check(text: str) -> str:
-        if not re.fullmatch(pattern, text):
-            raise ValueError(f"'{text}' is not a Kubernetes {kind}; write it like {example}")
-        return text
-
-    return AfterValidator(check)
-
-
-Location = Annotated[str, Field(min_length=1), AfterValidator(_absolute)]
-Plugin = Annotated[
-    str, Field(pattern=r"^([a-z][a-z0-9_]*|.+:[A-Za-z_][A-Za-z0-9_]*)$"), AfterValidator(_absolute_plugin)
-]
-Cpu = Annotated[str, _kubernetes("quantity", r"([0-9]*[.])?[0-9]+m?", '"2" or "500m"')]
-_BYTES = r"[0-9]+(\.[0-9]+)?([EPTGMK]i?)?"
-Bytes = Annotated[str, _kubernetes("quantity", _BYTES, '"8G" or "16Gi"')]
-_DOMAIN, _WORD = r"(?=[^/]{1,253}/)[a-z0-9]([-a-z0-9.]*[a-z0-9])?/", r"[A-Za-z0-9]([-A-Za-z0-9_.]{0,61}[A-Za-z0-9])?"
-Resource = Annotated[str, _kubernetes("resource", _DOMAIN + _WORD, '"nvidia.com/gpu"')]
-Key = Annotated[str, _kubernetes("label", f"({_DOMAIN})?{_WORD}", '"nvidia.com/gpu.product"')]
-Value = Annotated[str, _kubernetes("label's value", f"({_WORD})?", '"NVIDIA-H100-80GB-HBM3"')]
-Image = Literal["control", "weights", "evaluate"]
-
-
-class Section(BaseModel):
-    """A strict, immutable part of the configuration. The string below a field is its line in docs/configuration.md."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
-
+from cycleqd.search.place import Place
 
 S = TypeVar("S", bound=Section)
 M = TypeVar("M", bound=BaseModel)
@@ -172,7 +97,7 @@ class Task(Section):
     """A built-in benchmark, `code`, `db` or `os`; or your own, `file.py:Class` or `package.module:Class`."""
     data: Location
     """The task's data: a file, a folder or an s3:// prefix."""
-    settings: dict[str, Any] = {}
+    settings: dict[str, Any] = Field(default_factory=dict)
     """The task's own settings; its class checks them."""
     split: Split = Split()
     """Which samples the search sees."""
@@ -197,238 +122,6 @@ class Evaluation(Section):
     """Longest context in tokens; empty: the model's own."""
     allow_flat_tasks: bool = False
     """Go on although every expert scores 0 on a task, which then cannot guide the search."""
-
-
-class Grid(Section):
-    """The archives' grids: bins per axis and how their bounds are set (at seeding, once)."""
-
-    bins: int | dict[Name, int] = 15
-    """Bins of an axis: one number for all tasks, or one for each."""
-    bounds: Literal["experts", "own_expert"] | dict[Name, tuple[Fraction, Fraction]] = "experts"
-    """0.85 × the lowest to 1.15 × the highest score of all experts, or of the task's own; or [low, high] for each."""
-
-    @field_validator("bins")
-    @classmethod
-    def _positive(cls, bins: int | dict[str, int]) -> int | dict[str, int]:
-        for count in [bins] if isinstance(bins, int) else bins.values():
-            if count < 1:
-                raise ValueError(f"bins must be at least 1, not {count}")
-        return bins
-
-    @model_validator(mode="after")
-    def _ordered(self) -> Grid:
-        for task, (low, high) in self.bounds.items() if isinstance(self.bounds, dict) else ():
-            if low > high:
-                raise ValueError(f"bounds of task '{task}' are [{low}, {high}]: the first must not exceed the second")
-        return self
-
-
-def _find_operator(base: type[Operator], default: str) -> Any:
-    """How a configuration's {kind: …, settings} becomes an operator: its class is found by `kind`, and validates it.
-
-    A file is taken from the configuration's own folder or, where a frozen one is read, from the folder that its stored
-    plug-ins were fetched to, and then keeps its name there.
-    """
-
-    def find(value: Any, handler: Any, info: ValidationInfo) -> Any:
-        if not isinstance(value, Mapping):
-            return handler(value)
-        kind = value.get("kind", default)
-        if not isinstance(kind, str):
-            raise ValueError(f"kind is {kind!r}; it is a name")
-        kind, root = _absolute_plugin(kind, info), (info.context or {}).get("plugins") or Path()
-        try:
-            found = load_class(kind, base, root)
-        except InvalidInputError as error:
-            raise ValueError(str(error)) from error
-        return found.model_validate({**value, "kind": kind}, context=info.context)
-
-    return WrapValidator(find)
-
-
-ParentSelection = Annotated[SerializeAsAny[Selection], _find_operator(Selection, "elite")]
-CopiesRule = Annotated[SerializeAsAny[Copies], _find_operator(Copies, "allow")]
-CrossoverOperator = Annotated[SerializeAsAny[Crossover], _find_operator(Crossover, "mean")]
-MutationOperator = Annotated[SerializeAsAny[Mutation], _find_operator(Mutation, "svd")]
-FinalRule = Annotated[SerializeAsAny[Final], _find_operator(Final, "better")]
-
-
-def _default() -> Any:
-    """The operator that is meant where nothing is written."""
-    return Field(default={}, validate_default=True)
-
-
-class Stop(Section):
-    """Stop early: after so many child evaluations, or so many generations without a better best average."""
-
-    evaluations: int | None = Field(default=None, ge=1)
-    """A budget of evaluated children; empty: none."""
-    patience: int | None = Field(default=None, ge=1)
-    """Generations without a better best average; empty: none."""
-
-
-class Method(Section):
-    """What is computed: the algorithm, its operators, and settings of single algorithms."""
-
-    algorithm: Annotated[str, AfterValidator(_known_algorithm)] = "cycleqd"
-    """The search algorithm: `cycleqd` (archives), or the baselines `nsga2` and `lexicase` (a population)."""
-    generations: int = Field(default=1200, ge=0)
-    """Generations of the whole evolution."""
-    children: int = Field(default=1, ge=1)
-    """Children of a generation, for each archive in focus."""
-    focus: Literal["cyclic", "all", "fixed"] | Annotated[dict[Literal["fixed"], Name], Field(min_length=1)] = "cyclic"
-    """The archives that a generation works on: the next in turn, `all`, or one: the first task's or `{fixed: TASK}`."""
-    grid: Grid = Grid()
-    """The grids of the archives."""
-    parents: ParentSelection = _default()
-    """Which elites become parents."""
-    copies: CopiesRule = _default()
-    """What happens to copies of an elite."""
-    crossover: CrossoverOperator = _default()
-    """How the parents' task vectors are combined."""
-    mutation: MutationOperator = _default()
-    """How a child's task vector is changed."""
-    population: int = Field(default=16, ge=2)
-    """Size of the population of `nsga2` and `lexicase`."""
-    lexicase_cases: Literal["scores", "samples"] = "scores"
-    """What `lexicase` filters by: tasks' scores, or single samples."""
-    lexicase_epsilon: float = Field(default=0.0, ge=0)
-    """`lexicase` keeps models whose score is within this of the best."""
-    final: FinalRule = _default()
-    """Which model is the final one."""
-    stop: Stop = Stop()
-    """When to stop early."""
-
-    @property
-    def operators(self) -> dict[str, Operator]:
-        """The operators by the key that they stand under."""
-        found = {name: getattr(self, name) for name in type(self).model_fields}
-        return {name: value for name, value in found.items() if isinstance(value, Operator)}
-
-
-class Images(Section):
-    """The three images, as full references: with a registry where nodes do not hold them, with a digest to pin them
-    (`registry.example/cycleqd/control@sha256:…`).
-    """
-
-    control: str = f"cycleqd/control:{__version__}"
-    """Image of seed, select_parents and update_archives."""
-    weights: str = f"cycleqd/weights:{__version__}"
-    """Image of merge, mutate and aggregate."""
-    evaluate: str = f"cycleqd/evaluate:{__version__}"
-    """Image of evaluate."""
-
-
-def image_of(stage: str) -> Image:
-    """The image that a stage runs in, which is also the name of its resources."""
-    if stage in ("merge", "mutate", "aggregate", "choose_final"):
-        return "weights"
-    return "evaluate" if stage == "evaluate" else "control"
-
-
-class Toleration(Section):
-    """A taint that pods tolerate, as Kubernetes writes it."""
-
-    key: Key | None = None
-    """Key of the taint; empty with `Exists`: every taint."""
-    operator: Literal["Equal", "Exists"] | None = None
-    """Whether the taint's value must be equal, or only exist."""
-    value: Value | None = None
-    """Value of the taint."""
-    effect: Literal["NoExecute", "NoSchedule", "PreferNoSchedule"] | None = None
-    """Effect of the taint; empty: all."""
-    seconds: int | None = Field(default=None, alias="tolerationSeconds", ge=0)
-    """How long a pod stays on a node with a NoExecute taint."""
-
-
-class Resources(Section):
-    """What one task pod asks for on a cluster (Kubernetes quantities), and the nodes it may run on."""
-
-    cpu: Cpu = "2"
-    """CPUs, request and limit."""
-    memory: Bytes = "8G"
-    """Memory, request and limit."""
-    gpu: int = Field(default=0, ge=0)
-    """GPUs of a pod."""
-    gpu_type: Resource = "nvidia.com/gpu"
-    """Name of the GPU resource."""
-    shared_memory: Annotated[str, _kubernetes("quantity", f"({_BYTES})?", '"16Gi"')] = ""
-    """Size of /dev/shm, a part of `memory`; empty: the container's own 64 MiB."""
-    node_selector: dict[Key, Value] = {}
-    """Labels of the nodes that a pod may run on."""
-    tolerations: tuple[Toleration, ...] = ()
-    """Taints that pods tolerate."""
-    timeout: int | None = Field(default=None, ge=60)
-    """Seconds until the task is ended; empty: `place.timeout`."""
-
-
-class Place(Section):
-    """Where and how the work runs; changes no result, and may change at any time."""
-
-    runner: Literal["local", "docker", "kubeflow"] = "local"
-    """Tasks run as processes of this machine, as its containers, or on a Kubeflow cluster."""
-    services: Literal["embedded", "external"] = "external"
-    """`embedded`: S3 and MLflow servers in `folder`; `external`: those that the environment names."""
-    bucket: str = "cycleqd"
-    """The S3 bucket; every evolution has a prefix of its own in it."""
-    folder: Annotated[Location, Field(validate_default=True)] = ".cycleqd"
-    """Where embedded services, cached checkpoints and temporary files are kept."""
-    group: Literal["task", "child", "generation"] = "task"
-    """What one evaluate task scores: a child on one `task`, a `child`, or all children of a `generation`."""
-    fused: bool = True
-    """Merge and mutate in one task; the checkpoint's bytes are the same either way."""
-    generations_per_run: int = Field(default=1, ge=1)
-    """Generations in one pipeline run."""
-    parallelism: int = Field(default=2, ge=1)
-    """Children that are worked on at a time on one machine; on a cluster GPUs, quotas and queues limit."""
-    workers: int = Field(default=4, ge=1)
-    """Samples of a task that are judged at a time."""
-    threads: int = Field(default=2, ge=1)
-    """CPU threads of merging and mutating; any number gives the same bytes."""
-    device: Literal["auto", "cpu", "cuda"] = "auto"
-    """Where models generate and SVD mutation computes; `auto` is CUDA where there is a device."""
-    cache_size: str = "50GB"
-    """Space for cached checkpoints on a machine."""
-    timeout: int = Field(default=6 * 3600, ge=60)
-    """Seconds until a task is ended."""
-    retries: int = Field(default=2, ge=0)
-    """How often `drive` repeats a failed run on a cluster."""
-    pins: tuple[str, ...] = ()
-    """Ids of models that are never cleaned up."""
-    images: Images = Images()
-    """The images of tasks in containers and pods."""
-    pull_policy: Literal["Always", "IfNotPresent", "Never"] = "IfNotPresent"
-    """When a cluster pulls the images."""
-    pull_secrets: tuple[str, ...] = ()
-    """Kubernetes Secrets with the registry's credentials."""
-    endpoint: str | None = None
-    """URL of the KFP API; empty: `KF_PIPELINES_ENDPOINT`, else the kubeconfig's cluster."""
-    tls_ca: Location | None = None
-    """File with the certificate authority of that URL; empty: the system's."""
-    namespace: str = "kubeflow"
-    """Kubernetes namespace in which runs execute."""
-    service_account: str = ""
-    """Service account of pods; empty: the one that KFP chooses."""
-    secret: str = "cycleqd-credentials"
-    """Secret with the S3 keys, in `namespace`."""
-    config_map: str = "cycleqd-settings"
-    """ConfigMap with the addresses of S3 and MLflow, in `namespace`."""
-    control: Resources = Resources(cpu="1", memory="2G")
-    """Resources of pods of the `control` image."""
-    weights: Resources = Resources()
-    """Resources of pods of the `weights` image."""
-    evaluate: Resources = Resources()
-    """Resources of pods of the `evaluate` image."""
-
-    def image(self, stage: str) -> str:
-        """The reference of a stage's image."""
-        found: str = getattr(self.images, image_of(stage))
-        return found
-
-    def resources(self, stage: str) -> Resources:
-        """What a stage's pod asks for."""
-        found: Resources = getattr(self, image_of(stage))
-        return found
 
 
 class Config(Section):
@@ -475,7 +168,7 @@ class Config(Section):
             expert["path"] = f"models/expert-{name}/checkpoint"
         for name, task in tree["tasks"].items():
             task["data"] = f"tasks/{name}/data/{task['data'].rstrip('/').rsplit('/', 1)[-1]}"
-            task["class"] = _stored(task["class"], f"tasks/{name}/plugin.py")
+            task["class"] = stored(task["class"], f"tasks/{name}/plugin.py")
         for key, operator in self.method.operators.items():
             tree["method"][key]["kind"] = operator.stored
         return tree

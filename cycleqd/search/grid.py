@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Self
 
 from cycleqd.errors import InvalidInputError
-from cycleqd.search import config as configuration
+from cycleqd.search.method import Grid as GridSettings
 from cycleqd.search.records import JSON, Scored, Scores
 
 Cell = tuple[int, ...]
@@ -91,7 +91,7 @@ def is_flat(task: str, experts: Sequence[Scored]) -> bool:
 
 
 def fix_axes(
-    settings: configuration.Grid, tasks: Sequence[str], experts: Sequence[Scored], specialists: Mapping[str, str]
+    settings: GridSettings, tasks: Sequence[str], experts: Sequence[Scored], specialists: Mapping[str, str]
 ) -> dict[str, Axis]:
     """One axis a task from the experts' scores; fixed at seeding and recorded with the archives.
 

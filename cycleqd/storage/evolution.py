@@ -8,7 +8,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from cycleqd.errors import ConflictError, IntegrityError, InvalidInputError
-from cycleqd.search.config import Config, Place
+from cycleqd.search.config import Config
+from cycleqd.search.place import Place
 from cycleqd.search.records import JSON, Child, ModelRef, Plan
 from cycleqd.search.state import State
 from cycleqd.storage import layout

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 
 from cycleqd.errors import IntegrityError, InvalidInputError, UnavailableError
-from cycleqd.search.config import Place
+from cycleqd.search.place import Place
 from cycleqd.search.records import ModelRef
 from cycleqd.storage import layout
 from cycleqd.storage.cache import CheckpointCache

@@ -12,7 +12,8 @@ from typer.testing import CliRunner
 
 from cycleqd.cli import app
 from cycleqd.run.checks import check_cluster, check_method, cluster_warnings, quantity
-from cycleqd.search.config import Config, Method
+from cycleqd.search.config import Config
+from cycleqd.search.method import Method
 from tests.pipelines.configs import LLAMA3, two_tasks
 
 DIGESTS = {name: f"registry.example:5000/{name}@sha256:0f" for name in ("control", "weights", "evaluate")}

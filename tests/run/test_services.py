@@ -11,13 +11,13 @@ from cycleqd.cli.session import connect
 from cycleqd.errors import InvalidInputError
 from cycleqd.run.local.runner import alone
 from cycleqd.run.local.services import Services, running
-from cycleqd.search.config import Place
+from cycleqd.search.place import Place
 from cycleqd.storage.objects import Store, probe
 from tests.pipelines.configs import two_tasks
 from tests.run.processes import processes_of, run_until, wait_for_none
 
 COMMAND = """
-from cycleqd.search.config import Place
+from cycleqd.search.place import Place
 from cycleqd.run.local.services import running
 
 with running(Place(services="embedded", folder={folder!r}), tracking=False):

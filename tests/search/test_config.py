@@ -7,7 +7,8 @@ import pytest
 import yaml
 
 from cycleqd.errors import InvalidInputError
-from cycleqd.search.config import Config, Images, image_of, load, parse, placed
+from cycleqd.search.config import Config, load, parse, placed
+from cycleqd.search.place import Images, image_of
 
 TREE: dict[str, Any] = {
     "name": "evolution",

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cycleqd.errors import InvalidInputError
-from cycleqd.search import config as configuration
+from cycleqd.search import method as configuration
 from cycleqd.search.grid import Axis, Grid, behaviour, fix_axes
 from tests.search.world import TASKS, config, model
 

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from cycleqd.errors import ConflictError, CycleQDError, InvalidInputError, UnavailableError
 from cycleqd.run.kubeflow.endpoint import ENDPOINT, MOUNTED_TOKEN, TOKEN, TRANSIENT, configure
 from cycleqd.run.kubeflow.replies import said, short
-from cycleqd.search.config import Place
+from cycleqd.search.place import Place
 
 if TYPE_CHECKING:
     from kfp_server_api import ApiClient, V2beta1Experiment, V2beta1RecurringRun, V2beta1Run

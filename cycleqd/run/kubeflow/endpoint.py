@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from cycleqd.errors import InvalidInputError
-from cycleqd.search.config import Place
+from cycleqd.search.place import Place
 
 if TYPE_CHECKING:
     from kfp_server_api import Configuration

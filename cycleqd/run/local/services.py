@@ -26,7 +26,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from cycleqd.errors import InvalidInputError, UnavailableError
-from cycleqd.search.config import Place
+from cycleqd.search.place import Place
 
 START_SECONDS = 120
 STOP_SECONDS = 1  # SeaweedFS would idle for 15; nobody is writing any more, and what it acknowledged is with the kernel

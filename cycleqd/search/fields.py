@@ -1,0 +1,51 @@
+"""What the sections of the configuration are made of: names, numbers, and paths that are taken from its folder."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Annotated
+
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationInfo,
+)
+
+from cycleqd.loading import is_file
+
+Name = Annotated[str, Field(pattern=r"^[a-z0-9]([a-z0-9._-]{0,62}[a-z0-9])?$")]
+Fraction = Annotated[float, Field(ge=0, le=1)]
+
+
+def _absolute(path: str, info: ValidationInfo) -> str:
+    """Take a relative path from the config file's own folder (the validation context); s3:// stays as it is."""
+    folder = (info.context or {}).get("folder")
+    if folder is None or path.startswith("s3://"):
+        return path
+    return os.path.normpath(Path(folder) / Path(path).expanduser())
+
+
+def absolute_plugin(plugin: str, info: ValidationInfo) -> str:
+    """The same for a plug-in class in a file, "path/to/file.py:Class"."""
+    module, _, name = plugin.rpartition(":")
+    return f"{_absolute(module, info)}:{name}" if is_file(plugin) else plugin
+
+
+def stored(plugin: str, key: str) -> str:
+    """The same class in the copy that seeding makes of its file."""
+    return f"{key}:{plugin.rpartition(':')[2]}" if is_file(plugin) else plugin
+
+
+Location = Annotated[str, Field(min_length=1), AfterValidator(_absolute)]
+Plugin = Annotated[
+    str, Field(pattern=r"^([a-z][a-z0-9_]*|.+:[A-Za-z_][A-Za-z0-9_]*)$"), AfterValidator(absolute_plugin)
+]
+
+
+class Section(BaseModel):
+    """A strict, immutable part of the configuration. The string below a field is its line in docs/configuration.md."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)

@@ -1,0 +1,161 @@
+"""The section `place`: where and how the work runs. It changes no result, and may change at any time."""
+
+from __future__ import annotations
+
+import re
+from typing import Annotated, Literal
+
+from pydantic import (
+    AfterValidator,
+    Field,
+)
+
+from cycleqd import __version__
+from cycleqd.search.fields import Location, Section
+
+
+def _kubernetes(kind: str, pattern: str, example: str) -> AfterValidator:
+    """Refuse what Kubernetes, by way of KFP, would refuse when a pod is made."""
+
+    def check(text: str) -> str:
+        if not re.fullmatch(pattern, text):
+            raise ValueError(f"'{text}' is not a Kubernetes {kind}; write it like {example}")
+        return text
+
+    return AfterValidator(check)
+
+
+Cpu = Annotated[str, _kubernetes("quantity", r"([0-9]*[.])?[0-9]+m?", '"2" or "500m"')]
+_BYTES = r"[0-9]+(\.[0-9]+)?([EPTGMK]i?)?"
+Bytes = Annotated[str, _kubernetes("quantity", _BYTES, '"8G" or "16Gi"')]
+_DOMAIN, _WORD = r"(?=[^/]{1,253}/)[a-z0-9]([-a-z0-9.]*[a-z0-9])?/", r"[A-Za-z0-9]([-A-Za-z0-9_.]{0,61}[A-Za-z0-9])?"
+Resource = Annotated[str, _kubernetes("resource", _DOMAIN + _WORD, '"nvidia.com/gpu"')]
+Key = Annotated[str, _kubernetes("label", f"({_DOMAIN})?{_WORD}", '"nvidia.com/gpu.product"')]
+Value = Annotated[str, _kubernetes("label's value", f"({_WORD})?", '"NVIDIA-H100-80GB-HBM3"')]
+
+Image = Literal["control", "weights", "evaluate"]
+
+
+class Images(Section):
+    """The three images, as full references: with a registry where nodes do not hold them, with a digest to pin them
+    (`registry.example/cycleqd/control@sha256:…`).
+    """
+
+    control: str = f"cycleqd/control:{__version__}"
+    """Image of seed, select_parents and update_archives."""
+    weights: str = f"cycleqd/weights:{__version__}"
+    """Image of merge, mutate and aggregate."""
+    evaluate: str = f"cycleqd/evaluate:{__version__}"
+    """Image of evaluate."""
+
+
+def image_of(stage: str) -> Image:
+    """The image that a stage runs in, which is also the name of its resources."""
+    if stage in ("merge", "mutate", "aggregate", "choose_final"):
+        return "weights"
+    return "evaluate" if stage == "evaluate" else "control"
+
+
+class Toleration(Section):
+    """A taint that pods tolerate, as Kubernetes writes it."""
+
+    key: Key | None = None
+    """Key of the taint; empty with `Exists`: every taint."""
+    operator: Literal["Equal", "Exists"] | None = None
+    """Whether the taint's value must be equal, or only exist."""
+    value: Value | None = None
+    """Value of the taint."""
+    effect: Literal["NoExecute", "NoSchedule", "PreferNoSchedule"] | None = None
+    """Effect of the taint; empty: all."""
+    seconds: int | None = Field(default=None, alias="tolerationSeconds", ge=0)
+    """How long a pod stays on a node with a NoExecute taint."""
+
+
+class Resources(Section):
+    """What one task pod asks for on a cluster (Kubernetes quantities), and the nodes it may run on."""
+
+    cpu: Cpu = "2"
+    """CPUs, request and limit."""
+    memory: Bytes = "8G"
+    """Memory, request and limit."""
+    gpu: int = Field(default=0, ge=0)
+    """GPUs of a pod."""
+    gpu_type: Resource = "nvidia.com/gpu"
+    """Name of the GPU resource."""
+    shared_memory: Annotated[str, _kubernetes("quantity", f"({_BYTES})?", '"16Gi"')] = ""
+    """Size of /dev/shm, a part of `memory`; empty: the container's own 64 MiB."""
+    node_selector: dict[Key, Value] = Field(default_factory=dict)
+    """Labels of the nodes that a pod may run on."""
+    tolerations: tuple[Toleration, ...] = ()
+    """Taints that pods tolerate."""
+    timeout: int | None = Field(default=None, ge=60)
+    """Seconds until the task is ended; empty: `place.timeout`."""
+
+
+class Place(Section):
+    """Where and how the work runs; changes no result, and may change at any time."""
+
+    runner: Literal["local", "docker", "kubeflow"] = "local"
+    """Tasks run as processes of this machine, as its containers, or on a Kubeflow cluster."""
+    services: Literal["embedded", "external"] = "external"
+    """`embedded`: S3 and MLflow servers in `folder`; `external`: those that the environment names."""
+    bucket: str = "cycleqd"
+    """The S3 bucket; every evolution has a prefix of its own in it."""
+    folder: Annotated[Location, Field(validate_default=True)] = ".cycleqd"
+    """Where embedded services, cached checkpoints and temporary files are kept."""
+    group: Literal["task", "child", "generation"] = "task"
+    """What one evaluate task scores: a child on one `task`, a `child`, or all children of a `generation`."""
+    fused: bool = True
+    """Merge and mutate in one task; the checkpoint's bytes are the same either way."""
+    generations_per_run: int = Field(default=1, ge=1)
+    """Generations in one pipeline run."""
+    parallelism: int = Field(default=2, ge=1)
+    """Children that are worked on at a time on one machine; on a cluster GPUs, quotas and queues limit."""
+    workers: int = Field(default=4, ge=1)
+    """Samples of a task that are judged at a time."""
+    threads: int = Field(default=2, ge=1)
+    """CPU threads of merging and mutating; any number gives the same bytes."""
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    """Where models generate and SVD mutation computes; `auto` is CUDA where there is a device."""
+    cache_size: str = "50GB"
+    """Space for cached checkpoints on a machine."""
+    timeout: int = Field(default=6 * 3600, ge=60)
+    """Seconds until a task is ended."""
+    retries: int = Field(default=2, ge=0)
+    """How often `drive` repeats a failed run on a cluster."""
+    pins: tuple[str, ...] = ()
+    """Ids of models that are never cleaned up."""
+    images: Images = Images()
+    """The images of tasks in containers and pods."""
+    pull_policy: Literal["Always", "IfNotPresent", "Never"] = "IfNotPresent"
+    """When a cluster pulls the images."""
+    pull_secrets: tuple[str, ...] = ()
+    """Kubernetes Secrets with the registry's credentials."""
+    endpoint: str | None = None
+    """URL of the KFP API; empty: `KF_PIPELINES_ENDPOINT`, else the kubeconfig's cluster."""
+    tls_ca: Location | None = None
+    """File with the certificate authority of that URL; empty: the system's."""
+    namespace: str = "kubeflow"
+    """Kubernetes namespace in which runs execute."""
+    service_account: str = ""
+    """Service account of pods; empty: the one that KFP chooses."""
+    secret: str = "cycleqd-credentials"
+    """Secret with the S3 keys, in `namespace`."""
+    config_map: str = "cycleqd-settings"
+    """ConfigMap with the addresses of S3 and MLflow, in `namespace`."""
+    control: Resources = Resources(cpu="1", memory="2G")
+    """Resources of pods of the `control` image."""
+    weights: Resources = Resources()
+    """Resources of pods of the `weights` image."""
+    evaluate: Resources = Resources()
+    """Resources of pods of the `evaluate` image."""
+
+    def image(self, stage: str) -> str:
+        """The reference of a stage's image."""
+        found: str = getattr(self.images, image_of(stage))
+        return found
+
+    def resources(self, stage: str) -> Resources:
+        """What a stage's pod asks for."""
+        found: Resources = getattr(self, image_of(stage))
+        return found
