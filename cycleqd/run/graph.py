@@ -13,6 +13,8 @@ from graphlib import TopologicalSorter
 from threading import Event
 from typing import Any
 
+from cycleqd.errors import UnavailableError
+
 Values = Mapping[str, Any]
 """Parameters or outputs by name; JSON values."""
 
@@ -125,4 +127,4 @@ def _value(source: Mapping[str, Any], inputs: Values, made: Mapping[str, Values]
             return value
         case {"taskOutputParameter": {"producerTask": task, "outputParameterKey": key}}:
             return made[task][key]
-    raise NotImplementedError(f"a pipeline on this machine cannot pass a parameter by {source}")
+    raise UnavailableError(f"a parameter is passed by {source}, which only a cluster can; run the pipeline on Kubeflow")

@@ -22,10 +22,11 @@ from tests.ledger import ledger
 
 Tree = dict[str, tuple[tuple[str, ...], tuple[str, ...]]]
 """Model → its parents' ids and digests."""
+LEAVES = ("final", "aggregated", "g000002-c01")
 
 
 def tree_of_mlflow(name: str) -> Tree:
-    runs, found, open_ = ledger(name).runs, Tree(), ["final"]
+    runs, found, open_ = ledger(name).runs, Tree(), list(LEAVES)
     while open_:
         model = open_.pop()
         tags = runs[f"model:{model}"]["tags"]
@@ -40,15 +41,15 @@ def tree_of_mlflow(name: str) -> Tree:
 
 
 def tree_of_s3(store: Store) -> Tree:
-    found, open_ = Tree(), ["final"]
+    found, open_ = Tree(), list(LEAVES)
     while open_:
         model = open_.pop()
         generation = child_generation(model)
         if generation is not None:
             parents = find_child(store, model, generation).parents
             found[model] = (tuple(p.id for p in parents), tuple(p.digest for p in parents))
-        elif model == "final":
-            made = need_result(store, "models/final/make")["inputs"]["models"]
+        elif model in LEAVES:
+            made = need_result(store, f"models/{model}/make")["inputs"]["models"]
             found[model] = (tuple(p["id"] for p in made), tuple(p["digest"] for p in made))
         else:
             found[model] = ((), ())
@@ -66,7 +67,8 @@ def test_runs_are_nested_and_complete(grown: Evolution) -> None:
     runs = ledger(grown.name).runs
     assert {key: run["parent"] for key, run in runs.items() if not key.startswith("model:g")} == {
         "evolution": None,
-        **{f"model:{name}": "evolution" for name in ("base", "expert-a", "expert-b", "expert-c", "final", "naive")},
+        **{f"model:expert-{name}": "evolution" for name in "abc"},
+        **{f"model:{name}": "evolution" for name in ("base", "naive", "aggregated", "final")},
         **{f"generation:{number:06d}": "evolution" for number in range(3)},
     }
     child = runs["model:g000001-c01"]
