@@ -40,4 +40,4 @@ def test_stages_tell_how_far_they_are(
     size = open_checkpoint(stored).nbytes
     for line in (f"{child}: {size:,} of {size:,} bytes merged", f"{child}: {size:,} of {size:,} bytes mutated"):
         assert line in said
-    assert f"final: {size:,} of {size:,} bytes combined" in said
+    assert f"aggregated: {size:,} of {size:,} bytes combined" in said

@@ -129,4 +129,6 @@ def test_configurations_name_no_file_of_a_machine() -> None:
         paths = [config.models.base, *(e.path for e in config.models.experts.values())]
         paths += [task.data for task in config.tasks.values()]
         assert all(path.startswith("s3://") for path in paths)
-        assert all(task.class_.startswith(("s3://", "cycleqd.")) for task in config.tasks.values())
+        assert all(
+            task.class_ in ("code", "db", "os") or task.class_.startswith("s3://") for task in config.tasks.values()
+        )

@@ -25,6 +25,7 @@ from cycleqd.run.steps import find_state
 from cycleqd.search.config import load
 from cycleqd.storage import layout
 from cycleqd.storage.evolution import current
+from cycleqd.storage.frozen import frozen_bytes
 from cycleqd.storage.objects import Store
 from cycleqd.storage.settings import Settings
 from tests.run.conftest import start
@@ -412,9 +413,9 @@ def test_flags_beat_the_environment_and_a_dead_endpoint_is_one_sentence(world: W
 
 
 def test_another_configuration_of_the_same_name_is_refused(world: World) -> None:
-    world.store.put(layout.CONFIG, b"{}")
+    world.store.put(layout.CONFIG, frozen_bytes(load(world.config).model_copy(update={"seed": 99})))
     assert "was started with another configuration" in world.call("submit", code=4)[1]
-    world.store.put(layout.HEAD, b'{"sha256": "0", "snapshot": 0}')
+    world.store.put(layout.HEAD, b'{"edition": 0, "format": 1, "sha256": "0", "snapshot": 0}')
     assert "was started with another configuration" in world.call("schedule", "--cron", CRON, code=4)[1]
     assert world.backend.schedules == {}
 

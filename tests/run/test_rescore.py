@@ -36,13 +36,13 @@ def newer(kind: type[Task]) -> type[Task]:
 
 
 def judge_task_two_anew(patch: pytest.MonkeyPatch) -> None:
-    load = staged.load_class
+    load = staged.load_task
 
     def loaded(reference: str, root: Path) -> type[Task]:
         kind = load(reference, root)
         return newer(kind) if reference.startswith("tasks/two/") else kind
 
-    patch.setattr(staged, "load_class", loaded)
+    patch.setattr(staged, "load_task", loaded)
 
 
 def scored_anew(evo: Evolution) -> list[tuple[str, str]]:
