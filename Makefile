@@ -37,7 +37,7 @@ test: .venv/.dev ## the whole test suite
 # Pure functions and small models, without S3, MLflow, MariaDB or a sandbox: a test of those belongs to `make test`.
 QUICK := tests/search tests/weights tests/pipelines tests/scripts tests/report/test_statistics.py \
     tests/report/test_pictures.py tests/cli/test_cli.py tests/cli/test_init.py tests/run/test_decisions.py \
-    tests/evaluation/test_evaluator.py tests/evaluation/test_plugins.py tests/evaluation/test_splits.py \
+    tests/evaluation/test_evaluator.py tests/test_loading.py tests/evaluation/test_splits.py \
     tests/test_readme.py
 test-fast: .venv/.dev ## the quick tests, for the loop while working
 	$(BIN)/pytest $(QUICK)
