@@ -77,13 +77,16 @@ def recorded(store: Store, task: str, *given: str) -> Iterator[None]:
 
 
 def _describe(task: str, given: tuple[str, ...], run: str, error: Exception) -> Failure:
-    ours = isinstance(error, CycleQDError)
+    if isinstance(error, CycleQDError):
+        exit_code, sentence = error.exit_code, str(error)
+    else:
+        exit_code, sentence = CycleQDError.exit_code, f"{type(error).__name__}: {error}"
     return Failure(
         task=task,
         models=tuple(layout.children_in(" ".join(given))),
         kind=type(error).__name__,
-        exit_code=error.exit_code if isinstance(error, CycleQDError) else CycleQDError.exit_code,
-        sentence=(str(error) if ours else f"{type(error).__name__}: {error}")[:_LONGEST],
+        exit_code=exit_code,
+        sentence=sentence[:_LONGEST],
         kfp_run=run,
         kfp_pod=provenance()["kfp_pod"],
         at=time.time_ns() // 1_000_000,

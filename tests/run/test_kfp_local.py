@@ -15,6 +15,7 @@ from cycleqd.storage.settings import Settings
 from tests.run.conftest import Finished, content
 
 BUCKET = "under-kfp"
+ROOT = Path(__file__).parents[2]
 PROGRAM = """
 import sys
 from pathlib import Path
@@ -37,12 +38,14 @@ for step in (Step("seeding"), Step("generation", 0, 1)):
 def test_kfps_local_runner_makes_the_same_objects(finished: Finished, tmp_path: Path) -> None:
     own = {"CYCLEQD_BUCKET": BUCKET, "CYCLEQD_CACHE": str(tmp_path / "cache"), "TMPDIR": str(tmp_path)}
     own["MLFLOW_TRACKING_URI"] = f"sqlite:///{tmp_path}/mlflow.db"  # the server has an experiment of this name
+    own["PYTHONPATH"] = str(ROOT)
     environment = {**os.environ, **finished.session.environment, **own}
     settings = Settings.from_environment(environment)
     connect_client(settings).create_bucket(Bucket=BUCKET)
     done = subprocess.run(
         [sys.executable, "-c", PROGRAM, str(finished.path), str(tmp_path / "root")],
         env=environment,
+        cwd=tmp_path,  # MLflow without a server writes artifacts below the current folder
         capture_output=True,
         text=True,
         timeout=800,
