@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from cycleqd.errors import InvalidInputError
-from cycleqd.weights.headers import TensorInfo, header_length, parse_header
+from cycleqd.weights.headers import TensorInfo, read_header
 from cycleqd.weights.layout import INDEX
 from cycleqd.weights.protocols import Source
 
@@ -17,7 +17,6 @@ FLOATS = frozenset({"F32", "BF16", "F16"})
 """Dtypes that are merged. Integers and booleans are buffers, taken from the base."""
 
 _HEAD, _EMBEDDING = "lm_head.weight", "model.embed_tokens.weight"
-_HEADER_GUESS = 65_536  # most headers fit; one request instead of two
 
 
 @dataclass(frozen=True)
@@ -70,7 +69,7 @@ def open_checkpoint(source: Source) -> Checkpoint:
         if name not in sizes:
             raise InvalidInputError(f"{source.location} lacks the shard {name} that its index names; fetch it again.")
     with ThreadPoolExecutor(4) as pool:
-        headers = list(pool.map(lambda name: _header(source, name, sizes[name]), files))
+        headers = list(pool.map(lambda name: read_header(source, name, sizes[name]), files))
     tensors = {t.name: t for header in headers for t in header}
     if sum(map(len, headers)) != len(tensors) or (index is not None and _differs(index, tensors)):
         raise InvalidInputError(
@@ -128,15 +127,6 @@ def _lone_file(source: Source, sizes: Mapping[str, int]) -> list[str]:
     if len(files) > 1:
         raise InvalidInputError(f"{source.location} has {len(files)} safetensors files but no {INDEX}; fetch it again.")
     return files
-
-
-def _header(source: Source, name: str, size: int) -> list[TensorInfo]:
-    file = f"{source.location}/{name}"
-    start = bytes(source.read_range(name, 0, min(size, _HEADER_GUESS)))
-    length = header_length(start[:8], file, size)
-    if 8 + length > len(start):
-        start += bytes(source.read_range(name, len(start), 8 + length))
-    return parse_header(start[8 : 8 + length], file, size, name)
 
 
 def _refuse_quantised(source: Source, tensors: Mapping[str, TensorInfo]) -> None:

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from cycleqd.errors import InvalidInputError
+from cycleqd.weights.protocols import Source
 
 ITEM_SIZE = {
     "F64": 8, "I64": 8, "U64": 8, "C64": 8, "F32": 4, "I32": 4, "U32": 4, "F16": 2, "BF16": 2, "I16": 2, "U16": 2,
@@ -17,6 +18,7 @@ ITEM_SIZE = {
 """Bytes an element, by the format's dtype names."""
 
 _HEADER_LIMIT = 100_000_000  # the format's own limit
+_HEADER_GUESS = 65_536  # most headers fit; one request instead of two
 
 
 @dataclass(frozen=True)
@@ -39,6 +41,25 @@ class TensorInfo:
     def item_size(self) -> int:
         """Bytes an element."""
         return ITEM_SIZE[self.dtype]
+
+
+def read_header(source: Source, name: str, size: int) -> list[TensorInfo]:
+    """The tensors of one file of a source, by offset.
+
+    Args:
+        source: The folder.
+        name: The file's name.
+        size: Its bytes.
+
+    Raises:
+        InvalidInputError: The file is truncated or no safetensors file.
+    """
+    file = f"{source.location}/{name}"
+    start = bytes(source.read_range(name, 0, min(size, _HEADER_GUESS)))
+    length = header_length(start[:8], file, size)
+    if 8 + length > len(start):
+        start += bytes(source.read_range(name, len(start), 8 + length))
+    return parse_header(start[8 : 8 + length], file, size, name)
 
 
 def header_length(first_bytes: bytes, file: str, size: int) -> int:

@@ -1,0 +1,187 @@
+"""The shared basis of low-rank experts: orthonormal Q and P of every matrix, in which all descendants are small cores.
+
+If expert k's task vector of a matrix is B_k A_k, every linear combination of experts, and whatever scales singular
+values, is Q C Pᵀ: Q spans the columns of all B_k, P the rows of all A_k, and C, the core, is small.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from itertools import count
+
+import torch
+from safetensors.torch import save
+
+from cycleqd.errors import IntegrityError
+from cycleqd.weights.headers import TensorInfo, read_header
+from cycleqd.weights.manifest import FileEntry, Manifest
+from cycleqd.weights.protocols import Sink, Source
+from cycleqd.weights.tensors import from_bytes
+
+Factors = tuple[torch.Tensor, torch.Tensor]
+"""B [out, r] and A [r, in] of one matrix's task vector B A, float32, the adapter's scaling in B."""
+
+_DROPPED = 1e-6  # of the largest singular value: directions below are rounding
+_SHARD = 512 << 20  # bytes of a file of the basis, about: what is in memory before it is written
+
+
+@dataclass(frozen=True)
+class Basis:
+    """Q and P of every matrix, read when they are asked for.
+
+    Attributes:
+        source: The folder.
+        tensors: Of each matrix, by the base's tensor name, where Q [out, a] and P [in, b] lie, float32.
+    """
+
+    source: Source
+    tensors: Mapping[str, tuple[TensorInfo, TensorInfo]]
+
+    @property
+    def shapes(self) -> dict[str, tuple[int, int]]:
+        """Of each matrix the shape of its cores, [a, b]."""
+        return {name: (q.shape[1], p.shape[1]) for name, (q, p) in self.tensors.items()}
+
+    @property
+    def dense_shapes(self) -> dict[str, tuple[int, int]]:
+        """Of each matrix its own shape, [out, in]."""
+        return {name: (q.shape[0], p.shape[0]) for name, (q, p) in self.tensors.items()}
+
+    def read(self, name: str) -> Factors:
+        """Q and P of a matrix.
+
+        Args:
+            name: The base's name of the matrix.
+
+        Returns:
+            Q [out, a] and P [in, b], float32, with orthonormal columns.
+        """
+        q, p = (
+            from_bytes(self.source.read_range(t.file, t.start, t.stop), t.dtype).view(t.shape)
+            for t in self.tensors[name]
+        )
+        return q, p
+
+
+def open_basis(source: Source) -> Basis:
+    """Read the headers of a basis.
+
+    Args:
+        source: The folder that `write_basis` wrote, its files verified.
+
+    Raises:
+        IntegrityError: It holds something else.
+    """
+    found = {t.name: t for name, size in source.files().items() for t in read_header(source, name, size)}
+    names = sorted({name.rpartition(".")[0] for name in found})
+    try:
+        return Basis(source, {name: (found[f"{name}.Q"], found[f"{name}.P"]) for name in names})
+    except KeyError as error:
+        raise IntegrityError(f"{source.location} is not a basis: it lacks {error}; restore it") from error
+
+
+def write_basis(
+    names: Sequence[str],
+    factors: Callable[[str], Sequence[Factors | None]],
+    sink: Sink,
+    threads: int,
+    done: Callable[[str, Sequence[torch.Tensor]], None],
+) -> Manifest:
+    """Write Q and P of every matrix that an expert changes, and report the experts' cores.
+
+    Args:
+        names: The base's names of the matrices, in the order of the result.
+        factors: Of a matrix's name, each expert's B and A; None where the expert leaves the matrix alone.
+        sink: Where the basis is written.
+        threads: Matrices that are worked on at a time; changes no byte.
+        done: Called with each matrix's name and the experts' cores [a, b], float32, in the order of `names`.
+
+    Returns:
+        The basis' files.
+    """
+
+    def make(name: str) -> tuple[Factors, list[torch.Tensor]]:
+        return span(factors(name))
+
+    entries: dict[str, FileEntry] = {}
+    with single_threaded(threads) as pool, ExitStack() as stack:
+        made = zip(names, _ahead(pool, make, names, threads), strict=True)
+        for number in count(1):
+            shard: dict[str, torch.Tensor] = {}
+            for name, ((q, p), cores) in made:
+                shard |= {f"{name}.Q": q, f"{name}.P": p}
+                done(name, cores)
+                if sum(tensor.nbytes for tensor in shard.values()) >= _SHARD:
+                    break
+            if not shard:
+                break
+            data = save(shard)
+            writer = sink.create(f"basis-{number:05d}.safetensors", len(data))
+            stack.callback(writer.abort)
+            writer.write(data)
+            entries[f"basis-{number:05d}.safetensors"] = FileEntry(len(data), writer.close())
+        stack.pop_all()
+    return Manifest(dict(sorted(entries.items())))
+
+
+def span(experts: Sequence[Factors | None]) -> tuple[Factors, list[torch.Tensor]]:
+    """Q, P and the cores of one matrix.
+
+    One QR of all experts' columns and one of their rows, in float64. The factors are balanced first, so that each
+    column has the weight that it has in the task vector; directions below 1e-6 of the largest are dropped.
+
+    Args:
+        experts: Of each expert B [out, r] and A [r, in], float32; None for a zero task vector. One is not None.
+
+    Returns:
+        Q [out, a] and P [in, b] with orthonormal columns, and each expert's core (Qᵀ B)(A P), [a, b]; float32.
+    """
+    pairs = [pair and (pair[0].double(), pair[1].double()) for pair in experts]
+    present = [pair for pair in pairs if pair]
+    q = _orthonormal([b @ torch.linalg.qr(a.T).R.T for b, a in present])
+    p = _orthonormal([a.T @ torch.linalg.qr(b).R.T for b, a in present])
+    zero = torch.zeros(q.shape[1], p.shape[1])
+    cores = [((q.T @ pair[0]) @ (pair[1] @ p)).float() if pair else zero.clone() for pair in pairs]
+    return (q.float().contiguous(), p.float().contiguous()), cores
+
+
+def _orthonormal(blocks: Sequence[torch.Tensor]) -> torch.Tensor:
+    """An orthonormal basis of the blocks' columns, most important first; at least one direction."""
+    q, r = torch.linalg.qr(torch.cat(list(blocks), dim=1))
+    u, values, _ = torch.linalg.svd(r, full_matrices=False)
+    kept = max(int((values > _DROPPED * values[0]).sum()), 1)
+    found: torch.Tensor = q @ u[:, :kept]
+    return found
+
+
+@contextmanager
+def single_threaded(threads: int) -> Iterator[ThreadPoolExecutor]:
+    """Workers with one thread of arithmetic each, so that bytes do not depend on the machine's cores.
+
+    Args:
+        threads: Number of workers.
+    """
+    previous = torch.get_num_threads()
+    try:
+        with ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=(1,)) as pool:
+            yield pool
+    finally:
+        torch.set_num_threads(previous)
+
+
+def _ahead(
+    pool: ThreadPoolExecutor,
+    make: Callable[[str], tuple[Factors, list[torch.Tensor]]],
+    names: Iterable[str],
+    threads: int,
+) -> Iterator[tuple[Factors, list[torch.Tensor]]]:
+    """The results in order, so many matrices ahead that no worker waits and memory stays bounded."""
+    waiting = []
+    for name in names:
+        waiting.append(pool.submit(make, name))
+        if len(waiting) > 2 * threads:
+            yield waiting.pop(0).result()
+    yield from (future.result() for future in waiting)

@@ -1,0 +1,187 @@
+"""Task vectors in the span of low-rank experts: models as cores, and the search's operators on them.
+
+A model is one small matrix C for each matrix of the basis: τ = Q C Pᵀ. As Q and P are orthonormal, the singular values
+of C are those of τ, so operators that combine task vectors or scale singular values do to cores what they do to dense
+task vectors (cycleqd.weights.recipe), exactly.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load, save
+
+from cycleqd.errors import IntegrityError, InvalidInputError
+from cycleqd.search.operators import Drawn
+from cycleqd.search.operators.crossover import Crossover
+from cycleqd.search.operators.mutation import Matrix, Mutation, SpanMutation
+from cycleqd.weights.basis import Basis, Factors, single_threaded
+
+FILE = "core.safetensors"
+"""The one file of a model in the span."""
+
+
+@dataclass(frozen=True)
+class Core:
+    """A model in the span.
+
+    Attributes:
+        base: Digest of the base's checkpoint.
+        basis: Digest of the basis.
+        matrices: C of each matrix of the basis, [a, b], float32, by the base's tensor name.
+    """
+
+    base: str
+    basis: str
+    matrices: Mapping[str, torch.Tensor]
+
+    def to_bytes(self) -> bytes:
+        """The file: safetensors, with the two digests in its metadata."""
+        names = json.dumps({"base": self.base, "basis": self.basis}, sort_keys=True)
+        return save(dict(self.matrices), metadata={"cycleqd": names})
+
+    @staticmethod
+    def from_bytes(data: bytes, where: str) -> Core:
+        """Read what `to_bytes` wrote.
+
+        Args:
+            data: The file's content.
+            where: Its address, for messages.
+
+        Raises:
+            IntegrityError: It is something else.
+        """
+        try:
+            matrices = load(data)
+            header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
+            names = json.loads(header["__metadata__"]["cycleqd"])
+            return Core(str(names["base"]), str(names["basis"]), matrices)
+        except (SafetensorError, ValueError, KeyError, TypeError) as error:
+            raise IntegrityError(f"{where} is not a core ({error!r}); it was altered: restore it") from error
+
+    def like(self, matrices: Mapping[str, torch.Tensor]) -> Core:
+        """Another model of the same basis.
+
+        Args:
+            matrices: Its cores, [a, b], of any float dtype; they are rounded to float32 here.
+
+        Raises:
+            InvalidInputError: One holds NaN or Inf, or is too large for float32.
+        """
+        rounded = {name: matrix.float().contiguous() for name, matrix in matrices.items()}
+        for name, matrix in rounded.items():
+            if not bool(torch.isfinite(matrix).all()):
+                raise InvalidInputError(
+                    f"{name} would hold NaN or Inf in the child; its parents' weights are too large."
+                )
+        return Core(self.base, self.basis, rounded)
+
+
+def merge(parents: Sequence[Core], crossover: Drawn[Crossover]) -> Core:
+    """The child of K parents: Σ c_i C_i a matrix (paper, section 3.2), in float64, rounded once to float32.
+
+    Args:
+        parents: One or more models of one basis.
+        crossover: The operator and what it drew for the child.
+
+    Raises:
+        IntegrityError: The parents have different bases.
+        InvalidInputError: The coefficients are not a finite number a parent.
+    """
+    return _combined(parents, lambda name: crossover.operator.coefficients(crossover.values, name))
+
+
+def combine(models: Sequence[Core], coefficients: Sequence[float]) -> Core:
+    """Σ β_k τ_k (paper, section 3.4), as `merge` computes it.
+
+    Args:
+        models: One or more models of one basis.
+        coefficients: β, one a model.
+
+    Raises:
+        IntegrityError: The models have different bases.
+        InvalidInputError: The coefficients are not a finite number a model.
+    """
+    return _combined(models, lambda name: coefficients)
+
+
+def _combined(models: Sequence[Core], coefficients: Callable[[str], Sequence[float]]) -> Core:
+    first = models[0]
+    for model in models:
+        if (model.base, model.basis) != (first.base, first.basis):
+            raise IntegrityError(
+                f"models of the bases {first.basis[:12]} and {model.basis[:12]} cannot be combined: they belong to"
+                " different evolutions"
+            )
+    found = {}
+    for name, matrix in first.matrices.items():
+        weights = coefficients(name)
+        if len(weights) != len(models) or not all(map(math.isfinite, weights)):
+            raise InvalidInputError(
+                f"Combining {len(models)} models needs as many finite coefficients, not {list(weights)}."
+            )
+        total = torch.zeros_like(matrix, dtype=torch.float64)
+        for model, weight in zip(models, weights, strict=True):
+            total += weight * model.matrices[name].double()
+        found[name] = total
+    return first.like(found)
+
+
+def mutate(core: Core, mutation: Drawn[Mutation], threads: int = 1) -> Core:
+    """The model after a mutation: singular values of each core scaled (paper, section 3.3), its SVD in float64.
+
+    Args:
+        core: The merged child.
+        mutation: The operator and what it drew for the child.
+        threads: Matrices that are worked on at a time; changes no byte.
+
+    Raises:
+        InvalidInputError: The operator needs dense task vectors, or gives something else than a factor a direction.
+    """
+    with single_threaded(threads) as pool:
+        changed = pool.map(lambda name: _mutated(name, core.matrices[name], mutation), core.matrices)
+        return core.like(dict(zip(core.matrices, changed, strict=True)))
+
+
+def _mutated(name: str, matrix: torch.Tensor, mutation: Drawn[Mutation]) -> torch.Tensor:
+    operator, what = mutation.operator, Matrix(name, min(matrix.shape), embedding=False)
+    if not isinstance(operator, SpanMutation):
+        raise InvalidInputError(
+            f"mutation '{operator.kind}' works on dense weights; choose another, or set models.weights to dense"
+        )
+    if not operator.mutates(what) or not bool(matrix.any()):
+        return matrix
+    factors = torch.from_numpy(operator.factors(mutation.values, what))
+    if factors.shape != (what.directions,):
+        raise InvalidInputError(
+            f"mutation '{operator.kind}' gave {tuple(factors.shape)} factors for {name}, where {what.directions} are"
+            " needed; correct it"
+        )
+    u, sigma, vt = torch.linalg.svd(matrix.double(), full_matrices=False)
+    scaled: torch.Tensor = u @ ((sigma * factors).unsqueeze(1) * vt)
+    return scaled
+
+
+def low_rank(basis: Basis, core: Core, names: Iterable[str] | None = None) -> dict[str, Factors]:
+    """The model as an adapter's factors: B A = Q C Pᵀ, at the smaller of the core's two ranks.
+
+    Args:
+        basis: The basis of the core.
+        core: The model.
+        names: Of which matrices; default: all.
+
+    Returns:
+        By the base's tensor name B [out, r] and A [r, in], float32, r = min(a, b).
+    """
+    found = {}
+    for name in core.matrices if names is None else names:
+        q, p = basis.read(name)
+        matrix = core.matrices[name]
+        wide = matrix.shape[0] < matrix.shape[1]
+        found[name] = (q, matrix @ p.T) if wide else (q @ matrix, p.T.contiguous())
+    return found

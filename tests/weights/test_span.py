@@ -1,0 +1,165 @@
+"""Cores: what operators do to them is what they do to dense task vectors."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from cycleqd.errors import IntegrityError, InvalidInputError
+from cycleqd.search.operators import Drawn
+from cycleqd.search.operators.crossover.mean import Mean
+from cycleqd.search.operators.mutation.gaussian import Gaussian
+from cycleqd.search.operators.mutation.none import NoMutation
+from cycleqd.search.operators.mutation.svd import Svd
+from cycleqd.weights.basis import Basis, Factors, open_basis, span, write_basis
+from cycleqd.weights.local import LocalSink, LocalSource
+from cycleqd.weights.mutation import svd_rescale
+from cycleqd.weights.span import Core, combine, low_rank, merge, mutate
+
+NAMES = ["a.weight", "b.weight", "c.weight"]
+SHAPES = {"a.weight": (24, 32), "b.weight": (40, 16), "c.weight": (6, 64)}
+
+
+def factors(seed: int, rank: int, names: list[str] = NAMES) -> dict[str, Factors]:
+    rng = torch.Generator().manual_seed(seed)
+    return {
+        name: (torch.randn(SHAPES[name][0], rank, generator=rng), torch.randn(rank, SHAPES[name][1], generator=rng))
+        for name in names
+    }
+
+
+EXPERTS = [factors(1, 3), factors(2, 4, NAMES[:2]), factors(3, 2)]
+
+
+@pytest.fixture(scope="module")
+def built(tmp_path_factory: pytest.TempPathFactory) -> tuple[Basis, list[Core]]:
+    folder = tmp_path_factory.mktemp("basis")
+    found: list[dict[str, torch.Tensor]] = [{} for _ in EXPERTS]
+
+    def done(name: str, cores: list[torch.Tensor]) -> None:
+        for matrices, core in zip(found, cores, strict=True):
+            matrices[name] = core
+
+    manifest = write_basis(NAMES, lambda name: [e.get(name) for e in EXPERTS], LocalSink(folder), 2, done)
+    return open_basis(LocalSource(folder)), [Core("base", manifest.digest, matrices) for matrices in found]
+
+
+def dense(basis: Basis, core: Core, name: str) -> torch.Tensor:
+    q, p = basis.read(name)
+    return q.double() @ core.matrices[name].double() @ p.T.double()
+
+
+def close(found: torch.Tensor, wanted: torch.Tensor, limit: float = 1e-5) -> bool:
+    return float((found.double() - wanted.double()).norm()) <= limit * max(float(wanted.norm()), 1e-30)
+
+
+def test_experts_are_exactly_in_the_span(built: tuple[Basis, list[Core]]) -> None:
+    basis, cores = built
+    for expert, core in zip(EXPERTS, cores, strict=True):
+        for name in NAMES:
+            b, a = expert.get(name, (torch.zeros(SHAPES[name][0], 1), torch.zeros(1, SHAPES[name][1])))
+            assert close(dense(basis, core, name), b @ a, 1e-6)
+
+
+def test_the_basis_is_orthonormal_and_no_larger_than_needed(built: tuple[Basis, list[Core]]) -> None:
+    basis, _ = built
+    assert basis.shapes == {"a.weight": (9, 9), "b.weight": (9, 9), "c.weight": (5, 5)}
+    assert basis.dense_shapes == SHAPES
+    for name in NAMES:
+        for side in basis.read(name):
+            assert torch.allclose(side.T @ side, torch.eye(side.shape[1]), atol=1e-6)
+
+
+def test_directions_of_dependent_experts_are_dropped() -> None:
+    (b, a), (other, row) = factors(1, 3)["a.weight"], factors(2, 3)["a.weight"]
+    (q, p), cores = span([(b, a), (2 * b, a), (other, row), None])
+    assert (q.shape[1], p.shape[1]) == (6, 6)
+    assert close(q @ cores[1] @ p.T, 2 * b @ a) and not cores[3].any()
+    # The scale of a pair is its product's: a tiny A beside a huge B hides nothing.
+    (q, p), cores = span([(b * 1e6, a * 1e-6), (other, row)])
+    assert (q.shape[1], p.shape[1]) == (6, 6) and close(q @ cores[0] @ p.T, b @ a)
+
+
+def test_threads_change_no_byte(tmp_path: object, tmp_path_factory: pytest.TempPathFactory) -> None:
+    digests = set()
+    for threads in (1, 3):
+        sink = LocalSink(tmp_path_factory.mktemp("threads"))
+        found = write_basis(NAMES, lambda name: [e.get(name) for e in EXPERTS], sink, threads, lambda *_: None)
+        digests.add(found.digest)
+    assert len(digests) == 1
+
+
+def test_bytes_are_read_back(built: tuple[Basis, list[Core]]) -> None:
+    core = built[1][0]
+    again = Core.from_bytes(core.to_bytes(), "s3://b/k")
+    assert (again.base, again.basis) == (core.base, core.basis) and again.to_bytes() == core.to_bytes()
+    with pytest.raises(IntegrityError, match="s3://b/k is not a core"):
+        Core.from_bytes(core.to_bytes()[:-3], "s3://b/k")
+
+
+@settings(max_examples=25, deadline=None)
+@given(omega=st.lists(st.floats(-2, 2), min_size=3, max_size=3), seed=st.integers(0, 99), rescale=st.booleans())
+def test_operators_do_to_cores_what_they_do_to_dense_task_vectors(
+    built: tuple[Basis, list[Core]], omega: list[float], seed: int, rescale: bool
+) -> None:
+    if abs(sum(omega)) < 0.1:
+        return
+    basis, cores = built
+    child = merge(cores, Drawn(Mean(), {"omega": omega}))
+    svd = Svd(mode="rescale" if rescale else "additive")
+    mutated = mutate(child, Drawn(svd, {"seed": seed}))
+    for name in NAMES:
+        tau = sum((w / sum(omega) * dense(basis, c, name) for w, c in zip(omega, cores, strict=True)), torch.zeros(1))
+        assert close(dense(basis, child, name), tau)
+        full = min(SHAPES[name])
+        w = svd.factors({"seed": seed}, dataclasses.replace(_matrix(name), directions=full))
+        # ranks below the dense one: the core has the first factors, for the largest singular values
+        expected = svd_rescale(tau.float(), torch.from_numpy(np.asarray(w)))
+        assert close(dense(basis, mutated, name), expected, 2e-3)
+
+
+def _matrix(name: str):  # type: ignore[no-untyped-def]
+    from cycleqd.search.operators.mutation import Matrix
+
+    return Matrix(name, 1, embedding=False)
+
+
+def test_factors_of_fewer_directions_are_a_prefix() -> None:
+    svd = Svd()
+    few = svd.factors({"seed": 7}, dataclasses.replace(_matrix("a.weight"), directions=5))
+    many = svd.factors({"seed": 7}, dataclasses.replace(_matrix("a.weight"), directions=50))
+    assert (many[:5] == few).all()
+
+
+def test_no_mutation_and_one_parent_give_the_parent_bit_for_bit(built: tuple[Basis, list[Core]]) -> None:
+    core = built[1][0]
+    alone = merge([core, built[1][1]], Drawn(Mean(), {"omega": [1.0, 0.0]}))
+    assert alone.to_bytes() == core.to_bytes()
+    assert mutate(core, Drawn(NoMutation(), {})).to_bytes() == core.to_bytes()
+
+
+def test_threads_of_a_mutation_change_no_byte(built: tuple[Basis, list[Core]]) -> None:
+    drawn = Drawn(Svd(), {"seed": 3})
+    assert mutate(built[1][0], drawn, 1).to_bytes() == mutate(built[1][0], drawn, 3).to_bytes()
+
+
+def test_factors_are_a_low_rank_adapter(built: tuple[Basis, list[Core]]) -> None:
+    basis, cores = built
+    child = combine(cores, [0.5, 0.25, 1.0])
+    for name, (b, a) in low_rank(basis, child).items():
+        assert b.shape[1] == min(child.matrices[name].shape) and close(b @ a, dense(basis, child, name))
+
+
+def test_refusals(built: tuple[Basis, list[Core]]) -> None:
+    core = built[1][0]
+    with pytest.raises(InvalidInputError, match="'gaussian' works on dense weights"):
+        mutate(core, Drawn(Gaussian(), {"seed": 1}))
+    with pytest.raises(IntegrityError, match="different evolutions"):
+        combine([core, dataclasses.replace(core, basis="other")], [1, 1])
+    with pytest.raises(InvalidInputError, match="finite coefficients"):
+        combine([core], [float("nan")])
+    with pytest.raises(InvalidInputError, match="NaN or Inf"):
+        combine([core], [1e300])
