@@ -24,7 +24,11 @@ def finalising(config: Config) -> BaseComponent:
     first and decides.
     """
     where = config.place
-    compared = [*seeded_models(config), *(model for model in config.combined if model != config.chosen)]
+    compared = [
+        *seeded_models(config),
+        *config.extracted,
+        *(model for model in config.combined if model != config.chosen),
+    ]
     searched = [("search", tasks) for tasks in groups(config, config.search_tasks)]
     held_out = [("test", tasks) for tasks in groups(config, config.tasks)]
 

@@ -4,8 +4,8 @@ from kfp import dsl
 from kfp.dsl.base_component import BaseComponent
 
 from components.evaluate.component import evaluate_child, evaluate_models
-from components.merge.component import merge
-from components.mutate.component import mutate
+from components.merge.component import merge, merge_children
+from components.mutate.component import mutate, mutate_children
 from components.select_parents.component import select_parents
 from components.update_archives.component import update_archives
 from cycleqd.search.config import Config
@@ -38,6 +38,33 @@ def generation(config: Config, count: int | None = None) -> BaseComponent:
 
 
 def _one(config: Config) -> BaseComponent:
+    return _in_span(config) if config.in_span else _dense(config)
+
+
+def _in_span(config: Config) -> BaseComponent:
+    """Cores of all children are made in one task a step, and all children are evaluated in the same batches."""
+    where = config.place
+    parts = groups(config, config.search_tasks)
+
+    @dsl.pipeline(name="cycleqd-generation", description="Select parents, merge, mutate, evaluate, update archives")
+    def pipeline(evolution: str, generation: int, place: str, offset: int = 0) -> None:
+        selection = select_parents(evolution=evolution, generation=generation, offset=offset, place=place)
+        chosen = assign(selection, "select_parents", where).output
+        merged = assign(merge_children(evolution=evolution, children=chosen, place=place), "merge", where)
+        mutation = mutate_children(evolution=evolution, children=merged.output, place=place)
+        children = assign(mutation, "mutate", where).output
+        scores = [
+            evaluate_models(evolution=evolution, models=children, tasks=tasks, split="search", place=place)
+            for tasks in parts
+        ]
+        update = update_archives(evolution=evolution, children=children, place=place)
+        assign(update, "update_archives", where).after(*(assign(score, "evaluate", where) for score in scores))
+
+    return pipeline
+
+
+def _dense(config: Config) -> BaseComponent:
+    """Full checkpoints: a task a child for merging and, unless fused, for mutating."""
     where = config.place
     parts = groups(config, config.search_tasks)
     together = where.group == "generation"

@@ -1,4 +1,7 @@
-"""seeding: copy everything to S3, score base and experts, fix the grids, fill the archives. Makes snapshot 0."""
+"""seeding: copy everything to S3, score base and experts, fix the grids, fill the archives. Makes snapshot 0.
+
+For a search in the span, the experts' shared basis and their cores are made before anything is scored.
+"""
 
 import json
 from collections.abc import Iterable
@@ -6,6 +9,7 @@ from collections.abc import Iterable
 from kfp import dsl
 from kfp.dsl.base_component import BaseComponent
 
+from components.basis.component import basis
 from components.evaluate.component import evaluate_models
 from components.seed.component import seed
 from components.update_archives.component import update_archives
@@ -21,14 +25,16 @@ def groups(config: Config, names: Iterable[str]) -> list[str]:
 
 def seeding(config: Config) -> BaseComponent:
     """The seeding pipeline of a configuration. Parameters: evolution, config (JSON), place (JSON)."""
-    where = config.place
-    models = seeded_models(config)
-    batches = [models] if where.group == "generation" else [[model] for model in models]
+    where, in_span = config.place, config.in_span
+    models = [*seeded_models(config), *config.extracted]
+    batches = [models] if in_span or where.group == "generation" else [[model] for model in models]
     parts = groups(config, config.search_tasks)
 
     @dsl.pipeline(name="cycleqd-seeding", description="Stage the inputs, score base and experts, fill the archives")
     def pipeline(evolution: str, config: str, place: str) -> None:
         first = assign(seed(config=config, place=place), "seed", where)
+        if in_span:
+            first = assign(basis(evolution=evolution, place=place), "basis", where).after(first)
         scores: list[dsl.PipelineTask] = []
         for batch in batches:
             for tasks in parts:

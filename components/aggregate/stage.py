@@ -11,16 +11,14 @@ from collections.abc import Sequence
 
 from components.update_archives.stage import seeded_models
 from cycleqd.errors import ConflictError
-from cycleqd.progress import counting
 from cycleqd.search import state as states
 from cycleqd.search.config import Config
 from cycleqd.search.place import Place
 from cycleqd.search.records import JSON, ModelRef
 from cycleqd.search.state import State
 from cycleqd.storage import layout
-from cycleqd.storage.evolution import current, load_config, manifest_json, model_ref, parse_place, size_in_bytes
+from cycleqd.storage.evolution import current, load_config, manifest_json, model_ref, parse_place
 from cycleqd.storage.failures import recorded
-from cycleqd.storage.models import opened, sink
 from cycleqd.storage.objects import Store
 from cycleqd.storage.results import Clock, once
 from cycleqd.storage.scores import scored_models
@@ -84,7 +82,7 @@ def compared(config: Config, state: State, parts: Sequence[str] | None) -> list[
     if makes == "either" and parts is not None and not single:
         combined.remove("aggregated")
     best = [] if single else [states.best_living(config, state).model.id]
-    return list(dict.fromkeys([*seeded_models(config), *best, *combined]))
+    return list(dict.fromkeys([*seeded_models(config), *config.extracted, *best, *combined]))
 
 
 def claim(store: Store, config: Config) -> tuple[JSON, State]:
@@ -123,20 +121,11 @@ def build(store: Store, config: Config, place: Place, model: str, recipe: Recipe
     }
 
     def compute(clock: Clock) -> JSON:
-        from cycleqd.weights.aggregate import combine
+        from cycleqd.storage.making import combine_cores, combine_dense
 
-        models = [base, *(ref for ref, _ in recipe)]
-        with clock.part("combine"), opened(store, place, models) as (theta, *experts):
-            written = combine(
-                theta,
-                experts,
-                [beta for _, beta in recipe],
-                sink(store, layout.checkpoint(model)),
-                threads=place.threads,
-                shard_size=size_in_bytes(config.models.shard_size),
-                progress=counting(model, "bytes combined", theta.nbytes),
-            )
-        return {"checkpoint": manifest_json(written)}
+        if config.in_span:
+            return {"checkpoint": manifest_json(combine_cores(store, model, recipe))}
+        return {"checkpoint": manifest_json(combine_dense(store, config, place, model, base, recipe, clock))}
 
     once(store, layout.stage(model, "make"), "aggregate", METHOD_VERSION, inputs, compute)
 

@@ -1,4 +1,4 @@
-"""mutate as a Kubeflow Pipelines component."""
+"""mutate as Kubeflow Pipelines components: of one child inside a loop, and of all children of a generation."""
 
 from kfp import dsl
 
@@ -10,5 +10,14 @@ def mutate(evolution: str, item: str, place: str) -> str:
     """Mutate a merged child; nothing is left to do where merging did that already."""
     from components.mutate.stage import run
 
-    run(evolution, item, place)
+    run(evolution, [item], place)
     return item
+
+
+@dsl.component(base_image=Place().image("mutate"), install_kfp_package=False)
+def mutate_children(evolution: str, children: list[str], place: str) -> list[str]:
+    """Mutate the merged cores of all children of a generation."""
+    from components.mutate.stage import run
+
+    run(evolution, children, place)
+    return children

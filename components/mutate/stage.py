@@ -1,13 +1,13 @@
-"""mutate: the mutation of a merged child as a task of its own, where the place does not fuse it into merge.
+"""mutate: the mutation of merged children as a task of its own, where the place does not fuse it into merge.
 
-Reads the intermediate that merge wrote; writes the child's checkpoint: the same bytes as the fused way.
+Reads the intermediates that merge wrote; writes the children's checkpoints: the same bytes as the fused way. In the
+span of low-rank experts both are cores, and one task mutates all children of a generation.
 """
 
 from __future__ import annotations
 
-from contextlib import ExitStack
+from collections.abc import Sequence
 
-from cycleqd.progress import counting
 from cycleqd.search.config import Config
 from cycleqd.search.operators import Drawn
 from cycleqd.search.place import Place
@@ -22,7 +22,6 @@ from cycleqd.storage.evolution import (
     size_in_bytes,
 )
 from cycleqd.storage.failures import recorded
-from cycleqd.storage.models import device, opened, sink, source
 from cycleqd.storage.objects import Store
 from cycleqd.storage.results import Clock, need_result, once
 from cycleqd.storage.settings import Settings
@@ -32,43 +31,44 @@ METHOD_VERSION = 1
 """Raise when the bytes of a mutated checkpoint may change."""
 
 
-def run(evolution: str, item: str, place: str) -> None:
-    """Mutate the child that a loop item names. Free when that has been done, or when merge did it (`fused`)."""
+def run(evolution: str, children: Sequence[str], place: str) -> None:
+    """Mutate children. Free for those that have been mutated, or that merge mutated (`fused`).
+
+    Args:
+        evolution: Name of the evolution.
+        children: Loop items, one a child.
+        place: The section `place` as JSON.
+    """
     settings, where = Settings.from_environment(), parse_place(place)
     store = Store.connect(settings, evolution)
-    with recorded(store, "mutate", item):
-        child = planned_child(store, item)
-        if not where.fused:
-            make(store, load_config(store), child, where)
+    with recorded(store, "mutate", *children):
+        config = load_config(store)
+        for item in children if config.in_span or not where.fused else ():
+            child = planned_child(store, item)
+            make(store, config, child, where)
             logbook.log_making(settings, store, child.id, ["merge", "mutate"])
 
 
 def make(store: Store, config: Config, child: Child, place: Place) -> None:
-    """Write the child's checkpoint and record."""
+    """Write a child's checkpoint and record.
+
+    Args:
+        store: The evolution.
+        config: Its configuration.
+        child: From the generation's plan.
+        place: Where to work.
+    """
     merged = manifest_from(need_result(store, layout.stage(child.id, "merge"))["outputs"]["merged"])
     inputs = {"child": child.to_json(), "merged": merged.digest, "shard_size": config.models.shard_size}
 
     def compute(clock: Clock) -> JSON:
-        from cycleqd.weights.checkpoint import open_checkpoint
-        from cycleqd.weights.merge import mutate
+        from cycleqd.storage.making import mutate_core, mutate_dense
 
-        where = device(place)
-        clock.facts["device"] = where
-        with ExitStack() as stack:
-            with clock.part("open"):
-                (base,) = stack.enter_context(opened(store, place, [child.base]))
-                unmutated = open_checkpoint(source(store, layout.merged(child.id), merged))
-            with clock.part("mutate"):
-                written = mutate(
-                    base,
-                    unmutated,
-                    Drawn(config.method.mutation, child.mutation),
-                    sink(store, layout.checkpoint(child.id)),
-                    threads=place.threads,
-                    device=where,
-                    shard_size=size_in_bytes(config.models.shard_size),
-                    progress=counting(child.id, "bytes mutated", base.nbytes),
-                )
+        drawn = Drawn(config.method.mutation, child.mutation)
+        if config.in_span:
+            written = mutate_core(store, child, merged, drawn, place.threads)
+        else:
+            written = mutate_dense(store, child, merged, drawn, place, size_in_bytes(config.models.shard_size), clock)
         return {"checkpoint": manifest_json(written)}
 
     once(store, layout.stage(child.id, "mutate"), "mutate", METHOD_VERSION, inputs, compute)

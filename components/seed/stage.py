@@ -20,7 +20,7 @@ from cycleqd.storage.frozen import adopt, frozen_bytes
 from cycleqd.storage.objects import Store
 from cycleqd.storage.results import Clock, once
 from cycleqd.storage.settings import Settings
-from cycleqd.storage.staging import copy_checkpoint, copy_operators, copy_task, fetch_operators, find_task, open_inputs
+from cycleqd.storage.staging import copy_model, copy_operators, copy_task, fetch_operators, find_task, open_inputs
 from cycleqd.tracking import logbook
 
 METHOD_VERSION = 1
@@ -50,17 +50,17 @@ def run(config: str, place: str) -> None:
 def copy_all(store: Store, config: Config, frozen: bytes, inputs: JSON, clock: Clock) -> JSON:
     """Check everything, then copy it. A copy that a killed run finished is not made again."""
     with clock.part("check"):
-        checkpoints = open_inputs(store.client, config)
+        opened = open_inputs(store.client, config)
         found = {name: find_task(store.client, name, task) for name, task in config.tasks.items()}
     copy_operators(store, config)
     if not store.create(layout.CONFIG, frozen):
         adopt(store, config)
     models: dict[str, JSON] = {}
     with clock.part("models"):
-        for model in checkpoints:
+        for model in opened:
 
             def make(_: Clock, model: str = model) -> JSON:
-                return {"checkpoint": manifest_json(copy_checkpoint(store, model, checkpoints[model]))}
+                return {"checkpoint": manifest_json(copy_model(store, model, opened[model]))}
 
             models[model] = once(store, layout.stage(model, "make"), "seed", METHOD_VERSION, inputs, make)["checkpoint"]
     with clock.part("tasks"):

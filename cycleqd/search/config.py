@@ -28,12 +28,14 @@ M = TypeVar("M", bound=BaseModel)
 
 
 class Expert(Section):
-    """An expert: its checkpoint (a folder or s3:// prefix) and the task it was fine-tuned for."""
+    """An expert: its checkpoint or LoRA adapter (a folder or s3:// prefix) and the task it was fine-tuned for."""
 
     path: Location
-    """The expert's checkpoint: a Hugging Face folder of safetensors, or an s3:// prefix."""
+    """The expert: a Hugging Face folder of safetensors or a PEFT LoRA adapter's folder, or an s3:// prefix of one."""
     task: Name
     """The task that it was fine-tuned for, one of the search tasks."""
+    rank: int | None = Field(default=None, ge=1, le=512)
+    """Rank of the adapter to extract from it, where it is a full checkpoint; empty: `models.rank`."""
 
 
 class Models(Section):
@@ -45,6 +47,25 @@ class Models(Section):
     """At least one expert for each search task, by a name of your choice."""
     shard_size: Annotated[str, Field(pattern=r"^[0-9]+(\.[0-9]+)?(KB|MB|GB)$")] = "5GB"
     """Largest file of a checkpoint that is written, such as 500MB or 5GB."""
+    weights: Literal["auto", "dense", "span"] = "auto"
+    """How children are kept: `dense` (full checkpoints) or `span` (small cores in the span of low-rank experts). `auto`
+    is `span` where every expert is an adapter or `rank` is set, else `dense`; what it chose is frozen."""
+    rank: int | None = Field(default=None, ge=1, le=512)
+    """Extract an adapter of this rank from every expert that is a full checkpoint; empty: experts stay as they are."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _undecided(cls, value: Any) -> Any:
+        """`weights: auto` is the same as no word about it: what was frozen decides."""
+        if isinstance(value, dict) and value.get("weights") == "auto":
+            return {key: part for key, part in value.items() if key != "weights"}
+        return value
+
+    @model_validator(mode="after")
+    def _extracted(self) -> Models:
+        if self.rank is not None and self.weights == "dense":
+            raise ValueError("rank extracts adapters, which weights: dense does not use; remove one of the two")
+        return self
 
 
 class Split(Section):
@@ -146,6 +167,17 @@ class Config(Section):
     def search_tasks(self) -> tuple[str, ...]:
         """The K tasks of the archives, in the order of the file."""
         return tuple(name for name, task in self.tasks.items() if not task.report_only)
+
+    @property
+    def in_span(self) -> bool:
+        """Whether models are cores in the span of low-rank experts. Known once `models.weights` has been decided."""
+        assert self.models.weights != "auto", "models.weights is decided before anything depends on it"
+        return self.models.weights == "span"
+
+    @property
+    def extracted(self) -> tuple[str, ...]:
+        """Ids of the full checkpoints that adapters are extracted from: the best expert to beat is one of them."""
+        return tuple(f"source-{name}" for name, expert in self.models.experts.items() if expert.rank is not None)
 
     @property
     def combined(self) -> tuple[str, ...]:

@@ -46,14 +46,14 @@ class Images(Section):
     weights: str = f"cycleqd/weights:{__version__}"
     """Image of merge, mutate and aggregate."""
     evaluate: str = f"cycleqd/evaluate:{__version__}"
-    """Image of evaluate."""
+    """Image of evaluate, and of basis."""
 
 
 def image_of(stage: str) -> Image:
     """The image that a stage runs in, which is also the name of its resources."""
     if stage in ("merge", "mutate", "aggregate", "choose_final"):
         return "weights"
-    return "evaluate" if stage == "evaluate" else "control"
+    return "evaluate" if stage in ("basis", "evaluate") else "control"
 
 
 class Toleration(Section):

@@ -11,8 +11,9 @@ from collections.abc import Callable, Sequence
 
 from cycleqd.errors import IntegrityError, InvalidInputError
 from cycleqd.search.records import JSON, canonical
+from cycleqd.storage import layout
 
-FORMAT = 1
+FORMAT = 2
 """What is written now. cycleqd 0.1 wrote no number."""
 
 Step = Callable[[str, JSON], JSON]
@@ -22,7 +23,15 @@ A key that did not exist before gets the value that was in force then. Objects t
 are. The value of a sealed record comes without its seal, that of a transcript is one of its lines.
 """
 
-_STEPS: Sequence[Step] = ()
+
+def _models_are_dense(key: str, value: JSON) -> JSON:
+    """1 → 2: before there were cores, every model was a full checkpoint."""
+    if key == layout.CONFIG:
+        return {**value, "models": {**value["models"], "weights": "dense"}}
+    return value
+
+
+_STEPS: Sequence[Step] = (_models_are_dense,)
 """Step i leads from format i + 1 to i + 2."""
 
 

@@ -18,6 +18,7 @@ from cycleqd.search.config import Config
 from cycleqd.search.records import JSON
 from cycleqd.storage import layout
 from cycleqd.storage.formats import FORMAT, decode
+from cycleqd.storage.inputs import decided
 from cycleqd.storage.objects import Store
 
 
@@ -53,14 +54,14 @@ def fetch(store: Store, key: str, sha256: str, folder: Path) -> None:
 
 
 def adopt(store: Store, config: Config) -> Config:
-    """The user's configuration, with what is frozen for every key that it does not set; as it is before seeding.
+    """The user's configuration, with what is frozen for every key that it does not set; before seeding with `decided`.
 
     Raises ConflictError naming the keys that it sets otherwise than they are frozen: the evolution was started with
     another configuration.
     """
     found = store.find(layout.CONFIG)
     if found is None:
-        return config
+        return decided(config, store.client)
     theirs = parse_frozen(store, found)
     whole = configuration.completed(config, theirs)
     mine, frozen = ({key: repr(value) for key, value in flat(each.frozen()).items()} for each in (whole, theirs))

@@ -20,6 +20,9 @@
     runs/ID/failures/TASK-….json             why a task of that Kubeflow run failed, until it begins again
     repeats/STEP.json                        how often a step's run was repeated, by whichever driver
 
+In the span of low-rank experts, expert-NAME, children and combined models are cores (checkpoint/core.safetensors) of
+the basis at models/basis; source-NAME is an expert as it came, adapter-NAME the adapter that was extracted from it.
+
 A home holds checkpoint/…, merged/… (an intermediate) and the records of what was done: make/ (base, experts, final,
 naive), merge/ and mutate/ (children), evaluations/TASK/SPLIT/, each with a result.json and a run.json.
 """
@@ -43,9 +46,12 @@ REPORT_MODELS = "report/models.json"
 COMBINED = ("naive", "aggregated", "final")
 """Ids of what finalising may build: linear combinations of models."""
 
+BASIS = "basis"
+"""Id of the basis of an evolution in the span; it is kept as models are."""
+
 _CHILD = re.compile(r"^g(\d{6})-c(\d{2,})$")
 _CHILDREN = re.compile(r"g\d{6}-c\d{2,}")
-_MODEL = re.compile(r"^(base|naive|aggregated|final|expert-[a-z0-9._-]+)$")
+_MODEL = re.compile(r"^(base|basis|naive|aggregated|final|(expert|source|adapter)-[a-z0-9._-]+)$")
 
 
 def child_generation(model: str) -> int | None:

@@ -15,11 +15,12 @@ from cycleqd.search.config import Config, Task
 from cycleqd.search.records import JSON, digest
 from cycleqd.storage import layout
 from cycleqd.storage.checkpoints import S3Source
+from cycleqd.storage.inputs import find_source
 from cycleqd.storage.models import sink
 from cycleqd.storage.objects import Store
 from cycleqd.weights.checkpoint import Checkpoint, open_checkpoint
 from cycleqd.weights.compatibility import refuse_problems
-from cycleqd.weights.local import LocalSource
+from cycleqd.weights.lora import WEIGHTS, Adapter, is_adapter, open_adapter
 from cycleqd.weights.manifest import FileEntry, Manifest
 from cycleqd.weights.protocols import Buffer, Source
 
@@ -39,43 +40,80 @@ class Staged:
     plugin: Mapping[str, Path | S3Source]
 
 
-def open_inputs(client: S3Client, config: Config) -> dict[str, Checkpoint]:
-    """Base and experts by model id, opened and found to fit together. Only headers, configs and tokenizers are read."""
-    paths = {"base": config.models.base} | {f"expert-{n}": e.path for n, e in config.models.experts.items()}
-    opened = {model: open_checkpoint(find_source(client, path)) for model, path in paths.items()}
-    refuse_problems(opened["base"], [checkpoint for model, checkpoint in opened.items() if model != "base"])
-    return opened
+def given(config: Config) -> dict[str, str]:
+    """What the user gives: model id → folder or s3:// URL. In the span an expert itself is made by the evolution.
+
+    Args:
+        config: The configuration, `models.weights` decided.
+    """
+    kind = "source" if config.in_span else "expert"
+    return {"base": config.models.base} | {f"{kind}-{n}": e.path for n, e in config.models.experts.items()}
 
 
-def find_source(client: S3Client, path: str) -> Source:
-    """A checkpoint folder of this machine or below an s3:// URL."""
-    if path.startswith("s3://"):
-        bucket, _, prefix = path.removeprefix("s3://").partition("/")
-        return S3Source(client, bucket, prefix)
-    return LocalSource(path)
+def open_inputs(client: S3Client, config: Config) -> dict[str, Checkpoint | Adapter]:
+    """Base and experts, opened and found to fit together. Only headers, configs and tokenizers are read.
+
+    Args:
+        client: For models in S3.
+        config: The configuration, `models.weights` decided.
+
+    Returns:
+        By model id, the base first.
+
+    Raises:
+        InvalidInputError: A model is unusable, or does not fit the base.
+    """
+    sources = {model: find_source(client, path) for model, path in given(config).items()}
+    base = open_checkpoint(sources.pop("base"))
+    opened = {model: open_expert(source, base) for model, source in sources.items()}
+    refuse_problems(base, [found for found in opened.values() if isinstance(found, Checkpoint)])
+    return {"base": base, **opened}
 
 
-def copy_checkpoint(store: Store, model: str, checkpoint: Checkpoint) -> Manifest:
-    """Copy what belongs to a checkpoint."""
+def open_expert(source: Source, base: Checkpoint) -> Checkpoint | Adapter:
+    """An expert, whatever it is.
+
+    Args:
+        source: Its folder.
+        base: The base that it was fine-tuned from.
+
+    Raises:
+        InvalidInputError: It is neither a usable checkpoint nor a usable adapter of this base.
+    """
+    return open_adapter(source, base) if is_adapter(source.files()) else open_checkpoint(source)
+
+
+def copy_model(store: Store, model: str, opened: Checkpoint | Adapter) -> Manifest:
+    """Copy what belongs to a checkpoint or an adapter.
+
+    Args:
+        store: The evolution.
+        model: The model's id.
+        opened: What is copied.
+    """
     target, files = sink(store, layout.checkpoint(model)), {}
-    for name, size in parts(checkpoint).items():
+    for name, size in parts(opened).items():
         with ExitStack() as stack:
             writer = target.create(name, size)
             stack.callback(writer.abort)
-            for piece in _pieces(checkpoint.source, name, size):
+            for piece in _pieces(opened.source, name, size):
                 writer.write(piece)
             files[name] = FileEntry(size, writer.close())
             stack.pop_all()
     return Manifest(files)
 
 
-def parts(checkpoint: Checkpoint) -> dict[str, int]:
-    """Files and sizes of what belongs to it: its shards, configuration, tokenizer, code and licence; nothing else."""
-    shards = {tensor.file for tensor in checkpoint.tensors.values()}
+def parts(opened: Checkpoint | Adapter) -> dict[str, int]:
+    """Files and sizes of what belongs to a model: weights, configuration, tokenizer, code and licence; nothing else.
+
+    Args:
+        opened: A checkpoint or an adapter.
+    """
+    weights = {tensor.file for tensor in opened.tensors.values()} if isinstance(opened, Checkpoint) else {WEIGHTS}
     return {
         name: size
-        for name, size in sorted(checkpoint.sizes.items())
-        if name in shards or name.endswith(_COMPANIONS) or name.startswith(_NOTICES)
+        for name, size in sorted(opened.source.files().items())
+        if name in weights or name.endswith(_COMPANIONS) or name.startswith(_NOTICES)
     }
 
 

@@ -85,35 +85,29 @@ def open_basis(source: Source) -> Basis:
 
 def write_basis(
     names: Sequence[str],
-    factors: Callable[[str], Sequence[Factors | None]],
+    factors: Callable[[str], Sequence[Factors]],
     sink: Sink,
     threads: int,
-    done: Callable[[str, Sequence[torch.Tensor]], None],
 ) -> Manifest:
-    """Write Q and P of every matrix that an expert changes, and report the experts' cores.
+    """Write Q and P of every matrix that an expert changes.
 
     Args:
         names: The base's names of the matrices, in the order of the result.
-        factors: Of a matrix's name, each expert's B and A; None where the expert leaves the matrix alone.
+        factors: Of a matrix's name, each expert's B and A; of rank 0 where it leaves the matrix alone.
         sink: Where the basis is written.
         threads: Matrices that are worked on at a time; changes no byte.
-        done: Called with each matrix's name and the experts' cores [a, b], float32, in the order of `names`.
 
     Returns:
         The basis' files.
     """
 
-    def make(name: str) -> tuple[Factors, list[torch.Tensor]]:
-        return span(factors(name))
-
     entries: dict[str, FileEntry] = {}
     with single_threaded(threads) as pool, ExitStack() as stack:
-        made = zip(names, _ahead(pool, make, names, threads), strict=True)
+        made = zip(names, _ahead(pool, lambda name: span(factors(name)), names, threads), strict=True)
         for number in count(1):
             shard: dict[str, torch.Tensor] = {}
-            for name, ((q, p), cores) in made:
+            for name, (q, p) in made:
                 shard |= {f"{name}.Q": q, f"{name}.P": p}
-                done(name, cores)
                 if sum(tensor.nbytes for tensor in shard.values()) >= _SHARD:
                     break
             if not shard:
@@ -127,25 +121,22 @@ def write_basis(
     return Manifest(dict(sorted(entries.items())))
 
 
-def span(experts: Sequence[Factors | None]) -> tuple[Factors, list[torch.Tensor]]:
-    """Q, P and the cores of one matrix.
+def span(experts: Sequence[Factors]) -> Factors:
+    """Q and P of one matrix: one QR of all experts' columns and one of their rows, in float64.
 
-    One QR of all experts' columns and one of their rows, in float64. The factors are balanced first, so that each
-    column has the weight that it has in the task vector; directions below 1e-6 of the largest are dropped.
+    The factors are balanced first, so that each column has the weight that it has in the task vector; directions below
+    1e-6 of the largest are dropped.
 
     Args:
-        experts: Of each expert B [out, r] and A [r, in], float32; None for a zero task vector. One is not None.
+        experts: Of each expert B [out, r] and A [r, in], float32, r ≥ 0; not all of rank 0.
 
     Returns:
-        Q [out, a] and P [in, b] with orthonormal columns, and each expert's core (Qᵀ B)(A P), [a, b]; float32.
+        Q [out, a] and P [in, b] with orthonormal columns, float32.
     """
-    pairs = [pair and (pair[0].double(), pair[1].double()) for pair in experts]
-    present = [pair for pair in pairs if pair]
-    q = _orthonormal([b @ torch.linalg.qr(a.T).R.T for b, a in present])
-    p = _orthonormal([a.T @ torch.linalg.qr(b).R.T for b, a in present])
-    zero = torch.zeros(q.shape[1], p.shape[1])
-    cores = [((q.T @ pair[0]) @ (pair[1] @ p)).float() if pair else zero.clone() for pair in pairs]
-    return (q.float().contiguous(), p.float().contiguous()), cores
+    pairs = [(pair[0].double(), pair[1].double()) for pair in experts if pair[0].shape[1]]
+    q = _orthonormal([b @ torch.linalg.qr(a.T).R.T for b, a in pairs])
+    p = _orthonormal([a.T @ torch.linalg.qr(b).R.T for b, a in pairs])
+    return q.float().contiguous(), p.float().contiguous()
 
 
 def _orthonormal(blocks: Sequence[torch.Tensor]) -> torch.Tensor:
@@ -174,10 +165,10 @@ def single_threaded(threads: int) -> Iterator[ThreadPoolExecutor]:
 
 def _ahead(
     pool: ThreadPoolExecutor,
-    make: Callable[[str], tuple[Factors, list[torch.Tensor]]],
+    make: Callable[[str], Factors],
     names: Iterable[str],
     threads: int,
-) -> Iterator[tuple[Factors, list[torch.Tensor]]]:
+) -> Iterator[Factors]:
     """The results in order, so many matrices ahead that no worker waits and memory stays bounded."""
     waiting = []
     for name in names:

@@ -82,6 +82,27 @@ class Core:
         return Core(self.base, self.basis, rounded)
 
 
+def project(basis: Basis, factors: Callable[[str], Factors], threads: int = 1) -> dict[str, torch.Tensor]:
+    """An expert's core in a basis that spans it: (Qᵀ B)(A P), in float64, rounded once.
+
+    Args:
+        basis: The basis.
+        factors: Of a matrix's name B [out, r] and A [r, in], r ≥ 0.
+        threads: Matrices that are worked on at a time; changes no byte.
+
+    Returns:
+        By the base's tensor name C, [a, b], float32.
+    """
+
+    def core(name: str) -> torch.Tensor:
+        (b, a), (q, p) = factors(name), basis.read(name)
+        found: torch.Tensor = (q.double().T @ b.double()) @ (a.double() @ p.double())
+        return found.float()
+
+    with single_threaded(threads) as pool:
+        return dict(zip(basis.tensors, pool.map(core, basis.tensors), strict=True))
+
+
 def merge(parents: Sequence[Core], crossover: Drawn[Crossover]) -> Core:
     """The child of K parents: Σ c_i C_i a matrix (paper, section 3.2), in float64, rounded once to float32.
 

@@ -1,0 +1,44 @@
+"""Cores as the LoRA adapters that engines and users load: B A = Q C Pᵀ, made where they are used, never stored."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+import torch
+
+from cycleqd.search.place import Place
+from cycleqd.storage import layout
+from cycleqd.storage.cores import load_core, opened_basis
+from cycleqd.storage.evolution import manifest, model_ref
+from cycleqd.storage.objects import Store
+from cycleqd.weights.local import LocalSink
+from cycleqd.weights.plain_adapter import write_adapter
+from cycleqd.weights.span import low_rank
+
+
+@contextmanager
+def adapter_folders(
+    store: Store, place: Place, models: Sequence[str], dtype: torch.dtype, scratch: Path
+) -> Iterator[Mapping[str, Path]]:
+    """A PEFT folder for each model that is a core, named by the core's digest.
+
+    Args:
+        store: The evolution.
+        place: Names the cache's size.
+        models: Ids of models that are cores.
+        dtype: What B and A are rounded to.
+        scratch: Where the folders are made.
+    """
+    base = model_ref(store, "base")
+    with opened_basis(store, place) as basis:
+        folders = {}
+        for model in models:
+            recorded = manifest(store, model)
+            folder = scratch / recorded.digest
+            if not folder.exists():  # two models may be equal
+                core = load_core(store, layout.checkpoint(model), recorded)
+                write_adapter(LocalSink(folder), low_rank(basis, core), base.digest, dtype)
+            folders[model] = folder
+        yield folders

@@ -1,0 +1,72 @@
+"""Where an evolution's models are before seeding, and what follows from their kinds: dense checkpoints or the span."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import TYPE_CHECKING
+
+from cycleqd.errors import InvalidInputError
+from cycleqd.search.config import Config
+from cycleqd.storage.checkpoints import S3Source
+from cycleqd.weights.local import LocalSource
+from cycleqd.weights.lora import is_adapter
+from cycleqd.weights.protocols import Source
+
+if TYPE_CHECKING:
+    from mypy_boto3_s3 import S3Client
+
+
+def find_source(client: S3Client | None, path: str) -> Source:
+    """A model's folder.
+
+    Args:
+        client: For s3:// URLs; None where the path is of this machine.
+        path: A folder of this machine, or an s3:// URL.
+
+    Raises:
+        InvalidInputError: There is no such folder on this machine.
+    """
+    if path.startswith("s3://"):
+        assert client is not None, "a model in S3 needs a client"
+        bucket, _, prefix = path.removeprefix("s3://").partition("/")
+        return S3Source(client, bucket, prefix)
+    return LocalSource(path)
+
+
+def decided(config: Config, client: S3Client | None) -> Config:
+    """The configuration with `models.weights` decided, from what the experts are.
+
+    Args:
+        config: As the user wrote it.
+        client: For experts in S3.
+
+    Raises:
+        InvalidInputError: The experts are not of the kind that `models.weights` asks for, or of two kinds without
+            `models.rank`; or an expert's folder is missing.
+    """
+    models = config.models
+    full = [name for name, e in models.experts.items() if not is_adapter(find_source(client, e.path).files())]
+    ranks = {name: models.experts[name].rank or models.rank for name in full}
+    wanted = models.weights
+    if wanted == "auto":
+        wanted = "span" if any(ranks.values()) or len(full) < len(models.experts) else "dense"
+    if wanted == "dense" and len(full) < len(models.experts):
+        raise InvalidInputError(
+            f"models.weights is dense, but {_names(set(models.experts) - set(full))} is a LoRA adapter: remove"
+            " models.weights, or merge the adapter into its base (peft's merge_and_unload)"
+        )
+    without = [name for name, rank in ranks.items() if rank is None]
+    if wanted == "span" and without:
+        raise InvalidInputError(
+            f"{_names(without)} is a full checkpoint, and models.weights is span: set models.rank (64, say), the rank"
+            " of the adapter to extract from it"
+        )
+    experts = {
+        name: expert.model_copy(update={"rank": ranks.get(name) if wanted == "span" else None})
+        for name, expert in models.experts.items()
+    }
+    return config.model_copy(update={"models": models.model_copy(update={"weights": wanted, "experts": experts})})
+
+
+def _names(experts: Iterable[str]) -> str:
+    return "expert " + ", ".join(f"'{name}'" for name in sorted(experts))
