@@ -17,7 +17,7 @@ from cycleqd.storage import layout
 from cycleqd.storage.evolution import need_head
 from cycleqd.storage.frozen import flat
 from cycleqd.storage.objects import Store
-from cycleqd.storage.results import need_result, provenance
+from cycleqd.storage.results import need_result, provenance, read_result
 from cycleqd.storage.settings import Settings
 from cycleqd.tracking.tracker import Ids, NewRun, Tracker, need_ids
 
@@ -65,6 +65,9 @@ def open_evolution(settings: Settings, store: Store, config: Config) -> Ids:
         model = f"expert-{name}"
         tags = {**model_tags(store, model, "expert"), "cycleqd.task": expert.task}
         runs.append(NewRun(model_key(model), model, f"Expert fine-tuned for {expert.task}.", tags, EVOLUTION))
+    for model in config.extracted:
+        about = "The full checkpoint of an expert, from which its adapter was extracted."
+        runs.append(NewRun(model_key(model), model, about, model_tags(store, model, "expert"), EVOLUTION))
     return tracker.create_runs(store, layout.SEED_MLFLOW, experiment, runs, Ids(experiment))
 
 
@@ -95,7 +98,35 @@ def log_seed(settings: Settings, store: Store, config: Config) -> None:
     tracker.text(ids.runs[EVOLUTION], "config.json", store.get(layout.CONFIG).decode())
     for model, made in outputs["models"].items():
         tags = _digest(made) | _where(store.get_json(layout.run(layout.stage(model, "make"))))
-        tracker.log(ids.runs[model_key(model)], time=moment, tags=tags, params={"bytes": made["size"]})
+        if model_key(model) in ids.runs:  # an adapter has no run of its own: its expert has
+            tracker.log(ids.runs[model_key(model)], time=moment, tags=tags, params={"bytes": made["size"]})
+
+
+def log_basis(settings: Settings, store: Store, config: Config) -> None:
+    """The basis' digest on the evolution's run; the digests of experts' cores, and what extraction kept, on theirs.
+
+    Args:
+        settings: Addresses and credentials.
+        store: The evolution.
+        config: Its configuration.
+    """
+    ids, tracker = need_ids(store, layout.SEED_MLFLOW), Tracker(settings)
+    folder = layout.stage(layout.BASIS, "make")
+    made, run = need_result(store, folder)["outputs"]["checkpoint"], store.get_json(layout.run(folder))
+    tags = {"cycleqd.digest.basis": made["digest"], **_where(run)}
+    tracker.log(ids.runs[EVOLUTION], time=run["started"], tags=tags, params={"basis_bytes": made["size"]})
+    for name in config.models.experts:
+        folder = layout.stage(f"expert-{name}", "make")
+        body, run = need_result(store, folder), store.get_json(layout.run(folder))
+        adapter, core = body["inputs"]["adapter"], body["outputs"]["checkpoint"]
+        extracted = read_result(store, layout.stage(f"adapter-{name}", "make"))
+        tracker.log(
+            ids.runs[model_key(f"expert-{name}")],
+            time=run["started"],
+            tags=_digest(core) | {"cycleqd.adapter": adapter["id"], "cycleqd.digest.adapter": adapter["digest"]},
+            params={"bytes": core["size"]},
+            metrics={"extracted/kept": extracted["outputs"]["kept"]["total"]} if extracted else {},
+        )
 
 
 def open_generation(settings: Settings, store: Store, plan: Plan) -> None:

@@ -1,0 +1,138 @@
+"""One evolution twice, as full float32 checkpoints and as cores: the same plans, the same weights up to rounding."""
+
+import math
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import torch
+
+from cycleqd.search import state as states
+from cycleqd.search.config import Config
+from cycleqd.search.operators import Drawn
+from cycleqd.search.records import Child, ModelRef, Scored
+from cycleqd.search.state import State
+from cycleqd.weights.aggregate import combine
+from cycleqd.weights.basis import open_basis, write_basis
+from cycleqd.weights.local import LocalSink, LocalSource
+from cycleqd.weights.merge import merge
+from cycleqd.weights.span import Core, low_rank, project
+from cycleqd.weights.span import combine as combine_cores
+from cycleqd.weights.span import merge as merge_cores
+from cycleqd.weights.span import mutate as mutate_core
+from tests.weights.models import Tensors, loaded, opened, tensors, write_model
+
+GENERATIONS, RANK = 8, 3
+TASKS = ("code", "db", "os")
+MATRICES = [name for name, tensor in tensors(0).items() if "layers" in name and tensor.ndim == 2]
+
+
+def config() -> Config:
+    return Config.model_validate(
+        {
+            "name": "law",
+            "seed": 5,
+            "models": {"base": "base", "experts": {task: {"path": task, "task": task} for task in TASKS}},
+            "tasks": {task: {"class": "code", "data": task} for task in TASKS},
+            "method": {"generations": GENERATIONS, "children": 2, "grid": {"bins": 6}, "mutation": {"kind": "svd"}},
+        }
+    )
+
+
+def factors(seed: int) -> dict[str, tuple[torch.Tensor, torch.Tensor]]:
+    rng = torch.Generator().manual_seed(seed)
+    shapes = {name: tensors(0)[name].shape for name in MATRICES}
+    return {
+        name: (0.1 * torch.randn(out, RANK, generator=rng), 0.1 * torch.randn(RANK, inputs, generator=rng))
+        for name, (out, inputs) in shapes.items()
+    }
+
+
+EXPERTS = {task: factors(seed) for seed, task in enumerate(TASKS, start=1)}
+
+
+def scores(tau: Mapping[str, torch.Tensor]) -> dict[str, float]:
+    """An analytic task's score is the closeness of τ to its expert, and to the others' a little; two decimals."""
+    found = {}
+    for task in TASKS:
+        goal = {name: b @ a for name, (b, a) in EXPERTS[task].items()}
+        distance = sum(float((tau[name] - 0.9 * goal[name]).square().sum()) for name in MATRICES)
+        scale = sum(float(goal[name].square().sum()) for name in MATRICES)
+        found[task] = round(math.exp(-distance / scale), 2)
+    return found
+
+
+Make = Callable[[Child], Mapping[str, torch.Tensor]]
+
+
+def evolve(taus: dict[str, Mapping[str, torch.Tensor]], make: Make) -> tuple[list[State], list[object]]:
+    """The states and plans of an evolution whose models' task vectors are in `taus`; digests are the models' ids."""
+    settings, found, plans = config(), [], []
+
+    def scored(model: str) -> Scored:
+        return Scored(ModelRef(model, model), scores(taus[model]))
+
+    experts = [scored(f"expert-{task}") for task in TASKS]
+    state = states.seeded(settings, Scored(ModelRef("base", "base"), dict.fromkeys(TASKS, 0.01)), experts)
+    for _ in range(GENERATIONS):
+        plan = states.planned(settings, state)
+        for child in plan.children:
+            taus[child.id] = make(child)
+        state = states.updated(settings, state, plan, [scored(child.id) for child in plan.children])
+        found.append(state)
+        plans.append(plan.to_json())
+    return found, plans
+
+
+def test_dense_and_span_give_the_same_plans_and_weights(tmp_path: Path) -> None:
+    base = tensors(0, torch.float32)
+    theta = opened(write_model(tmp_path / "base", base))
+    for task, of_expert in EXPERTS.items():
+        full = {
+            name: base[name] + (of_expert[name][0] @ of_expert[name][1] if name in of_expert else 0) for name in base
+        }
+        write_model(tmp_path / f"expert-{task}", full)
+
+    def dense_tau(model: str) -> Tensors:
+        return {name: tensor - base[name] for name, tensor in loaded(tmp_path / model).items() if name in MATRICES}
+
+    def dense(child: Child) -> Tensors:
+        operators = config().method
+        parents = [opened(tmp_path / parent.id) for parent in child.parents]
+        crossover, mutation = Drawn(operators.crossover, child.crossover), Drawn(operators.mutation, child.mutation)
+        merge(theta, parents, crossover, LocalSink(tmp_path / child.id), mutation=mutation)
+        return dense_tau(child.id)
+
+    basis_files = write_basis(MATRICES, lambda n: [e[n] for e in EXPERTS.values()], LocalSink(tmp_path / "basis"), 2)
+    basis = open_basis(LocalSource(tmp_path / "basis"))
+    cores = {
+        f"expert-{task}": Core("base", basis_files.digest, project(basis, expert.__getitem__))
+        for task, expert in EXPERTS.items()
+    }
+
+    def span_tau(core: Core) -> Tensors:
+        return {name: b @ a for name, (b, a) in low_rank(basis, core).items()}
+
+    def in_span(child: Child) -> Tensors:
+        operators = config().method
+        merged = merge_cores([cores[p.id] for p in child.parents], Drawn(operators.crossover, child.crossover))
+        cores[child.id] = mutate_core(merged, Drawn(operators.mutation, child.mutation))
+        return span_tau(cores[child.id])
+
+    taus: dict[str, Mapping[str, torch.Tensor]] = {f"expert-{task}": dense_tau(f"expert-{task}") for task in TASKS}
+    others: dict[str, Mapping[str, torch.Tensor]] = {model: span_tau(core) for model, core in cores.items()}
+    dense_states, dense_plans = evolve(taus, dense)
+    span_states, span_plans = evolve(others, in_span)
+
+    assert dense_plans == span_plans
+    assert [state.to_json() for state in dense_states] == [state.to_json() for state in span_states]
+    assert len(taus) == 3 + 2 * GENERATIONS and taus.keys() == others.keys()
+    for model, tau in taus.items():
+        for name in MATRICES:
+            assert float((tau[name] - others[model][name]).norm()) <= 1e-4 * float(tau[name].norm()), (model, name)
+
+    final = states.final_recipe(config(), span_states[-1], dict.fromkeys(TASKS, 1.0))
+    betas = [beta for _, beta in final]
+    combine(theta, [opened(tmp_path / ref.id) for ref, _ in final], betas, LocalSink(tmp_path / "final"))
+    combined = span_tau(combine_cores([cores[ref.id] for ref, _ in final], betas))
+    for name, tau in dense_tau("final").items():
+        assert float((tau - combined[name]).norm()) <= 1e-4 * float(tau.norm())
