@@ -84,12 +84,12 @@ class Evolution:
     def merge(self, item: str) -> None:
         from components.merge.stage import run
 
-        run(self.name, item, self.place)
+        run(self.name, [item], self.place)
 
     def mutate(self, item: str) -> None:
         from components.mutate.stage import run
 
-        run(self.name, item, self.place)
+        run(self.name, [item], self.place)
 
     def update(self, generation: int) -> None:
         from components.update_archives.stage import run

@@ -1,33 +1,29 @@
 """basis: the shared basis of the experts' low-rank task vectors, and each expert's core in it.
 
-Experts that came as full checkpoints are turned into adapters first (`models.rank`). At the end every expert, as its
-core gives it, is compared with what peft computes from the adapter itself.
+Experts that came as full checkpoints are turned into adapters first. Every core is compared with what peft computes
+from the adapter itself before anything is built on it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from cycleqd.weights.lora import WEIGHTS, Adapter, open_adapter
-
-from cycleqd.progress import counting
 from cycleqd.search.config import Config
 from cycleqd.search.place import Place
 from cycleqd.search.records import JSON, ModelRef
 from cycleqd.storage import layout
 from cycleqd.storage.cache import CheckpointCache
-from cycleqd.storage.cores import opened_basis, save_core
 from cycleqd.storage.evolution import load_config, manifest, manifest_json, model_ref, parse_place, size_in_bytes
 from cycleqd.storage.failures import recorded
-from cycleqd.storage.models import device, open_model, opened, sink, source
+from cycleqd.storage.models import source
 from cycleqd.storage.objects import Store
 from cycleqd.storage.results import Clock, once
 from cycleqd.storage.settings import Settings
 from cycleqd.tracking import logbook
-from cycleqd.weights.checkpoint import Checkpoint
+from cycleqd.weights.lora import WEIGHTS
 
 if TYPE_CHECKING:
     from cycleqd.weights.basis import Basis
@@ -50,16 +46,18 @@ def run(evolution: str, place: str) -> None:
     settings, where = Settings.from_environment(), parse_place(place)
     store = Store.connect(settings, evolution)
     with recorded(store, "basis"):
+        from cycleqd.storage.cores import opened_basis
+
         config = load_config(store)
-        adapters = {name: adapter_of(store, config, where, name) for name in config.models.experts}
-        make_basis(store, config, where, adapters)
-        with opened_basis(store, where) as found:
+        adapters = {name: make_adapter(store, config, where, name) for name in config.models.experts}
+        make_basis(store, where, adapters)
+        with opened_basis(store, where) as basis:
             for name, adapter in adapters.items():
-                make_core(store, where, found, name, adapter)
+                make_core(store, where, basis, name, adapter)
         logbook.log_basis(settings, store, config)
 
 
-def adapter_of(store: Store, config: Config, place: Place, name: str) -> ModelRef:
+def make_adapter(store: Store, config: Config, place: Place, name: str) -> ModelRef:
     """The adapter of an expert: as it came, or extracted from the full checkpoint that came.
 
     Args:
@@ -71,58 +69,37 @@ def adapter_of(store: Store, config: Config, place: Place, name: str) -> ModelRe
     came = model_ref(store, f"source-{name}")
     if WEIGHTS in manifest(store, came.id).files:
         return came
-    rank, base = config.models.experts[name].rank, model_ref(store, "base")
+    model, rank, base = f"adapter-{name}", config.models.experts[name].rank, model_ref(store, "base")
     assert rank is not None, "a full checkpoint is refused without a rank"
     inputs = {"base": base.to_json(), "expert": came.to_json(), "rank": rank}
 
     def compute(clock: Clock) -> JSON:
-        from cycleqd.weights.extract import extract
+        from cycleqd.storage.making import extract_adapter
 
-        with clock.part("extract"), opened(store, place, [base, came]) as (theta, full):
-            target = sink(store, layout.checkpoint(f"adapter-{name}"))
-            bar = counting(f"expert '{name}'", "bytes extracted", theta.nbytes)
-            found = extract(
-                theta,
-                full,
-                rank,
-                target,
-                base_model=base.digest,
-                threads=place.threads,
-                device=device(place),
-                progress=bar,
-            )
-        return {"checkpoint": manifest_json(found.manifest), "kept": found.to_json()}
+        with clock.part("extract"):
+            written, kept = extract_adapter(store, place, base, came, rank, model)
+        return {"checkpoint": manifest_json(written), "kept": kept}
 
-    once(store, layout.stage(f"adapter-{name}", "make"), "basis", METHOD_VERSION, inputs, compute)
-    return model_ref(store, f"adapter-{name}")
+    once(store, layout.stage(model, "make"), "basis", METHOD_VERSION, inputs, compute)
+    return model_ref(store, model)
 
 
-def make_basis(store: Store, config: Config, place: Place, adapters: Mapping[str, ModelRef]) -> None:
+def make_basis(store: Store, place: Place, adapters: Mapping[str, ModelRef]) -> None:
     """Write Q and P of every matrix that an adapter changes.
 
     Args:
         store: The evolution.
-        config: Its configuration.
         place: Where to work.
         adapters: Of each expert its adapter, in the configuration's order.
     """
-    inputs = {"base": model_ref(store, "base").to_json(), "adapters": [ref.to_json() for ref in adapters.values()]}
+    base, models = model_ref(store, "base"), list(adapters.values())
+    inputs = {"base": base.to_json(), "adapters": [ref.to_json() for ref in models]}
 
     def compute(clock: Clock) -> JSON:
-        from cycleqd.weights.basis import write_basis
+        from cycleqd.storage.making import span_adapters
 
         with clock.part("basis"):
-            base, found = _adapters(store, list(adapters.values()))
-            names = [name for name in base.tensors if any(name in adapter.matrices for adapter in found)]
-            written = write_basis(
-                names,
-                lambda name: [adapter.factors(name) for adapter in found],
-                sink(store, layout.checkpoint(layout.BASIS)),
-                place.threads,
-            )
-            for adapter in found:
-                adapter.finish()
-        return {"checkpoint": manifest_json(written)}
+            return {"checkpoint": manifest_json(span_adapters(store, place, base, models))}
 
     once(store, layout.stage(layout.BASIS, "make"), "basis", METHOD_VERSION, inputs, compute)
 
@@ -141,23 +118,20 @@ def make_core(store: Store, place: Place, basis: Basis, name: str, adapter: Mode
     inputs = {"base": base.to_json(), "basis": shared.to_json(), "adapter": adapter.to_json()}
 
     def compute(clock: Clock) -> JSON:
-        from cycleqd.weights.span import Core, project
+        from cycleqd.storage.cores import save_core
+        from cycleqd.storage.making import expert_core
 
         with clock.part("project"):
-            _, (found,) = _adapters(store, [adapter])
-            matrices = project(
-                basis, lambda name: found.factors(name) if name in found.modules else None, place.threads
-            )
-        core = Core(base.digest, shared.digest, matrices)
+            core = expert_core(store, place, basis, base, shared, adapter)
         with clock.part("compare with peft"):
-            clock.facts["difference_from_peft"] = compared(store, place, basis, core, adapter)
+            clock.facts["difference_from_peft"] = difference(store, place, basis, core, adapter)
         return {"checkpoint": manifest_json(save_core(store, layout.checkpoint(f"expert-{name}"), core))}
 
     once(store, layout.stage(f"expert-{name}", "make"), "basis", METHOD_VERSION, inputs, compute)
 
 
-def compared(store: Store, place: Place, basis: Basis, core: Core, adapter: ModelRef) -> float:
-    """The largest difference of logits from peft's, relative to the logits' scale.
+def difference(store: Store, place: Place, basis: Basis, core: Core, adapter: ModelRef) -> float:
+    """The largest difference of a core's logits from peft's on a few prompts, relative to the logits' scale.
 
     Args:
         store: The evolution.
@@ -181,10 +155,3 @@ def compared(store: Store, place: Place, basis: Basis, core: Core, adapter: Mode
             return held.enter_context(cache.fetch(source(store, layout.checkpoint(model), files), files))
 
         return check(folder("base"), folder(adapter.id), low_rank(basis, core))
-
-
-def _adapters(store: Store, models: Sequence[ModelRef]) -> tuple[Checkpoint, list[Adapter]]:
-    """The base's headers, and adapters opened in S3: what is read of them is verified against their records."""
-    base = open_model(store, model_ref(store, "base"))
-    sources = [source(store, layout.checkpoint(model.id), manifest(store, model.id)) for model in models]
-    return base, [open_adapter(found, base) for found in sources]

@@ -170,8 +170,7 @@ class Config(Section):
 
     @property
     def in_span(self) -> bool:
-        """Whether models are cores in the span of low-rank experts. Known once `models.weights` has been decided."""
-        assert self.models.weights != "auto", "models.weights is decided before anything depends on it"
+        """Whether models are cores in the span of low-rank experts; `auto` is decided before seeding."""
         return self.models.weights == "span"
 
     @property

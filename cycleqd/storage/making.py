@@ -1,4 +1,4 @@
-"""Models written to S3: merged, mutated and combined, as full checkpoints or as cores in the span."""
+"""Models written to S3: adapters, basis and cores of experts; merged, mutated and combined, dense or in the span."""
 
 from __future__ import annotations
 
@@ -10,15 +10,18 @@ from cycleqd.search.config import Config
 from cycleqd.search.operators import Drawn
 from cycleqd.search.operators.mutation import Mutation
 from cycleqd.search.place import Place
-from cycleqd.search.records import Child, ModelRef
+from cycleqd.search.records import JSON, Child, ModelRef
 from cycleqd.storage import layout
 from cycleqd.storage.cores import cores, load_core, save_core
-from cycleqd.storage.evolution import size_in_bytes
-from cycleqd.storage.models import device, opened, sink, source
+from cycleqd.storage.evolution import manifest, size_in_bytes
+from cycleqd.storage.models import device, open_model, opened, sink, source
 from cycleqd.storage.objects import Store
 from cycleqd.storage.results import Clock
 from cycleqd.weights import aggregate, merge, span
-from cycleqd.weights.checkpoint import open_checkpoint
+from cycleqd.weights.basis import Basis, write_basis
+from cycleqd.weights.checkpoint import Checkpoint, open_checkpoint
+from cycleqd.weights.extract import extract
+from cycleqd.weights.lora import Adapter, open_adapter
 from cycleqd.weights.manifest import Manifest
 
 Recipe = Sequence[tuple[ModelRef, float]]
@@ -154,3 +157,84 @@ def combine_dense(
             shard_size=size_in_bytes(config.models.shard_size),
             progress=counting(model, "bytes combined", theta.nbytes),
         )
+
+
+def extract_adapter(
+    store: Store, place: Place, base: ModelRef, expert: ModelRef, rank: int, model: str
+) -> tuple[Manifest, JSON]:
+    """Write the adapter of a rank that is nearest to a full expert.
+
+    Args:
+        store: The evolution.
+        place: Where to work.
+        base: The base.
+        expert: The full checkpoint.
+        rank: The adapter's rank.
+        model: Id of the adapter.
+
+    Returns:
+        Its files; and the share of ‖τ‖² that it keeps, in total, by matrix, and by kind what it drops.
+    """
+    with opened(store, place, [base, expert]) as (theta, full):
+        found = extract(
+            theta,
+            full,
+            rank,
+            sink(store, layout.checkpoint(model)),
+            base_model=base.digest,
+            threads=place.threads,
+            device=device(place),
+            progress=counting(model, "bytes extracted", theta.nbytes),
+        )
+    matrices = {name: energy.kept / energy.total for name, energy in found.matrices.items()}
+    return found.manifest, {"total": found.kept, "matrices": matrices, "dropped": found.dropped_shares}
+
+
+def span_adapters(store: Store, place: Place, base: ModelRef, adapters: Sequence[ModelRef]) -> Manifest:
+    """Write the shared basis of adapters.
+
+    Args:
+        store: The evolution.
+        place: Where to work.
+        base: The base.
+        adapters: The experts' adapters.
+    """
+    theta, found = open_adapters(store, base, adapters)
+    names = [name for name in theta.tensors if any(name in adapter.matrices for adapter in found)]
+    target = sink(store, layout.checkpoint(layout.BASIS))
+    written = write_basis(names, lambda name: [each.factors(name) for each in found], target, place.threads)
+    for adapter in found:
+        adapter.finish()
+    return written
+
+
+def expert_core(
+    store: Store, place: Place, basis: Basis, base: ModelRef, shared: ModelRef, adapter: ModelRef
+) -> span.Core:
+    """An adapter as a core of the basis.
+
+    Args:
+        store: The evolution.
+        place: Where to work.
+        basis: The basis.
+        base: Id and digest of the base.
+        shared: Id and digest of the basis.
+        adapter: The adapter.
+    """
+    _, (found,) = open_adapters(store, base, [adapter])
+    matrices = span.project(basis, found.factors, place.threads)
+    found.finish()
+    return span.Core(base.digest, shared.digest, matrices)
+
+
+def open_adapters(store: Store, base: ModelRef, adapters: Sequence[ModelRef]) -> tuple[Checkpoint, list[Adapter]]:
+    """The base's headers, and adapters in S3, whose bytes are verified when they are `finish`ed.
+
+    Args:
+        store: The evolution.
+        base: The base.
+        adapters: The adapters.
+    """
+    theta = open_model(store, base)
+    sources = [source(store, layout.checkpoint(ref.id), manifest(store, ref.id)) for ref in adapters]
+    return theta, [open_adapter(found, theta) for found in sources]

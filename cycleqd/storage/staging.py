@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,6 +28,9 @@ if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
 
 _PIECE = 16 << 20
+MOST = 512
+"""The largest rank of an adapter that vLLM serves."""
+
 _COMPANIONS = (".json", ".jinja", ".model", ".txt", ".tiktoken", ".py")
 _NOTICES = ("LICENSE", "NOTICE", "USE_POLICY")
 
@@ -67,7 +70,34 @@ def open_inputs(client: S3Client, config: Config) -> dict[str, Checkpoint | Adap
     base = open_checkpoint(sources.pop("base"))
     opened = {model: open_expert(source, base) for model, source in sources.items()}
     refuse_problems(base, [found for found in opened.values() if isinstance(found, Checkpoint)])
+    if config.in_span and (problem := too_wide(config, base, list(opened.values()))):
+        raise InvalidInputError(problem)
     return {"base": base, **opened}
+
+
+def too_wide(config: Config, base: Checkpoint, experts: Sequence[Checkpoint | Adapter]) -> str | None:
+    """Why children would be adapters of a rank that vLLM does not serve; None when they are not.
+
+    Args:
+        config: The configuration, with an expert's rank where one is extracted.
+        base: The base.
+        experts: The opened experts, in the configuration's order.
+    """
+    shapes = {name: tensor.shape for name, tensor in base.tensors.items() if len(tensor.shape) == 2}
+    total = dict.fromkeys(shapes, 0)
+    for expert, found in zip(config.models.experts.values(), experts, strict=True):
+        for name in shapes:
+            if isinstance(found, Checkpoint):
+                total[name] += expert.rank or 0
+            elif name in found.matrices:
+                total[name] += found.matrices[name].rank
+    widest = max(min(rank, *shapes[name]) for name, rank in total.items())
+    if widest <= MOST:
+        return None
+    return (
+        f"children would be adapters of rank {widest}, and vLLM serves at most {MOST}: set models.rank to"
+        f" {MOST // len(experts)} or less, and extract large adapters anew (merge them into the base first)"
+    )
 
 
 def open_expert(source: Source, base: Checkpoint) -> Checkpoint | Adapter:
