@@ -26,7 +26,13 @@ METHOD_VERSION = 1
 
 
 def run(evolution: str, item: str, place: str) -> None:
-    """Make the child that a loop item names. Free when it has been made."""
+    """Make the child that a loop item names. Costs nothing when it has been made.
+
+    Args:
+        evolution: Name of the evolution.
+        item: Loop item, JSON.
+        place: The section `place` as JSON; with `fused` the child is mutated, too.
+    """
     settings, where = Settings.from_environment(), parse_place(place)
     store = Store.connect(settings, evolution)
     with recorded(store, "merge", item):
@@ -36,7 +42,14 @@ def run(evolution: str, item: str, place: str) -> None:
 
 
 def make(store: Store, config: Config, child: Child, place: Place) -> None:
-    """Write the child's checkpoint and record."""
+    """Write the child's checkpoint and record.
+
+    Args:
+        store: Objects of the evolution.
+        config: Its operators and shard size.
+        child: The child as planned.
+        place: Device, threads, cache, and whether to mutate in one go (`fused`).
+    """
     inputs = {"child": child.to_json(), "fused": place.fused, "shard_size": config.models.shard_size}
 
     def compute(clock: Clock) -> JSON:

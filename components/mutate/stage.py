@@ -33,7 +33,13 @@ METHOD_VERSION = 1
 
 
 def run(evolution: str, item: str, place: str) -> None:
-    """Mutate the child that a loop item names. Free when that has been done, or when merge did it (`fused`)."""
+    """Mutate the child that a loop item names. Costs nothing when that has been done, or when merge did it (`fused`).
+
+    Args:
+        evolution: Name of the evolution.
+        item: Loop item, JSON.
+        place: The section `place` as JSON.
+    """
     settings, where = Settings.from_environment(), parse_place(place)
     store = Store.connect(settings, evolution)
     with recorded(store, "mutate", item):
@@ -44,7 +50,14 @@ def run(evolution: str, item: str, place: str) -> None:
 
 
 def make(store: Store, config: Config, child: Child, place: Place) -> None:
-    """Write the child's checkpoint and record."""
+    """Write the child's checkpoint and record.
+
+    Args:
+        store: Objects of the evolution.
+        config: Its operators and shard size.
+        child: The child as planned.
+        place: Device, threads and cache.
+    """
     merged = manifest_from(need_result(store, layout.stage(child.id, "merge"))["outputs"]["merged"])
     inputs = {"child": child.to_json(), "merged": merged.digest, "shard_size": config.models.shard_size}
 
