@@ -16,7 +16,13 @@ _COPY = re.compile(r"-\d+$")
 
 
 def build(config: Config, kind: Kind, count: int) -> BaseComponent:
-    """The pipeline of a kind; `count` generations in a row for "generation"."""
+    """The pipeline of a kind.
+
+    Args:
+        config: Tasks, experts and place of the evolution.
+        kind: Which pipeline.
+        count: Generations in a row, for "generation".
+    """
     from pipelines.finalising import finalising
     from pipelines.generation import generation
     from pipelines.seeding import seeding
@@ -27,7 +33,14 @@ def build(config: Config, kind: Kind, count: int) -> BaseComponent:
 
 
 def write(config: Config, kind: Kind, count: int, path: Path) -> None:
-    """Compile a pipeline to YAML."""
+    """Compile a pipeline to YAML.
+
+    Args:
+        config: Tasks, experts and place of the evolution.
+        kind: Which pipeline.
+        count: Generations in a row, for "generation".
+        path: The file that is written.
+    """
     import yaml
     from kfp.compiler import Compiler
 

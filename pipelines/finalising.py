@@ -20,8 +20,11 @@ def finalising(config: Config) -> BaseComponent:
     """The finalising pipeline. Parameters: evolution, place (JSON), models (ids to score; default: all but an elite).
 
     The models are scored on the held-out split of all tasks (report_only ones too) and on the search split of the
-    search tasks, where most results stand already. Where the final model is the better of two, the search split comes
+    search tasks, where most results exist already. Where the final model is the better of two, the search split comes
     first and decides.
+
+    Args:
+        config: Tasks, experts and place of the evolution.
     """
     where = config.place
     compared = [

@@ -14,10 +14,14 @@ from pipelines.seeding import groups
 
 
 def generation(config: Config, count: int | None = None) -> BaseComponent:
-    """The pipeline of `count` generations in a row (default: `place.generations_per_run`).
+    """The pipeline of several generations in a row.
 
     Parameters: evolution, generation (the first one's number; -1: the next after HEAD) and place (JSON). Several in a
     row are an outer pipeline whose tasks are the inner one: its definition grows by a task a generation.
+
+    Args:
+        config: Tasks and place of the evolution.
+        count: How many generations; None: `place.generations_per_run`.
     """
     one = _one(config)
     count = config.place.generations_per_run if count is None else count

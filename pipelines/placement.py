@@ -16,11 +16,16 @@ LABEL = "cycleqd/image"
 
 
 def assign(task: dsl.PipelineTask, stage: str, place: Place) -> dsl.PipelineTask:
-    """Give a task the image of its stage and all that the place says about it.
+    """Give a task the image of its stage and all that the place says about it; the task itself.
 
     The records in S3 are the cache, so KFP's own is off. Every task has a time-out: a pod whose image cannot be pulled
     would wait for ever. A task has one attempt: the controller of stock Kubeflow repeats no failure, whatever a task's
     retries, it only waits in between. Drivers repeat runs (see decisions).
+
+    Args:
+        task: A task of the pipeline that is being defined.
+        stage: Name of the stage, such as "merge".
+        place: Where the pipeline will run.
     """
     task.set_container_image(place.image(stage))
     task.set_caching_options(False)

@@ -19,12 +19,21 @@ from pipelines.placement import assign
 
 
 def groups(config: Config, names: Iterable[str]) -> list[str]:
-    """Tasks of the evolution as evaluate tasks do them: one each, or all together. JSON lists of names."""
+    """Tasks of the evolution as evaluate tasks do them: one each, or all together. JSON lists of names.
+
+    Args:
+        config: Its `place.group` decides.
+        names: Names of tasks.
+    """
     return [json.dumps([name]) for name in names] if config.place.group == "task" else [json.dumps(list(names))]
 
 
 def seeding(config: Config) -> BaseComponent:
-    """The seeding pipeline of a configuration. Parameters: evolution, config (JSON), place (JSON)."""
+    """The seeding pipeline of a configuration. Parameters: evolution, config (JSON), place (JSON).
+
+    Args:
+        config: Tasks, experts and place of the evolution.
+    """
     where, in_span = config.place, config.in_span
     models = [*seeded_models(config), *config.extracted]
     batches = [models] if in_span or where.group == "generation" else [[model] for model in models]

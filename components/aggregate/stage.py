@@ -36,7 +36,12 @@ Recipe = Sequence[tuple[ModelRef, float]]
 def run(evolution: str, place: str) -> None:
     """Build the combined models, all but a final one that is still to be chosen.
 
-    Raises ConflictError when the archives change faster than they can be read.
+    Args:
+        evolution: Name of the evolution.
+        place: The section `place` as JSON.
+
+    Raises:
+        ConflictError: the archives change faster than they can be read.
     """
     settings, where = Settings.from_environment(), parse_place(place)
     store = Store.connect(settings, evolution)
@@ -53,8 +58,13 @@ def run(evolution: str, place: str) -> None:
 def choose(evolution: str, place: str) -> list[str]:
     """Build the final model from what scores better on the search split; the ids of the models to compare it with.
 
-    Raises ConflictError when the search has gone on since the aggregate was built, IntegrityError when the aggregate
-    has no scores.
+    Args:
+        evolution: Name of the evolution.
+        place: The section `place` as JSON.
+
+    Raises:
+        ConflictError: the search has gone on since the aggregate was built.
+        IntegrityError: the aggregate has no scores.
     """
     settings, where = Settings.from_environment(), parse_place(place)
     store = Store.connect(settings, evolution)
@@ -73,8 +83,12 @@ def choose(evolution: str, place: str) -> list[str]:
 def compared(config: Config, state: State, parts: Sequence[str] | None) -> list[str]:
     """Ids of the models that finalising scores: base, experts, what it builds, and the best living model.
 
-    parts: ids of the models that the final one is made of; None when that is not known yet, and then a final model that
-    is still to be chosen is left out. Of the two that it is chosen from, only the other one is scored beside it.
+    Of the two that a final model is chosen from, only the other one is scored beside it.
+
+    Args:
+        config: Decides which models are built, and how the final one is chosen.
+        state: HEAD's state.
+        parts: Ids of the models that the final one is made of; None while it is not chosen, and then it is left out.
     """
     combined = [model for model in config.combined if parts is not None or model != config.chosen]
     makes = config.method.final.makes
@@ -86,7 +100,15 @@ def compared(config: Config, state: State, parts: Sequence[str] | None) -> list[
 
 
 def claim(store: Store, config: Config) -> tuple[JSON, State]:
-    """HEAD's state, after the claim that names the models to be read before any can be cleaned away."""
+    """Write the claim that names the models to be read before any can be cleaned away; the claim and HEAD's state.
+
+    Args:
+        store: Objects of the evolution.
+        config: Decides which models are read.
+
+    Raises:
+        ConflictError: HEAD keeps moving.
+    """
     for _ in range(_ATTEMPTS):
         head, state = current(store)
         models = {ref.id for ref, _ in config.method.final.aggregate(state)}
@@ -103,7 +125,14 @@ def claim(store: Store, config: Config) -> tuple[JSON, State]:
 
 
 def recipe(store: Store, config: Config, state: State, model: str) -> Recipe:
-    """Models and coefficients of a combined model."""
+    """Models and coefficients of a combined model.
+
+    Args:
+        store: Objects of the evolution.
+        config: Decides how the models are combined.
+        state: HEAD's state.
+        model: "naive", "aggregated" or "final".
+    """
     if model == "naive":
         experts = [model_ref(store, f"expert-{name}") for name in config.models.experts]
         return [(expert, 1 / len(experts)) for expert in experts]
@@ -111,7 +140,15 @@ def recipe(store: Store, config: Config, state: State, model: str) -> Recipe:
 
 
 def build(store: Store, config: Config, place: Place, model: str, recipe: Recipe) -> None:
-    """Write a linear combination of models as `model`, with its record."""
+    """Write a linear combination of models, with its record.
+
+    Args:
+        store: Objects of the evolution.
+        config: Its shard size.
+        place: Threads, and the size of the cache.
+        model: Id of the model that is written.
+        recipe: Models and the coefficients of their task vectors.
+    """
     base = model_ref(store, "base")
     inputs = {
         "base": base.to_json(),
@@ -131,9 +168,13 @@ def build(store: Store, config: Config, place: Place, model: str, recipe: Recipe
 
 
 def give_up_leftovers(store: Store, claimed: JSON) -> None:
-    """Abort the uploads that killed runs left of the combined models, which stand now.
+    """Abort the uploads that killed runs left of the combined models, which exist now.
 
     The listing comes first: a finalising that has an upload in it, and wants other models, has claimed them by now.
+
+    Args:
+        store: Objects of the evolution.
+        claimed: The claim that this run wrote, as JSON.
     """
     folders = tuple(f"{layout.home(model)}/" for model in layout.COMBINED)
     uploads = [(key, upload) for key, upload in store.uploads() if key.startswith(folders)]

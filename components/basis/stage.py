@@ -144,7 +144,6 @@ def difference(store: Store, place: Place, basis: Basis, core: Core, adapter: Mo
         InvalidInputError: The difference is above 1e-4.
     """
     from cycleqd.evaluation.adapters_check import check
-
     from cycleqd.weights.span import low_rank
 
     cache = CheckpointCache(Settings.from_environment().cache, size_in_bytes(place.cache_size))

@@ -20,11 +20,20 @@ from cycleqd.tracking import logbook
 
 
 def run(evolution: str, models: str, tasks: str, split: str, place: str) -> None:
-    """Score each model (JSON list of ids) on each task (JSON list of names) of a split. Free for pairs with a score.
+    """Score models on tasks. Costs nothing for pairs that have a score.
 
-    Raises, before a model is loaded: InvalidInputError for unknown names and for what a task misses on this machine,
-    IntegrityError for task data that are not what was seeded. A checkpoint that is not what its record says is never
-    scored.
+    All checks come before a model is loaded. A checkpoint that is not what its record says is never scored.
+
+    Args:
+        evolution: Name of the evolution.
+        models: JSON list of model ids.
+        tasks: JSON list of names of tasks.
+        split: "search" or "test".
+        place: The section `place` as JSON.
+
+    Raises:
+        InvalidInputError: names are unknown, or a task misses something on this machine.
+        IntegrityError: task data are not what was seeded.
     """
     settings, where = Settings.from_environment(), parse_place(place)
     store = Store.connect(settings, evolution)

@@ -27,10 +27,15 @@ METHOD_VERSION = 1
 
 
 def run(config: str, place: str) -> None:
-    """Stage an evolution: `config` is the whole configuration as JSON, with the paths as this machine knows them.
+    """Copy an evolution's inputs to S3 and open its MLflow experiment. Costs nothing when it has been done.
 
-    Free when it has been done. Raises InvalidInputError when models do not fit together or task data are missing,
-    ConflictError when the evolution exists with another configuration.
+    Args:
+        config: The whole configuration as JSON, with the paths as this machine knows them.
+        place: The section `place` as JSON.
+
+    Raises:
+        InvalidInputError: models do not fit together, or task data are missing.
+        ConflictError: the evolution exists with another configuration.
     """
     settings = Settings.from_environment()
     tree = {**json.loads(config), "place": json.loads(place)}
@@ -48,7 +53,17 @@ def run(config: str, place: str) -> None:
 
 
 def copy_all(store: Store, config: Config, frozen: bytes, inputs: JSON, clock: Clock) -> JSON:
-    """Check everything, then copy it. A copy that a killed run finished is not made again."""
+    """Check everything, then copy it; digests and files of all that was copied.
+
+    A copy that a killed run finished is not made again.
+
+    Args:
+        store: Objects of the evolution.
+        config: The configuration that is being seeded.
+        frozen: Bytes of config.json.
+        inputs: What the copies' records name as their inputs, JSON.
+        clock: Of the stage.
+    """
     with clock.part("check"):
         opened = open_inputs(store.client, config)
         found = {name: find_task(store.client, name, task) for name, task in config.tasks.items()}

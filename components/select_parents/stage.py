@@ -21,9 +21,15 @@ from cycleqd.tracking import logbook
 
 
 def run(evolution: str, generation: int, place: str) -> str:
-    """Claim a generation (-1: the next after HEAD); its loop items, [{"generation": 0, "child": "g000000-c00"}, …].
+    """Claim a generation; its loop items, [{"generation": 0, "child": "g000000-c00"}, …] as JSON.
 
-    Raises ConflictError when the generation is not the next one and was never planned.
+    Args:
+        evolution: Name of the evolution.
+        generation: The generation; -1: the next after HEAD.
+        place: The section `place` as JSON.
+
+    Raises:
+        ConflictError: the generation is not the next one and was never planned.
     """
     settings = Settings.from_environment()
     store = Store.connect(settings, evolution)
@@ -38,6 +44,13 @@ def claim(store: Store, generation: int) -> Plan:
 
     Once the search is over it is the last generation's, which costs nothing to repeat: a run of several generations
     that a stop rule ends early succeeds, and so does a schedule's run past the end. (KFP collects from no empty loop.)
+
+    Args:
+        store: Objects of the evolution.
+        generation: The generation, from 0.
+
+    Raises:
+        ConflictError: the generation is not the next one and was never planned.
     """
     found = find_plan(store, generation)
     if found is not None:

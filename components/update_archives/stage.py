@@ -41,7 +41,13 @@ METHOD_VERSION = 1
 
 
 def run(evolution: str, generation: int, place: str) -> None:
-    """Make snapshot `generation` + 1 and HEAD name it; then log and clean up, also when that was done before."""
+    """Make the next snapshot and HEAD name it; then log and clean up, also when that was done before.
+
+    Args:
+        evolution: Name of the evolution.
+        generation: The generation whose children are offered; -1: seeding.
+        place: The section `place` as JSON.
+    """
     settings, where = Settings.from_environment(), parse_place(place)
     store = Store.connect(settings, evolution)
     with recorded(store, "update-archives", str(generation)):
@@ -56,12 +62,26 @@ def run(evolution: str, generation: int, place: str) -> None:
 
 
 def seeded_models(config: Config) -> list[str]:
-    """The base, then the experts, in the config's order."""
+    """The base, then the experts, in the config's order.
+
+    Args:
+        config: Its experts.
+    """
     return ["base", *(f"expert-{name}" for name in config.models.experts)]
 
 
 def make(store: Store, config: Config, generation: int, models: Sequence[str]) -> State:
-    """The next state, its snapshot and record written. Raises ConflictError while the models are scored anew."""
+    """The next state, its snapshot and record written.
+
+    Args:
+        store: Objects of the evolution.
+        config: Method and tasks of the evolution.
+        generation: The generation whose children are offered; -1: seeding.
+        models: Ids of its children; of base and experts for seeding.
+
+    Raises:
+        ConflictError: the models are being scored anew.
+    """
     if store.exists(layout.RESCORING):
         raise ConflictError(
             f"the models of {store.url('')} are being scored anew; wait for `cycleqd rescore`, or run it again"
@@ -87,7 +107,16 @@ def make(store: Store, config: Config, generation: int, models: Sequence[str]) -
 
 
 def write_snapshot(store: Store, state: State, edition: int) -> State:
-    """Store a state, once; the state with the digest of its bytes. Raises IntegrityError when another one is there."""
+    """Store a state, once; the state with the digest of its bytes.
+
+    Args:
+        store: Objects of the evolution.
+        state: The state to store.
+        edition: 0 for an update, from 1 for a rescoring.
+
+    Raises:
+        IntegrityError: another state is stored there.
+    """
     data, key = encode(state.to_json()), layout.snapshot(state.generation, edition)
     if not store.create(key, data) and store.get(key) != data:
         raise IntegrityError(
@@ -98,13 +127,29 @@ def write_snapshot(store: Store, state: State, edition: int) -> State:
 
 
 def outputs(state: State, edition: int, models: Sequence[str]) -> JSON:
-    """What a record says of the snapshot that was made: which it is, its digest, the archives that each model is in."""
+    """What a record says of the snapshot that was made: which it is, its digest, the archives that each model is in.
+
+    Args:
+        state: The state as stored.
+        edition: 0 for an update, from 1 for a rescoring.
+        models: Ids of the models that were offered.
+    """
     entered = {model: list(states.homes(state, model)) for model in models}
     return {"snapshot": state.generation, "edition": edition, "sha256": state.digest, "entered": entered}
 
 
 def following(store: Store, config: Config, generation: int, scored: Sequence[Scored]) -> State:
-    """The state after a generation. Raises ConflictError when HEAD is not at the snapshot that it starts from."""
+    """The state after a generation.
+
+    Args:
+        store: Objects of the evolution.
+        config: Method and tasks of the evolution.
+        generation: The generation whose children are offered; -1: seeding.
+        scored: Its children with their scores; base and experts for seeding.
+
+    Raises:
+        ConflictError: HEAD is not at the snapshot that the generation starts from.
+    """
     if generation < 0:
         return states.seeded(config, scored[0], scored[1:])
     head, state = current(store)
@@ -116,10 +161,16 @@ def following(store: Store, config: Config, generation: int, scored: Sequence[Sc
 
 
 def move_head(store: Store, target: Head) -> None:
-    """Make HEAD name `target`, by a conditional write; a HEAD that is there or further already is left alone.
+    """Make HEAD name a snapshot, by a conditional write; a HEAD that is there or further already is left alone.
 
-    The one before is the last edition of the snapshot before, or the edition before. Raises ConflictError when HEAD is
-    neither, or names another snapshot of that number and edition.
+    The one before is the last edition of the snapshot before, or the edition before.
+
+    Args:
+        store: Objects of the evolution.
+        target: The new HEAD.
+
+    Raises:
+        ConflictError: HEAD is neither of these, or names another snapshot of that number and edition.
     """
     data = encode(target.to_json())
     head = find_head(store)

@@ -12,10 +12,10 @@ from typing import Literal
 
 from cycleqd.errors import InvalidInputError
 from cycleqd.evaluation.task import Sample
-from cycleqd.search.config import Split
+from cycleqd.search.config import SplitConfig
 
 
-def choose(samples: Sequence[Sample], split: Split, part: Literal["search", "test"]) -> list[Sample]:
+def choose(samples: Sequence[Sample], split: SplitConfig, part: Literal["search", "test"]) -> list[Sample]:
     """The samples of one part of the split, subsampled as the config says, in the order of the data.
 
     By share, the `round(share · n)` samples of lowest rank are for the search and all others for the test, so the two
@@ -38,7 +38,7 @@ def choose(samples: Sequence[Sample], split: Split, part: Literal["search", "tes
     return [sample for sample in samples if sample.id in kept]
 
 
-def _members(ids: Sequence[str], split: Split, part: Literal["search", "test"]) -> list[str]:
+def _members(ids: Sequence[str], split: SplitConfig, part: Literal["search", "test"]) -> list[str]:
     """Ids of the whole part, by rank."""
     ranked = sorted(ids, key=lambda i: _rank(i, split.seed))
     explicit = split.search_ids if part == "search" else split.test_ids

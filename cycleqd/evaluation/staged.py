@@ -26,12 +26,12 @@ class StagedTask:
     """
 
     name: str
-    config: configuration.Task
+    config: configuration.TaskConfig
     files: JSON
     kind: type[Task]
 
     @classmethod
-    def load(cls, store: Store, name: str, config: configuration.Task, files: JSON, scratch: Path) -> StagedTask:
+    def load(cls, store: Store, name: str, config: configuration.TaskConfig, files: JSON, scratch: Path) -> StagedTask:
         """Load the class, from the copy of the plug-in where there is one."""
         reference = config.class_
         if files["plugin"] is not None:

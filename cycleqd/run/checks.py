@@ -16,7 +16,7 @@ from cycleqd.evaluation.task import load_task
 from cycleqd.run.estimate import cells, planned_children
 from cycleqd.run.kubeflow.endpoint import fault
 from cycleqd.search.algorithms import algorithm
-from cycleqd.search.config import Config, Task
+from cycleqd.search.config import Config, TaskConfig
 from cycleqd.search.grid import is_flat
 from cycleqd.search.place import Image, Place
 from cycleqd.search.state import State
@@ -181,7 +181,7 @@ def check_tasks(config: Config, findings: Findings, begin: Callable[[str], None]
     return found
 
 
-def _check_task(name: str, task: Task, findings: Findings) -> dict[str, int]:
+def _check_task(name: str, task: TaskConfig, findings: Findings) -> dict[str, int]:
     from cycleqd.evaluation.splits import choose
     from cycleqd.evaluation.task import Workspace
 

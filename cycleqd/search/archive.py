@@ -25,7 +25,11 @@ class Archive:
     def offer(self, candidate: Scored, copies: Copies) -> Archive:
         """The archive after a model was offered: it enters an empty cell, or one whose elite is strictly worse.
 
-        Ties keep the incumbent. `copies` is asked whether a model that would enter may.
+        Ties keep the incumbent.
+
+        Args:
+            candidate: The model and its scores.
+            copies: Decides whether a model that would enter may, where it is a copy of an elite.
         """
         cell = self.grid.cell(candidate.scores)
         incumbent = self.elites.get(cell)
@@ -55,13 +59,22 @@ class Archive:
 
     @classmethod
     def from_json(cls, value: JSON, grid: Grid) -> Archive:
-        """Rebuild an archive on its grid (recorded once for all archives, see state.State)."""
+        """Rebuild an archive on its grid.
+
+        Args:
+            value: JSON as `to_json` makes it.
+            grid: The archive's grid (recorded once for all archives, see state.State).
+        """
         elites = {tuple(elite["cell"]): Scored.from_json(elite) for elite in value["elites"]}
         return cls(value["quality"], grid, dict(sorted(elites.items())))
 
 
 def union(archives: Iterable[Archive]) -> tuple[Scored, ...]:
-    """Every model that is an elite of some archive, once each, in order of archive and cell."""
+    """Every model that is an elite of some archive, once each, in order of archive and cell.
+
+    Args:
+        archives: The archives of a snapshot.
+    """
     models: dict[ModelRef, Scored] = {}
     for archive in archives:
         for elite in archive.elites.values():

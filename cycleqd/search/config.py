@@ -68,7 +68,7 @@ class Models(Section):
         return self
 
 
-class Split(Section):
+class SplitConfig(Section):
     """Which samples the search sees and which are held out: by seed and share, or by explicit ids."""
 
     share: Fraction = 0.5
@@ -85,7 +85,7 @@ class Split(Section):
     """The same for the held-out samples; empty: all."""
 
     @model_validator(mode="after")
-    def _disjoint(self) -> Split:
+    def _disjoint(self) -> SplitConfig:
         if (self.search_ids is None) != (self.test_ids is None):
             raise ValueError("give both search_ids and test_ids, or neither")
         shared = set(self.search_ids or ()) & set(self.test_ids or ())
@@ -96,7 +96,7 @@ class Split(Section):
         return self
 
 
-class Generation(Section):
+class DecodingConfig(Section):
     """How replies are generated for a task. Temperature 0 is greedy."""
 
     max_tokens: int = Field(default=512, ge=1)
@@ -111,7 +111,7 @@ class Generation(Section):
     """Seed of sampling."""
 
 
-class Task(Section):
+class TaskConfig(Section):
     """A task: plug-in class, data, settings."""
 
     class_: Plugin = Field(alias="class")
@@ -120,15 +120,15 @@ class Task(Section):
     """The task's data: a file, a folder or an s3:// prefix."""
     settings: dict[str, Any] = Field(default_factory=dict)
     """The task's own settings; its class checks them."""
-    split: Split = Split()
+    split: SplitConfig = SplitConfig()
     """Which samples the search sees."""
-    generation: Generation = Generation()
+    generation: DecodingConfig = DecodingConfig()
     """How replies are generated."""
     report_only: bool = False
     """Score it for base, experts and final model only; the search never uses it."""
 
 
-class Evaluation(Section):
+class EvaluationConfig(Section):
     """How scores are measured: engine, arithmetic and batches are part of what a score means."""
 
     engine: Literal["auto", "transformers", "vllm"] = "auto"
@@ -154,9 +154,9 @@ class Config(Section):
     """Seed of every random draw of the search; replicates of an evolution differ in it."""
     models: Models
     """Base and experts."""
-    tasks: dict[Name, Task] = Field(min_length=2)
+    tasks: dict[Name, TaskConfig] = Field(min_length=2)
     """What models are scored on, by a name of your choice; at least two take part in the search."""
-    evaluation: Evaluation = Evaluation()
+    evaluation: EvaluationConfig = EvaluationConfig()
     """How scores are measured."""
     method: Method = Field(default_factory=Method)
     """What is computed."""
@@ -227,10 +227,15 @@ class Config(Section):
 
 
 def load(path: Path, profile: Path | None = None) -> Config:
-    """Read a YAML (or JSON) configuration. Relative paths in it are taken from its own folder.
+    """Read a configuration.
 
-    A profile is a file of `place`'s keys that are laid over the configuration's: sections of it key by key, values and
-    lists as a whole. Raises InvalidInputError with one sentence a problem.
+    Args:
+        path: A YAML (or JSON) file. Relative paths in it are taken from its own folder.
+        profile: A YAML file of `place`'s keys that are laid over the configuration's: sections of it key by key, values
+            and lists as a whole.
+
+    Raises:
+        InvalidInputError: a file cannot be read or is not valid; one sentence a problem.
     """
     tree = _read(path)
     if isinstance(tree, dict):
@@ -248,24 +253,43 @@ def load(path: Path, profile: Path | None = None) -> Config:
 
 
 def parse(tree: Any, where: str, folder: Path | None = None, plugins: Path | None = None) -> Config:
-    """Validate a tree; with `folder`, relative paths in it are taken from there.
+    """Validate a configuration.
 
-    plugins: where a frozen configuration's operators of a user's own lie, below their keys; they are imported. Raises
-    InvalidInputError naming every problem and its place in the tree.
+    Args:
+        tree: The configuration as JSON values.
+        where: Names the configuration in messages.
+        folder: Relative paths are taken from here; None leaves them as they are.
+        plugins: Folder with the files of a frozen configuration's own operators, below their keys; they are imported.
+
+    Raises:
+        InvalidInputError: it is not valid; it names every problem and its place in the tree.
     """
     return _validated(Config, tree, where, folder, plugins)
 
 
 def placed(config: Config, **changes: object) -> Config:
-    """The configuration with other values in its `place`. Raises InvalidInputError for those that it does not take."""
+    """The configuration with other values in its `place`.
+
+    Args:
+        config: The configuration.
+        changes: Keys of `place` and their new values.
+
+    Raises:
+        InvalidInputError: `place` does not take a value.
+    """
     over = _validated(Place, changes, "the command line", Path.cwd())
     return config.model_copy(update={"place": _overlaid(config.place, over)})
 
 
 def completed(config: Config, frozen: Config) -> Config:
-    """The configuration, with another's value for every key that decides results and that it does not set itself.
+    """The user's configuration, completed with the frozen value of every key that decides results and that it does not
+    set.
 
     Sections are completed key by key, those of tasks and experts one by one; other maps and lists are set as a whole.
+
+    Args:
+        config: The user's configuration; its `place` is kept.
+        frozen: The configuration that was frozen at seeding.
     """
     return _overlaid(frozen, config).model_copy(update={"place": config.place})
 

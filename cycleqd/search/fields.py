@@ -29,13 +29,23 @@ def _absolute(path: str, info: ValidationInfo) -> str:
 
 
 def absolute_plugin(plugin: str, info: ValidationInfo) -> str:
-    """The same for a plug-in class in a file, "path/to/file.py:Class"."""
+    """A plug-in class with its file's path made absolute, from the config file's own folder.
+
+    Args:
+        plugin: "path/to/file.py:Class"; anything else is returned as it is.
+        info: Pydantic's; its context holds the "folder".
+    """
     module, _, name = plugin.rpartition(":")
     return f"{_absolute(module, info)}:{name}" if is_file(plugin) else plugin
 
 
 def stored(plugin: str, key: str) -> str:
-    """The same class in the copy that seeding makes of its file."""
+    """The same class in the copy that seeding makes of its file.
+
+    Args:
+        plugin: "path/to/file.py:Class"; anything else is returned as it is.
+        key: Key of the copy, relative to the evolution.
+    """
     return f"{key}:{plugin.rpartition(':')[2]}" if is_file(plugin) else plugin
 
 

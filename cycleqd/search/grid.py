@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Self
 
 from cycleqd.errors import InvalidInputError
-from cycleqd.search.method import Grid as GridSettings
+from cycleqd.search.method import GridConfig
 from cycleqd.search.records import JSON, Scored, Scores
 
 Cell = tuple[int, ...]
@@ -31,7 +31,13 @@ class Axis:
 
     @classmethod
     def make(cls, low: float, high: float, bins: int) -> Axis:
-        """Clip the range to [0, 1]; width 0 (also after clipping) gives one bin."""
+        """An axis whose range is clipped to [0, 1]; width 0 (also after clipping) gives one bin.
+
+        Args:
+            low: Lower end, a score.
+            high: Upper end, a score.
+            bins: Number of bins, at least 1.
+        """
         low, high = (min(max(x, 0.0), 1.0) for x in (low, high))
         return cls(low, high, bins if high - low > _ROUNDING else 1)
 
@@ -41,7 +47,11 @@ class Axis:
         return tuple(self.low + (self.high - self.low) * j / self.bins for j in range(self.bins + 1))
 
     def bin(self, score: float) -> int:
-        """Index of the score's bin, 0 … bins - 1."""
+        """Index of the score's bin, 0 … bins - 1.
+
+        Args:
+            score: A fraction in [0, 1].
+        """
         if self.bins == 1:
             return 0
         steps = (score - self.low) / (self.high - self.low) * self.bins
@@ -53,7 +63,14 @@ class Axis:
 
     @classmethod
     def from_json(cls, value: JSON) -> Self:
-        """The inverse of `to_json`; KeyError where a key is missing."""
+        """The inverse of `to_json`.
+
+        Args:
+            value: JSON as `to_json` makes it.
+
+        Raises:
+            KeyError: a key is missing.
+        """
         return cls(low=value["low"], high=value["high"], bins=value["bins"])
 
 
@@ -75,30 +92,52 @@ class Grid:
         return math.prod(self.shape)
 
     def cell(self, scores: Scores) -> Cell:
-        """The cell of a model, one bin index a behaviour task."""
+        """The cell of a model, one bin index a behaviour task.
+
+        Args:
+            scores: The model's scores on all search tasks.
+        """
         return tuple(axis.bin(scores[task]) for task, axis in zip(self.tasks, self.axes, strict=True))
 
 
 def behaviour(axes: Mapping[str, Axis], quality: str) -> Grid:
-    """The grid of the archive whose quality is the score on task `quality`."""
+    """The grid of an archive: all tasks but its quality task are behaviours.
+
+    Args:
+        axes: Task → axis, in the config's order.
+        quality: Quality task of the archive.
+    """
     tasks = tuple(task for task in axes if task != quality)
     return Grid(tasks, tuple(axes[task] for task in tasks))
 
 
 def is_flat(task: str, experts: Sequence[Scored]) -> bool:
-    """Whether every expert scores the same on the task, so that it gives the search no information."""
+    """Whether every expert scores the same on the task, so that it gives the search no information.
+
+    Args:
+        task: Name of the task.
+        experts: The experts' scores.
+    """
     return len({expert.scores[task] for expert in experts}) == 1
 
 
 def fix_axes(
-    settings: GridSettings, tasks: Sequence[str], experts: Sequence[Scored], specialists: Mapping[str, str]
+    settings: GridConfig, tasks: Sequence[str], experts: Sequence[Scored], specialists: Mapping[str, str]
 ) -> dict[str, Axis]:
     """One axis a task from the experts' scores; fixed at seeding and recorded with the archives.
 
     bounds "experts": [0.85 × the weakest expert's score, 1.15 × the strongest's]; "own_expert": the same over the
-    task's own experts (`specialists`: model id → its task); explicit: as given. All clipped to [0, 1]. The axis of
-    a flat task has one bin, unless its bounds are explicit.
-    Raises InvalidInputError when a task has no expert to take bounds from.
+    task's own experts; explicit: as given. All clipped to [0, 1]. The axis of a flat task has one bin, unless its
+    bounds are explicit.
+
+    Args:
+        settings: Bins and bounds of the configuration.
+        tasks: Search tasks, in the config's order.
+        experts: The experts' scores.
+        specialists: Model id of an expert → the task that it was fine-tuned for.
+
+    Raises:
+        InvalidInputError: a task has no expert to take bounds from.
     """
     axes = {}
     for task in tasks:

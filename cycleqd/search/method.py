@@ -35,7 +35,7 @@ def _known_algorithm(name: str) -> str:
     return name
 
 
-class Grid(Section):
+class GridConfig(Section):
     """The archives' grids: bins per axis and how their bounds are set (at seeding, once)."""
 
     bins: int | dict[Name, int] = 15
@@ -52,7 +52,7 @@ class Grid(Section):
         return bins
 
     @model_validator(mode="after")
-    def _ordered(self) -> Grid:
+    def _ordered(self) -> GridConfig:
         for task, (low, high) in self.bounds.items() if isinstance(self.bounds, dict) else ():
             if low > high:
                 raise ValueError(f"bounds of task '{task}' are [{low}, {high}]: the first must not exceed the second")
@@ -94,7 +94,7 @@ def _default() -> Any:
     return Field(default={}, validate_default=True)
 
 
-class Stop(Section):
+class StopConfig(Section):
     """Stop early: after so many child evaluations, or so many generations without a better best average."""
 
     evaluations: int | None = Field(default=None, ge=1)
@@ -114,7 +114,7 @@ class Method(Section):
     """Children of a generation, for each archive in focus."""
     focus: Literal["cyclic", "all", "fixed"] | Annotated[dict[Literal["fixed"], Name], Field(min_length=1)] = "cyclic"
     """The archives that a generation works on: the next in turn, `all`, or one: the first task's or `{fixed: TASK}`."""
-    grid: Grid = Grid()
+    grid: GridConfig = GridConfig()
     """The grids of the archives."""
     parents: ParentSelection = _default()
     """Which elites become parents."""
@@ -132,7 +132,7 @@ class Method(Section):
     """`lexicase` keeps models whose score is within this of the best."""
     final: FinalRule = _default()
     """Which model is the final one."""
-    stop: Stop = Stop()
+    stop: StopConfig = StopConfig()
     """When to stop early."""
 
     @property

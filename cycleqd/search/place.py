@@ -50,7 +50,11 @@ class Images(Section):
 
 
 def image_of(stage: str) -> Image:
-    """The image that a stage runs in, which is also the name of its resources."""
+    """The image that a stage runs in, which is also the name of its resources.
+
+    Args:
+        stage: Name of the stage, such as "merge".
+    """
     if stage in ("merge", "mutate", "aggregate", "choose_final"):
         return "weights"
     return "evaluate" if stage in ("basis", "evaluate") else "control"
@@ -151,11 +155,19 @@ class Place(Section):
     """Resources of pods of the `evaluate` image."""
 
     def image(self, stage: str) -> str:
-        """The reference of a stage's image."""
+        """The reference of a stage's image.
+
+        Args:
+            stage: Name of the stage, such as "merge".
+        """
         found: str = getattr(self.images, image_of(stage))
         return found
 
     def resources(self, stage: str) -> Resources:
-        """What a stage's pod asks for."""
+        """What a stage's pod asks for.
+
+        Args:
+            stage: Name of the stage, such as "merge".
+        """
         found: Resources = getattr(self, image_of(stage))
         return found

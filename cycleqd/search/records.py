@@ -18,20 +18,32 @@ Scores = Mapping[str, float]
 
 
 def average(scores: Scores) -> float:
-    """Mean over the search tasks."""
+    """Mean over the search tasks.
+
+    Args:
+        scores: Scores on all search tasks.
+    """
     return math.fsum(scores.values()) / len(scores)
 
 
 def canonical(value: JSON) -> bytes:
-    """The canonical UTF-8 JSON of a value: sorted keys, no spaces, shortest round-trip floats, no NaN.
+    """The canonical UTF-8 JSON of a value: sorted keys, no spaces, shortest round-trip floats.
 
-    Raises ValueError for NaN and infinities.
+    Args:
+        value: JSON value.
+
+    Raises:
+        ValueError: it holds NaN or an infinity.
     """
     return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False).encode()
 
 
 def digest(value: JSON) -> str:
-    """sha256 (hex) of the canonical JSON."""
+    """sha256 (hex) of the canonical JSON.
+
+    Args:
+        value: JSON value.
+    """
     return hashlib.sha256(canonical(value)).hexdigest()
 
 
@@ -51,7 +63,14 @@ class ModelRef:
 
     @classmethod
     def from_json(cls, value: JSON) -> Self:
-        """The inverse of `to_json`; KeyError where a key is missing."""
+        """The inverse of `to_json`.
+
+        Args:
+            value: JSON as `to_json` makes it.
+
+        Raises:
+            KeyError: a key is missing.
+        """
         return cls(id=value["id"], digest=value["digest"])
 
 
@@ -96,7 +115,14 @@ class Child:
 
     @classmethod
     def from_json(cls, value: JSON) -> Self:
-        """The inverse of `to_json`; KeyError where a key is missing."""
+        """The inverse of `to_json`.
+
+        Args:
+            value: JSON as `to_json` makes it.
+
+        Raises:
+            KeyError: a key is missing.
+        """
         return cls(
             id=value["id"],
             generation=value["generation"],
@@ -132,7 +158,14 @@ class Plan:
 
     @classmethod
     def from_json(cls, value: JSON) -> Self:
-        """The inverse of `to_json`; KeyError where a key is missing."""
+        """The inverse of `to_json`.
+
+        Args:
+            value: JSON as `to_json` makes it.
+
+        Raises:
+            KeyError: a key is missing.
+        """
         return cls(
             generation=value["generation"],
             snapshot=value["snapshot"],
@@ -161,7 +194,14 @@ class Scored:
 
     @classmethod
     def from_json(cls, value: JSON) -> Self:
-        """The inverse of `to_json`; KeyError where a key is missing."""
+        """The inverse of `to_json`.
+
+        Args:
+            value: JSON as `to_json` makes it.
+
+        Raises:
+            KeyError: a key is missing.
+        """
         verdicts = value.get("verdicts")
         return cls(
             model=ModelRef.from_json(value["model"]),

@@ -83,7 +83,12 @@ class State:
 
     @classmethod
     def from_json(cls, value: JSON, digest: str = "") -> Self:
-        """The state of a snapshot's content; the archives' grids are made from its axes. digest: of what was read."""
+        """The state of a snapshot's content; the archives' grids are made from its axes.
+
+        Args:
+            value: JSON as `to_json` makes it.
+            digest: sha256 (hex) of the bytes that were read.
+        """
         tasks = tuple(value["tasks"])
         axes = {task: Axis.from_json(value["grid"][task]) for task in tasks}
         return cls(
@@ -105,10 +110,16 @@ class State:
 
 
 def seeded(config: Config, base: Scored, experts: Sequence[Scored]) -> State:
-    """Snapshot 0: bounds fixed from the experts, every expert offered to every archive, in the given order.
+    """Snapshot 0: bounds fixed from the experts, every expert offered to every archive.
 
-    Raises InvalidInputError for a score that is missing, NaN or outside [0, 1], for missing verdicts, and for a task on
-    which every expert scores 0 (unless evaluation.allow_flat_tasks): such a task cannot guide the search.
+    Args:
+        config: Method and tasks of the evolution.
+        base: The base model's scores.
+        experts: The experts' scores, in the order in which they are offered.
+
+    Raises:
+        InvalidInputError: a score is missing, NaN or outside [0, 1], verdicts are missing, or every expert scores 0 on
+            a task (unless evaluation.allow_flat_tasks), which then cannot guide the search.
     """
     tasks = config.search_tasks
     base = _checked(replace(base, verdicts=None), tasks)
@@ -138,17 +149,33 @@ def _empty(config: Config, base: Scored, experts: Sequence[Scored]) -> State:
 
 
 def planned(config: Config, state: State) -> Plan:
-    """The next generation's plan, within the budget of evaluations. Raises ConflictError when the search is over."""
+    """The next generation's plan, within the budget of evaluations.
+
+    Args:
+        config: Method and seed of the evolution.
+        state: The current snapshot.
+
+    Raises:
+        ConflictError: the search is over.
+    """
     if reason := should_stop(config, state):
         raise ConflictError(f"evolution '{config.name}' has nothing left to do: {reason}")
     return algorithm(config).ask(state, remaining(config, state))
 
 
 def updated(config: Config, state: State, plan: Plan, scored: Sequence[Scored]) -> State:
-    """The next snapshot: the plan's children, scored and in plan order, were offered to all K archives.
+    """The next snapshot: the plan's children were offered to all K archives.
 
-    Raises ConflictError when the plan was not made from this snapshot, IntegrityError when `scored` are not the plan's
-    children, InvalidInputError for a score that is missing, NaN or outside [0, 1].
+    Args:
+        config: Method of the evolution.
+        state: The snapshot that the plan was made from.
+        plan: The generation's plan.
+        scored: The plan's children with their scores, in the plan's order.
+
+    Raises:
+        ConflictError: the plan was not made from this snapshot.
+        IntegrityError: `scored` are not the plan's children.
+        InvalidInputError: a score is missing, NaN or outside [0, 1].
     """
     if plan.generation != state.generation or plan.snapshot not in (state.digest, *state.rescored):
         raise ConflictError(
@@ -191,8 +218,14 @@ def _with_verdicts(config: Config, scored: Sequence[Scored], tasks: Sequence[str
 def rescored(config: Config, state: State, base: Scored, models: Sequence[Scored]) -> State:
     """Another edition of a snapshot: bounds, archives and population from new scores alone.
 
-    models: every expert, and the children that are to stay, with their new scores. They are offered in the order of the
-    history, in their own generations; other children leave the history and are only counted. Raises as `seeded` does.
+    Models are offered in the order of the history, in their own generations; children without new scores leave the
+    history and are only counted. Raises as `seeded` does.
+
+    Args:
+        config: Method of the evolution.
+        state: The edition before.
+        base: The base with its new scores.
+        models: Every expert, and the children that are to stay, with their new scores.
     """
     found = {model.model.id: model for model in models}
     made: dict[int, list[Scored]] = {}
@@ -208,7 +241,12 @@ def rescored(config: Config, state: State, base: Scored, models: Sequence[Scored
 
 
 def replayed(config: Config, state: State) -> Iterator[State]:
-    """Every snapshot from 0 to this one, rebuilt from the history (populations without verdicts)."""
+    """Every snapshot from 0 to this one, rebuilt from the history (populations without verdicts).
+
+    Args:
+        config: Method of the evolution.
+        state: The last snapshot.
+    """
     search = algorithm(config)
     yield (current := search.tell(_empty(config, state.base, state.experts), state.experts))
     made = {
@@ -220,7 +258,11 @@ def replayed(config: Config, state: State) -> Iterator[State]:
 
 
 def best_average(state: State) -> Evaluated:
-    """The evaluated model with the best average; ties keep the earlier. It need not be an elite."""
+    """The evaluated model with the best average; ties keep the earlier. It need not be an elite.
+
+    Args:
+        state: A snapshot.
+    """
     return max(state.history, key=lambda line: average(line.scores))
 
 
@@ -228,6 +270,10 @@ def alive(config: Config, state: State) -> tuple[Evaluated, ...]:
     """The models whose checkpoints the evolution still needs, in the history's order; all others may be collected.
 
     What the search may select as a parent, and the best on each task, for the final model.
+
+    Args:
+        config: Method of the evolution.
+        state: The current snapshot.
     """
     parents = algorithm(config).pool(state)
     needed = {model.model.id for model in parents} | {line.model.id for line in state.bests.values()}
@@ -235,28 +281,54 @@ def alive(config: Config, state: State) -> tuple[Evaluated, ...]:
 
 
 def best_living(config: Config, state: State) -> Evaluated:
-    """The living model with the best average; ties keep the earlier. Its checkpoint is there."""
+    """The living model with the best average; ties keep the earlier. Its checkpoint exists.
+
+    Args:
+        config: Method of the evolution.
+        state: The current snapshot.
+    """
     return max(alive(config, state), key=lambda line: average(line.scores))
 
 
 def homes(state: State, model: str) -> tuple[str, ...]:
-    """Quality tasks of the archives in which the model with this id is an elite."""
+    """Quality tasks of the archives in which a model is an elite.
+
+    Args:
+        state: A snapshot.
+        model: Model id.
+    """
     return tuple(a.quality for a in state.archives if any(e.model.id == model for e in a.elites.values()))
 
 
 def final_recipe(config: Config, state: State, aggregated: Scores | None = None) -> Recipe:
-    """Models and coefficients β of the final model; `aggregated`: the aggregate's scores, where they decide."""
+    """Models and coefficients β of the final model.
+
+    Args:
+        config: Method of the evolution.
+        state: The current snapshot.
+        aggregated: Scores of the aggregate on the search split, where they decide.
+    """
     return config.method.final.recipe(state, best_living(config, state), aggregated)
 
 
 def remaining(config: Config, state: State) -> int | None:
-    """Child evaluations left in the budget; None without one."""
+    """Child evaluations left in the budget; None without one.
+
+    Args:
+        config: Method of the evolution.
+        state: The current snapshot.
+    """
     budget = config.method.stop.evaluations
     return None if budget is None else max(budget - state.evaluations, 0)
 
 
 def should_stop(config: Config, state: State) -> str | None:
-    """Why the search is over, as a clause; None while it goes on."""
+    """Why the search is over, as a clause; None while it goes on.
+
+    Args:
+        config: Method of the evolution.
+        state: The current snapshot.
+    """
     method = config.method
     if state.generation >= method.generations:
         return f"all {method.generations} generations are done"

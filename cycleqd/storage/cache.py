@@ -32,10 +32,16 @@ class CheckpointCache:
 
     @contextmanager
     def fetch(self, source: Source, manifest: Manifest) -> Iterator[Path]:
-        """The checkpoint's folder (read only), fetched from `source` when absent; it stays until the block ends.
+        """The checkpoint's folder (read only), fetched when absent; it stays until the block ends.
 
-        Raises IntegrityError when a file differs from the manifest, InvalidInputError when the checkpoint alone exceeds
-        the limit, UnavailableError when entries in use leave no room or the disk is full.
+        Args:
+            source: Where to fetch the checkpoint from.
+            manifest: The checkpoint's files, sizes and digests.
+
+        Raises:
+            IntegrityError: a file differs from the manifest.
+            InvalidInputError: the checkpoint alone exceeds the limit.
+            UnavailableError: entries in use leave no room, or the disk is full.
         """
         entry = self._folder / manifest.digest
         with self._open_lock(f"{manifest.digest}.lock") as lock:
@@ -50,7 +56,11 @@ class CheckpointCache:
 
     @contextmanager
     def find(self, manifest: Manifest) -> Iterator[Path | None]:
-        """The checkpoint's folder as by `fetch` when it is there already, else None."""
+        """The checkpoint's folder as by `fetch` when it is cached already, else None.
+
+        Args:
+            manifest: The checkpoint's files, sizes and digests.
+        """
         entry = self._folder / manifest.digest
         if not _is_whole(entry, manifest):
             yield None

@@ -19,11 +19,16 @@ from cycleqd.storage.objects import Store
 
 
 def clean(store: Store, config: Config, pins: Iterable[str] = ()) -> None:
-    """Delete what nothing needs. Safe beside a generation, a finalising and another cleaning at work.
+    """Delete what nothing needs. Safe while a generation, a finalising and another cleaning are running.
 
     The listing comes first: a child that is in it has its plan in S3, so whoever needs its checkpoint is seen by the
-    reads that follow, and what is written later is not in the listing. A late twin of a stage whose result stands may
+    reads that follow, and what is written later is not in the listing. A late twin of a stage whose result exists may
     lose its upload, and then finds that result.
+
+    Args:
+        store: Objects of the evolution.
+        config: Decides what the search may still select.
+        pins: Ids of models to keep besides.
     """
     objects = store.list("generations")
     head, state = current(store)
@@ -37,7 +42,14 @@ def clean(store: Store, config: Config, pins: Iterable[str] = ()) -> None:
 
 
 def needed(store: Store, config: Config, generation: int, state: State) -> set[str]:
-    """Ids of the models whose checkpoints must stay: elites, parents in flight, what finalising and reports name."""
+    """Ids of the models whose checkpoints must stay: elites, parents in flight, what finalising and reports name.
+
+    Args:
+        store: Objects of the evolution.
+        config: Decides what the search may still select.
+        generation: First generation whose plan may still be worked on: HEAD's snapshot.
+        state: HEAD's state.
+    """
     models = members(config, state)
     for number in count(generation):
         plan = find_plan(store, number)
@@ -50,7 +62,12 @@ def needed(store: Store, config: Config, generation: int, state: State) -> set[s
 
 
 def members(config: Config, state: State) -> set[str]:
-    """Ids of the models that a snapshot holds: the elites of all archives, the population, the best on each task."""
+    """Ids of the models that a snapshot holds: the elites of all archives, the population, the best on each task.
+
+    Args:
+        config: Decides what the search may still select.
+        state: The snapshot.
+    """
     found = {line.model.id for line in states.alive(config, state)}
     return found | {elite.model.id for elite in (*union(state.archives), *state.population)}
 

@@ -42,12 +42,23 @@ class Head:
 
 
 def parse_place(place: str) -> Place:
-    """The `place` parameter of a stage."""
+    """The `place` parameter of a stage.
+
+    Args:
+        place: The section `place` as JSON.
+    """
     return Place.model_validate(json.loads(place))
 
 
 def load_config(store: Store) -> Config:
-    """The frozen configuration. Raises IntegrityError when it is not the one that was seeded."""
+    """The frozen configuration.
+
+    Args:
+        store: Objects of the evolution.
+
+    Raises:
+        IntegrityError: it is not the one that was seeded.
+    """
     data = store.get(layout.CONFIG)
     seeded, found = need_result(store, layout.SEED)["inputs"]["config"], hashlib.sha256(data).hexdigest()
     if found != seeded:
@@ -56,12 +67,23 @@ def load_config(store: Store) -> Config:
 
 
 def size_in_bytes(text: str) -> int:
-    """ "5GB" → 5000000000."""
+    """Bytes of a size as configurations write it: "5GB" → 5000000000.
+
+    Args:
+        text: A number and KB, MB or GB (powers of 1000).
+    """
     return int(float(text[:-2]) * _UNITS[text[-2:]])
 
 
 def find_head(store: Store) -> Head | None:
-    """HEAD, None before seeding has ended. Raises IntegrityError when it was altered."""
+    """HEAD, None before seeding has ended.
+
+    Args:
+        store: Objects of the evolution.
+
+    Raises:
+        IntegrityError: it was altered.
+    """
     found = store.find_with_etag(layout.HEAD)
     if found is None:
         return None
@@ -76,7 +98,14 @@ def find_head(store: Store) -> Head | None:
 
 
 def need_head(store: Store) -> Head:
-    """HEAD. Raises ConflictError before seeding has ended."""
+    """HEAD of an evolution that must have been seeded.
+
+    Args:
+        store: Objects of the evolution.
+
+    Raises:
+        ConflictError: seeding has not ended.
+    """
     found = find_head(store)
     if found is None:
         raise ConflictError(f"{store.url('')} has no HEAD yet: run the seeding pipeline first")
@@ -84,7 +113,16 @@ def need_head(store: Store) -> Head:
 
 
 def load_state(store: Store, number: int, edition: int = 0) -> State:
-    """Snapshot `number`, verified against the sealed record of its making."""
+    """A snapshot, verified against the sealed record of its making.
+
+    Args:
+        store: Objects of the evolution.
+        number: Generations done.
+        edition: 0 for the snapshot that the update made, from 1 for those of rescorings.
+
+    Raises:
+        IntegrityError: snapshot or record are missing or were altered.
+    """
     recorded = need_result(store, layout.maker(number, edition))["outputs"]["sha256"]
     key = layout.snapshot(number, edition)
     data = store.get(key)
@@ -97,7 +135,15 @@ def load_state(store: Store, number: int, edition: int = 0) -> State:
 
 
 def current(store: Store) -> tuple[Head, State]:
-    """HEAD and its snapshot. Raises IntegrityError when HEAD does not name the snapshot that was recorded."""
+    """HEAD and its snapshot.
+
+    Args:
+        store: Objects of the evolution.
+
+    Raises:
+        IntegrityError: HEAD does not name the snapshot that was recorded.
+        ConflictError: seeding has not ended.
+    """
     head = need_head(store)
     state = load_state(store, *head.position)
     if state.digest != head.sha256:
@@ -109,18 +155,42 @@ def current(store: Store) -> tuple[Head, State]:
 
 
 def find_plan(store: Store, generation: int) -> Plan | None:
-    """A generation's plan, None when it was not claimed. Raises IntegrityError for a broken seal."""
+    """A generation's plan, None when it was not claimed.
+
+    Args:
+        store: Objects of the evolution.
+        generation: Generation, from 0.
+
+    Raises:
+        IntegrityError: the seal is broken.
+    """
     found = find_record(store, layout.plan(generation))
     return None if found is None else Plan.from_json(found.body)
 
 
 def need_plan(store: Store, generation: int) -> Plan:
-    """A generation's plan. Raises ConflictError when the generation was not claimed."""
+    """The plan of a generation that must have been claimed.
+
+    Args:
+        store: Objects of the evolution.
+        generation: Generation, from 0.
+
+    Raises:
+        ConflictError: the generation was not claimed.
+    """
     return Plan.from_json(need_plan_record(store, generation).body)
 
 
 def need_plan_record(store: Store, generation: int) -> Record:
-    """The record that a generation's plan is. Raises ConflictError when the generation was not claimed."""
+    """The sealed record that the plan of a claimed generation is.
+
+    Args:
+        store: Objects of the evolution.
+        generation: Generation, from 0.
+
+    Raises:
+        ConflictError: the generation was not claimed.
+    """
     found = find_record(store, layout.plan(generation))
     if found is None:
         raise ConflictError(f"generation {generation} of {store.url('')} has no plan: run select_parents first")
@@ -130,7 +200,12 @@ def need_plan_record(store: Store, generation: int) -> Record:
 def manifest(store: Store, model: str) -> Manifest:
     """Files and digests of a model's checkpoint, from the record of the stage that made it.
 
-    Raises IntegrityError when no stage has made it.
+    Args:
+        store: Objects of the evolution.
+        model: Model id.
+
+    Raises:
+        IntegrityError: no stage has made it.
     """
     for folder in layout.makers(model):
         body = read_result(store, folder)
@@ -142,23 +217,44 @@ def manifest(store: Store, model: str) -> Manifest:
 
 
 def manifest_json(value: Manifest) -> JSON:
-    """A manifest as records hold it: digest, bytes and files."""
+    """A manifest as records hold it: digest, bytes and files.
+
+    Args:
+        value: The manifest.
+    """
     files = {name: {"size": entry.size, "sha256": entry.sha256} for name, entry in value.files.items()}
     return {"digest": value.digest, "size": value.size, "files": files}
 
 
 def manifest_from(value: Any) -> Manifest:
-    """The manifest that a record holds."""
+    """The manifest that a record holds.
+
+    Args:
+        value: JSON that `manifest_json` made.
+    """
     return Manifest.from_json(json.dumps({"files": value["files"]}))
 
 
 def model_ref(store: Store, model: str) -> ModelRef:
-    """A model and the digest of its checkpoint. Raises as `manifest` does."""
+    """A model and the digest of its checkpoint. Raises as `manifest` does.
+
+    Args:
+        store: Objects of the evolution.
+        model: Model id.
+    """
     return ModelRef(model, manifest(store, model).digest)
 
 
 def planned_child(store: Store, item: str) -> Child:
-    """The planned child that a loop item names."""
+    """The planned child that a loop item names.
+
+    Args:
+        store: Objects of the evolution.
+        item: Loop item, JSON: {"generation": 12, "child": "g000012-c00"}.
+
+    Raises:
+        InvalidInputError: it is not a loop item, or the plan has no such child.
+    """
     try:
         value = json.loads(item)
         generation, name = int(value["generation"]), str(value["child"])
@@ -171,7 +267,16 @@ def planned_child(store: Store, item: str) -> Child:
 
 
 def find_child(store: Store, name: str, generation: int) -> Child:
-    """A child from its generation's plan. Raises InvalidInputError when the plan has no such child."""
+    """A child from its generation's plan.
+
+    Args:
+        store: Objects of the evolution.
+        name: Id of the child.
+        generation: Generation, from 0.
+
+    Raises:
+        InvalidInputError: the plan has no such child.
+    """
     plan = need_plan(store, generation)
     for child in plan.children:
         if child.id == name:

@@ -56,9 +56,14 @@ class Failure:
 
 @contextlib.contextmanager
 def recorded(store: Store, task: str, *given: str) -> Iterator[None]:
-    """Do the work of a task that was given these arguments; its failure is recorded, and goes on.
+    """Do the work of a task; its failure is recorded, and raised again.
 
     In the file that CYCLEQD_FAILURE names, else in S3 for the Kubeflow run of KFP_RUN_ID, else nowhere.
+
+    Args:
+        store: Objects of the evolution.
+        task: Name of the task.
+        given: The task's arguments, which tell its failures from those of other children.
     """
     file, run = os.environ.get(FAILURE, ""), os.environ.get("KFP_RUN_ID", "")
     key = layout.failure(run, f"{task}-{digest(list(given))[:12]}") if run and not file else ""
@@ -94,9 +99,14 @@ def _describe(task: str, given: tuple[str, ...], run: str, error: Exception) -> 
 
 
 def find_failure(store: Store, run: str) -> Failure | None:
-    """The failure of a run that tells most: a refusal before others, then the latest; None when none is recorded.
+    """The failure that explains a run best: a refusal before others, then the latest; None when none is recorded.
 
-    Raises IntegrityError for a record that is none.
+    Args:
+        store: Objects of the evolution.
+        run: Id of the run in Kubeflow Pipelines.
+
+    Raises:
+        IntegrityError: an object of the run's folder is not the record of a failure.
     """
     found = []
     for key in store.list(layout.failures(run)):

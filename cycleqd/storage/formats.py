@@ -36,15 +36,25 @@ _STEPS: Sequence[Step] = (_models_are_dense,)
 
 
 def encode(value: JSON) -> bytes:
-    """The bytes to store of a JSON object: canonical, with its format."""
+    """The bytes to store of a JSON object: canonical, with its format.
+
+    Args:
+        value: A dict of JSON values.
+    """
     return canonical({"format": FORMAT, **value})
 
 
 def decode(key: str, data: bytes, url: str) -> JSON:
     """A stored JSON object in the present format, without its number.
 
-    `key` is the object's, relative to the evolution; `url` names it in messages. Raises IntegrityError for what is no
-    JSON object, InvalidInputError for a format that this version does not read.
+    Args:
+        key: Key of the object, relative to the evolution.
+        data: The bytes that are stored.
+        url: Names the object in messages.
+
+    Raises:
+        IntegrityError: it is not a JSON object.
+        InvalidInputError: it is of a format that this version does not read.
     """
     try:
         value = json.loads(data)
@@ -56,7 +66,16 @@ def decode(key: str, data: bytes, url: str) -> JSON:
 
 
 def upgrade(key: str, value: JSON, url: str) -> JSON:
-    """The value in the present format, without its number. Raises InvalidInputError as `decode` does."""
+    """The value in the present format, without its number.
+
+    Args:
+        key: Key of the object, relative to the evolution.
+        value: The object as it is stored.
+        url: Names the object in messages.
+
+    Raises:
+        InvalidInputError: it is of a format that this version does not read.
+    """
     if "format" not in value:
         raise InvalidInputError(
             f"{url} has no format number: it was written by cycleqd 0.1; open it with cycleqd 0.1.0"

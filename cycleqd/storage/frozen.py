@@ -23,14 +23,24 @@ from cycleqd.storage.objects import Store
 
 
 def frozen_bytes(config: Config) -> bytes:
-    """The configuration as it is stored. The order of tasks and experts is kept: it decides whose turn it is."""
+    """The configuration as it is stored. The order of tasks and experts is kept: it decides whose turn it is.
+
+    Args:
+        config: The configuration that is being seeded.
+    """
     return json.dumps({"format": FORMAT, **config.frozen()}, indent=1, ensure_ascii=False).encode()
 
 
 def parse_frozen(store: Store, data: bytes) -> Config:
-    """The configuration that `frozen_bytes` wrote, with the user's own operators, which lie beside it.
+    """The configuration that `frozen_bytes` wrote, with the user's own operators, which are stored beside it.
 
-    Raises as `decode` does, and IntegrityError for an operator's file that is not the one that was frozen.
+    Args:
+        store: Objects of the evolution.
+        data: Bytes of config.json.
+
+    Raises:
+        IntegrityError: it is not a JSON object, or an operator's file is not the one that was frozen.
+        InvalidInputError: it is of a format that this version does not read.
     """
     url = store.url(layout.CONFIG)
     tree = decode(layout.CONFIG, data, url)
@@ -43,7 +53,17 @@ def parse_frozen(store: Store, data: bytes) -> Config:
 
 
 def fetch(store: Store, key: str, sha256: str, folder: Path) -> None:
-    """Copy an object below a folder. Raises IntegrityError when it is not what was seeded."""
+    """Copy an object below a folder.
+
+    Args:
+        store: Objects of the evolution.
+        key: Key of the object, relative to the evolution and to the folder.
+        sha256: Digest (hex) that it had when it was seeded.
+        folder: A folder of this machine.
+
+    Raises:
+        IntegrityError: it is not what was seeded.
+    """
     content = store.get(key)
     found = hashlib.sha256(content).hexdigest()
     if found != sha256:
@@ -56,8 +76,12 @@ def fetch(store: Store, key: str, sha256: str, folder: Path) -> None:
 def adopt(store: Store, config: Config) -> Config:
     """The user's configuration, with what is frozen for every key that it does not set; before seeding with `decided`.
 
-    Raises ConflictError naming the keys that it sets otherwise than they are frozen: the evolution was started with
-    another configuration.
+    Args:
+        store: Objects of the evolution.
+        config: The user's configuration.
+
+    Raises:
+        ConflictError: it sets keys to other values than the frozen ones; it names them.
     """
     found = store.find(layout.CONFIG)
     if found is None:
@@ -77,7 +101,12 @@ def adopt(store: Store, config: Config) -> Config:
 
 
 def flat(tree: JSON, prefix: str = "") -> dict[str, object]:
-    """A nested configuration as dotted names."""
+    """A nested configuration as dotted names.
+
+    Args:
+        tree: JSON value.
+        prefix: Dotted name of the tree itself; "" for the whole configuration.
+    """
     if not isinstance(tree, dict):
         return {prefix: tree}
     within = f"{prefix}." if prefix else ""

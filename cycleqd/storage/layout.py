@@ -55,18 +55,33 @@ _MODEL = re.compile(r"^(base|basis|naive|aggregated|final|(expert|source|adapter
 
 
 def child_generation(model: str) -> int | None:
-    """The generation of a child's id ("g000012-c00" → 12); None for any other model."""
+    """The generation of a child's id ("g000012-c00" → 12); None for a model that is not a child.
+
+    Args:
+        model: Model id.
+    """
     match = _CHILD.match(model)
     return int(match[1]) if match else None
 
 
 def children_in(text: str) -> list[str]:
-    """The ids of children that a text names, each once, sorted."""
+    """The ids of children that a text names, each once, sorted.
+
+    Args:
+        text: Any text, such as the arguments of a task.
+    """
     return sorted(set(_CHILDREN.findall(text)))
 
 
 def home(model: str) -> str:
-    """The folder of a model. Raises InvalidInputError for what is not a model id."""
+    """The folder of a model.
+
+    Args:
+        model: Model id.
+
+    Raises:
+        InvalidInputError: it is not a model id.
+    """
     number = child_generation(model)
     if number is not None:
         return f"{generation(number)}/children/{model}"
@@ -78,87 +93,161 @@ def home(model: str) -> str:
 
 
 def checkpoint(model: str) -> str:
-    """The folder of a model's checkpoint."""
+    """The folder of a model's checkpoint.
+
+    Args:
+        model: Model id.
+    """
     return f"{home(model)}/checkpoint"
 
 
 def merged(model: str) -> str:
-    """The unmutated intermediate of separate merge and mutate stages."""
+    """The folder of the unmutated intermediate, where merge and mutate are separate stages.
+
+    Args:
+        model: Id of a child.
+    """
     return f"{home(model)}/merged"
 
 
 def stage(model: str, name: str) -> str:
-    """The folder of a model's merge or mutate record."""
+    """The folder of the record of how a model was made.
+
+    Args:
+        model: Model id.
+        name: "merge" or "mutate" for a child, "make" for any other model.
+    """
     return f"{home(model)}/{name}"
 
 
 def makers(model: str) -> tuple[str, ...]:
-    """The folders that may hold the record of the checkpoint's making, the last maker first."""
+    """The folders that may hold the record of the checkpoint's making, the last stage first.
+
+    Args:
+        model: Model id.
+    """
     return tuple(
         stage(model, name) for name in (("mutate", "merge") if child_generation(model) is not None else ("make",))
     )
 
 
 def evaluation(model: str, task: str, split: str) -> str:
-    """The folder of the record and transcripts of a model on a task and split."""
+    """The folder of the record and the transcripts of a model on a task.
+
+    Args:
+        model: Model id.
+        task: Name of the task in the configuration.
+        split: "search" or "test".
+    """
     return f"{home(model)}/evaluations/{task}/{split}"
 
 
 def task(name: str) -> str:
-    """The folder of a task's data and plug-in."""
+    """The folder of a task's data and plug-in.
+
+    Args:
+        name: Name of the task in the configuration.
+    """
     return f"tasks/{name}"
 
 
 def generation(number: int) -> str:
-    """The folder of a generation."""
+    """The folder of a generation.
+
+    Args:
+        number: Generation, from 0.
+    """
     return f"generations/{number:06d}"
 
 
 def plan(number: int) -> str:
-    """The sealed plan of a generation: writing it is the claim."""
+    """The sealed plan of a generation: writing it is the claim.
+
+    Args:
+        number: Generation, from 0.
+    """
     return f"{generation(number)}/plan.json"
 
 
 def mlflow(number: int) -> str:
-    """The MLflow run ids of a generation and its children."""
+    """The MLflow run ids of a generation and its children.
+
+    Args:
+        number: Generation, from 0.
+    """
     return f"{generation(number)}/mlflow.json"
 
 
 def update(number: int) -> str:
-    """The folder of the record of the update after generation `number`; -1 is seeding's."""
+    """The folder of the record of a generation's update of the archives.
+
+    Args:
+        number: Generation, from 0; -1 is seeding.
+    """
     return f"{SEED}/update" if number < 0 else f"{generation(number)}/update"
 
 
 def maker(number: int, edition: int) -> str:
-    """The folder of the record of a snapshot's making: of the update, or of the rescoring that made an edition."""
+    """The folder of the record of a snapshot's making: of the update, or of the rescoring that made an edition.
+
+    Args:
+        number: Snapshot: the number of generations done.
+        edition: 0 for the snapshot that the update made, from 1 for those of rescorings.
+    """
     return f"{RESCORINGS}/{number:06d}-{edition}/update" if edition else update(number - 1)
 
 
 def snapshot(number: int, edition: int = 0) -> str:
-    """The state after `number` generations; edition 0 is the update's, later ones are rescorings of it."""
+    """The state after a number of generations.
+
+    Args:
+        number: Generations done.
+        edition: 0 for the snapshot that the update made, from 1 for those of rescorings.
+    """
     return f"archives/{number:06d}-{edition}.json" if edition else f"archives/{number:06d}.json"
 
 
 def result(folder: str) -> str:
-    """The sealed record of a stage's folder."""
+    """The sealed record of a stage.
+
+    Args:
+        folder: Folder of the stage.
+    """
     return f"{folder}/result.json"
 
 
 def run(folder: str) -> str:
-    """When, where and with what a stage was computed."""
+    """When, where and with what a stage was computed.
+
+    Args:
+        folder: Folder of the stage.
+    """
     return f"{folder}/run.json"
 
 
 def failures(run: str) -> str:
-    """The folder of the failures of a Kubeflow run, by its id."""
+    """The folder of the failures of a Kubeflow run.
+
+    Args:
+        run: Id of the run in Kubeflow Pipelines.
+    """
     return f"runs/{run}/failures"
 
 
 def failure(run: str, name: str) -> str:
-    """The failure of one of its tasks."""
+    """The failure of one task of a Kubeflow run.
+
+    Args:
+        run: Id of the run in Kubeflow Pipelines.
+        name: Name of the task, with a digest of its arguments.
+    """
     return f"{failures(run)}/{name}.json"
 
 
 def repeats(step: str) -> str:
-    """How often a step's run was repeated."""
+    """How often a step's run was repeated.
+
+    Args:
+        step: Name of the step, as drivers call it.
+    """
     return f"repeats/{step}.json"

@@ -22,7 +22,12 @@ from cycleqd.weights.manifest import Manifest
 def open_model(store: Store, model: ModelRef) -> Checkpoint:
     """A model's checkpoint in S3 for reading; every byte that is read is checked against its record.
 
-    Raises IntegrityError when the record is missing or is not of the wanted digest.
+    Args:
+        store: Objects of the evolution.
+        model: Id and the digest that the checkpoint must have.
+
+    Raises:
+        IntegrityError: the record is missing or has another digest, or files are missing or of another size.
     """
     return open_checkpoint(_stored(store, model)[0])
 
@@ -33,6 +38,11 @@ def opened(store: Store, place: Place, models: Sequence[ModelRef]) -> Iterator[l
 
     The base and the experts, which every generation reads, are fetched into a cache that lasts; other models are read
     there when an evaluation has left them. Where there is no room they are streamed from S3.
+
+    Args:
+        store: Objects of the evolution.
+        place: Its `cache_size` bounds the cache.
+        models: The models to open, in the order of the result.
     """
     settings = Settings.from_environment()
     cache = CheckpointCache(settings.cache, size_in_bytes(place.cache_size))
@@ -69,17 +79,32 @@ def _stored(store: Store, model: ModelRef) -> tuple[S3Source, Manifest]:
 
 
 def source(store: Store, folder: str, recorded: Manifest) -> S3Source:
-    """A checkpoint folder of the evolution for reading, verified against its manifest."""
+    """A checkpoint folder of the evolution for reading, verified against its manifest.
+
+    Args:
+        store: Objects of the evolution.
+        folder: Key of the folder, relative to the evolution.
+        recorded: Manifest that what is read must match.
+    """
     return S3Source(store.client, store.bucket, store.key(folder), recorded.digests())
 
 
 def sink(store: Store, folder: str) -> S3Sink:
-    """A folder of the evolution to write a checkpoint into."""
+    """A folder of the evolution to write a checkpoint into.
+
+    Args:
+        store: Objects of the evolution.
+        folder: Key of the folder, relative to the evolution.
+    """
     return S3Sink(store.client, store.bucket, store.key(folder))
 
 
 def device(place: Place) -> str:
-    """Where matrices are mutated: "cuda" when it is asked for, or there and not forbidden."""
+    """Where matrices are mutated, "cuda" or "cpu".
+
+    Args:
+        place: Its `device`; "auto" is CUDA where there is a device.
+    """
     import torch
 
     if place.device == "auto":

@@ -31,6 +31,10 @@ def connect_client(settings: Settings, attempts: int = 5) -> S3Client:
     """An S3 client. It is thread-safe; credentials come from boto3's own chain.
 
     A session of its own: boto3's shared one keeps the credentials that it found first, also for another store.
+
+    Args:
+        settings: Endpoint and region.
+        attempts: Most attempts of a request, the first included.
     """
     import boto3
     from botocore.config import Config
@@ -62,24 +66,45 @@ class Store:
 
     @classmethod
     def connect(cls, settings: Settings, evolution: str) -> Store:
-        """The evolution's objects, with a client of their own."""
+        """The evolution's objects, with a client of their own.
+
+        Args:
+            settings: Bucket, endpoint and region.
+            evolution: Name of the evolution, which is its prefix in the bucket.
+        """
         return cls(connect_client(settings), settings.bucket, evolution)
 
     def key(self, key: str) -> str:
-        """The key in the bucket."""
+        """The key in the bucket.
+
+        Args:
+            key: Key relative to the evolution.
+        """
         return f"{self.evolution}/{key}"
 
     def url(self, key: str) -> str:
-        """The s3:// URL, as messages and MLflow show it."""
+        """The s3:// URL, as messages and MLflow show it.
+
+        Args:
+            key: Key relative to the evolution; "" for the evolution itself.
+        """
         return f"s3://{self.bucket}/{self.evolution}/{key}"
 
     def find(self, key: str) -> bytes | None:
-        """The object's bytes, None when there is none."""
+        """The object's bytes, None when there is none.
+
+        Args:
+            key: Key relative to the evolution.
+        """
         found = self.find_with_etag(key)
         return None if found is None else found[0]
 
     def find_with_etag(self, key: str) -> tuple[bytes, str] | None:
-        """Bytes and ETag (for `replace`), None when there is none."""
+        """Bytes and ETag (for `replace`), None when there is none.
+
+        Args:
+            key: Key relative to the evolution.
+        """
         with self._reported(key, "read"):
             try:
                 body = Body(self.client, self.bucket, self.key(key))
@@ -90,7 +115,14 @@ class Store:
                 raise
 
     def get(self, key: str) -> bytes:
-        """The object's bytes. Raises IntegrityError when there is none: whoever asks was told that it exists."""
+        """The bytes of an object that must exist.
+
+        Args:
+            key: Key relative to the evolution.
+
+        Raises:
+            IntegrityError: there is no such object.
+        """
         found = self.find(key)
         if found is None:
             raise IntegrityError(
@@ -99,16 +131,32 @@ class Store:
         return found
 
     def get_json(self, key: str) -> JSON:
-        """The object as JSON, in the present format. Raises IntegrityError when it is missing, and as `decode` does."""
+        """The value of a JSON object that must exist, in the present format.
+
+        Args:
+            key: Key relative to the evolution.
+
+        Raises:
+            IntegrityError: there is no such object, or it is not a JSON object.
+            InvalidInputError: it is of a format that this version does not read.
+        """
         return decode(key, self.get(key), self.url(key))
 
     def find_json(self, key: str) -> JSON | None:
-        """The object as JSON, in the present format, None when there is none. Raises as `decode` does."""
+        """The value of a JSON object in the present format, None when there is none. Raises as `get_json` does.
+
+        Args:
+            key: Key relative to the evolution.
+        """
         found = self.find(key)
         return None if found is None else decode(key, found, self.url(key))
 
     def exists(self, key: str) -> bool:
-        """Whether there is an object of this key."""
+        """Whether there is an object of this key.
+
+        Args:
+            key: Key relative to the evolution.
+        """
         with self._reported(key, "read"):
             try:
                 self.client.head_object(Bucket=self.bucket, Key=self.key(key))
@@ -119,24 +167,49 @@ class Store:
                 raise
 
     def put(self, key: str, data: bytes) -> None:
-        """Write, whatever was there."""
+        """Write an object, and overwrite what was there.
+
+        Args:
+            key: Key relative to the evolution.
+            data: The object's bytes.
+        """
         with self._reported(key, "written"):
             self.client.put_object(Bucket=self.bucket, Key=self.key(key), Body=data)
 
     def put_json(self, key: str, value: JSON) -> None:
-        """Write a JSON object in the present format: equal values, equal bytes."""
+        """Write a JSON object in the present format: equal values, equal bytes.
+
+        Args:
+            key: Key relative to the evolution.
+            value: A dict of JSON values.
+        """
         self.put(key, encode(value))
 
     def create(self, key: str, data: bytes) -> bool:
-        """Write unless the object exists (If-None-Match: *). False: it exists, whatever its bytes."""
+        """Write unless the object exists (If-None-Match: *). False: it exists, whatever its bytes.
+
+        Args:
+            key: Key relative to the evolution.
+            data: The object's bytes.
+        """
         return self._put_if(key, data, {"IfNoneMatch": "*"})
 
     def replace(self, key: str, data: bytes, etag: str) -> bool:
-        """Write if the object still has this ETag (If-Match). False: it was changed or removed meanwhile."""
+        """Write if the object has not changed (If-Match). False: it was changed or removed meanwhile.
+
+        Args:
+            key: Key relative to the evolution.
+            data: The object's new bytes.
+            etag: ETag that the object had when it was read.
+        """
         return self._put_if(key, data, {"IfMatch": etag})
 
     def list(self, prefix: str) -> dict[str, int]:
-        """Relative key → size in bytes of every object below a folder (or of everything, for "")."""
+        """Relative key → size in bytes of every object below a folder.
+
+        Args:
+            prefix: Key of the folder, relative to the evolution, without a trailing slash; "" for the whole evolution.
+        """
         start = self.key(f"{prefix}/" if prefix else "")
         found: dict[str, int] = {}
         with self._reported(prefix, "listed"):
@@ -146,7 +219,11 @@ class Store:
         return found
 
     def delete(self, keys: Iterable[str]) -> None:
-        """Delete objects; absent ones are no error."""
+        """Delete objects; absent ones are no error.
+
+        Args:
+            keys: Keys relative to the evolution.
+        """
         names = sorted(keys)
         for start in range(0, len(names), 1000):
             part = names[start : start + 1000]
@@ -161,13 +238,20 @@ class Store:
                 )
 
     def delete_prefix(self, prefix: str) -> None:
-        """Delete everything below a folder."""
+        """Delete everything below a folder.
+
+        Args:
+            prefix: Key of the folder, relative to the evolution, without a trailing slash.
+        """
         self.delete(self.list(prefix))
 
     def put_file(self, key: str, path: Path, progress: Callable[[int], None] | None = None) -> str:
-        """Upload a file of any size (in parts when large) and return its sha256 (hex), which the object carries, too.
+        """Upload a file of any size, in parts when it is large; its sha256 (hex), which is also stored with the object.
 
-        `progress` is called with the number of bytes of every part, from several threads.
+        Args:
+            key: Key relative to the evolution.
+            path: The file on this machine.
+            progress: Called with the number of bytes of every part, from several threads.
         """
         sha = file_sha256(path)
         with self._reported(key, "written"):
@@ -176,7 +260,11 @@ class Store:
         return sha
 
     def carried(self, key: str) -> tuple[int, str] | None:
-        """Size and sha256 of an object that `put_file` wrote; None when there is none."""
+        """Size and sha256 of an object that `put_file` wrote; None when there is none.
+
+        Args:
+            key: Key relative to the evolution.
+        """
         with self._reported(key, "read"):
             try:
                 found = self.client.head_object(Bucket=self.bucket, Key=self.key(key))
@@ -187,7 +275,11 @@ class Store:
         return found["ContentLength"], found["Metadata"].get(_SHA256, "")
 
     def sha256(self, key: str) -> str | None:
-        """The sha256 of the object's bytes as they are now, streamed; None when there is none."""
+        """The sha256 (hex) of the object's bytes as they are now, streamed; None when there is none.
+
+        Args:
+            key: Key relative to the evolution.
+        """
         found = hashlib.sha256()
         with self._reported(key, "read"):
             try:
@@ -200,9 +292,16 @@ class Store:
         return found.hexdigest()
 
     def get_file(self, key: str, path: Path, sha256: str, progress: Callable[[int], None]) -> None:
-        """Download to `path`, which appears only whole. Raises IntegrityError when its sha256 differs.
+        """Download an object to a file, which appears only when it is whole.
 
-        `progress` is called with the number of bytes of every piece.
+        Args:
+            key: Key relative to the evolution.
+            path: Where to write it; missing folders are made.
+            sha256: Digest (hex) that the object must have.
+            progress: Called with the number of bytes of every piece.
+
+        Raises:
+            IntegrityError: its sha256 differs.
         """
         part = path.with_name(path.name + ".part")
         found = hashlib.sha256()
@@ -230,7 +329,12 @@ class Store:
                     yield item["Key"][len(self.evolution) + 1 :], item["UploadId"]
 
     def abort_upload(self, key: str, upload: str) -> None:
-        """Give up a multipart upload; one that is already gone is no error."""
+        """Abort a multipart upload; one that is already gone is no error.
+
+        Args:
+            key: Key relative to the evolution.
+            upload: S3's id of the upload.
+        """
         with self._reported(key, "freed of an unfinished upload"):
             try:
                 self.client.abort_multipart_upload(Bucket=self.bucket, Key=self.key(key), UploadId=upload)
@@ -265,10 +369,15 @@ class Store:
 
 
 def probe(store: Store) -> None:
-    """Require what the evolution's safety rests on: that the store refuses stale conditional writes.
+    """Check that the store refuses stale conditional writes, on which the evolution's safety rests.
 
-    Writes and removes one small object. Raises UnavailableError that names the store when it ignores If-None-Match or a
-    stale If-Match.
+    Writes and removes one small object.
+
+    Args:
+        store: Objects of any evolution in the bucket to check.
+
+    Raises:
+        UnavailableError: the store ignores If-None-Match or a stale If-Match.
     """
     key = f"probe-{secrets.token_hex(8)}.json"  # others may probe at the same time
     try:
@@ -291,7 +400,11 @@ def probe(store: Store) -> None:
 
 
 def file_sha256(path: Path) -> str:
-    """sha256 (hex) of a file, read in pieces."""
+    """sha256 (hex) of a file, read in pieces.
+
+    Args:
+        path: The file on this machine.
+    """
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 

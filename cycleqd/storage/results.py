@@ -41,7 +41,11 @@ class Clock:
 
     @contextmanager
     def part(self, name: str) -> Iterator[None]:
-        """Add the seconds that the block takes to a part; parts of one name add up."""
+        """Add the seconds that the block takes to a part.
+
+        Args:
+            name: Name of the part in run.json; the seconds of equal names add up.
+        """
         begin = time.monotonic()
         try:
             yield
@@ -58,7 +62,11 @@ class Record:
 
 
 def sealed(body: JSON) -> bytes:
-    """The bytes of a record, ending in the digest that makes any later change noticeable."""
+    """The bytes of a record, ending in the digest that makes any later change noticeable.
+
+    Args:
+        body: The record's content, a dict of JSON values, without format and seal.
+    """
     return _with_seal(encode(body))
 
 
@@ -71,7 +79,16 @@ _SEAL = len(_with_seal(b"}"))  # bytes
 
 
 def find_record(store: Store, key: str) -> Record | None:
-    """A sealed record, None when there is none. Raises IntegrityError for a broken seal, else as `decode` does."""
+    """A sealed record, None when there is none.
+
+    Args:
+        store: Objects of the evolution.
+        key: Key of the record, relative to the evolution.
+
+    Raises:
+        IntegrityError: the seal is broken.
+        InvalidInputError: the record is of a format that this version does not read.
+    """
     data = store.find(key)
     if data is None:
         return None
@@ -86,7 +103,15 @@ def find_record(store: Store, key: str) -> Record | None:
 
 
 def need_record(store: Store, folder: str) -> Record:
-    """The result of a folder, which must exist. Raises IntegrityError when it does not, else as `find_record` does."""
+    """The result of a stage that must have ended. Raises otherwise as `find_record` does.
+
+    Args:
+        store: Objects of the evolution.
+        folder: Folder of the stage.
+
+    Raises:
+        IntegrityError: there is no result.
+    """
     found = find_record(store, layout.result(folder))
     if found is None:
         raise IntegrityError(f"{store.url(layout.result(folder))} is missing: run the stage that writes it first")
@@ -94,33 +119,67 @@ def need_record(store: Store, folder: str) -> Record:
 
 
 def read_result(store: Store, folder: str) -> JSON | None:
-    """The content of a folder's result, None when there is none. Raises as `find_record` does."""
+    """The content of a stage's result, None when there is none. Raises as `find_record` does.
+
+    Args:
+        store: Objects of the evolution.
+        folder: Folder of the stage.
+    """
     found = find_record(store, layout.result(folder))
     return None if found is None else found.body
 
 
 def need_result(store: Store, folder: str) -> JSON:
-    """The content of a result that must exist. Raises as `need_record` does."""
+    """The content of a result that must exist. Raises as `need_record` does.
+
+    Args:
+        store: Objects of the evolution.
+        folder: Folder of the stage.
+    """
     return need_record(store, folder).body
 
 
 def find_result(store: Store, folder: str, name: str, version: int, inputs: JSON) -> JSON | None:
-    """The outputs of a result that matches stage, method version and inputs; None when it has to be computed."""
+    """The outputs of a result that matches stage, method version and inputs; None when it has to be computed.
+
+    Args:
+        store: Objects of the evolution.
+        folder: Folder of the stage.
+        name: Name of the stage.
+        version: METHOD_VERSION of the stage's code.
+        inputs: What the outputs depend on, JSON.
+    """
     body = read_result(store, folder)
     return body["outputs"] if body is not None and matches(body, name, version, inputs) else None
 
 
 def matches(body: JSON | None, name: str, version: int, inputs: JSON) -> bool:
-    """Whether a result is of this stage, method version and inputs."""
+    """Whether a result is of this stage, method version and inputs.
+
+    Args:
+        body: Content of the result; None where there is none.
+        name: Name of the stage.
+        version: METHOD_VERSION of the stage's code.
+        inputs: What the outputs depend on, JSON.
+    """
     wanted = {"stage": name, "method_version": version, "inputs": inputs}
     return body is not None and canonical({key: body.get(key) for key in wanted}) == canonical(wanted)
 
 
 def write_result(store: Store, folder: str, name: str, version: int, inputs: JSON, outputs: JSON, clock: Clock) -> JSON:
-    """Write run.json, then the sealed result; the outputs that are recorded. The data must be in place already.
+    """Write run.json, then the sealed result; the outputs that are recorded. The data must be written before.
 
-    Of two processes that do the same at once the first one's records stay: both log what they say, which is once. A
-    run.json that had ended before this work began belongs to a result that was never written, or was deleted.
+    Of two processes that do the same at once the first one's records stay, and both log these. A run.json that had
+    ended before this work began belongs to a result that was never written, or was deleted.
+
+    Args:
+        store: Objects of the evolution.
+        folder: Folder of the stage.
+        name: Name of the stage.
+        version: METHOD_VERSION of the stage's code.
+        inputs: What the outputs depend on, JSON.
+        outputs: What was computed, JSON.
+        clock: Started before the outputs were computed.
     """
     standing = find_result(store, folder, name, version, inputs)
     if standing is not None:
@@ -141,6 +200,14 @@ def once(store: Store, folder: str, name: str, version: int, inputs: JSON, compu
 
     A failure counts for nothing when another process has meanwhile recorded the same: what both worked from may be gone
     since, or have moved on.
+
+    Args:
+        store: Objects of the evolution.
+        folder: Folder of the stage.
+        name: Name of the stage.
+        version: METHOD_VERSION of the stage's code.
+        inputs: What the outputs depend on, JSON.
+        compute: Computes the outputs (JSON), after it has written the stage's data.
     """
     found = find_result(store, folder, name, version, inputs)
     if found is not None:
@@ -167,7 +234,11 @@ def provenance() -> dict[str, str]:
 
 
 def describe_run(clock: Clock) -> JSON:
-    """When, how long, where and with what: the content of run.json. Times in milliseconds since the epoch."""
+    """When, how long, where and with what: the content of run.json. Times in milliseconds since the epoch.
+
+    Args:
+        clock: Started when the stage began.
+    """
     return {
         "started": clock.started,
         "finished": time.time_ns() // 1_000_000,
@@ -183,7 +254,10 @@ def describe_run(clock: Clock) -> JSON:
 def peak_memory(pid: int) -> int:
     """Bytes: the largest resident sets so far of a process and of its living descendants, added up; 0 without /proc.
 
-    An engine's worker counts because it lives on; boxes are gone by then. Memory that a fork shares counts twice.
+    An engine's worker counts because it lives on; sandboxes are gone by then. Memory that a fork shares counts twice.
+
+    Args:
+        pid: Id of the process.
     """
     try:
         status = Path(f"/proc/{pid}/status").read_text()

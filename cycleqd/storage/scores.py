@@ -19,10 +19,18 @@ _RESCORE = "`cycleqd rescore` makes the scores anew"
 def scored_models(
     store: Store, config: Config, models: Sequence[str], verdicts: bool = False
 ) -> tuple[list[Scored], JSON]:
-    """The models with their scores on the search tasks, and the sha256 of the records these come from.
+    """The models with their scores on the search tasks, and the sha256 of the records that these come from.
 
-    Raises IntegrityError when a record is missing or judged another checkpoint, ConflictError when models were scored
-    under different conditions (engine, data, samples, sampling), so that their scores cannot be compared.
+    Args:
+        store: Objects of the evolution.
+        config: Its search tasks.
+        models: Model ids, in the order of the result.
+        verdicts: Whether to read single samples' verdicts, too.
+
+    Raises:
+        IntegrityError: a record is missing or judged another checkpoint.
+        ConflictError: models were scored under different conditions (engine, data, samples, sampling), so that their
+            scores cannot be compared.
     """
     reference = {task: need_result(store, layout.evaluation("base", task, "search")) for task in config.search_tasks}
     found: list[Scored] = []
@@ -49,6 +57,9 @@ def conditions(body: JSON) -> JSON:
     """What a score depends on besides the model: engine, task, data, samples, sampling, versions.
 
     Records of an earlier format have, for what was not a condition then, the value that was in force (see `formats`).
+
+    Args:
+        body: Content of an evaluation's record.
     """
     inputs = {key: value for key, value in body["inputs"].items() if key != "model"}
     fixed = {key: body["outputs"][key] for key in ("engine", "samples")}
@@ -56,7 +67,17 @@ def conditions(body: JSON) -> JSON:
 
 
 def refuse_other_conditions(model: str, task: str, body: JSON, reference: JSON) -> None:
-    """Raise ConflictError when a model was not scored as the base was."""
+    """Refuse to compare a model with the base unless both were scored under the same conditions.
+
+    Args:
+        model: Model id.
+        task: Name of the task in the configuration.
+        body: Content of the model's record on the task.
+        reference: Content of the base's record on the task.
+
+    Raises:
+        ConflictError: they differ in a condition.
+    """
     mine, theirs = conditions(body), conditions(reference)
     differing = [key for key in sorted(mine | theirs) if mine.get(key) != theirs.get(key)]
     if differing:

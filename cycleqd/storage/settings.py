@@ -31,7 +31,11 @@ class Settings:
     def from_environment(cls, environ: Mapping[str, str] = os.environ) -> Settings:
         """Read CYCLEQD_BUCKET, AWS_ENDPOINT_URL, AWS_REGION, MLFLOW_TRACKING_URI, CYCLEQD_CACHE, CYCLEQD_SCRATCH.
 
-        Raises InvalidInputError that names every variable that is missing.
+        Args:
+            environ: Environment variables.
+
+        Raises:
+            InvalidInputError: required variables are missing; it names all of them.
         """
         missing = [name for name in ("CYCLEQD_BUCKET", "MLFLOW_TRACKING_URI") if not environ.get(name)]
         if missing:

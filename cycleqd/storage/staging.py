@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from cycleqd.errors import InvalidInputError
 from cycleqd.loading import is_file
-from cycleqd.search.config import Config, Task
+from cycleqd.search.config import Config, TaskConfig
 from cycleqd.search.records import JSON, digest
 from cycleqd.storage import layout
 from cycleqd.storage.checkpoints import S3Source
@@ -152,8 +152,17 @@ def _pieces(source: Source, name: str, size: int) -> Iterator[Buffer]:
         yield source.read_range(name, start, min(start + _PIECE, size))
 
 
-def find_task(client: S3Client, name: str, task: Task) -> Staged:
-    """Where a task's data and plug-in are. Raises InvalidInputError when they are nowhere."""
+def find_task(client: S3Client, name: str, task: TaskConfig) -> Staged:
+    """Find a task's data and plug-in.
+
+    Args:
+        client: For data and plug-ins in S3.
+        name: Name of the task in the configuration, for messages.
+        task: The task's section of the configuration.
+
+    Raises:
+        InvalidInputError: data or plug-in are not there.
+    """
     basename = task.data.rstrip("/").rsplit("/", 1)[-1]
     module = task.class_.rpartition(":")[0]
     for path in (module if module.endswith(".py") else "", task.data):
@@ -181,9 +190,17 @@ def _find_plugin(client: S3Client, what: str, module: str) -> dict[str, Path | S
 
 
 def fetch_operators(client: S3Client, tree: JSON, folder: Path) -> JSON:
-    """A configuration's tree with the operators' files that it names in S3 brought into a folder, and named there.
+    """A configuration's tree with its operators' files fetched from S3.
 
-    An operator's settings are validated by its own class. Raises InvalidInputError when there is no such file.
+    An operator's settings are validated by its own class, so its file is needed before the configuration is read.
+
+    Args:
+        client: Of the store that holds the files.
+        tree: The configuration as JSON; operators may name s3://…/FILE.py:CLASS.
+        folder: Where the files are written; the tree that is returned names them there.
+
+    Raises:
+        InvalidInputError: there is no such file.
     """
     method = dict(tree.get("method", {}))
     for key, value in method.items():
@@ -198,7 +215,12 @@ def fetch_operators(client: S3Client, tree: JSON, folder: Path) -> JSON:
 
 
 def copy_operators(store: Store, config: Config) -> None:
-    """Copy the files of a user's own operators, to where the frozen configuration says that they are."""
+    """Copy the files of a user's own operators to where the frozen configuration names them.
+
+    Args:
+        store: Objects of the evolution.
+        config: The configuration that is being seeded.
+    """
     for operator in config.method.operators.values():
         if operator.file:
             store.put(operator.stored.rpartition(":")[0], Path(operator.file).read_bytes())
@@ -217,7 +239,13 @@ def _remote(client: S3Client, what: str, url: str, basename: str) -> dict[str, P
 
 
 def copy_task(store: Store, name: str, staged: Staged) -> JSON:
-    """Copy a task's data and plug-in; their files, sizes and digests."""
+    """Copy a task's data and plug-in; their files, sizes and digests.
+
+    Args:
+        store: Objects of the evolution.
+        name: Name of the task in the configuration.
+        staged: The task's files, as `find_task` found them.
+    """
     data = {key: _copy(store, f"{layout.task(name)}/data/{key}", key, where) for key, where in staged.data.items()}
     found: dict[str, JSON] = {"data": {"digest": digest(data), "files": data}, "plugin": None}
     for key, where in staged.plugin.items():

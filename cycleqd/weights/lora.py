@@ -11,17 +11,17 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from difflib import get_close_matches
 from pathlib import PurePosixPath
-from typing import Any
-
-import torch
+from typing import TYPE_CHECKING, Any
 
 from cycleqd.errors import InvalidInputError
 from cycleqd.weights.checkpoint import FLOATS, Checkpoint
 from cycleqd.weights.headers import TensorInfo, header_length, parse_header
 from cycleqd.weights.lora_config import MERGE_IT, LoraConfig, parse_config
 from cycleqd.weights.protocols import Source
-from cycleqd.weights.tensors import NotFiniteError, finite, from_bytes
 from cycleqd.weights.verified import VerifiedReader
+
+if TYPE_CHECKING:
+    import torch
 
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 """The two files of an adapter's folder that are read."""
@@ -61,11 +61,17 @@ class Adapter:
     """An opened adapter. Thread-safe; call `finish` after the last read."""
 
     def __init__(
-        self, reader: VerifiedReader, base: Checkpoint, where: str, config: LoraConfig, matrices: Mapping[str, Factors]
+        self,
+        source: Source,
+        reader: VerifiedReader,
+        base: Checkpoint,
+        config: LoraConfig,
+        matrices: Mapping[str, Factors],
     ) -> None:
         self._reader = reader
         self._base = base
-        self.location = where
+        self.source = source
+        self.location = source.location
         self.config = config
         self.matrices = matrices
         """The adapted matrices, by the base's tensor names, sorted."""
@@ -79,6 +85,8 @@ class Adapter:
         Raises:
             InvalidInputError: A factor holds NaN or Inf.
         """
+        import torch
+
         if name not in self.matrices:
             out, inputs = self._base.tensors[name].shape
             return torch.zeros(out, 0), torch.zeros(0, inputs)
@@ -91,6 +99,10 @@ class Adapter:
         self._reader.finish()
 
     def _read(self, tensor: TensorInfo) -> torch.Tensor:
+        import torch
+
+        from cycleqd.weights.tensors import NotFiniteError, finite, from_bytes
+
         data = from_bytes(self._reader.read(tensor.file, tensor.start, tensor.stop), tensor.dtype)
         try:
             return finite(data).to(torch.float32).view(tensor.shape)
@@ -126,7 +138,7 @@ def open_adapter(source: Source, base: Checkpoint) -> Adapter:
     for module in sorted(sides):
         name = _target(module, base, where)
         matrices[name] = _factors(module, sides[module], base.tensors[name], config, where)
-    return Adapter(reader, base, where, config, matrices)
+    return Adapter(source, reader, base, config, matrices)
 
 
 def warnings(adapter: Adapter, base_path: str) -> list[str]:

@@ -21,7 +21,7 @@ from cycleqd.evaluation.engines.engine import Engine, Sampling
 from cycleqd.evaluation.evaluator import Evaluation, evaluate
 from cycleqd.evaluation.splits import choose
 from cycleqd.evaluation.task import Workspace, load_task
-from cycleqd.search.config import Split
+from cycleqd.search.config import SplitConfig
 
 BENCHMARKS = "cycleqd.evaluation.benchmarks"
 TASKS = {
@@ -79,7 +79,7 @@ def run(engine: Engine, name: str, count: int, workers: int) -> Evaluation:
         task = load_task(reference)(settings, Workspace(Path(scratch), workers))
         if missing := task.preflight():
             raise UnavailableError("\n".join(missing))
-        samples = choose(task.load(Path(root) / data), Split(share=1, search_samples=count), "search")
+        samples = choose(task.load(Path(root) / data), SplitConfig(share=1, search_samples=count), "search")
         with task:
             return evaluate(engine, task, samples, Sampling(max_tokens=tokens), workers=workers)
 

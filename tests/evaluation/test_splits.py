@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from cycleqd.errors import InvalidInputError
 from cycleqd.evaluation.splits import choose
 from cycleqd.evaluation.task import Sample
-from cycleqd.search.config import Split
+from cycleqd.search.config import SplitConfig
 
 
 def samples(ids: list[str]) -> list[Sample]:
@@ -30,7 +30,7 @@ TEN = samples([str(i) for i in range(10)])
 def test_the_parts_are_disjoint_complete_and_free_of_the_datas_order(
     names: list[str], seed: int, share: float, order: random.Random
 ) -> None:
-    split = Split(share=share, seed=seed)
+    split = SplitConfig(share=share, seed=seed)
     search, test = choose(samples(names), split, "search"), choose(samples(names), split, "test")
     assert sorted(ids(search) + ids(test)) == sorted(names)
     assert len(search) == round(share * len(names))
@@ -43,24 +43,24 @@ def test_the_parts_are_disjoint_complete_and_free_of_the_datas_order(
 def test_a_smaller_subset_is_part_of_a_larger_one_and_never_of_the_other_part(
     names: list[str], seed: int, data: st.DataObject
 ) -> None:
-    whole = choose(samples(names), Split(seed=seed), "search")
+    whole = choose(samples(names), SplitConfig(seed=seed), "search")
     larger = data.draw(st.integers(1, len(whole)))
     smaller = data.draw(st.integers(1, larger))
-    few = choose(samples(names), Split(seed=seed, search_samples=smaller), "search")
-    many = choose(samples(names), Split(seed=seed, search_samples=larger), "search")
+    few = choose(samples(names), SplitConfig(seed=seed, search_samples=smaller), "search")
+    many = choose(samples(names), SplitConfig(seed=seed, search_samples=larger), "search")
     assert len(few) == smaller
     assert set(ids(few)) <= set(ids(many)) <= set(ids(whole))
-    assert not set(ids(many)) & set(ids(choose(samples(names), Split(seed=seed, search_samples=larger), "test")))
+    assert not set(ids(many)) & set(ids(choose(samples(names), SplitConfig(seed=seed, search_samples=larger), "test")))
 
 
 def test_the_samples_come_in_the_order_of_the_data_and_seeds_differ() -> None:
-    found = ids(choose(TEN, Split(seed=1), "search"))
+    found = ids(choose(TEN, SplitConfig(seed=1), "search"))
     assert found == sorted(found)
-    assert found != ids(choose(TEN, Split(seed=2), "search"))
+    assert found != ids(choose(TEN, SplitConfig(seed=2), "search"))
 
 
 def test_explicit_ids_may_be_subsampled() -> None:
-    split = Split(search_ids=("7", "1", "3"), test_ids=("2",), search_samples=2)
+    split = SplitConfig(search_ids=("7", "1", "3"), test_ids=("2",), search_samples=2)
     assert set(ids(choose(TEN, split, "search"))) < {"1", "3", "7"}
     assert ids(choose(TEN, split, "test")) == ["2"]
 
@@ -68,16 +68,16 @@ def test_explicit_ids_may_be_subsampled() -> None:
 @pytest.mark.parametrize(
     ("split", "part", "message"),
     [
-        (Split(search_ids=("1", "99"), test_ids=("2",)), "search", r"search_ids names \['99'\]"),
-        (Split(share=1), "test", "the test split of 10 samples is empty"),
-        (Split(search_samples=6), "search", "search_samples is 6, but the search split has 5 samples"),
+        (SplitConfig(search_ids=("1", "99"), test_ids=("2",)), "search", r"search_ids names \['99'\]"),
+        (SplitConfig(share=1), "test", "the test split of 10 samples is empty"),
+        (SplitConfig(search_samples=6), "search", "search_samples is 6, but the search split has 5 samples"),
     ],
 )
-def test_impossible_wishes_are_refused(split: Split, part: str, message: str) -> None:
+def test_impossible_wishes_are_refused(split: SplitConfig, part: str, message: str) -> None:
     with pytest.raises(InvalidInputError, match=message):
         choose(TEN, split, part)
 
 
 def test_ids_that_occur_twice_are_refused() -> None:
     with pytest.raises(InvalidInputError, match="'1' occurs more than once"):
-        choose(samples(["1", "2", "1"]), Split(), "search")
+        choose(samples(["1", "2", "1"]), SplitConfig(), "search")

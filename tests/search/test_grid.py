@@ -62,7 +62,7 @@ def test_width_zero_gives_one_bin() -> None:
 
 
 def test_bounds_from_all_experts_are_clipped() -> None:
-    axes = fix_axes(configuration.Grid(), TASKS, EXPERTS, SPECIALISTS)
+    axes = fix_axes(configuration.GridConfig(), TASKS, EXPERTS, SPECIALISTS)
     assert (axes["code"].low, axes["code"].high) == pytest.approx((0.85 * 0.2, 1.15 * 0.8))
     assert (axes["db"].low, axes["db"].high) == pytest.approx((0.85 * 0.1, 1.15 * 0.6))
     assert (axes["os"].low, axes["os"].high) == pytest.approx((0.85 * 0.1, 1.0))  # 1.15 * 0.9 > 1
@@ -70,15 +70,15 @@ def test_bounds_from_all_experts_are_clipped() -> None:
 
 
 def test_bounds_from_the_tasks_own_experts() -> None:
-    axes = fix_axes(configuration.Grid(bounds="own_expert", bins=5), TASKS, EXPERTS, SPECIALISTS)
+    axes = fix_axes(configuration.GridConfig(bounds="own_expert", bins=5), TASKS, EXPERTS, SPECIALISTS)
     assert (axes["code"].low, axes["code"].high) == pytest.approx((0.85 * 0.8, 1.15 * 0.8))
     assert (axes["os"].low, axes["os"].high) == pytest.approx((0.85 * 0.5, 1.0))  # two experts of the task
     with pytest.raises(InvalidInputError, match="task 'code' has no expert"):
-        fix_axes(configuration.Grid(bounds="own_expert"), TASKS, EXPERTS[1:], SPECIALISTS)
+        fix_axes(configuration.GridConfig(bounds="own_expert"), TASKS, EXPERTS[1:], SPECIALISTS)
 
 
 def test_explicit_bounds_and_bins() -> None:
-    grid = configuration.Grid(
+    grid = configuration.GridConfig(
         bounds={"code": (0, 1), "db": (0.2, 0.4), "os": (0.5, 0.5)}, bins={"code": 2, "db": 3, "os": 4}
     )
     axes = fix_axes(grid, TASKS, EXPERTS, SPECIALISTS)
@@ -88,12 +88,12 @@ def test_explicit_bounds_and_bins() -> None:
 @pytest.mark.parametrize("score", [0.0, 0.4])
 def test_a_task_on_which_all_experts_score_the_same_has_one_bin(score: float) -> None:
     flat = [model("expert-code", 0.5, score, 0.1), model("expert-db", 0.4, score, 0.2)]
-    axes = fix_axes(configuration.Grid(), TASKS, flat, {})
+    axes = fix_axes(configuration.GridConfig(), TASKS, flat, {})
     assert axes["db"] == Axis(0.85 * score, 1.15 * score, 1) and axes["code"].bins == 15
-    own = fix_axes(configuration.Grid(bounds="own_expert"), TASKS[:2], flat, SPECIALISTS)
+    own = fix_axes(configuration.GridConfig(bounds="own_expert"), TASKS[:2], flat, SPECIALISTS)
     assert (own["code"].bins, own["db"].bins) == (15, 1)  # one expert of its own a task: that is not flat
     bounds = {"code": (0.0, 1.0), "db": (0.0, 1.0), "os": (0.0, 1.0)}
-    assert fix_axes(configuration.Grid(bounds=bounds), TASKS, flat, {})["db"].bins == 15
+    assert fix_axes(configuration.GridConfig(bounds=bounds), TASKS, flat, {})["db"].bins == 15
 
 
 def test_the_behaviour_is_every_other_task_in_order() -> None:
