@@ -11,6 +11,7 @@ from typing import Any
 from components import items
 from cycleqd.search import config as configuration
 from cycleqd.search.config import Config
+from cycleqd.storage.frozen import adopt
 from cycleqd.storage.objects import Store
 from cycleqd.storage.settings import Settings
 
@@ -76,6 +77,11 @@ class Evolution:
 
         run(self.name, json.dumps(models), json.dumps(tasks) if tasks else self.tasks, split, self.place)
 
+    def basis(self) -> None:
+        from components.basis.stage import run
+
+        run(self.name, self.place)
+
     def select(self, generation: int = -1) -> list[str]:
         from components.select_parents.stage import run
 
@@ -115,6 +121,8 @@ class Evolution:
     def seeding(self) -> None:
         """The seeding pipeline's stages."""
         self.seed()
+        if adopt(self.store, self.config).in_span:
+            self.basis()
         self.evaluate(["base", *(f"expert-{name}" for name in self.config.models.experts)])
         self.update(-1)
 
@@ -185,6 +193,31 @@ def write_models(folder: Path) -> Path:
             model.load_state_dict({k: v + 0.1 * torch.randn(v.shape, generator=noise) for k, v in start.items()})
         model.save_pretrained(folder / name)
         tokenizer.save_pretrained(folder / name)
+    return folder
+
+
+RANKS = {"a": 4, "b": 3, "c": 2}
+
+
+def write_adapters(models: Path, folder: Path) -> Path:
+    """A LoRA adapter an expert, of ranks 4, 3 and 2, and the base beside them."""
+    import torch
+
+    from cycleqd.weights.checkpoint import open_checkpoint
+    from cycleqd.weights.local import LocalSink, LocalSource
+    from cycleqd.weights.plain_adapter import write_adapter
+
+    base = open_checkpoint(LocalSource(models / "base"))
+    matrices = {name: t.shape for name, t in base.tensors.items() if "layers" in name and len(t.shape) == 2}
+    (folder / "base").symlink_to(models / "base")
+    for index, name in enumerate(EXPERTS):
+        noise = torch.Generator().manual_seed(100 + index)
+        factors = {
+            matrix: (torch.randn(out, RANKS[name], generator=noise), 0.1 * torch.randn(RANKS[name], n, generator=noise))
+            for matrix, (out, n) in matrices.items()
+            if name != "c" or "self_attn" in matrix  # different targets
+        }
+        write_adapter(LocalSink(folder / name), factors, "base")
     return folder
 
 

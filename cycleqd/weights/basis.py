@@ -18,11 +18,9 @@ from safetensors.torch import save
 from cycleqd.errors import IntegrityError
 from cycleqd.weights.headers import TensorInfo, read_header
 from cycleqd.weights.manifest import FileEntry, Manifest
+from cycleqd.weights.plain_adapter import Factors
 from cycleqd.weights.protocols import Sink, Source
 from cycleqd.weights.tensors import from_bytes
-
-Factors = tuple[torch.Tensor, torch.Tensor]
-"""B [out, r] and A [r, in] of one matrix's task vector B A, float32, the adapter's scaling in B."""
 
 _DROPPED = 1e-6  # of the largest singular value: directions below are rounding
 _SHARD = 512 << 20  # bytes of a file of the basis, about: what is in memory before it is written

@@ -44,7 +44,7 @@ _FOREIGN = (
 
 
 @dataclass(frozen=True)
-class Factors:
+class Located:
     """Where the factors of one matrix lie: scaling · B A, A of shape [rank, in] and B of shape [out, rank]."""
 
     a: TensorInfo
@@ -66,7 +66,7 @@ class Adapter:
         reader: VerifiedReader,
         base: Checkpoint,
         config: LoraConfig,
-        matrices: Mapping[str, Factors],
+        matrices: Mapping[str, Located],
     ) -> None:
         self._reader = reader
         self._base = base
@@ -235,7 +235,7 @@ def _target(module: str, base: Checkpoint, where: str) -> str:
     raise InvalidInputError(f"The adapter {where} {what}; train it without {last} in target_modules, or {MERGE_IT}.")
 
 
-def _factors(module: str, sides: Mapping[str, TensorInfo], base: TensorInfo, config: LoraConfig, where: str) -> Factors:
+def _factors(module: str, sides: Mapping[str, TensorInfo], base: TensorInfo, config: LoraConfig, where: str) -> Located:
     if missing := {"A", "B"} - set(sides):
         raise InvalidInputError(
             f"{where}/{WEIGHTS} lacks lora_{missing.pop()} of {module}; fetch it or save the adapter again."
@@ -248,4 +248,4 @@ def _factors(module: str, sides: Mapping[str, TensorInfo], base: TensorInfo, con
                 f"the base's matrix ask for {list(expected)}; use an adapter of this base, with the {CONFIG} that was "
                 "saved with it."
             )
-    return Factors(sides["A"], sides["B"], config.scaling_of(module))
+    return Located(sides["A"], sides["B"], config.scaling_of(module))

@@ -21,7 +21,7 @@ from cycleqd.weights.stream import Progress
 from cycleqd.weights.tensors import DTYPES, NotFiniteError, rounded, to_bytes
 
 Factors = tuple[torch.Tensor, torch.Tensor]
-"""(B, A) of one matrix, [out, r] and [r, in] in float32, the scaling in B."""
+"""B [out, r] and A [r, in] of one matrix's task vector B A, float32, the adapter's scaling in B."""
 
 _NAMES = {dtype: name for name, dtype in DTYPES.items()}
 
