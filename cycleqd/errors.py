@@ -44,6 +44,10 @@ REFUSALS = frozenset(kind.exit_code for kind in (InvalidInputError, IntegrityErr
 
 
 def named(kind: str) -> type[CycleQDError] | None:
-    """The class of that name, as logs and records tell it; None when it is none of these."""
+    """The class of that name, as logs and records tell it; None when it is none of these.
+
+    Args:
+        kind: Name of a class of this module.
+    """
     found = globals().get(kind)
     return found if isinstance(found, type) and issubclass(found, CycleQDError) else None

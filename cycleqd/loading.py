@@ -37,11 +37,17 @@ class _SourceOnly(SourceFileLoader):
 
 
 def load_class(reference: str, base: type[T], root: Path = Path()) -> type[T]:
-    """The subclass of `base` that `reference` names: "name", "package.module:Class" or "path/to/file.py:Class".
+    """The class of a name: one of the library's own, of installed code, or of a user's file.
 
-    root: the folder that file paths are taken from. A file is run as a module of its own that is not left in
-    sys.modules, so two files of one name never meet. Raises InvalidInputError when the module, the file or the class is
-    missing, fails to import or is not a complete subclass.
+    A file is run as a module of its own that is not left in sys.modules, so two files of one name never meet.
+
+    Args:
+        reference: "name", "package.module:Class" or "path/to/file.py:Class".
+        base: What the class must be a subclass of.
+        root: Folder that relative paths of files are taken from.
+
+    Raises:
+        InvalidInputError: the module, the file or the class is missing, fails to import or is not a complete subclass.
     """
     what, own = base.__name__.lower(), own_names(base.own_modules)
     place, _, name = reference.rpartition(":")
@@ -67,19 +73,31 @@ def load_class(reference: str, base: type[T], root: Path = Path()) -> type[T]:
 
 
 def own_names(own_modules: str) -> list[str]:
-    """The names of a base's subclasses in the library, sorted: adding a module adds a name."""
+    """The names of a base's subclasses in the library, sorted: adding a module adds a name.
+
+    Args:
+        own_modules: The base's: the modules' names, with "{}" in the subclass's place.
+    """
     package, _, inner = own_modules.partition(".{}")
     modules = pkgutil.iter_modules(importlib.import_module(package).__path__)
     return sorted(module.name for module in modules if module.ispkg == bool(inner))
 
 
 def is_file(reference: str) -> bool:
-    """Whether the class is in a file of the user's, "path/to/file.py:Class"."""
+    """Whether a class is in a file of the user's.
+
+    Args:
+        reference: "path/to/file.py:Class", or anything else.
+    """
     return reference.rpartition(":")[0].endswith(".py")
 
 
 def source_digest(found: type) -> str:
-    """sha256 of the file that a class was loaded from, when that was a user's."""
+    """sha256 of the file that a class was loaded from, when that was a user's.
+
+    Args:
+        found: A class that `load_class` returned.
+    """
     return found.__module__.removeprefix(_PLUGIN)
 
 

@@ -16,14 +16,25 @@ Bar = Callable[[str, float | None], AbstractContextManager[Callable[[int], None]
 
 @contextmanager
 def no_bar(what: str, total: float | None) -> Iterator[Callable[[int], None]]:
-    """Shows nothing."""
+    """Shows nothing.
+
+    Args:
+        what: Ignored.
+        total: Ignored.
+    """
     yield lambda more: None
 
 
 def counting(where: str, what: str, total: int) -> Callable[[int], None]:
     """A function to be called with how much more is done; it writes a line every ten seconds at most.
 
-    The line is "WHERE: 120 of 378 WHAT". What ends sooner writes nothing. Calls must not overlap, from whatever thread.
+    The line is "WHERE: 120 of 378 WHAT". Work that ends sooner writes nothing. Calls must not overlap, from whatever
+    thread.
+
+    Args:
+        where: What is worked on, such as a model's id.
+        what: Unit and work: "bytes merged".
+        total: How much there is to do.
     """
     done, last = 0, time.monotonic()
 

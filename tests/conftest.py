@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 from hypothesis import settings
 
-from cycleqd.storage.objects import Store, connect_client
+from cycleqd.storage.client import connect_client
+from cycleqd.storage.objects import Store
 from cycleqd.storage.settings import Settings
 from tests.evolution import Evolution, write_models, write_tasks
 

@@ -18,7 +18,8 @@ from typing import Any
 import pytest
 
 from cycleqd.search import config as configuration
-from cycleqd.storage.objects import Store, connect_client
+from cycleqd.storage.client import connect_client
+from cycleqd.storage.objects import Store
 from cycleqd.storage.settings import Settings
 from tests.evolution import Evolution
 from tests.ledger import ledger

@@ -10,7 +10,7 @@ from typing import Any
 
 def client() -> Any:
     """A client of the S3 store that the environment names."""
-    from cycleqd.storage.objects import connect_client
+    from cycleqd.storage.client import connect_client
     from cycleqd.storage.settings import Settings
 
     return connect_client(Settings.from_environment({"MLFLOW_TRACKING_URI": "none", **os.environ}))

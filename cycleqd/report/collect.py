@@ -23,7 +23,15 @@ _READERS = 16
 
 
 def collect(store: Store, bar: Bar = no_bar) -> ReportData:
-    """Everything that the report shows, at HEAD. Raises ConflictError before seeding has ended."""
+    """Everything that the report shows, at HEAD.
+
+    Args:
+        store: Objects of the evolution.
+        bar: Shows how far reading is.
+
+    Raises:
+        ConflictError: seeding has not ended, or models were scored under different conditions.
+    """
     config, state = load_config(store), current(store)[1]
     best = states.best_living(config, state).model.id
     plan = store.find_json(layout.FINAL_PLAN)
@@ -46,7 +54,11 @@ def collect(store: Store, bar: Bar = no_bar) -> ReportData:
 
 
 def final_recipe(store: Store) -> tuple[tuple[str, float], ...]:
-    """Models and coefficients of the final model as it was built; empty before finalising."""
+    """Models and coefficients of the final model as it was built; empty before finalising.
+
+    Args:
+        store: Objects of the evolution.
+    """
     body = read_result(store, layout.stage("final", "make"))
     if body is None:
         return ()
@@ -57,7 +69,13 @@ def final_recipe(store: Store) -> tuple[tuple[str, float], ...]:
 def results(store: Store, config: Config, models: Iterable[str]) -> Mapping[Split, Mapping[str, Mapping[str, Tally]]]:
     """The verdicts of the models as they are now; a score of an earlier final model does not count.
 
-    Raises ConflictError when models were scored under different conditions.
+    Args:
+        store: Objects of the evolution.
+        config: Its tasks.
+        models: Model ids; those that have not been made are left out.
+
+    Raises:
+        ConflictError: models were scored under different conditions.
     """
     found: dict[Split, dict[str, dict[str, Tally]]] = {"search": {}, "test": {}}
     for model in dict.fromkeys(models):
@@ -76,7 +94,12 @@ def results(store: Store, config: Config, models: Iterable[str]) -> Mapping[Spli
 
 
 def ancestry(store: Store, models: Iterable[str]) -> dict[str, Child]:
-    """The children among these models and all their ancestors, by id."""
+    """The children among some models and all their ancestors, by id.
+
+    Args:
+        store: Objects of the evolution.
+        models: Model ids.
+    """
     found: dict[str, Child] = {}
     waiting = list(models)
     while waiting:
@@ -93,7 +116,12 @@ def ancestry(store: Store, models: Iterable[str]) -> dict[str, Child]:
 
 
 def cost(store: Store, bar: Bar = no_bar) -> Cost:
-    """What the stages' records say about time and bytes. A stage that was repeated counts once, as its record does."""
+    """What the stages' records say about time and bytes. A stage that was repeated counts once, as its record does.
+
+    Args:
+        store: Objects of the evolution.
+        bar: Shows how far reading is.
+    """
     objects = store.list("")
     keys = [key for key in objects if key.endswith("/run.json") and _stage(key) != "copies"]
     ends = tuple(layout.result(f"/{name}") for name in ("merge", "mutate", "make"))

@@ -7,7 +7,12 @@ from cycleqd.report.theme import Theme, drawing, figure, png
 
 
 def picture(data: ReportData, theme: Theme) -> bytes:
-    """Seconds by stage, longest first, as a PNG."""
+    """Seconds by stage, longest first, as a PNG.
+
+    Args:
+        data: Its cost.
+        theme: Colours.
+    """
     seconds = dict(sorted(data.cost.seconds.items(), key=lambda item: item[1]))
     with drawing(theme):
         made = figure(8.4, 0.7 + 0.34 * max(len(seconds), 2))
@@ -23,7 +28,11 @@ def picture(data: ReportData, theme: Theme) -> bytes:
 
 
 def duration(seconds: float) -> str:
-    """ "41 s", "5 min 10 s", "2 h 3 min"."""
+    """A duration in words: "41 s", "5 min 10 s", "2 h 3 min".
+
+    Args:
+        seconds: Wall seconds.
+    """
     if seconds < 60:
         return f"{seconds:.1f} s" if seconds < 10 else f"{seconds:.0f} s"
     minutes, rest = divmod(round(seconds), 60)
@@ -33,7 +42,11 @@ def duration(seconds: float) -> str:
 
 
 def size(count: float) -> str:
-    """Bytes in decimal units: "610 MB"."""
+    """Bytes in decimal units: "610 MB".
+
+    Args:
+        count: Bytes.
+    """
     for unit in ("B", "kB", "MB", "GB"):
         if count < 1000:
             return f"{count:.3g} {unit}"

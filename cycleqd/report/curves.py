@@ -23,7 +23,11 @@ Series = Mapping[str, Sequence[float]]
 
 
 def measured(data: ReportData) -> Series:
-    """Every measure at up to 200 evenly spaced snapshots, rebuilt from the history; "generation" is its number."""
+    """Every measure at up to 200 evenly spaced snapshots, rebuilt from the history; "generation" is its number.
+
+    Args:
+        data: Its configuration and state.
+    """
     last = data.state.generation
     chosen = {round(n) for n in np.linspace(0, last, min(last + 1, _MOST_POINTS))}
     points = [(s.generation, measure(s)) for s in replayed(data.config, data.state) if s.generation in chosen]
@@ -33,24 +37,42 @@ def measured(data: ReportData) -> Series:
 
 
 def naive_average(data: ReportData) -> float | None:
-    """The naive merge's average on the search split; None when it was not evaluated."""
+    """The naive merge's average on the search split; None when it was not evaluated.
+
+    Args:
+        data: Its results.
+    """
     tallies = data.scored("search", "naive")
     return None if tallies is None else average({task: tally.score for task, tally in tallies.items()})
 
 
 def best_expert_average(data: ReportData) -> float:
-    """The highest average over the search tasks that an expert has: a fraction, the line to beat."""
+    """The highest average over the search tasks that an expert has: a fraction, the line to beat.
+
+    Args:
+        data: Its state.
+    """
     return max(average(expert.scores) for expert in data.state.experts)
 
 
 def passed(data: ReportData) -> dict[str, int | None]:
-    """Children evaluated until the best average passed the best expert's and the naive merge's; None: never."""
+    """Children evaluated until the best average passed the best expert's and the naive merge's; None: never.
+
+    Args:
+        data: Its state and results.
+    """
     rivals = {"the best expert": best_expert_average(data), "the naive merge": naive_average(data)}
     return {name: evaluations_to_pass(data.state, mark) for name, mark in rivals.items() if mark is not None}
 
 
 def curves(data: ReportData, series: Series, theme: Theme) -> bytes:
-    """Six panels over generations, as a PNG."""
+    """Six panels over generations, as a PNG.
+
+    Args:
+        data: Its tasks and results.
+        series: As `measured` returns them.
+        theme: Colours.
+    """
     with drawing(theme):
         made = figure(10.6, 5.5)
         panels = made.subplots(2, 3).flat
@@ -104,7 +126,12 @@ def _averages(panel: Axes, data: ReportData, series: Series, theme: Theme) -> No
 
 
 def fronts(data: ReportData, theme: Theme) -> bytes:
-    """Pareto fronts of all models evaluated, after seeding and now, for every pair of tasks, as a PNG."""
+    """Pareto fronts of all models evaluated, after seeding and now, for every pair of tasks, as a PNG.
+
+    Args:
+        data: Its state.
+        theme: Colours.
+    """
     pairs = list(combinations(data.tasks, 2))
     columns = min(3, len(pairs))
     rows = -(-len(pairs) // columns)
@@ -165,7 +192,11 @@ def _corners(models: Sequence[Scored], pair: tuple[str, str]) -> list[tuple[floa
 
 
 def describe_front(data: ReportData) -> str:
-    """The text alternative of the fronts."""
+    """The text alternative of the fronts.
+
+    Args:
+        data: Its state.
+    """
     first, last = (front_of_all(state) for state in (next(replayed(data.config, data.state)), data.state))
     best = ", ".join(f"{task} {percent(max(m.scores[task] for m in last))} %" for task in data.tasks)
     return (

@@ -121,6 +121,11 @@ class ReportData:
         return tuple(row for row in rows if any(row.id in by_model for by_model in self.results.values()))
 
     def scored(self, split: Split, model: str) -> Mapping[str, Tally] | None:
-        """A model's verdicts on all search tasks of a split; None unless every one of them was evaluated."""
+        """A model's verdicts on all search tasks; None unless every one of them was evaluated.
+
+        Args:
+            split: Which samples.
+            model: Model id.
+        """
         found = self.results.get(split, {}).get(model, {})
         return {task: found[task] for task in self.tasks} if set(self.tasks) <= set(found) else None

@@ -32,7 +32,11 @@ class Ancestor:
 
 
 def tree(data: ReportData) -> dict[str, Ancestor]:
-    """The final model and all its ancestors by id, ancestors first; without a recipe, the best single model's."""
+    """The final model and all its ancestors by id, ancestors first; without a recipe, the best single model's.
+
+    Args:
+        data: Its recipe and children.
+    """
     top = "final" if data.recipe else data.best
     found: dict[str, Ancestor] = {}
     for name in _ancestors_first(data, top):
@@ -71,14 +75,23 @@ def _ancestors_first(data: ReportData, top: str) -> list[str]:
 
 
 def drawn(family: Mapping[str, Ancestor]) -> dict[str, Ancestor]:
-    """The experts and the youngest ancestors, as many as a picture holds."""
+    """The experts and the youngest ancestors, as many as a picture holds.
+
+    Args:
+        family: The whole tree, ancestors first.
+    """
     experts = [name for name, member in family.items() if not member.parents]
     others = [name for name, member in family.items() if member.parents]
     return {name: family[name] for name in [*experts, *others[-_MOST_DRAWN:]]}
 
 
 def picture(data: ReportData, theme: Theme) -> bytes:
-    """The tree from the experts (left) to the final model (right) as a PNG; pies are shares of the experts."""
+    """The tree from the experts (left) to the final model (right) as a PNG; pies are shares of the experts.
+
+    Args:
+        data: Its recipe and children.
+        theme: Colours.
+    """
     family = drawn(tree(data))
     hues = expert_colours(data, theme)
     columns = _columns(list(family.values()))
@@ -173,7 +186,11 @@ def _pie(
 
 
 def lineage(data: ReportData) -> Iterator[tuple[str, str, str]]:
-    """Every member of the tree, youngest first: its id, its parents with their shares, how it was mutated."""
+    """Every member of the tree, youngest first: its id, its parents with their shares, how it was mutated.
+
+    Args:
+        data: Its recipe and children.
+    """
     for member in reversed(tree(data).values()):
         parents = " + ".join(f"{weight:.3f} {parent}" for parent, weight in member.parents) or "an input"
         child = data.children.get(member.id)

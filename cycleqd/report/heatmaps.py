@@ -24,6 +24,10 @@ def archives(state: State, theme: Theme = LIGHT) -> bytes:
     """All archives of a snapshot in one PNG; equal snapshots give equal bytes.
 
     Colours span the quality task's axis, which seeding fixed, so pictures of different generations can be compared.
+
+    Args:
+        state: A snapshot.
+        theme: Colours.
     """
     with drawing(theme):
         drawn = _strips(state, theme) if len(state.tasks) == 2 else _grids(state, theme)
@@ -84,7 +88,12 @@ def _paint(panel: Axes, archive: Archive, shown: tuple[int, ...], state: State, 
 
 
 def maxima(archive: Archive, shown: tuple[int, ...]) -> NDArray[np.float64]:
-    """Best quality along the shown behaviours, [y, x] (one row for one behaviour); NaN where no elite is."""
+    """Best quality along one or two behaviours, [y, x] (one row for one behaviour); NaN where no elite is.
+
+    Args:
+        archive: The archive.
+        shown: Indices of its behaviours: x, and y where there are two.
+    """
     shape = tuple(archive.grid.shape[i] for i in shown)
     values = np.full(shape if len(shape) == 2 else (*shape, 1), np.nan)
     for cell, elite in archive.elites.items():

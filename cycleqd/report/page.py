@@ -40,7 +40,13 @@ class Finding:
 
 
 def page(data: ReportData, series: curves.Series, pictures: Mapping[str, Picture]) -> str:
-    """The HTML page."""
+    """The HTML page.
+
+    Args:
+        data: All that the report shows.
+        series: Measures over generations.
+        pictures: By name.
+    """
     environment = jinja2.Environment(
         autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=jinja2.StrictUndefined
     )
@@ -67,7 +73,11 @@ def page(data: ReportData, series: curves.Series, pictures: Mapping[str, Picture
 
 
 def cards(data: ReportData) -> list[tuple[str, str, str]]:
-    """The figures at the top: value, what it is, a remark."""
+    """The figures at the top: value, what it is, a remark.
+
+    Args:
+        data: All that the report shows.
+    """
     state = data.state
     found: list[tuple[str, str, str]] = []
     for split in ("test", "search"):
@@ -86,7 +96,11 @@ def cards(data: ReportData) -> list[tuple[str, str, str]]:
 
 
 def verdicts(data: ReportData) -> list[Finding]:
-    """Whether the final model's gains exceed the error bars, on held-out samples where there are any."""
+    """Whether the final model's gains exceed the error bars, on held-out samples where there are any.
+
+    Args:
+        data: All that the report shows.
+    """
     split: Split = "test" if data.scored("test", "final") else "search"
     final = data.scored(split, "final")
     if final is None:
@@ -110,7 +124,11 @@ def verdicts(data: ReportData) -> list[Finding]:
 
 
 def notes(data: ReportData) -> list[str]:
-    """What a reader must know before believing a figure."""
+    """What a reader must know before believing a figure.
+
+    Args:
+        data: All that the report shows.
+    """
     found = []
     for task in data.flat:
         found.append(
@@ -139,13 +157,22 @@ def notes(data: ReportData) -> list[str]:
 
 
 def held_out(data: ReportData) -> dict[str, int]:
-    """Search task → samples of its test split; empty when nothing was scored there."""
+    """Search task → samples of its test split; empty when nothing was scored there.
+
+    Args:
+        data: All that the report shows.
+    """
     tallies = next((found for row in data.rows if (found := data.scored("test", row.id))), {})
     return {task: tally.total for task, tally in tallies.items()}
 
 
 def table(data: ReportData, split: Split) -> list[tuple[Row, list[Interval], list[bool]]]:
-    """Models, their estimates on each task and on average, and whether each is the column's best."""
+    """Models, their estimates on each task and on average, and whether each is the column's best.
+
+    Args:
+        data: All that the report shows.
+        split: Which samples.
+    """
     found = []
     for row in data.rows:
         if (tallies := data.scored(split, row.id)) is not None:
@@ -155,7 +182,12 @@ def table(data: ReportData, split: Split) -> list[tuple[Row, list[Interval], lis
 
 
 def alternatives(data: ReportData, series: curves.Series) -> dict[str, str]:
-    """A text for each picture: what it shows."""
+    """A text for each picture: what it shows.
+
+    Args:
+        data: All that the report shows.
+        series: Measures over generations.
+    """
     state = data.state
     filled = ", ".join(f"{a.quality} {len(a.elites)} of {a.grid.cells}" for a in state.archives)
     first, last = series["best_average"][0], series["best_average"][-1]
@@ -175,7 +207,11 @@ def alternatives(data: ReportData, series: curves.Series) -> dict[str, str]:
 
 
 def costs(data: ReportData) -> Iterator[tuple[str, str]]:
-    """The cost table."""
+    """The cost table.
+
+    Args:
+        data: All that the report shows.
+    """
     cost = data.cost
     yield "evaluations (a model on a task and split)", f"{cost.evaluations:,}"
     yield "samples judged", f"{cost.samples:,}"
@@ -186,12 +222,20 @@ def costs(data: ReportData) -> Iterator[tuple[str, str]]:
 
 
 def interval(estimate: Interval) -> str:
-    """ "41.2 to 53.9 %"."""
+    """An interval in words: "41.2 to 53.9 %".
+
+    Args:
+        estimate: A score with its interval.
+    """
     return f"{percent(estimate.low)} to {percent(estimate.high)} %"
 
 
 def points(difference: Interval) -> str:
-    """ "+5.2 points (95 % interval +1.1 to +9.3)"."""
+    """A difference in words: "+5.2 points (95 % interval +1.1 to +9.3)".
+
+    Args:
+        difference: Of two scores, with its interval.
+    """
     value, low, high = (
         f"{100 * x:+.1f}".replace("-", "−") for x in (difference.value, difference.low, difference.high)
     )

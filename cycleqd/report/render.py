@@ -19,9 +19,14 @@ Draw = Callable[[Theme], bytes]
 
 
 def write(data: ReportData, folder: Path, bar: Bar = no_bar) -> Path:
-    """Write report.html and its pictures (light, one PNG each) into a folder; returns the page's path.
+    """Write report.html and its pictures (light, one PNG each); returns the page's path.
 
     Equal data give equal bytes with equal libraries. The page comes last, by a rename: a report is whole or absent.
+
+    Args:
+        data: All that the report shows.
+        folder: Made when missing.
+        bar: Shows how far drawing is.
     """
     folder.mkdir(parents=True, exist_ok=True)
     series = curves.measured(data)
@@ -38,7 +43,12 @@ def write(data: ReportData, folder: Path, bar: Bar = no_bar) -> Path:
 
 
 def drawings(data: ReportData, series: curves.Series) -> dict[str, Draw]:
-    """Every picture that the data allow, by file name."""
+    """Every picture that the data allow, by file name.
+
+    Args:
+        data: All that the report shows.
+        series: Measures over generations.
+    """
     found: dict[str, Draw] = {}
     for split in SPLITS:
         if any(data.scored(split, row.id) for row in data.rows):

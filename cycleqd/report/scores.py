@@ -13,13 +13,23 @@ _EVOLVED = ("best", "aggregated", "final")
 
 
 def colours(data: ReportData, theme: Theme) -> dict[str, str]:
-    """Model id → colour: experts have their own, what evolution made the accent, the others are grey."""
+    """Model id → colour: experts have their own, what evolution made the accent, the others are grey.
+
+    Args:
+        data: The models to compare.
+        theme: Colours to choose from.
+    """
     plain = {row.id: theme.accent if row.kind in _EVOLVED else theme.muted for row in data.rows}
     return plain | expert_colours(data, theme)
 
 
 def expert_colours(data: ReportData, theme: Theme) -> dict[str, str]:
-    """Expert id → colour: its task's for the first expert of a task, as in all pictures; spare ones for the others."""
+    """Expert id → colour: its task's for the first expert of a task, as in all pictures; spare ones for the others.
+
+    Args:
+        data: Tasks and experts.
+        theme: Colours to choose from.
+    """
     found: dict[str, str] = {}
     spare = len(data.tasks)
     for name, expert in data.config.models.experts.items():
@@ -31,7 +41,13 @@ def expert_colours(data: ReportData, theme: Theme) -> dict[str, str]:
 
 
 def forest(data: ReportData, split: Split, theme: Theme) -> bytes:
-    """A dot and its 95 % interval for each model, task by task, the average last, as a PNG."""
+    """A dot and its 95 % interval for each model, task by task, the average last, as a PNG.
+
+    Args:
+        data: The models and their results.
+        split: Which samples.
+        theme: Colours.
+    """
     rows = [row for row in data.rows if data.scored(split, row.id)]
     columns = [*data.tasks, "average"]
     with drawing(theme):
@@ -59,13 +75,22 @@ def forest(data: ReportData, split: Split, theme: Theme) -> bytes:
 
 
 def short(row: Row) -> str:
-    """A row's label where space is short."""
+    """A row's label where space is short.
+
+    Args:
+        row: A model that the report compares.
+    """
     names = {"naive": "naive merge", "best": "best single", "aggregated": "softmax aggregate"}
     return {**names, "final": row.label.split(",")[0]}.get(row.kind, row.label)
 
 
 def forgetting(data: ReportData, theme: Theme) -> bytes:
-    """Scores on the report-only tasks as ratios to the base's, as a PNG: below 1 something was forgotten."""
+    """Scores on the report-only tasks as ratios to the base's, as a PNG: below 1 something was forgotten.
+
+    Args:
+        data: The models and their results.
+        theme: Colours.
+    """
     rows = [row for row in data.rows if row.kind != "base"]
     found = {row.id: ratios_to_base(data, row.id) for row in rows}
     rows = [row for row in rows if found[row.id]]
@@ -92,7 +117,12 @@ def forgetting(data: ReportData, theme: Theme) -> bytes:
 
 
 def ratios_to_base(data: ReportData, model: str) -> dict[str, Interval]:
-    """Report-only task → the model's score over the base's, where both were scored and the base's is not 0."""
+    """Report-only task → the model's score over the base's, where both were scored and the base's is not 0.
+
+    Args:
+        data: The models' results.
+        model: Model id.
+    """
     split: Split = "test" if "base" in data.results.get("test", {}) else "search"
     ours, base = (data.results.get(split, {}).get(name, {}) for name in (model, "base"))
     shared = [task for task in data.watched if task in ours and task in base and base[task].passed]

@@ -30,7 +30,11 @@ class Interval:
 
 
 def share(tally: Tally) -> Interval:
-    """A score with Wilson's interval (1927), which stays in [0, 1] and is sound at 0 and 1."""
+    """A score with Wilson's interval (1927), which stays in [0, 1] and is sound at 0 and 1.
+
+    Args:
+        tally: Verdicts on one task.
+    """
     n, p = tally.total, tally.score
     middle = (p + _Z**2 / (2 * n)) / (1 + _Z**2 / n)
     half = _Z / (1 + _Z**2 / n) * math.sqrt(p * (1 - p) / n + _Z**2 / (4 * n**2))
@@ -38,14 +42,23 @@ def share(tally: Tally) -> Interval:
 
 
 def average(tallies: Mapping[str, Tally]) -> Interval:
-    """The mean score over tasks; seeded bootstrap over each task's samples, percentiles: equal data, equal interval."""
+    """The mean score over tasks; seeded bootstrap over each task's samples, percentiles: equal data, equal interval.
+
+    Args:
+        tallies: Verdicts by task.
+    """
     rng = np.random.Generator(np.random.PCG64(0))
     draws = np.mean([rng.binomial(t.total, t.score, _DRAWS) / t.total for t in tallies.values()], axis=0)
     return _estimate(float(np.mean([t.score for t in tallies.values()])), draws)
 
 
 def gain(ours: Mapping[str, Tally], theirs: Mapping[str, Tally]) -> Interval:
-    """How much the mean score over tasks is higher; paired bootstrap over the samples that both models answered."""
+    """How much the mean score over tasks is higher; paired bootstrap over the samples that both models answered.
+
+    Args:
+        ours: Verdicts by task of the model in question.
+        theirs: Verdicts by task, on the same samples, of the model that it is compared with.
+    """
     rng = np.random.Generator(np.random.PCG64(0))
     draws, values = [], []
     for task, mine in ours.items():
@@ -59,9 +72,13 @@ def gain(ours: Mapping[str, Tally], theirs: Mapping[str, Tally]) -> Interval:
 
 
 def ratio(ours: Tally, base: Tally) -> Interval:
-    """Our score over the base's (which passed at least once); paired bootstrap, percentiles.
+    """Our score over the base's; paired bootstrap, percentiles.
 
     Draws in which the base passes nothing are left out.
+
+    Args:
+        ours: Verdicts of the model in question.
+        base: Verdicts of the base on the same samples, of which it passed at least one.
     """
     rng = np.random.Generator(np.random.PCG64(0))
     pairs = list(zip(ours.verdicts, base.verdicts, strict=True))

@@ -31,7 +31,11 @@ class Theme:
     hues: tuple[str, ...]
 
     def hue(self, index: int) -> str:
-        """The colour of the task or expert at this position; they repeat after the last."""
+        """The colour of a task or expert; they repeat after the last.
+
+        Args:
+            index: Its position, from 0.
+        """
         return self.hues[index % len(self.hues)]
 
 
@@ -59,7 +63,11 @@ DARK = Theme(
 
 @contextmanager
 def drawing(theme: Theme) -> Iterator[None]:
-    """matplotlib's defaults plus this theme, whatever the user's own matplotlibrc sets."""
+    """matplotlib's defaults plus this theme, whatever the user's own matplotlibrc sets.
+
+    Args:
+        theme: Colours.
+    """
     settings = {
         "font.family": "DejaVu Sans",  # comes with matplotlib: the same pixels on every machine
         "font.size": 9,
@@ -99,12 +107,21 @@ def drawing(theme: Theme) -> Iterator[None]:
 
 
 def figure(width: float, height: float) -> Figure:
-    """A figure of the given size in inches, laid out so that nothing overlaps."""
+    """A figure, laid out so that nothing overlaps.
+
+    Args:
+        width: Inches.
+        height: Inches.
+    """
     return Figure(figsize=(width, height), dpi=_DPI, layout="constrained")
 
 
 def png(made: Figure) -> bytes:
-    """The figure as PNG, drawn once, without the library's version or any time in it."""
+    """The figure as PNG, drawn once, without the library's version or any time in it.
+
+    Args:
+        made: The finished figure.
+    """
     canvas = FigureCanvasAgg(made)
     canvas.draw()  # type: ignore[no-untyped-call]
     data = io.BytesIO()
@@ -114,12 +131,21 @@ def png(made: Figure) -> bytes:
 
 
 def percent(value: float) -> str:
-    """A fraction as a percentage: "62.5", "62", without trailing zeros."""
+    """A fraction as a percentage: "62.5", "62", without trailing zeros.
+
+    Args:
+        value: A fraction.
+    """
     return f"{100 * value:.1f}".removesuffix(".0")
 
 
 def percent_axis(axes: Axes, which: str) -> None:
-    """Label an axis of fractions in percent, with light grid lines."""
+    """Label an axis of fractions in percent, with light grid lines.
+
+    Args:
+        axes: The panel.
+        which: "x" or "y".
+    """
     axis = axes.xaxis if which == "x" else axes.yaxis
     axis.set_major_formatter(lambda value, _: percent(value))
     axes.grid(axis=which)  # type: ignore[arg-type]

@@ -14,7 +14,15 @@ from cycleqd.storage.objects import Store
 def run(store: Store, folder: Path, bar: Bar = no_bar) -> Path:
     """Write the report of the evolution as it is now; returns the page's path. May be repeated at any time.
 
-    The models that the report names are kept from cleaning from now on. Raises ConflictError before seeding has ended.
+    The models that the report names are kept from cleaning from now on.
+
+    Args:
+        store: Objects of the evolution.
+        folder: Where the page and its pictures are written.
+        bar: Shows how far the work is.
+
+    Raises:
+        ConflictError: seeding has not ended.
     """
     data = collect(store, bar)
     named = {row.id for row in data.rows} | {name for name, _ in data.recipe} | {data.best}

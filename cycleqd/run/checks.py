@@ -20,7 +20,8 @@ from cycleqd.search.config import Config, TaskConfig
 from cycleqd.search.grid import is_flat
 from cycleqd.search.place import Image, Place
 from cycleqd.search.state import State
-from cycleqd.storage.objects import Store, probe
+from cycleqd.storage.client import probe
+from cycleqd.storage.objects import Store
 from cycleqd.storage.settings import Settings
 from cycleqd.weights.checkpoint import Checkpoint
 

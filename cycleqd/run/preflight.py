@@ -9,7 +9,8 @@ from cycleqd.run.kubeflow.client import TESTED, Kubeflow
 from cycleqd.run.kubeflow.pods import ForbiddenError, Kubernetes
 from cycleqd.search.config import Config
 from cycleqd.search.place import Place
-from cycleqd.storage.objects import Store, probe
+from cycleqd.storage.client import probe
+from cycleqd.storage.objects import Store
 from cycleqd.storage.staging import find_task
 from pipelines.placement import SECRET, SETTINGS
 

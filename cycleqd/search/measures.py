@@ -24,7 +24,11 @@ def measure(state: State, naive: Scores | None = None) -> dict[str, float]:
     - front_elites, front_all: size of the Pareto front over the K scores, of the elites and of all models evaluated
     - hypervolume_elites, hypervolume_all: what these dominate above the base's scores
     - evaluations: children so far
-    - evaluations_to_pass/best_expert, …/naive (when given): see there; left out until it happened
+    - evaluations_to_pass/best_expert, evaluations_to_pass/naive: see there; left out until it happened
+
+    Args:
+        state: A snapshot.
+        naive: Scores of the naive merge, where it was evaluated.
     """
     best = best_average(state)
     found = {f"best/{task}": line.scores[task] for task, line in state.bests.items()}
@@ -49,18 +53,29 @@ def diversity(state: State) -> float:
     """Distinct elites (by digest) per filled cell over all archives, from 1/(filled cells) to 1.
 
     Low: one strong model floods the archives.
+
+    Args:
+        state: A snapshot.
     """
     elites = [elite.model.digest for archive in state.archives for elite in archive.elites.values()]
     return len(set(elites)) / len(elites)
 
 
 def front_of_elites(state: State) -> tuple[Scored, ...]:
-    """The elites that no other elite dominates, in order of archive and cell."""
+    """The elites that no other elite dominates, in order of archive and cell.
+
+    Args:
+        state: A snapshot.
+    """
     return _front(union(state.archives), state.tasks)
 
 
 def front_of_all(state: State) -> tuple[Scored, ...]:
-    """The models that no other one ever evaluated dominates, in order of evaluation."""
+    """The models that no other one ever evaluated dominates, in order of evaluation.
+
+    Args:
+        state: A snapshot.
+    """
     return _front([Scored(line.model, line.scores) for line in state.history], state.tasks)
 
 
@@ -69,11 +84,22 @@ def _front(models: Sequence[Scored], tasks: Sequence[str]) -> tuple[Scored, ...]
 
 
 def hypervolume(models: Sequence[Scored], tasks: Sequence[str], reference: Scores) -> float:
-    """Exact volume of score space that the models dominate above the reference point."""
+    """Exact volume of score space that the models dominate above the reference point.
+
+    Args:
+        models: Models with their scores.
+        tasks: The K search tasks: the axes.
+        reference: Scores of the reference point.
+    """
     return pareto.hypervolume(score_matrix(models, tasks), [reference[task] for task in tasks])
 
 
 def evaluations_to_pass(state: State, threshold: float) -> int | None:
-    """Children evaluated until one's average exceeded the threshold, that one included; None while none did."""
+    """Children evaluated until one's average exceeded a threshold, that one included; None while none did.
+
+    Args:
+        state: A snapshot.
+        threshold: An average over the search tasks, in [0, 1].
+    """
     children: Sequence[Evaluated] = state.children
     return next((n for n, line in enumerate(children, 1) if average(line.scores) > threshold), None)

@@ -14,13 +14,22 @@ Points = NDArray[np.float64]
 
 
 def score_matrix(models: Sequence[Scored], tasks: Sequence[str]) -> Points:
-    """Scores as an array [n, K]."""
+    """Scores as an array [n, K].
+
+    Args:
+        models: n models with their scores.
+        tasks: K tasks, in the order of the columns.
+    """
     rows = [[model.scores[task] for task in tasks] for model in models]
     return np.array(rows, dtype=float).reshape(len(models), len(tasks))
 
 
 def dominates(points: Points) -> NDArray[np.bool_]:
-    """Matrix [n, n]: whether row i is at least as good as row j everywhere and better somewhere. points: [n, K]."""
+    """Matrix [n, n]: whether row i is at least as good as row j everywhere and better somewhere.
+
+    Args:
+        points: [n, K].
+    """
     a, b = points[:, None, :], points[None, :, :]
     return np.asarray((a >= b).all(axis=2) & (a > b).any(axis=2))
 
@@ -28,7 +37,10 @@ def dominates(points: Points) -> NDArray[np.bool_]:
 def fronts(points: Points) -> list[list[int]]:
     """Non-dominated sorting: indices of the first front, of the front without the first, and so on, each ascending.
 
-    Equal points share a front. points: [n, K].
+    Equal points share a front.
+
+    Args:
+        points: [n, K].
     """
     better = dominates(points)
     left = np.ones(len(points), dtype=bool)
@@ -41,14 +53,21 @@ def fronts(points: Points) -> list[list[int]]:
 
 
 def front(points: Points) -> list[int]:
-    """Indices of the non-dominated points, ascending."""
+    """Indices of the non-dominated points, ascending.
+
+    Args:
+        points: [n, K].
+    """
     return [int(i) for i in np.flatnonzero(~dominates(points).any(axis=0))] if len(points) else []
 
 
 def crowding(points: Points) -> NDArray[np.float64]:
-    """Crowding distance of each point within its front (Deb et al. 2002): [n] from [n, K].
+    """Crowding distance of each point within its front (Deb et al. 2002), [n].
 
     The extremes of every objective are infinitely far; an objective on which all points are equal adds nothing.
+
+    Args:
+        points: [n, K], one front.
     """
     distance = np.zeros(len(points))
     for values in points.T:
@@ -62,10 +81,14 @@ def crowding(points: Points) -> NDArray[np.float64]:
 
 
 def hypervolume(points: Points, reference: Sequence[float]) -> float:
-    """Exact volume dominated by the points and above the reference. points: [n, K], reference: K values.
+    """Exact volume dominated by the points and above the reference.
 
     A point not better than the reference in every coordinate adds nothing. Computed by slicing along the last
     coordinate; exponential in K - 2, meant for the handful of tasks that one evolution has.
+
+    Args:
+        points: [n, K].
+        reference: K values.
     """
     origin = np.asarray(reference, dtype=float)
     above = points[(points > origin).all(axis=1)] - origin if len(points) else points

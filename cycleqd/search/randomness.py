@@ -14,17 +14,33 @@ def stream(seed: int, generation: int, child: int, purpose: Purpose) -> np.rando
     """The Generator (PCG64) of one purpose of one child. Equal arguments give equal draws; others are independent.
 
     SeedSequence mixes the four values; the purpose enters as 32 bits of its sha256, so adding one shifts no other.
+
+    Args:
+        seed: The evolution's seed.
+        generation: Generation, from 0.
+        child: Index of the child in its generation.
+        purpose: What is drawn.
     """
     tag = int.from_bytes(hashlib.sha256(purpose.encode()).digest()[:4], "big")
     return np.random.Generator(np.random.PCG64(np.random.SeedSequence(seed, spawn_key=(generation, child, tag))))
 
 
 def integer_seed(rng: np.random.Generator) -> int:
-    """A seed for another random stream, in [0, 2^53): exact in every JSON reader."""
+    """A seed for another random stream, in [0, 2^53): exact in every JSON reader.
+
+    Args:
+        rng: The stream to draw it from.
+    """
     return int(rng.integers(2**53))
 
 
 def tensor_stream(seed: int, tensor: str, *chunk: int) -> np.random.Generator:
-    """A stream of its own for each tensor (and chunk of it), so that order and threads change nothing."""
+    """A stream of its own for each tensor (and chunk of it), so that order and threads change nothing.
+
+    Args:
+        seed: The seed that was drawn for the child.
+        tensor: Name of the tensor.
+        chunk: Index of a chunk of the tensor, or nothing.
+    """
     words = np.frombuffer(hashlib.sha256(tensor.encode()).digest()[:16], dtype="<u4")
     return np.random.default_rng(np.random.SeedSequence(seed, spawn_key=(*map(int, words), *chunk)))

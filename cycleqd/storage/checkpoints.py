@@ -4,44 +4,28 @@ from __future__ import annotations
 
 import hashlib
 from collections import deque
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
-from cycleqd.errors import IntegrityError, UnavailableError
+from cycleqd.errors import IntegrityError
 from cycleqd.storage.bodies import Body
+from cycleqd.storage.client import SHORTER, reported
 from cycleqd.weights.buffers import buffer
 from cycleqd.weights.layout import leftovers
-from cycleqd.weights.protocols import Buffer
+from cycleqd.weights.protocols import Buffer, Sink, Source, Writer
 
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
     from mypy_boto3_s3.type_defs import CompletedPartTypeDef
 
-_SHORTER = "{} is shorter than was listed: it is truncated or was replaced."
 _PART = 16 << 20
 _MOST_PARTS = 10_000  # S3's limit
 _UPLOADS = 4  # parts in flight, over all files of a sink
 
 
-@contextmanager
-def _reported(url: str, what: str) -> Iterator[None]:
-    """Turn botocore's failures, after its bounded retries, into one sentence that names the object."""
-    from botocore.exceptions import BotoCoreError, ClientError
-
-    try:
-        yield
-    except (BotoCoreError, ClientError) as error:
-        if getattr(error, "response", {}).get("Error", {}).get("Code") in ("InvalidRange", "416"):
-            raise IntegrityError(_SHORTER.format(url)) from error
-        raise UnavailableError(
-            f"{url} cannot be {what} ({error}); "
-            "check AWS_ENDPOINT_URL, the credentials, the bucket and that the store is up"
-        ) from error
-
-
-class S3Source:
+class S3Source(Source):
     """A checkpoint under s3://bucket/prefix/. Thread-safe, as boto3 clients are."""
 
     def __init__(self, client: S3Client, bucket: str, prefix: str, digests: Mapping[str, str] | None = None) -> None:
@@ -58,7 +42,7 @@ class S3Source:
         """Names and sizes of the objects directly under the prefix."""
         found: dict[str, int] = {}
         start = f"{self._prefix}/"
-        with _reported(self.location, "listed"):
+        with reported(self.location, "listed"):
             pages = self._client.get_paginator("list_objects_v2").paginate(
                 Bucket=self._bucket, Prefix=start, Delimiter="/"
             )
@@ -76,16 +60,16 @@ class S3Source:
         view, done = buffer(stop - start), 0
         if not view:
             return view
-        with _reported(f"{self.location}/{name}", "read"):
+        with reported(f"{self.location}/{name}", "read"):
             for piece in Body(self._client, self._bucket, f"{self._prefix}/{name}", start, stop):
                 view[done : done + len(piece)] = piece
                 done += len(piece)
         if done < len(view):
-            raise IntegrityError(_SHORTER.format(f"{self.location}/{name}"))
+            raise IntegrityError(SHORTER.format(f"{self.location}/{name}"))
         return view
 
 
-class S3Sink:
+class S3Sink(Sink):
     """A checkpoint being written under s3://bucket/prefix/. Objects appear only when their writer is closed.
 
     Several processes may write the same checkpoint at once, and none disturbs another: they write the same bytes, and
@@ -110,11 +94,11 @@ class S3Sink:
         """Remove the shards and the index of other names that a run killed while closing its files left."""
         present = S3Source(self._client, self._bucket, self._prefix).files()
         for name in leftovers(present, names):
-            with _reported(f"{self.location}/{name}", "removed"):
+            with reported(f"{self.location}/{name}", "removed"):
                 self._client.delete_object(Bucket=self._bucket, Key=f"{self._prefix}/{name}")
 
 
-class S3Writer:
+class S3Writer(Writer):
     """One object: full parts are uploaded by the sink's pool while later ones are filled."""
 
     def __init__(self, client: S3Client, bucket: str, key: str, size: int, pool: ThreadPoolExecutor) -> None:
@@ -143,7 +127,7 @@ class S3Writer:
 
     def close(self) -> str:
         """Complete the object; the sha256 of what was written."""
-        with _reported(self._url, "written"):
+        with reported(self._url, "written"):
             if self._upload is None:
                 self._client.put_object(Bucket=self._bucket, Key=self._key, Body=bytes(self._buffer))
             else:
@@ -167,7 +151,7 @@ class S3Writer:
         self._running.clear()
         if self._upload is not None:
             with (
-                _reported(self._url, "freed of an unfinished upload"),
+                reported(self._url, "freed of an unfinished upload"),
                 suppress(self._client.exceptions.NoSuchUpload),
             ):
                 self._client.abort_multipart_upload(Bucket=self._bucket, Key=self._key, UploadId=self._upload)
@@ -175,7 +159,7 @@ class S3Writer:
 
     def _send(self) -> None:
         if self._upload is None:
-            with _reported(self._url, "written"):
+            with reported(self._url, "written"):
                 answer = self._client.create_multipart_upload(Bucket=self._bucket, Key=self._key)
             self._upload = answer["UploadId"]
         number = len(self._parts) + len(self._running) + 1
@@ -185,7 +169,7 @@ class S3Writer:
             self._parts.append(self._running.popleft().result())
 
     def _put_part(self, upload: str, number: int, body: bytearray) -> CompletedPartTypeDef:
-        with _reported(self._url, "written"):
+        with reported(self._url, "written"):
             answer = self._client.upload_part(
                 Bucket=self._bucket,
                 Key=self._key,

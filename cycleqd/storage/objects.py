@@ -7,50 +7,26 @@ they are read: see bodies.
 from __future__ import annotations
 
 import hashlib
-import secrets
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from cycleqd.errors import IntegrityError, UnavailableError
 from cycleqd.search.records import JSON
 from cycleqd.storage.bodies import Body
+from cycleqd.storage.client import code, connect_client, reported
 from cycleqd.storage.formats import decode, encode
 from cycleqd.storage.settings import Settings
 
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
 
+T = TypeVar("T")
+
 _MISSING = {"NoSuchKey", "404", "NotFound"}
 _LOST_RACE = {"PreconditionFailed", "412", "ConditionalRequestConflict", "409"}
 _SHA256 = "sha256"  # the name of an object's metadata
-
-
-def connect_client(settings: Settings, attempts: int = 5) -> S3Client:
-    """An S3 client. It is thread-safe; credentials come from boto3's own chain.
-
-    A session of its own: boto3's shared one keeps the credentials that it found first, also for another store.
-
-    Args:
-        settings: Endpoint and region.
-        attempts: Most attempts of a request, the first included.
-    """
-    import boto3
-    from botocore.config import Config
-
-    return boto3.Session().client(
-        "s3",
-        endpoint_url=settings.endpoint,
-        region_name=settings.region,
-        config=Config(
-            retries={"mode": "standard", "total_max_attempts": attempts},
-            connect_timeout=10,
-            read_timeout=60,
-            max_pool_connections=32,
-            s3={"addressing_style": "path"} if settings.endpoint else {},
-        ),
-    )
 
 
 class Store:
@@ -105,14 +81,12 @@ class Store:
         Args:
             key: Key relative to the evolution.
         """
-        with self._reported(key, "read"):
-            try:
-                body = Body(self.client, self.bucket, self.key(key))
-                return b"".join(body), body.etag
-            except self.client.exceptions.ClientError as error:
-                if _code(error) in _MISSING:
-                    return None
-                raise
+
+        def read() -> tuple[bytes, str]:
+            body = self._body(key)
+            return b"".join(body), body.etag
+
+        return self._if_present(key, read)
 
     def get(self, key: str) -> bytes:
         """The bytes of an object that must exist.
@@ -157,14 +131,7 @@ class Store:
         Args:
             key: Key relative to the evolution.
         """
-        with self._reported(key, "read"):
-            try:
-                self.client.head_object(Bucket=self.bucket, Key=self.key(key))
-                return True
-            except self.client.exceptions.ClientError as error:
-                if _code(error) in _MISSING:
-                    return False
-                raise
+        return self.carried(key) is not None
 
     def put(self, key: str, data: bytes) -> None:
         """Write an object, and overwrite what was there.
@@ -265,14 +232,12 @@ class Store:
         Args:
             key: Key relative to the evolution.
         """
-        with self._reported(key, "read"):
-            try:
-                found = self.client.head_object(Bucket=self.bucket, Key=self.key(key))
-            except self.client.exceptions.ClientError as error:
-                if _code(error) in _MISSING:
-                    return None
-                raise
-        return found["ContentLength"], found["Metadata"].get(_SHA256, "")
+
+        def read() -> tuple[int, str]:
+            found = self.client.head_object(Bucket=self.bucket, Key=self.key(key))
+            return found["ContentLength"], found["Metadata"].get(_SHA256, "")
+
+        return self._if_present(key, read)
 
     def sha256(self, key: str) -> str | None:
         """The sha256 (hex) of the object's bytes as they are now, streamed; None when there is none.
@@ -280,16 +245,14 @@ class Store:
         Args:
             key: Key relative to the evolution.
         """
-        found = hashlib.sha256()
-        with self._reported(key, "read"):
-            try:
-                for piece in Body(self.client, self.bucket, self.key(key)):
-                    found.update(piece)
-            except self.client.exceptions.ClientError as error:
-                if _code(error) in _MISSING:
-                    return None
-                raise
-        return found.hexdigest()
+
+        def read() -> str:
+            found = hashlib.sha256()
+            for piece in self._body(key):
+                found.update(piece)
+            return found.hexdigest()
+
+        return self._if_present(key, read)
 
     def get_file(self, key: str, path: Path, sha256: str, progress: Callable[[int], None]) -> None:
         """Download an object to a file, which appears only when it is whole.
@@ -308,7 +271,7 @@ class Store:
         part.parent.mkdir(parents=True, exist_ok=True)
         try:
             with self._reported(key, "read"), part.open("wb") as file:
-                for piece in Body(self.client, self.bucket, self.key(key)):
+                for piece in self._body(key):
                     found.update(piece)
                     file.write(piece)
                     progress(len(piece))
@@ -339,7 +302,7 @@ class Store:
             try:
                 self.client.abort_multipart_upload(Bucket=self.bucket, Key=self.key(key), UploadId=upload)
             except self.client.exceptions.ClientError as error:
-                if _code(error) not in _MISSING | {"NoSuchUpload"}:
+                if code(error) not in _MISSING | {"NoSuchUpload"}:
                     raise
 
     def _put_if(self, key: str, data: bytes, condition: dict[str, str]) -> bool:
@@ -349,54 +312,25 @@ class Store:
                 self.client.put_object(Bucket=self.bucket, Key=self.key(key), Body=data, **condition)  # type: ignore[arg-type]
                 return True
             except self.client.exceptions.ClientError as error:
-                if _code(error) in _LOST_RACE:
+                if code(error) in _LOST_RACE:
                     return False
                 raise
 
-    @contextmanager
-    def _reported(self, key: str, what: str) -> Iterator[None]:
-        """Turn botocore's failures into one sentence that names the object."""
-        from boto3.exceptions import Boto3Error
-        from botocore.exceptions import BotoCoreError, ClientError
+    def _if_present(self, key: str, read: Callable[[], T]) -> T | None:
+        """What `read` finds of an object, None when there is none."""
+        with self._reported(key, "read"):
+            try:
+                return read()
+            except self.client.exceptions.ClientError as error:
+                if code(error) in _MISSING:
+                    return None
+                raise
 
-        try:
-            yield
-        except (BotoCoreError, ClientError, Boto3Error) as error:
-            raise UnavailableError(
-                f"{self.url(key)} cannot be {what} ({error});"
-                " check AWS_ENDPOINT_URL, the credentials, the bucket and that the store is up"
-            ) from error
+    def _body(self, key: str) -> Body:
+        return Body(self.client, self.bucket, self.key(key))
 
-
-def probe(store: Store) -> None:
-    """Check that the store refuses stale conditional writes, on which the evolution's safety rests.
-
-    Writes and removes one small object.
-
-    Args:
-        store: Objects of any evolution in the bucket to check.
-
-    Raises:
-        UnavailableError: the store ignores If-None-Match or a stale If-Match.
-    """
-    key = f"probe-{secrets.token_hex(8)}.json"  # others may probe at the same time
-    try:
-        store.put(key, b"1")
-        found = store.find_with_etag(key)
-        stale = found[1] if found else ""
-        ignored = []
-        if store.create(key, b"2"):
-            ignored.append("If-None-Match: *")
-        store.put(key, b"3")
-        if store.replace(key, b"4", stale):
-            ignored.append("a stale If-Match")
-        if ignored:
-            raise UnavailableError(
-                f"the S3 store at {store.client.meta.endpoint_url} ignores {' and '.join(ignored)} (it must"
-                " answer 412): two processes could overwrite each other's archive; take a store with conditional writes"
-            )
-    finally:
-        store.delete([key])
+    def _reported(self, key: str, what: str) -> AbstractContextManager[None]:
+        return reported(self.url(key), what)
 
 
 def file_sha256(path: Path) -> str:
@@ -407,8 +341,3 @@ def file_sha256(path: Path) -> str:
     """
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def _code(error: Exception) -> str:
-    response: dict[str, dict[str, str]] = getattr(error, "response", {})
-    return response.get("Error", {}).get("Code", "")

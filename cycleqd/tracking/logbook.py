@@ -25,17 +25,30 @@ EVOLUTION = "evolution"
 
 
 def generation_key(number: int) -> str:
-    """The key of a generation's run."""
+    """The key of a generation's run.
+
+    Args:
+        number: Generation, from 0.
+    """
     return f"generation:{number:06d}"
 
 
 def model_key(model: str) -> str:
-    """The key of a model's run."""
+    """The key of a model's run.
+
+    Args:
+        model: Model id.
+    """
     return f"model:{model}"
 
 
 def ids_of(store: Store, model: str) -> Ids:
-    """The stored run ids among which a model's is."""
+    """The stored run ids among which a model's is.
+
+    Args:
+        store: Objects of the evolution.
+        model: Model id.
+    """
     number = layout.child_generation(model)
     if number is not None:
         return need_ids(store, layout.mlflow(number))
@@ -43,7 +56,13 @@ def ids_of(store: Store, model: str) -> Ids:
 
 
 def model_tags(store: Store, model: str, kind: str) -> dict[str, str]:
-    """What every model's run is tagged with: kind, id, where its checkpoint is."""
+    """What every model's run is tagged with: kind, id, where its checkpoint is.
+
+    Args:
+        store: Objects of the evolution.
+        model: Model id.
+        kind: "base", "expert", "child", or the id of a combined model.
+    """
     return {
         "cycleqd.kind": kind,
         "cycleqd.model": model,
@@ -52,7 +71,13 @@ def model_tags(store: Store, model: str, kind: str) -> dict[str, str]:
 
 
 def open_evolution(settings: Settings, store: Store, config: Config) -> Ids:
-    """Create the experiment and the runs of the evolution, its base and its experts."""
+    """Create the experiment and the runs of the evolution, its base and its experts.
+
+    Args:
+        settings: Where MLflow is.
+        store: Objects of the evolution.
+        config: The frozen configuration.
+    """
     tracker = Tracker(settings)
     tasks = ", ".join(config.search_tasks)
     about = f"CycleQD evolution `{config.name}` on {tasks}. Objects: `{store.url('')}`"
@@ -72,7 +97,13 @@ def open_evolution(settings: Settings, store: Store, config: Config) -> Ids:
 
 
 def log_seed(settings: Settings, store: Store, config: Config) -> None:
-    """The configuration on the evolution's run, digests on the models'."""
+    """Log the configuration on the evolution's run, digests on the models'.
+
+    Args:
+        settings: Where MLflow is.
+        store: Objects of the evolution.
+        config: The frozen configuration.
+    """
     ids, tracker = open_evolution(settings, store, config), Tracker(settings)
     body, run = need_result(store, layout.SEED), store.get_json(layout.run(layout.SEED))
     outputs, moment = body["outputs"], run["started"]
@@ -130,7 +161,13 @@ def log_basis(settings: Settings, store: Store, config: Config) -> None:
 
 
 def open_generation(settings: Settings, store: Store, plan: Plan) -> None:
-    """Create the runs of a generation and its children, with their whole lineage, and log it."""
+    """Create the runs of a generation and its children, with their whole lineage, and log it.
+
+    Args:
+        settings: Where MLflow is.
+        store: Objects of the evolution.
+        plan: The generation's plan.
+    """
     tracker, seeded = Tracker(settings), need_ids(store, layout.SEED_MLFLOW)
     number = generation_key(plan.generation)
     focus = ", ".join(dict.fromkeys(task for task in plan.focus if task)) or "population"
@@ -150,7 +187,11 @@ def open_generation(settings: Settings, store: Store, plan: Plan) -> None:
 
 
 def lineage_tags(child: Child) -> dict[str, str]:
-    """A child's parents, ω and seed as tags: the family tree can be read from MLflow alone."""
+    """A child's parents, ω and seed as tags: the family tree can be read from MLflow alone.
+
+    Args:
+        child: The child as planned.
+    """
     tags = {
         "cycleqd.generation": str(child.generation),
         "cycleqd.parents": ",".join(parent.id for parent in child.parents),
@@ -164,7 +205,11 @@ def lineage_tags(child: Child) -> dict[str, str]:
 
 
 def lineage_params(child: Child) -> dict[str, object]:
-    """A child's parents, ω, and its operators' settings and draws as parameters: columns to compare runs by."""
+    """A child's parents, ω, and its operators' settings and draws as parameters: columns to compare runs by.
+
+    Args:
+        child: The child as planned.
+    """
     crossover = {key: value for key, value in child.crossover.items() if key != "omega"}
     drawn = flat(crossover, "crossover") | flat(child.mutation, "mutation")
     omega = {f"omega_{i}": value for i, value in enumerate(child.omega, 1)}
@@ -173,13 +218,24 @@ def lineage_params(child: Child) -> dict[str, object]:
 
 
 def describe(child: Child) -> str:
-    """A child's making in one sentence."""
+    """A child's making in one sentence.
+
+    Args:
+        child: The child as planned.
+    """
     pairs = " and ".join(f"{p.id} (ω {w:.4f})" for p, w in zip(child.parents, child.omega, strict=True))
     return f"Child of {pairs}; mutation: {operators.describe(child.mutation)}."
 
 
 def log_making(settings: Settings, store: Store, model: str, stages: Sequence[str]) -> None:
-    """Digest, seconds and place of a model's making (merge, mutate, make) on its run."""
+    """Log digest, seconds and place of a model's making on its run.
+
+    Args:
+        settings: Where MLflow is.
+        store: Objects of the evolution.
+        model: Model id.
+        stages: Those that made it: merge, mutate or make.
+    """
     tracker, run_id = Tracker(settings), ids_of(store, model).runs[model_key(model)]
     for name in stages:
         folder = layout.stage(model, name)
@@ -193,9 +249,15 @@ def log_making(settings: Settings, store: Store, model: str, stages: Sequence[st
 
 
 def log_evaluations(settings: Settings, store: Store, pairs: Iterable[tuple[str, str]], split: str) -> None:
-    """Scores, standard errors, outcomes and groups of (model, task) pairs on the models' runs.
+    """Log scores, standard errors, outcomes and groups on the models' runs.
 
     The average over the groups counts each of them the same, however many samples it has (AgentBench's DB score).
+
+    Args:
+        settings: Where MLflow is.
+        store: Objects of the evolution.
+        pairs: (model id, task) of evaluations that have a record.
+        split: "search" or "test".
     """
     tracker = Tracker(settings)
     for model, task in pairs:
@@ -215,7 +277,15 @@ def log_evaluations(settings: Settings, store: Store, pairs: Iterable[tuple[str,
 
 
 def log_update(settings: Settings, store: Store, generation: int, models: Sequence[str], state: State) -> None:
-    """The curves' next point, the snapshot, its heatmaps, and the end of the runs. generation -1: seeding's."""
+    """Log the curves' next point, the snapshot and its heatmaps, and end the generation's runs.
+
+    Args:
+        settings: Where MLflow is.
+        store: Objects of the evolution.
+        generation: The generation whose children were offered; -1: seeding.
+        models: Ids of the models that were offered.
+        state: The snapshot that was made.
+    """
     from cycleqd.report import heatmaps
 
     measures = measure(state)
@@ -246,7 +316,13 @@ def log_update(settings: Settings, store: Store, generation: int, models: Sequen
 
 
 def log_rescoring(settings: Settings, store: Store, pairs: Iterable[tuple[str, str]]) -> None:
-    """The scores that were made anew on the models' runs, and what is the current snapshot now."""
+    """Log new scores on the models' runs, and which snapshot is the current one.
+
+    Args:
+        settings: Where MLflow is.
+        store: Objects of the evolution.
+        pairs: (model id, task) that were scored anew.
+    """
     log_evaluations(settings, store, pairs, "search")
     head, evolution = need_head(store), need_ids(store, layout.SEED_MLFLOW).runs[EVOLUTION]
     run = store.get_json(layout.run(layout.maker(*head.position)))
@@ -257,7 +333,14 @@ def log_rescoring(settings: Settings, store: Store, pairs: Iterable[tuple[str, s
 
 
 def log_final(settings: Settings, store: Store, config: Config, made: Sequence[str]) -> None:
-    """The runs of the combined models (created here); parents and coefficients of those made; the evolution's end."""
+    """Create the runs of the combined models, log parents and coefficients, and end the evolution's run.
+
+    Args:
+        settings: Where MLflow is.
+        store: Objects of the evolution.
+        config: The frozen configuration.
+        made: Ids of the combined models that exist by now.
+    """
     tracker, seeded = Tracker(settings), need_ids(store, layout.SEED_MLFLOW)
     about = {
         "naive": "Every expert with the same weight: what evolution is compared with.",

@@ -59,7 +59,12 @@ class Tracker:
     def experiment(self, store: Store, description: str) -> str:
         """The id of the evolution's experiment, created when missing.
 
-        Raises ConflictError when the name belongs to another evolution or was deleted.
+        Args:
+            store: Objects of the evolution, whose name is the experiment's.
+            description: Markdown.
+
+        Raises:
+            ConflictError: the name belongs to another evolution or was deleted.
         """
         from mlflow.exceptions import MlflowException
 
@@ -82,11 +87,18 @@ class Tracker:
             return str(found.experiment_id)
 
     def create_runs(self, store: Store, key: str, experiment: str, wanted: Sequence[NewRun], parents: Ids) -> Ids:
-        """Create runs and store their ids under `key`, once: by a conditional write that one process wins.
+        """Create runs and store their ids, once: by a conditional write that one process wins.
 
         A run that a killed process created without storing its id is found by its tags and taken over. All others of
         these keys are deleted: another process' that was slower, and what MLflow's client created twice for an answer
         that was lost.
+
+        Args:
+            store: Objects of the evolution.
+            key: Where the ids are stored, relative to the evolution.
+            experiment: Id of the experiment.
+            wanted: The runs, parents before their children.
+            parents: Runs that exist already and may be parents.
         """
         if load_ids(store, key) is None:
             created = dict(parents.runs)
@@ -119,12 +131,24 @@ class Tracker:
                         self.client.delete_run(run.info.run_id)
 
     def tags(self, run: str) -> dict[str, str]:
-        """A run's tags. Raises UnavailableError when there is no such run."""
+        """A run's tags.
+
+        Args:
+            run: Id of the run.
+
+        Raises:
+            UnavailableError: there is no such run.
+        """
         with self._reported():
             return dict(self.client.get_run(run).data.tags)
 
     def search(self, experiment: str, condition: str) -> list[dict[str, str]]:
-        """The tags of an experiment's runs that meet a condition, in MLflow's filter language."""
+        """The tags of an experiment's runs that meet a condition.
+
+        Args:
+            experiment: Id of the experiment.
+            condition: In MLflow's filter language.
+        """
         found: list[dict[str, str]] = []
         token: str | None = ""
         with self._reported():
@@ -144,7 +168,17 @@ class Tracker:
         params: Mapping[str, object] | None = None,
         tags: Mapping[str, object] | None = None,
     ) -> None:
-        """Log to a run. `time` (milliseconds) is that of the record the metrics come from, the same at every repeat."""
+        """Log to a run.
+
+        Args:
+            run: Id of the run.
+            time: Milliseconds since the epoch, of the record that the metrics come from, so that repeating adds no
+                point.
+            step: Step of the metrics: the snapshot.
+            metrics: By name.
+            params: By name; MLflow refuses to change one.
+            tags: By name.
+        """
         from mlflow.entities import Metric, Param, RunTag
 
         points = [Metric(name, float(value), time, step) for name, value in sorted((metrics or {}).items())]
@@ -167,12 +201,24 @@ class Tracker:
             self.client.log_batch(run, points, params, tags)
 
     def text(self, run: str, path: str, text: str) -> None:
-        """Store an artifact; the same path is overwritten."""
+        """Store a text as an artifact; the same path is overwritten.
+
+        Args:
+            run: Id of the run.
+            path: Of the artifact.
+            text: Its content.
+        """
         with self._reported():
             self.client.log_text(run, text, path)
 
     def picture(self, run: str, path: str, png: bytes) -> None:
-        """Store a PNG as an artifact; the same path is overwritten."""
+        """Store a picture as an artifact; the same path is overwritten.
+
+        Args:
+            run: Id of the run.
+            path: Of the artifact.
+            png: Its content.
+        """
         folder, _, name = path.rpartition("/")
         with self._reported(), tempfile.TemporaryDirectory() as scratch:
             file = Path(scratch) / name
@@ -180,7 +226,13 @@ class Tracker:
             self.client.log_artifact(run, str(file), folder)
 
     def end(self, run: str, moment: int, status: str = "FINISHED") -> None:
-        """End a run at a recorded moment (milliseconds)."""
+        """End a run.
+
+        Args:
+            run: Id of the run.
+            moment: Milliseconds since the epoch, from the record of what ended.
+            status: MLflow's.
+        """
         with self._reported():
             self.client.set_terminated(run, status, moment)
 
@@ -209,12 +261,25 @@ class Ids:
 
 
 def load_ids(store: Store, key: str) -> Ids | None:
-    """The ids stored under `key`, None when none were."""
+    """Stored ids, None when none were stored.
+
+    Args:
+        store: Objects of the evolution.
+        key: Where they are stored, relative to the evolution.
+    """
     found = store.find_json(key)
     return None if found is None else Ids(found["experiment"], found["runs"])
 
 
 def need_ids(store: Store, key: str) -> Ids:
-    """Ids that an earlier stage stored."""
+    """Ids that an earlier stage stored.
+
+    Args:
+        store: Objects of the evolution.
+        key: Where they are stored, relative to the evolution.
+
+    Raises:
+        IntegrityError: there are none.
+    """
     found = store.get_json(key)
     return Ids(found["experiment"], found["runs"])

@@ -33,6 +33,16 @@ def combine(
 
     fp32 arithmetic, one rounding to the base's storage dtype. One model with β = 1 is that model bit for bit; no
     models, or all β 0, give the base. Raises as `merge` does.
+
+    Args:
+        base: θ_base.
+        models: Fine-tuned from the base.
+        coefficients: β, one a model.
+        sink: Where the checkpoint is written.
+        method: Which of the two combinations.
+        threads: CPU threads; None: all processors. The bytes are the same.
+        shard_size: Most bytes of a file.
+        progress: Called with the number of bytes written since the last call.
     """
     total = math.fsum(coefficients)
     if method == "linear":

@@ -18,7 +18,11 @@ _free: dict[int, deque[mmap.mmap]] = {size: deque(maxlen=_KEPT) for size in _SIZ
 
 
 def buffer(size: int) -> memoryview:
-    """`size` writable bytes of any content; the memory is free again when no view of it is left."""
+    """Writable memory of any content; it is free again when no view of it is left.
+
+    Args:
+        size: Bytes.
+    """
     piece = next((fits for fits in _SIZES if size <= fits), None)
     if piece is None:
         return memoryview(mmap.mmap(-1, size))

@@ -39,11 +39,19 @@ class Checkpoint:
         return sum(tensor.nbytes for tensor in self.tensors.values())
 
     def setting(self, key: str) -> Any:
-        """A config value, looked up in a multi-modal model's `text_config` too; None when absent."""
+        """A config value, looked up in a multi-modal model's `text_config` too; None when absent.
+
+        Args:
+            key: Key of config.json.
+        """
         return self.config.get(key, self.config.get("text_config", {}).get(key))
 
     def is_embedding(self, name: str) -> bool:
-        """Whether a tensor is an embedding or a head: named like one, or a matrix with a row for every token."""
+        """Whether a tensor is an embedding or a head: named like one, or a matrix with a row for every token.
+
+        Args:
+            name: Name of the tensor.
+        """
         shape = self.tensors[name].shape
         named = any(part in name for part in ("embed", "lm_head", ".wte.", ".wpe."))
         return len(shape) == 2 and (named or shape[0] == self.setting("vocab_size"))
@@ -52,8 +60,12 @@ class Checkpoint:
 def open_checkpoint(source: Source) -> Checkpoint:
     """Read config and headers and check that they are whole and consistent.
 
-    Raises InvalidInputError with one sentence for: no config, an adapter, pickle or GGUF weights, quantised weights,
-    missing shards, truncated or broken files.
+    Args:
+        source: The checkpoint's files.
+
+    Raises:
+        InvalidInputError: no config, an adapter, pickle or GGUF weights, quantised weights, missing shards, truncated
+            or broken files.
     """
     sizes = dict(source.files())
     _refuse_other_formats(source, sizes)

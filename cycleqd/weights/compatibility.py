@@ -23,14 +23,27 @@ _ONE_BASE = "only models fine-tuned from one base can be merged."
 
 
 def problems(base: Checkpoint, others: Sequence[Checkpoint]) -> list[str]:
-    """Everything that keeps `others` from being merged on `base`, one sentence each; empty when they fit."""
+    """Everything that keeps models from being merged, one sentence each; empty when they fit.
+
+    Args:
+        base: The base model.
+        others: Models that were fine-tuned from it.
+    """
     expected = _vocabulary(base)
     found = [sentence for other in others for sentence in _problems(base, other, expected)]
     return list(dict.fromkeys([*_unsupported(base), *found]))
 
 
 def refuse_problems(base: Checkpoint, others: Sequence[Checkpoint]) -> None:
-    """Raise InvalidInputError with the first problem and the number of the others."""
+    """Refuse models that cannot be merged.
+
+    Args:
+        base: The base model.
+        others: Models that were fine-tuned from it.
+
+    Raises:
+        InvalidInputError: there are problems; it names the first one and the number of the others.
+    """
     found = problems(base, others)
     if found:
         more = f" ({len(found) - 1} more problems: `cycleqd validate` lists them.)" if len(found) > 1 else ""

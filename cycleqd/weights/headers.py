@@ -63,7 +63,16 @@ def read_header(source: Source, name: str, size: int) -> list[TensorInfo]:
 
 
 def header_length(first_bytes: bytes, file: str, size: int) -> int:
-    """The length of the JSON header from a file's first 8 bytes; refuses what cannot be a safetensors file."""
+    """The length of the JSON header.
+
+    Args:
+        first_bytes: The file's first 8 bytes.
+        file: Names the file in messages.
+        size: Bytes of the file.
+
+    Raises:
+        InvalidInputError: this cannot be a safetensors file.
+    """
     length = int.from_bytes(first_bytes, "little")
     if size < 8 or length > min(size - 8, _HEADER_LIMIT):
         raise InvalidInputError(f"{file} is truncated or not a safetensors file: {size:,} bytes; fetch it again.")
@@ -71,9 +80,16 @@ def header_length(first_bytes: bytes, file: str, size: int) -> int:
 
 
 def parse_header(text: bytes, file: str, size: int, name: str) -> list[TensorInfo]:
-    """The tensors of one file, by offset. `file` is for messages, `name` the file's name, `size` its bytes.
+    """The tensors of one file, by offset.
 
-    Raises InvalidInputError for a broken header, gaps or overlaps, sizes that do not fit the shapes, and truncation.
+    Args:
+        text: The JSON header.
+        file: Names the file in messages.
+        size: Bytes of the file.
+        name: The file's name.
+
+    Raises:
+        InvalidInputError: a broken header, gaps or overlaps, sizes that do not fit the shapes, truncation.
     """
     try:
         entries = json.loads(text)
@@ -104,9 +120,12 @@ def _tensor(key: str, entry: dict[str, Any], file: str, data_start: int) -> Tens
 
 
 def build_header(tensors: Sequence[TensorInfo]) -> bytes:
-    """Length and JSON header for tensors written in this order; `start` and `stop` count from the first tensor's byte.
+    """Length and JSON header of a file.
 
     Padded with spaces to a multiple of 8, as the reference implementation does.
+
+    Args:
+        tensors: In the order of writing; `start` and `stop` count from the first tensor's first byte.
     """
     entries: dict[str, Any] = {"__metadata__": {"format": "pt"}}
     for t in tensors:

@@ -27,15 +27,24 @@ class Shard:
 
 
 def leftovers(present: Iterable[str], wanted: Collection[str]) -> list[str]:
-    """The shards and indexes among a folder's files that are not wanted: an earlier run's, of another shard size."""
+    """The shards and indexes among a folder's files that are not wanted: an earlier run's, of another shard size.
+
+    Args:
+        present: Names of the files in the folder.
+        wanted: Names to keep.
+    """
     return [n for n in present if n.startswith("model") and n.endswith((".safetensors", INDEX)) and n not in wanted]
 
 
 def plan_shards(tensors: Sequence[TensorInfo], shard_size: int) -> list[Shard]:
-    """Fill shards in the given order up to `shard_size` bytes (a larger tensor gets a shard of its own).
+    """Fill shards in the given order (a tensor larger than a shard gets one of its own).
 
     Names follow Hugging Face. Within a shard wider dtypes come first, so that every tensor is aligned to its item size,
-    and tensors of one shape lie side by side, so that a GPU can compute the matrices of several layers together.
+    and tensors of one shape are neighbours, so that a GPU can compute the matrices of several layers together.
+
+    Args:
+        tensors: Tensors of the result.
+        shard_size: Most bytes of tensors in a shard.
     """
     groups: list[list[TensorInfo]] = [[]]
     used = 0
@@ -59,7 +68,11 @@ def _shard(group: list[TensorInfo], number: int, count: int) -> Shard:
 
 
 def index_json(shards: Sequence[Shard]) -> bytes:
-    """`model.safetensors.index.json`, for results of more than one shard."""
+    """`model.safetensors.index.json`, for results of more than one shard.
+
+    Args:
+        shards: All shards of the result.
+    """
     tensors = [t for shard in shards for t in shard.tensors]
     metadata = {
         "total_parameters": sum(math.prod(t.shape) for t in tensors),

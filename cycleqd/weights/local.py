@@ -14,10 +14,10 @@ from threading import Lock
 from cycleqd.errors import ConflictError, IntegrityError, InvalidInputError, UnavailableError
 from cycleqd.weights.buffers import buffer
 from cycleqd.weights.layout import leftovers
-from cycleqd.weights.protocols import Buffer
+from cycleqd.weights.protocols import Buffer, Sink, Source, Writer
 
 
-class LocalSource:
+class LocalSource(Source):
     """A checkpoint folder on this machine. Reads are positional, so any number of threads may share it."""
 
     def __init__(self, folder: Path | str, digests: Mapping[str, str] | None = None) -> None:
@@ -66,7 +66,7 @@ class LocalSource:
             os.close(descriptor)
 
 
-class LocalSink:
+class LocalSink(Sink):
     """A checkpoint folder being written. Files appear under their names only when complete (rename)."""
 
     def __init__(self, folder: Path | str) -> None:
@@ -92,7 +92,7 @@ class LocalSink:
             (self._folder / name).unlink(missing_ok=True)
 
 
-class LocalWriter:
+class LocalWriter(Writer):
     """Writes `.NAME.part` and renames it on close.
 
     Not synced to the disk: a killed process leaves at most a `.part` file, which the next run overwrites; after a power

@@ -45,7 +45,14 @@ class Manifest:
 
     @staticmethod
     def from_json(text: str) -> Manifest:
-        """Read what `to_json` wrote; anything else raises IntegrityError."""
+        """Read what `to_json` wrote.
+
+        Args:
+            text: JSON.
+
+        Raises:
+            IntegrityError: it is anything else.
+        """
         try:
             files = json.loads(text)["files"]
             return Manifest({name: FileEntry(int(e["size"]), str(e["sha256"])) for name, e in sorted(files.items())})

@@ -36,11 +36,25 @@ def merge(
 ) -> Manifest:
     """Write the child of K parents and return its manifest.
 
-    Each value is computed in fp32 and rounded once to the base's storage dtype; with `mutation`, τ is taken again from
+    Each value is computed in fp32 and rounded once to the base's storage dtype; with a mutation, τ is taken again from
     the rounded value, so that merging and mutating separately gives the same bytes. A mean with ω = (1, 0) gives the
-    first parent bit for bit. `threads` (default: all processors) changes no byte; `device` is where matrices are
-    mutated ("cuda" may differ in the last bits). Raises InvalidInputError, IntegrityError, UnavailableError; then
-    nothing is left in the sink.
+    first parent bit for bit. After an error nothing is left in the sink.
+
+    Args:
+        base: θ_base.
+        parents: Fine-tuned from the base, or children of such models.
+        crossover: Combines the parents' task vectors.
+        sink: Where the child is written.
+        mutation: Changes the child's task vector on the way; None: not now.
+        threads: CPU threads; None: all processors. The bytes are the same.
+        device: Where matrices are mutated; "cuda" may differ in the last bits.
+        shard_size: Most bytes of a file.
+        progress: Called with the number of bytes written since the last call.
+
+    Raises:
+        InvalidInputError: models do not fit together, or hold NaN or Inf.
+        IntegrityError: what was read is not what was recorded.
+        UnavailableError: the disk is full, or the store fails.
     """
 
     def weights(tensor: str) -> Weighted:
@@ -64,7 +78,18 @@ def mutate(
     shard_size: int = SHARD_SIZE,
     progress: Progress | None = None,
 ) -> Manifest:
-    """Write a merged child mutated and return its manifest: the bytes that merging with this mutation gives."""
+    """Write a merged child mutated and return its manifest: the bytes that merging with this mutation gives.
+
+    Args:
+        base: θ_base.
+        merged: The child as `merge` wrote it without mutation.
+        mutation: Changes the child's task vector.
+        sink: Where the child is written.
+        threads: CPU threads; None: all processors. The bytes are the same.
+        device: Where matrices are mutated; "cuda" may differ in the last bits.
+        shard_size: Most bytes of a file.
+        progress: Called with the number of bytes written since the last call.
+    """
     refuse_problems(base, [merged])
     recipe = Combination(base, lambda tensor: [(merged, 1.0)], mutation, device)
     return write_checkpoint(base, recipe, sink, shard_size=shard_size, threads=threads, progress=progress)
@@ -73,7 +98,13 @@ def mutate(
 def weighted(base: Checkpoint, models: Sequence[Checkpoint], coefficients: Sequence[float]) -> Weighted:
     """θ_base + Σ c_i τ_i as models with weights that sum to 1: those with a weight, and the base with what is left.
 
-    Raises InvalidInputError unless there is a finite coefficient a model.
+    Args:
+        base: θ_base.
+        models: K models.
+        coefficients: c_i, one a model.
+
+    Raises:
+        InvalidInputError: there is not one finite coefficient a model.
     """
     if len(models) != len(coefficients) or not all(map(math.isfinite, coefficients)):
         raise InvalidInputError(

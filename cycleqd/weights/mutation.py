@@ -24,10 +24,14 @@ class Precision(NamedTuple):
 
 
 def gram_precision(device_type: str, rows: int) -> Precision:
-    """The precision of the Gram matrix of a matrix of so many rows (its longer side); `device_type` as torch names it.
+    """The precision of the Gram matrix of a matrix.
 
     On a CPU the matrix is made in float32, and decomposed in float64 where it is long, which costs little beside making
-    it. Elsewhere both are float64: CUDA's float32 eigendecomposition alone is off by more than `svd_rescale` states.
+    it. Elsewhere both are float64: CUDA's float32 eigendecomposition alone is off by more than `svd_rescale` allows.
+
+    Args:
+        device_type: As torch names it.
+        rows: The matrix's longer side.
     """
     if device_type != "cpu":
         return Precision(torch.float64, torch.float64)
@@ -39,6 +43,9 @@ def prepare_decompositions(device: str) -> None:
 
     torch loads its CUDA linear algebra on the first call, and raises RuntimeError ("lazy wrapper should be called at
     most once") where two threads make that call at the same time.
+
+    Args:
+        device: As torch names it.
     """
     with _preparing:
         if device not in _prepared:
@@ -47,13 +54,16 @@ def prepare_decompositions(device: str) -> None:
 
 
 def svd_rescale(tau: torch.Tensor, w: torch.Tensor) -> torch.Tensor:
-    """τ' = U diag(w σ) Vᵀ for τ = U diag(σ) Vᵀ; w_i belongs to the i-th largest σ.
+    """τ' = U diag(w σ) Vᵀ for τ = U diag(σ) Vᵀ.
 
     U (Σ W) Vᵀ = (U W Uᵀ) τ = τ (V W Vᵀ), so the smaller side's singular vectors suffice: the eigenvectors of the
-    smaller Gram matrix. Against a float64 SVD the result is off by less than 1e-3 of |τ'| (Frobenius): directions
-    whose singular values are closer than fp32 tells apart are mixed, as in any fp32 SVD, and so are those below 1e-6
-    of the largest. An all-zero τ is returned as it is. tau (m, n) and w (min(m, n),), float32; or a stack of matrices
-    (b, m, n) with w (b, min(m, n)), which gives the same up to rounding.
+    smaller Gram matrix. Against a float64 SVD the result is off by less than 1e-3 of |τ'| (Frobenius): directions whose
+    singular values are closer than fp32 tells apart are mixed, as in any fp32 SVD, and so are those below 1e-6 of the
+    largest. An all-zero τ is returned as it is. A stack gives the same as its matrices one by one, up to rounding.
+
+    Args:
+        tau: A matrix (m, n) or a stack of matrices (b, m, n), float32.
+        w: Factors (min(m, n),) or (b, min(m, n)), float32; w_i scales the i-th largest σ.
     """
     wide = tau.shape[-2] < tau.shape[-1]
     tall = tau.mT if wide else tau
@@ -68,11 +78,15 @@ def svd_rescale(tau: torch.Tensor, w: torch.Tensor) -> torch.Tensor:
 
 
 def right_vectors(tall: torch.Tensor, precision: Precision, floor: float = 0.0) -> torch.Tensor:
-    """The right singular vectors of a tall matrix (m ≥ n) or of each of a stack, as columns, largest first; float32.
+    """The right singular vectors of a tall matrix or of each of a stack, as columns, largest first; float32.
 
     A Gram matrix squares the singular values, so one pass resolves about three orders of magnitude; what lies below is
-    projected out and resolved by a Gram matrix of its own, until nothing above `floor` (a singular value; 0: 1e-6 of
-    the largest) is left.
+    projected out and resolved by a Gram matrix of its own, until nothing above the floor is left.
+
+    Args:
+        tall: A matrix (m, n) or a stack (b, m, n), m ≥ n, float32.
+        precision: Of the Gram matrices.
+        floor: A singular value; 0: 1e-6 of the largest.
     """
     gram = _gram(tall, precision.product)
     decomposition = torch.linalg.eigh(gram.to(precision.decomposition))

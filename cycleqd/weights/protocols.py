@@ -28,14 +28,24 @@ class Source(Protocol):
         """
 
     def read_range(self, name: str, start: int, stop: int) -> Buffer:
-        """Bytes [start, stop) of a file. Exactly stop - start bytes, or an error that names the file."""
+        """Bytes [start, stop) of a file: exactly these, or an error that names the file.
+
+        Args:
+            name: Name of the file.
+            start: First byte.
+            stop: Byte after the last one.
+        """
 
 
 class Writer(Protocol):
     """One file being written from front to back."""
 
     def write(self, data: Buffer) -> None:
-        """Append. The writer may still read `data` after this returns: do not change it."""
+        """Append to the file.
+
+        Args:
+            data: The writer may still read it after this returns: do not change it.
+        """
 
     def close(self) -> str:
         """Complete the file and return its sha256 (hex), computed while writing. The file appears only now."""
@@ -55,7 +65,16 @@ class Sink(Protocol):
         """Where it is, for messages."""
 
     def create(self, name: str, size: int) -> Writer:
-        """Start a file of `size` bytes (known in advance: safetensors headers fix it)."""
+        """Start a file.
+
+        Args:
+            name: Name of the file.
+            size: Its bytes, known in advance: safetensors headers fix them.
+        """
 
     def keep_only(self, names: Collection[str]) -> None:
-        """Remove the shards and the index that an earlier run, of another shard size, left here beside `names`."""
+        """Remove the shards and the index that an earlier run, of another shard size, left here.
+
+        Args:
+            names: Files of this run.
+        """

@@ -17,14 +17,14 @@ from cycleqd.search.operators.mutation import ElementMutation, Floats, Matrix, M
 from cycleqd.weights.checkpoint import FLOATS, Checkpoint
 from cycleqd.weights.headers import TensorInfo
 from cycleqd.weights.mutation import prepare_decompositions, svd_rescale
-from cycleqd.weights.stream import Unit
+from cycleqd.weights.stream import Recipe, Unit
 from cycleqd.weights.tensors import DTYPES, combine_blocks, empty, finite, rounded
 
 Weighted = Sequence[tuple[Checkpoint, float]]
 """Models with their weights, which sum to 1; the first is what differences are taken from."""
 
 
-class Combination:
+class Combination(Recipe):
     """Σ w_i θ_i over models whose weights sum to 1 (the base drops out unless it has a weight), then a mutation.
 
     weighted: the models with their weights, for the tensor of a name.

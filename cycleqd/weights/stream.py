@@ -61,22 +61,52 @@ class Recipe(Protocol):
         """What must have happened once, in the calling thread, before several threads compute."""
 
     def computes(self, tensor: TensorInfo) -> bool:
-        """Whether there is arithmetic to do; otherwise the one input is copied."""
+        """Whether there is arithmetic to do; otherwise the one input is copied.
+
+        Args:
+            tensor: A tensor of the result.
+        """
 
     def inputs(self, tensor: TensorInfo) -> Sequence[Checkpoint]:
-        """The checkpoints whose copy of this tensor is read."""
+        """The checkpoints whose copy of a tensor is read.
+
+        Args:
+            tensor: A tensor of the result.
+        """
 
     def whole(self, tensor: TensorInfo) -> bool:
-        """Whether the tensor must be computed in one piece."""
+        """Whether a tensor must be computed in one piece.
+
+        Args:
+            tensor: A tensor of the result.
+        """
 
     def compute(self, unit: Unit, arrays: Sequence[torch.Tensor]) -> torch.Tensor:
-        """The result in the storage dtype, flat, from the inputs' flat arrays. Raises NotFiniteError."""
+        """The result in the storage dtype, flat.
+
+        Args:
+            unit: The elements to compute.
+            arrays: The inputs' elements, flat, in their storage dtypes.
+
+        Raises:
+            NotFiniteError: an input or the result holds NaN or Inf.
+        """
 
     def batches(self, first: TensorInfo, second: TensorInfo) -> bool:
-        """Whether two neighbours are computed together."""
+        """Whether two neighbours are computed together.
+
+        Args:
+            first: A tensor of the result.
+            second: The next one.
+        """
 
     def compute_batch(self, units: Sequence[Unit], arrays: Sequence[Sequence[torch.Tensor]]) -> Sequence[torch.Tensor]:
-        """`compute` for neighbours that are computed together."""
+        """`compute` for neighbours that are computed together.
+
+        Args:
+            units: Whole tensors of one shape.
+            arrays: The inputs of each unit.
+        """
 
 
 def default_threads() -> int:
@@ -87,14 +117,26 @@ def default_threads() -> int:
 def write_checkpoint(
     base: Checkpoint, recipe: Recipe, sink: Sink, *, shard_size: int, threads: int | None, progress: Progress | None
 ) -> Manifest:
-    """Stream every tensor of `base`'s table through `recipe` into `sink`, with the base's other files beside them.
+    """Stream every tensor of the base's table through a recipe, and copy the base's other files; the result's manifest.
 
-    Nothing appears in the sink until every byte is computed, written and verified. On any failure every writer is given
-    up: nothing stays, but for whole files in S3 when it fails between two of them. Raises InvalidInputError (NaN, Inf),
-    IntegrityError (digests), UnavailableError (disk full, S3).
+    Nothing appears in the sink until every byte is computed, written and verified. On any failure every writer is
+    aborted: nothing stays, but for whole files in S3 when it fails between two of them.
+
+    Args:
+        base: Its tensors' names, shapes and dtypes are the result's.
+        recipe: What to compute from what.
+        sink: Where the result is written.
+        shard_size: Most bytes of a file.
+        threads: CPU threads; None: all processors. The bytes are the same.
+        progress: Called with the number of bytes written since the last call.
+
+    Raises:
+        InvalidInputError: an input or the result holds NaN or Inf.
+        IntegrityError: what was read is not what was recorded.
+        UnavailableError: the disk is full, or the store fails.
     """
     shards = plan_shards(list(base.tensors.values()), shard_size)
-    run = _Run(recipe, threads or default_threads())
+    run = _Pass(recipe, threads or default_threads())
     with ExitStack() as stack:
         writers: dict[str, tuple[int, Writer]] = {}
 
@@ -124,7 +166,7 @@ _COPIED = (".json", ".jinja", ".model", ".txt", ".tiktoken", ".py")
 _COPIED_STARTS = ("LICENSE", "NOTICE", "USE_POLICY")
 
 
-def _companions(base: Checkpoint, run: _Run, shards: Sequence[Shard]) -> dict[str, bytes]:
+def _companions(base: Checkpoint, run: _Pass, shards: Sequence[Shard]) -> dict[str, bytes]:
     """The base's config, tokenizer, templates, custom code and licence, and the result's own index."""
     files = {}
     for name, size in base.sizes.items():
@@ -136,7 +178,7 @@ def _companions(base: Checkpoint, run: _Run, shards: Sequence[Shard]) -> dict[st
     return files
 
 
-class _Run:
+class _Pass:
     """One pass over all units, with its readers and thread pools."""
 
     def __init__(self, recipe: Recipe, threads: int) -> None:

@@ -22,26 +22,47 @@ class NotFiniteError(ArithmeticError):
 
 
 def from_bytes(data: Buffer, dtype: str) -> torch.Tensor:
-    """A flat tensor over the bytes, without copying; `dtype` by safetensors' name."""
+    """A flat tensor over the bytes, without copying.
+
+    Args:
+        data: Elements, row-major.
+        dtype: By safetensors' name.
+    """
     return torch.frombuffer(data, dtype=DTYPES[dtype])
 
 
 def empty(count: int, dtype: torch.dtype) -> torch.Tensor:
-    """A flat CPU tensor of any content, in memory that is used again."""
+    """A flat CPU tensor of any content, in memory that is used again.
+
+    Args:
+        count: Elements.
+        dtype: Their dtype.
+    """
     return torch.frombuffer(buffer(count * dtype.itemsize), dtype=dtype)
 
 
 def to_bytes(tensor: torch.Tensor) -> memoryview:
-    """The tensor's bytes, row-major, without copying (CPU, contiguous)."""
+    """The tensor's bytes, row-major, without copying.
+
+    Args:
+        tensor: On the CPU, contiguous.
+    """
     return tensor.reshape(-1).view(torch.uint8).numpy().data
 
 
 def combine_blocks(arrays: Sequence[torch.Tensor], weights: Sequence[float], dtype: torch.dtype) -> torch.Tensor:
-    """Σ w_i x_i for weights that sum to 1, in fp32, rounded once to `dtype`; flat CPU arrays of one length.
+    """Σ w_i x_i for weights that sum to 1, in fp32, rounded once.
 
     Computed as x_0 + Σ_{i>0} w_i (x_i - x_0), two arrays in one pass: where the inputs are equal the result is that
-    value exactly, and a single array of the same dtype is returned bit for bit. Raises NotFiniteError for NaN, Inf or
-    overflow.
+    value exactly, and a single array of the same dtype is returned bit for bit.
+
+    Args:
+        arrays: x_i, flat CPU arrays of one length.
+        weights: w_i.
+        dtype: Of the result.
+
+    Raises:
+        NotFiniteError: NaN, Inf or overflow.
     """
     if len(arrays) == 1 and arrays[0].dtype == dtype:
         return finite(arrays[0])
@@ -63,12 +84,27 @@ def combine_blocks(arrays: Sequence[torch.Tensor], weights: Sequence[float], dty
 
 
 def rounded(array: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
-    """The fp32 array rounded once to `dtype`, in memory that is used again. Raises NotFiniteError."""
+    """An array rounded once, in memory that is used again.
+
+    Args:
+        array: Flat, fp32.
+        dtype: Of the result.
+
+    Raises:
+        NotFiniteError: the result holds NaN or Inf.
+    """
     return finite(array if dtype == array.dtype else empty(len(array), dtype).copy_(array))
 
 
 def finite(array: torch.Tensor) -> torch.Tensor:
-    """The array itself; raises NotFiniteError when it holds NaN or Inf (one pass, at memory speed)."""
+    """The array itself, checked in one pass, at memory speed.
+
+    Args:
+        array: Any shape.
+
+    Raises:
+        NotFiniteError: it holds NaN or Inf.
+    """
     if math.isfinite(float(array.sum())):  # several times faster; a finite array's sum may still overflow
         return array
     if not all(math.isfinite(bound) for bound in map(float, torch.aminmax(array))):

@@ -23,7 +23,13 @@ class VerifiedReader:
         self._lock = Lock()
 
     def read(self, name: str, start: int, stop: int) -> Buffer:
-        """Bytes [start, stop) of a file, from any thread."""
+        """Bytes [start, stop) of a file, from any thread.
+
+        Args:
+            name: Name of the file.
+            start: First byte.
+            stop: Byte after the last one.
+        """
         data = self._source.read_range(name, start, stop)
         if name in self._digests:
             with self._lock:

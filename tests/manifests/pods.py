@@ -139,7 +139,8 @@ def use(settings: dict[str, str]) -> dict[str, Any]:
     from botocore import UNSIGNED
     from botocore.config import Config
 
-    from cycleqd.storage.objects import Store, probe
+    from cycleqd.storage.client import probe
+    from cycleqd.storage.objects import Store
     from cycleqd.storage.settings import Settings
 
     os.environ.update({**settings, **SECRET, "CYCLEQD_BUCKET": "cycleqd"})

@@ -19,8 +19,9 @@ from cycleqd.cli import app
 from cycleqd.errors import IntegrityError
 from cycleqd.run.replay import difference
 from cycleqd.storage import layout
+from cycleqd.storage.client import connect_client
 from cycleqd.storage.evolution import current, find_plan, load_config, manifest
-from cycleqd.storage.objects import Store, connect_client
+from cycleqd.storage.objects import Store
 from cycleqd.storage.results import find_record
 from cycleqd.storage.settings import Settings
 from cycleqd.tracking import logbook

@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 
 from cycleqd.search.config import load
-from cycleqd.storage.objects import Store, connect_client
+from cycleqd.storage.client import connect_client
+from cycleqd.storage.objects import Store
 from cycleqd.storage.settings import Settings
 from tests.run.conftest import Finished, content
 

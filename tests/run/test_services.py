@@ -12,7 +12,8 @@ from cycleqd.errors import InvalidInputError
 from cycleqd.run.local.runner import alone
 from cycleqd.run.local.services import Services, running
 from cycleqd.search.place import Place
-from cycleqd.storage.objects import Store, probe
+from cycleqd.storage.client import probe
+from cycleqd.storage.objects import Store
 from tests.pipelines.configs import two_tasks
 from tests.run.processes import processes_of, run_until, wait_for_none
 

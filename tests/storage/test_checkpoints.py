@@ -21,7 +21,8 @@ from urllib3 import HTTPResponse
 from cycleqd.errors import IntegrityError, InvalidInputError, UnavailableError
 from cycleqd.storage.bodies import Body
 from cycleqd.storage.checkpoints import S3Sink, S3Source
-from cycleqd.storage.objects import Store, connect_client
+from cycleqd.storage.client import connect_client
+from cycleqd.storage.objects import Store
 from cycleqd.storage.settings import Settings
 from cycleqd.weights.checkpoint import open_checkpoint
 from cycleqd.weights.local import LocalSink

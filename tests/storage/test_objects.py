@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 
 from cycleqd.errors import IntegrityError, InvalidInputError, UnavailableError
-from cycleqd.storage.objects import Store, connect_client, probe
+from cycleqd.storage.client import connect_client, probe
+from cycleqd.storage.objects import Store
 from cycleqd.storage.settings import Settings
 
 

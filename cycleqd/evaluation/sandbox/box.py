@@ -3,36 +3,40 @@
 from __future__ import annotations
 
 import errno
-import fcntl
 import json
 import os
-import selectors
-import signal
 import subprocess
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
-from types import TracebackType
 from typing import Self
 
 from cycleqd.errors import UnavailableError
 from cycleqd.evaluation.sandbox import command, seccomp
+from cycleqd.evaluation.sandbox.descriptors import collect, memory_file, ready
 from cycleqd.evaluation.sandbox.limits import Finished, Limits, Reason
-from cycleqd.evaluation.sandbox.ready import ready
-from cycleqd.evaluation.sandbox.watch import WATCHER, Watched
+from cycleqd.evaluation.sandbox.watch import WATCHER, Watched, kill
 
 # bwrap's --die-with-parent looks at the *thread* that started it. One that lives as long as the program starts all.
 _STARTER = ThreadPoolExecutor(max_workers=1, thread_name_prefix="sandbox-starter")
 
 
-def launch(argv: Sequence[str], descriptors: Sequence[int] = ()) -> subprocess.Popen[bytes]:
-    """Start `argv` with three pipes and no environment but PATH, from the thread whose end is the program's end."""
+def launch(
+    argv: Sequence[str], descriptors: Sequence[int] = (), stdin: int = subprocess.PIPE
+) -> subprocess.Popen[bytes]:
+    """Start a program with no environment but PATH, from the thread whose end is this program's end.
+
+    Args:
+        argv: The program and its arguments.
+        descriptors: Open descriptors that it inherits, besides its three streams.
+        stdin: A descriptor to read from; a pipe, as stdout and stderr are, without one.
+    """
     return _STARTER.submit(
         subprocess.Popen[bytes],
         list(argv),
         bufsize=0,
-        stdin=subprocess.PIPE,
+        stdin=stdin,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         pass_fds=descriptors,
@@ -42,10 +46,9 @@ def launch(argv: Sequence[str], descriptors: Sequence[int] = ()) -> subprocess.P
 
 
 class Supervised:
-    """A box: its bwrap process, the watch over its tree, and its three pipes.
+    """A box that runs: its bwrap process, the watch over its tree, and its pipes.
 
-    Use as a context manager: leaving it kills the box and waits until all of it is gone. `reason` names the limit
-    ended it, if one did.
+    Use as a context manager: leaving it kills the box and waits until all of it is gone.
     """
 
     def __init__(self, process: subprocess.Popen[bytes], init: int | None, limits: Limits) -> None:
@@ -53,7 +56,7 @@ class Supervised:
         self.process = process
         self.limits = limits
         self._init = init
-        self.watched = Watched(process.pid, limits, kill=lambda _: self.kill())
+        self.watched = Watched(lambda: [process.pid], limits, self.kill)
         WATCHER.add(self.watched)
 
     @property
@@ -64,8 +67,7 @@ class Supervised:
     def kill(self) -> None:
         """Kill the box's first process, and so all of it."""
         if self._init is not None:
-            with suppress(ProcessLookupError):
-                signal.pidfd_send_signal(self._init, signal.SIGKILL)
+            kill(self._init)
 
     def wait(self) -> int:
         """Wait for the end of everything in the box (the watcher bounds it); returns the exit status."""
@@ -91,51 +93,17 @@ class Supervised:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
-    def communicate(self, stdin: bytes = b"") -> Finished:
-        """Send all of `stdin`, collect stdout and stderr up to `limits.output` each, wait for the end."""
-        process, kept = self.process, {"stdout": bytearray(), "stderr": bytearray()}
-        assert process.stdin and process.stdout and process.stderr
-        rest = memoryview(stdin)
-        with selectors.DefaultSelector() as selector:
-            selector.register(process.stdout, selectors.EVENT_READ, "stdout")
-            selector.register(process.stderr, selectors.EVENT_READ, "stderr")
-            os.set_blocking(process.stdin.fileno(), False)
-            selector.register(process.stdin, selectors.EVENT_WRITE)
-            while selector.get_map():
-                for key, _ in selector.select():
-                    if key.data is None:
-                        rest = _feed(selector, process, rest)
-                    elif not (chunk := os.read(key.fd, 1 << 16)):
-                        selector.unregister(key.fileobj)
-                    elif not keep(kept[key.data], chunk, self.limits.output):
-                        self.watched.stop("output")
+    def finish(self) -> Finished:
+        """Wait for the end, keeping up to `limits.output` bytes each of stdout and stderr; one more ends the box."""
+        assert self.process.stdout and self.process.stderr
+        pipes = [self.process.stdout.fileno(), self.process.stderr.fileno()]
+        stdout, stderr = collect(pipes, self.limits.output, lambda: self.watched.stop("output"))
         code = self.wait()
         self.close()
-        return Finished(code, bytes(kept["stdout"]), bytes(kept["stderr"]), self.reason)
-
-
-def keep(kept: bytearray, chunk: bytes, limit: int) -> bool:
-    """Append to `kept` what stays within `limit` bytes; False when that was not all of `chunk`."""
-    room = limit - len(kept)
-    kept += chunk[:room]
-    return len(chunk) <= room
-
-
-def _feed(selector: selectors.BaseSelector, process: subprocess.Popen[bytes], rest: memoryview) -> memoryview:
-    assert process.stdin
-    try:
-        written = os.write(process.stdin.fileno(), rest[: 1 << 16]) if rest else 0
-    except BrokenPipeError:
-        written = len(rest)
-    if written == len(rest):
-        selector.unregister(process.stdin)
-        process.stdin.close()
-    return rest[written:]
+        return Finished(code, stdout, stderr, self.reason)
 
 
 def start(
@@ -143,13 +111,23 @@ def start(
     *,
     limits: Limits | None = None,
     setup: command.Setup | None = None,
+    stdin: bytes | None = None,
     trusted: bool = False,
     descriptors: Sequence[int] = (),
 ) -> Supervised:
-    """Start `argv` (a path in the box and its arguments, never a shell string) in a fresh box.
+    """Start a program in a fresh box.
 
-    `trusted`: a program of ours that makes name spaces for others: no filter, no limits from the kernel, and the rights
-    for that. `descriptors`: open files that it inherits. Raises UnavailableError where no box can be made.
+    Args:
+        argv: Path of the program in the box, and its arguments; never a shell string.
+        limits: What the box may use; the defaults of `Limits` without it.
+        setup: What the box shows besides the system's programs.
+        stdin: What the program reads; without it stdin is a pipe (`process.stdin`).
+        trusted: The program is ours and makes name spaces for others: it gets the rights for that, no filter of system
+            calls and no limits from the kernel.
+        descriptors: Open descriptors that it inherits.
+
+    Raises:
+        UnavailableError: No box can be made on this machine.
     """
     way, limits, setup = command.entry(), limits or Limits(), setup or command.Setup()
     if way is None:
@@ -157,18 +135,26 @@ def start(
     uid = command.BOX_UID if way is command.Entry.USER else command.unused_uid()
     files = {**command.accounts(uid if way is command.Entry.ROOT else command.BOX_UID), **setup.files}
     contents = {path: memory_file(content) for path, content in files.items()}
-    seccomp_filter = memory_file(seccomp.program()) if not trusted and seccomp.supported() else None
-    opened = [*contents.values(), *([] if seccomp_filter is None else [seccomp_filter])]
+    program = b"" if trusted else seccomp.program()
+    filter_file = memory_file(program) if program else None
     reader, info = os.pipe()
-    opened.append(info)
+    opened = [*contents.values(), info, *([] if filter_file is None else [filter_file])]
+    source = subprocess.PIPE if stdin is None else memory_file(stdin)
     try:
-        inside = command.trusted_command if trusted else command.box_command
-        line = inside(
-            argv, entry=way, limits=limits, setup=setup, contents=contents, seccomp=seccomp_filter, uid=uid, info=info
+        line = command.box_command(
+            argv,
+            entry=way,
+            uid=uid,
+            limits=limits,
+            setup=setup,
+            contents=contents,
+            seccomp=filter_file,
+            info=info,
+            trusted=trusted,
         )
-        process = launch(line, [*opened, *descriptors])
+        process = launch(line, [*opened, *descriptors], source)
     finally:
-        for descriptor in opened:
+        for descriptor in opened if stdin is None else [*opened, source]:
             os.close(descriptor)
     with os.fdopen(reader, "rb") as report:
         return Supervised(process, _init_of(report.read()), limits)
@@ -189,19 +175,19 @@ def run(
     setup: command.Setup | None = None,
     stdin: bytes = b"",
 ) -> Finished:
-    """Run `argv` in a fresh box to its end."""
-    with start(argv, limits=limits, setup=setup) as box:
-        return box.communicate(stdin)
+    """Run a program in a fresh box to its end.
 
+    Args:
+        argv: Path of the program in the box, and its arguments; never a shell string.
+        limits: What the box may use; the defaults of `Limits` without it.
+        setup: What the box shows besides the system's programs.
+        stdin: What the program reads.
 
-def memory_file(content: bytes) -> int:
-    """An open file descriptor at the start of a nameless file that holds `content` for good. The caller closes it."""
-    descriptor = os.memfd_create("sandbox", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
-    with os.fdopen(os.dup(descriptor), "wb") as file:
-        file.write(content)
-    fcntl.fcntl(descriptor, fcntl.F_ADD_SEALS, fcntl.F_SEAL_WRITE | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SHRINK)
-    os.lseek(descriptor, 0, os.SEEK_SET)
-    return descriptor
+    Raises:
+        UnavailableError: No box can be made on this machine.
+    """
+    with start(argv, limits=limits, setup=setup, stdin=stdin) as box:
+        return box.finish()
 
 
 def preflight() -> list[str]:

@@ -1,6 +1,6 @@
-"""The bubblewrap command line: what a boxed process sees, and as whom it runs.
+"""The bubblewrap command line: what a process in a box sees, and as which user it runs.
 
-Three ways in, the first that works on this machine is used for every box:
+There are three ways into a box; the first that works on this machine is used for all:
 
 - root: bubblewrap makes the name spaces as root, and the command runs as a user id that nothing else on the machine has
   (limits on processes are counted a user, and do not bind root).
@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import functools
 import itertools
-import math
 import os
 import shutil
 import subprocess
@@ -27,6 +26,7 @@ from cycleqd.evaluation.sandbox import seccomp
 from cycleqd.evaluation.sandbox.limits import Limits
 
 ENVIRONMENT = {"PATH": "/usr/local/bin:/usr/bin:/bin", "HOME": "/tmp", "LANG": "C.UTF-8"}
+NAME_SPACES = ("--unshare-ipc", "--unshare-pid", "--unshare-net", "--unshare-uts", "--unshare-cgroup-try")
 _SYSTEM = ("lib", "lib32", "lib64", "libx32", "bin", "sbin")
 _ETC = ("/etc/ld.so.cache", "/etc/alternatives")
 BOX_UID = 1000  # inside a user name space
@@ -46,7 +46,7 @@ class Entry(StrEnum):
 
 @dataclass(frozen=True, kw_only=True)
 class Setup:
-    """What a box shows beside the system's programs and its own empty /tmp and /dev/shm.
+    """What a box shows besides the system's programs and its own empty /tmp and /dev/shm.
 
     `binds`: path in the box → path on the host, read-only. `files`: path in the box → content, read-only. There is no
     /proc: many pods refuse to mount one, and no program here needs it.
@@ -83,64 +83,79 @@ def box_command(
     argv: Sequence[str],
     *,
     entry: Entry,
+    uid: int,
     limits: Limits,
     setup: Setup,
-    contents: Mapping[str, int],
-    seccomp: int | None,
-    uid: int,
-    info: int | None,
+    contents: Mapping[str, int] | None = None,
+    seccomp: int | None = None,
+    info: int | None = None,
+    trusted: bool = False,
 ) -> list[str]:
-    """The whole command: `argv` in a box, as `uid` (root and dropped entries).
+    """The whole bubblewrap command that runs `argv` in a box.
 
-    `contents`: path in the box → open file descriptor with its content; `seccomp`: that of the filter;
-    `info`: one to which bwrap writes the number of the box's first process.
+    Args:
+        argv: Path of a program in the box, and its arguments.
+        entry: The way into the box.
+        uid: User id outside as which the program runs (entries root and dropped).
+        limits: Those that the kernel enforces; the watcher's are not this command's.
+        setup: What the box shows; its `files` come as `contents`.
+        contents: Path in the box → open descriptor with the file's content.
+        seccomp: Open descriptor with the filter of system calls; None for no filter.
+        info: Open descriptor to which bwrap writes the number of the box's first process.
+        trusted: The program is ours and makes further name spaces: it has the rights for that, and no filter or limits.
     """
-    command = [*_outer(entry, uid, info), *_root(limits, setup, contents)]
+    command = [*_outer(entry, uid, info), *_root(limits, setup, contents or {})]
+    rights = ["CAP_SETUID", "CAP_SETGID"] if entry is Entry.ROOT else []  # to change its user
+    if trusted:
+        return [*command, *_rights(["CAP_SYS_ADMIN", *rights]), "--", *argv]
     if seccomp is not None:
         command += ["--seccomp", str(seccomp)]
-    rights = ("CAP_SETUID", "CAP_SETGID") if entry is Entry.ROOT else ()
     return [*command, *_rights(rights), "--", *_inner(entry, limits, uid), *argv]
 
 
-def trusted_command(
-    argv: Sequence[str],
-    *,
-    entry: Entry,
-    limits: Limits,
-    setup: Setup,
-    contents: Mapping[str, int],
-    seccomp: int | None,
-    uid: int,
-    info: int | None,
-) -> list[str]:
-    """As `box_command`, for a program of ours: it may make further name spaces, and change its user where root can."""
-    rights = ("CAP_SYS_ADMIN", "CAP_SETUID", "CAP_SETGID") if entry is Entry.ROOT else ("CAP_SYS_ADMIN",)
-    return [*_outer(entry, uid, info), *_root(limits, setup, contents), *_rights(rights), "--", *argv]
-
-
 def accounts(uid: int) -> dict[str, bytes]:
-    """The account files of a box in which the command is `uid`: it and root, no name of the host's."""
+    """The account files of a box, path → content: its user and root, no name of the host's.
+
+    Args:
+        uid: The user's id in the box.
+    """
     return {
         "/etc/passwd": f"root:x:0:0::/:/bin/sh\nbox:x:{uid}:{uid}::/tmp:/bin/sh\n".encode(),
         "/etc/group": f"root:x:0:\nbox:x:{uid}:\n".encode(),
     }
 
 
+def become_user(uid: int) -> list[str]:
+    """The command before a program's own that makes it an ordinary user for good, where root made the name spaces.
+
+    Args:
+        uid: User and group id.
+    """
+    identity = [f"--reuid={uid}", f"--regid={uid}", "--clear-groups"]
+    return ["/usr/bin/setpriv", *identity, "--inh-caps=-all", "--bounding-set=-all", "--no-new-privs", "--"]
+
+
+def system() -> list[str]:
+    """bwrap's arguments that show this machine's programs, read-only."""
+    shown = ["--ro-bind", "/usr", "/usr"]
+    for name in _SYSTEM:
+        path = Path("/", name)
+        if path.is_symlink():
+            shown += ["--symlink", str(path.readlink()), str(path)]
+        elif path.is_dir():
+            shown += ["--ro-bind", str(path), str(path)]
+    for shared in _ETC:
+        shown += ["--ro-bind-try", shared, shared]
+    return shown
+
+
 def _outer(entry: Entry, uid: int, info: int | None) -> list[str]:
-    spaces = [
-        "--unshare-ipc",
-        "--unshare-pid",
-        "--unshare-net",
-        "--unshare-uts",
-        "--unshare-cgroup-try",
-        "--hostname",
-        "box",
-    ]
     ends = ["--die-with-parent", "--new-session", *([] if info is None else ["--info-fd", str(info)])]
+    options = [*NAME_SPACES, "--hostname", "box", *ends]
     if entry is Entry.ROOT:
-        return ["bwrap", *spaces, *ends]
+        return ["bwrap", *options]
     become = ["setpriv", f"--reuid={uid}", f"--regid={uid}", "--clear-groups"] if entry is Entry.DROPPED else []
-    return [*become, "bwrap", "--unshare-user", "--uid", str(BOX_UID), "--gid", str(BOX_UID), *spaces, *ends]
+    return [*become, "bwrap", "--unshare-user", "--uid", str(BOX_UID), "--gid", str(BOX_UID), *options]
 
 
 def _rights(kept: Sequence[str]) -> list[str]:
@@ -149,34 +164,17 @@ def _rights(kept: Sequence[str]) -> list[str]:
 
 def _inner(entry: Entry, limits: Limits, uid: int) -> list[str]:
     """Limits and identity are taken on inside the name spaces, where the count of processes starts from nothing."""
-    command = [
-        "/usr/bin/prlimit",
-        f"--as={limits.address_space}",
-        f"--cpu={math.ceil(limits.cpu) + SLACK}",
-        "--core=0",
-        "--memlock=0",
-    ]
-    command += [f"--nproc={limits.processes}", f"--fsize={limits.file_size}", f"--nofile={limits.open_files}", "--"]
-    if entry is Entry.ROOT:
-        command += ["/usr/bin/setpriv", f"--reuid={uid}", f"--regid={uid}", "--clear-groups", "--inh-caps=-all"]
-        command += ["--bounding-set=-all", "--no-new-privs", "--"]
-    return command
+    bounds = [f"--{name}={value}" for name, value in limits.of_each_process(SLACK).items()]
+    return ["/usr/bin/prlimit", *bounds, "--", *(become_user(uid) if entry is Entry.ROOT else [])]
 
 
 def _root(limits: Limits, setup: Setup, contents: Mapping[str, int]) -> list[str]:
     """The file system: read-only system, private devices, two bounded scratch folders, nothing else."""
-    command = ["--ro-bind", "/usr", "/usr"]
-    for name in _SYSTEM:
-        path = Path("/", name)
-        if path.is_symlink():
-            command += ["--symlink", str(path.readlink()), str(path)]
-        elif path.is_dir():
-            command += ["--ro-bind", str(path), str(path)]
+    command: list[str] = []
     parents = {str(parent) for path in (*_ETC, *setup.binds, *contents) for parent in Path(path).parents}
     for folder in sorted(parents - {"/", "/usr"}):
         command += ["--perms", "0755", "--dir", folder]  # bwrap's own choice shuts others than the maker out
-    for shared in _ETC:
-        command += ["--ro-bind-try", shared, shared]
+    command += system()
     for inside, outside in setup.binds.items():
         command += ["--ro-bind", str(outside), inside]
     for inside, descriptor in contents.items():
@@ -208,22 +206,24 @@ def candidates() -> list[Entry]:
 
 
 def refusal(candidate: Entry) -> str:
-    """The error of a box that does nothing, with the filter that boxes have; empty when it works."""
+    """Why a box cannot be made this way, found by making one that does nothing; empty when it works.
+
+    Args:
+        candidate: The way in.
+    """
     if missing := missing_programs():
         return f"not found: {', '.join(missing)}"
-    nothing, uid = ["/usr/bin/true"], BOX_UID if candidate is Entry.USER else unused_uid()
-    with tempfile.TemporaryFile() as file:
-        file.write(seccomp.program() if seccomp.supported() else b"")
+    uid = BOX_UID if candidate is Entry.USER else unused_uid()
+    with tempfile.TemporaryFile() as file:  # on disk: this process may be refused files in memory
+        file.write(seccomp.program())
         file.seek(0)
         command = box_command(
-            nothing,
+            ["/usr/bin/true"],
             entry=candidate,
+            uid=uid,
             limits=Limits(),
             setup=Setup(),
-            contents={},
-            seccomp=file.fileno() if seccomp.supported() else None,
-            uid=uid,
-            info=None,
+            seccomp=file.fileno() if seccomp.program() else None,
         )
         done = subprocess.run(command, capture_output=True, timeout=30, check=False, pass_fds=[file.fileno()])
     if done.returncode == 0:

@@ -1,8 +1,8 @@
-"""Which user ids the machines' users get outside.
+"""Which user ids outside the users of machines have.
 
-A range where this process can map one, so that a machine has users; else only its own id, which is then root there and
-the only user. Files and programs do not show which: `newuidmap` is refused in a container without capabilities, whoever
-may use it elsewhere. So each range is mapped once, by a program that does what the keeper does.
+A range, where this process can map one, so that a machine has users; else only its own id, which is then root there and
+the only user. Whether a range can be mapped does not show in files and programs (`newuidmap` is refused in a container
+without capabilities), so it is tried once, by a program that does what the keeper does.
 """
 
 from __future__ import annotations
@@ -53,7 +53,11 @@ def _lent(file: str) -> set[tuple[int, int]]:
 
 
 def can_map(ids: tuple[int, int]) -> bool:
-    """Whether a user name space with these ids (first, count) can be made and entered, by making one."""
+    """Whether a user name space with these ids can be made and entered, found by making one.
+
+    Args:
+        ids: (first, count).
+    """
     done = subprocess.run(
         [sys.executable, "-S", "-m", "cycleqd.evaluation.sandbox.ids", *map(str, ids)],
         env={"PATH": keeper.PATH, "PYTHONPATH": str(Path(__file__).resolve().parents[3])},

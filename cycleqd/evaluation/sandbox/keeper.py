@@ -16,7 +16,6 @@ from __future__ import annotations
 import fcntl
 import json
 import os
-import resource
 import signal
 import socket
 import subprocess
@@ -27,26 +26,34 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, NoReturn
 
-from cycleqd.evaluation.sandbox import kernel
+from cycleqd.evaluation.sandbox import command, kernel
 
 PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 """Where this process finds programs, and where those of a machine find theirs."""
+ENVIRONMENT = {"PATH": PATH, "HOME": "/root", "LANG": "C.UTF-8", "HOSTNAME": "box"}
+"""Of a machine's programs."""
 KEPT = frozenset({0, 1, 3, 4, 5, 6, 7, 10, 18, 29, 31})
 """chown, dac_override, fowner, fsetid, kill, setgid, setuid, net_bind_service, sys_chroot, audit_write, setfcap."""
 _KEPT_NAMES = ("CHOWN", "DAC_OVERRIDE", "FOWNER", "FSETID", "KILL", "SETGID", "SETUID", "NET_BIND_SERVICE")
+_FOLDERS = ["dev", "etc", "home", "mnt", "opt", "proc", "root", "run", "srv", "tmp", "usr", "var/log", "var/tmp"]
 _TEXTS = {
     "etc/passwd": "root:x:0:0:root:/root:/bin/bash\nnobody:x:65534:65534:nobody:/nonexistent:/usr/sbin/nologin\n",
     "etc/group": "root:x:0:\nnogroup:x:65534:\n",
     "etc/hosts": "127.0.0.1 localhost box\n",
     "etc/nsswitch.conf": "passwd: files\ngroup: files\nhosts: files\n",
 }
-"""Files of a machine without a root of its own."""
+"""Folders and files of a machine without a root of its own."""
+_FILES = 32768  # inodes of a machine's own file system
 _STAGE = "/tmp"  # where a box's file system is put together, in a mount name space of its own
 _MESSAGE = 1 << 17
 
 
 def serve(requests: socket.socket) -> None:
-    """Answer requests until the other end closes; each in a forked handler, reaped by the kernel."""
+    """Answer requests until the other end closes; each in a forked handler, reaped by the kernel.
+
+    Args:
+        requests: A SEQPACKET socket.
+    """
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)
     while True:
         message, descriptors, _, _ = socket.recv_fds(requests, _MESSAGE, 16)
@@ -62,7 +69,6 @@ def serve(requests: socket.socket) -> None:
 
 def _handle(requests: socket.socket, request: dict[str, Any], descriptors: list[int]) -> NoReturn:
     """In the handler: start the program, report its number, wait, report its status."""
-    status = 1
     kernel.die_with_parent(signal.SIGKILL)
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     requests.close()
@@ -74,16 +80,10 @@ def _handle(requests: socket.socket, request: dict[str, Any], descriptors: list[
             _, status = os.waitpid(pid, 0)
             reply.send(json.dumps({"status": os.waitstatus_to_exitcode(status)}).encode())
         except (OSError, RuntimeError, subprocess.CalledProcessError) as error:
-            _report(reply, {"error": str(error)})
+            with suppress(OSError):  # when no one waits any more
+                reply.send(json.dumps({"error": str(error)}).encode())
         finally:
             os._exit(0)
-
-
-def _report(reply: socket.socket, message: dict[str, Any]) -> None:
-    try:
-        reply.send(json.dumps(message).encode())
-    except OSError:
-        return  # no one waits any more
 
 
 def _open(request: dict[str, Any], descriptors: list[int]) -> tuple[int, dict[str, Any], list[int]]:
@@ -127,9 +127,15 @@ def _unpack(request: dict[str, Any], descriptors: list[int]) -> tuple[int, dict[
 
 
 def fork_into(spaces: int, ids: Sequence[int], child: Callable[[Callable[[], None]], None]) -> int:
-    """Fork; the child calls its argument to enter new name spaces with mapped ids, and ends in exec.
+    """Fork a child that enters new name spaces and becomes another program; returns the child's number.
 
-    Returns the child's number. Raises OSError or CalledProcessError where the ids cannot be mapped; the child ends.
+    Args:
+        spaces: Bits of the kinds of name spaces (`kernel.unshare`); `kernel.NEW_USER` is among them.
+        ids: The user and group ids that the child's 0, 1, … are outside: (first, count).
+        child: Runs in the child and ends in exec. It calls its argument to enter the name spaces.
+
+    Raises:
+        OSError, CalledProcessError: The ids cannot be mapped; the child ends.
     """
     ready, to_ready = os.pipe()
     go, to_go = os.pipe()
@@ -157,7 +163,12 @@ def fork_into(spaces: int, ids: Sequence[int], child: Callable[[Callable[[], Non
 
 
 def write_maps(pid: int, ids: Sequence[int]) -> None:
-    """Map the user and group ids 0.. of `pid`'s new user name space to the range [first on this machine, count]."""
+    """Map the user and group ids 0, 1, … of a new user name space.
+
+    Args:
+        pid: The process in it.
+        ids: Which ids they are outside: (first, count).
+    """
     first, count = ids
     if count == 1:  # which any user may map to itself, if its groups are to stay what they are
         Path(f"/proc/{pid}/uid_map").write_text(f"0 {os.geteuid()} 1")
@@ -194,7 +205,7 @@ def _become_box(
     lower = os.open(request["lower"], os.O_PATH | os.O_DIRECTORY) if request["lower"] else -1
     become_root()
     kernel.mount("none", "/", "", kernel.MS_RECURSIVE | kernel.MS_PRIVATE)
-    size = f"size={request['scratch']},nr_inodes={request['files']},mode=0755"
+    size = f"size={request['scratch']},nr_inodes={_FILES},mode=0755"
     kernel.mount("box", _STAGE, "tmpfs", kernel.MS_NOSUID | kernel.MS_NODEV, size)
     for folder in ("upper", "work", "root"):
         Path(_STAGE, folder).mkdir(mode=0o755)
@@ -203,7 +214,7 @@ def _become_box(
         kernel.mount("overlay", f"{_STAGE}/root", "overlay", kernel.MS_NODEV, options)
     else:
         _skeleton(Path(_STAGE, "root"))
-    _limit(request["limits"])
+    kernel.set_limits(request["limits"])
     for descriptor in (info, *descriptors):
         os.set_inheritable(descriptor, True)
     os.execve(request["bwrap"], _bwrap(request, info, descriptors), {})
@@ -219,64 +230,33 @@ def become_root() -> None:
 
 def _skeleton(root: Path) -> None:
     """An empty system around the machine's own /usr."""
-    for folder in (
-        "dev",
-        "etc",
-        "home",
-        "mnt",
-        "opt",
-        "proc",
-        "root",
-        "run",
-        "srv",
-        "tmp",
-        "usr",
-        "var/log",
-        "var/tmp",
-    ):
+    for folder in _FOLDERS:
         (root / folder).mkdir(parents=True, exist_ok=True)
     for folder in ("tmp", "var/tmp"):
         (root / folder).chmod(0o1777)
-    for name in ("bin", "lib", "lib32", "lib64", "libx32", "sbin"):
-        path = Path("/", name)
-        if path.is_symlink():
-            (root / name).symlink_to(path.readlink())
-        elif path.is_dir():
-            (root / name).mkdir()
     for name, text in _TEXTS.items():
         (root / name).write_text(text)
 
 
 def _bwrap(request: dict[str, Any], info: int, descriptors: list[int]) -> list[str]:
-    command = ["bwrap", "--bind", f"{_STAGE}/root", "/"]
-    if not request["lower"]:
-        for path in ("/usr", "/bin", "/lib", "/lib32", "/lib64", "/libx32", "/sbin"):
-            if Path(path).is_dir() and not Path(path).is_symlink():
-                command += ["--ro-bind", path, path]
-        for path in ("/etc/ld.so.cache", "/etc/alternatives"):
-            command += ["--ro-bind-try", path, path]
-    command += ["--dev", "/dev", "--size", str(request["scratch"]), "--perms", "1777", "--tmpfs", "/dev/shm"]
-    command += ["--remount-ro", "/dev"]
+    line = ["bwrap", "--bind", f"{_STAGE}/root", "/", *([] if request["lower"] else command.system())]
+    line += ["--dev", "/dev", "--size", str(request["scratch"]), "--perms", "1777", "--tmpfs", "/dev/shm"]
+    line += ["--remount-ro", "/dev"]
     if request["proc"]:
-        command += ["--proc", "/proc"]
+        line += ["--proc", "/proc"]
         if Path("/proc/tty/driver").is_dir():  # shut to all but the real root, so `find /` would fail
-            command += ["--size", "4096", "--tmpfs", "/proc/tty/driver"]
-    command += ["--unshare-pid", "--unshare-net", "--unshare-ipc", "--unshare-uts", "--hostname", request["host"]]
-    command += ["--cap-drop", "ALL"]
+            line += ["--size", "4096", "--tmpfs", "/proc/tty/driver"]
+    line += ["--unshare-pid", "--unshare-net", "--unshare-ipc", "--unshare-uts", "--hostname", ENVIRONMENT["HOSTNAME"]]
+    line += ["--cap-drop", "ALL"]
     for name in _KEPT_NAMES:
-        command += ["--cap-add", f"CAP_{name}"]
-    command += ["--clearenv"]
-    for name, value in request["environment"].items():
-        command += ["--setenv", name, value]
+        line += ["--cap-add", f"CAP_{name}"]
+    line += ["--clearenv"]
+    for name, value in ENVIRONMENT.items():
+        line += ["--setenv", name, value]
     if descriptors:
-        command += ["--seccomp", str(descriptors[0])]
-    command += ["--info-fd", str(info), "--chdir", "/", "--die-with-parent", "--as-pid-1", "--new-session"]
-    return [*command, "--", "bash"]
-
-
-def _limit(limits: dict[str, int]) -> None:
-    for name, value in limits.items():
-        resource.setrlimit(getattr(resource, name), (value, value))
+        line += ["--seccomp", str(descriptors[0])]
+    line += ["--info-fd", str(info), "--chdir", "/", "--die-with-parent", "--as-pid-1", "--new-session"]
+    return [*line, "--", "bash"]
 
 
 def _enter(request: dict[str, Any], descriptors: list[int]) -> tuple[int, dict[str, Any], list[int]]:
@@ -296,7 +276,7 @@ def _become_program(request: dict[str, Any], stdio: list[int], seccomp: bytes) -
     if request["terminal"]:
         fcntl.ioctl(0, termios.TIOCSCTTY, 0)
     become_root()
-    _limit(request["limits"])
+    kernel.set_limits(request["limits"])
     kernel.keep_capabilities(KEPT)
     kernel.no_new_privileges()
     if seccomp:

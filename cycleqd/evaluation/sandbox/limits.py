@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Literal
 
@@ -34,14 +35,32 @@ class Limits:
     open_files: int = 128
     """File descriptors of one process: kernel."""
     output: int = 1 * MIB
-    """Bytes kept of stdout, and of stderr; one more and the box is killed: `Box.communicate`."""
+    """Bytes kept of stdout, and of stderr; one more and the box is killed: whoever reads them."""
+
+    def of_each_process(self, slack: int = 0) -> dict[str, int]:
+        """The limits that the kernel enforces on each process, by the names that prlimit has for them.
+
+        Args:
+            slack: Seconds of processor time by which the kernel's limit lies above `cpu`, so that the watcher, which
+                names the limit, comes first.
+        """
+        return {
+            "as": self.address_space,
+            "core": 0,
+            "cpu": math.ceil(self.cpu) + slack,
+            "fsize": self.file_size,
+            "memlock": 0,
+            "nofile": self.open_files,
+            "nproc": self.processes,
+        }
 
 
 @dataclass(frozen=True)
 class Finished:
-    """The end of a box. `returncode` is the process's own, 128 + N or -N when signal N ended it.
+    """How a box ended.
 
-    `reason` names the limit for which the box was killed, and is empty when it ended by itself.
+    `returncode` is the process's own exit status, 128 + N or -N when signal N ended it. `reason` names the limit for
+    which the box was killed; it is empty when the process ended by itself.
     """
 
     returncode: int

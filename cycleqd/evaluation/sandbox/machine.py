@@ -24,28 +24,19 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from types import TracebackType
 from typing import Any, Self
 
 from cycleqd.errors import UnavailableError
 from cycleqd.evaluation.sandbox import seccomp
-from cycleqd.evaluation.sandbox.box import memory_file
+from cycleqd.evaluation.sandbox.descriptors import memory_file, ready
 from cycleqd.evaluation.sandbox.ids import id_range
-from cycleqd.evaluation.sandbox.keeper import PATH
+from cycleqd.evaluation.sandbox.keeper import ENVIRONMENT, PATH
 from cycleqd.evaluation.sandbox.limits import MIB, Finished, Limits
-from cycleqd.evaluation.sandbox.ready import ready
 from cycleqd.evaluation.sandbox.turnstile import Turnstile
-from cycleqd.evaluation.sandbox.watch import WATCHER, Usage, Watched, descendants, stop, usage
+from cycleqd.evaluation.sandbox.watch import WATCHER, Watched, descendants, kill, stop
 
-ENVIRONMENT = {
-    "PATH": PATH,
-    "HOME": "/root",
-    "LANG": "C.UTF-8",
-    "HOSTNAME": "box",
-}
 LIMITS = Limits(wall=3600, cpu=60, memory=512 * MIB, address_space=2048 * MIB, processes=64, scratch=64 * MIB)
 """Of a whole machine. `wall` spans the waiting for the model between its programs."""
-_FILES = 32768  # inodes of a machine's own file system
 _DESCRIPTORS = 1 << 14  # a live machine takes five, and every sample may have one
 
 
@@ -82,14 +73,20 @@ class Keeper:
             )
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self._socket.close()
         self._process.wait()
 
     def ask(self, request: Mapping[str, Any], descriptors: Sequence[int]) -> tuple[socket.socket, dict[str, Any], int]:
-        """Send a request; returns the socket of its replies, the first reply and the descriptor with it (or -1)."""
+        """Send a request; returns the socket of its replies, the first reply and the descriptor with it (or -1).
+
+        Args:
+            request: What to do, as keeper.py reads it.
+            descriptors: Open descriptors that go with it.
+
+        Raises:
+            UnavailableError: The keeper could not do it.
+        """
         reply, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         try:
             with theirs:
@@ -106,30 +103,42 @@ class Keeper:
         return reply, facts, beside[0] if beside else -1
 
     def open(self, plan: MachinePlan) -> Machine:
-        """Make a machine. Raises UnavailableError with the kernel's reason when it cannot be made."""
-        limits = _kernel_limits(plan.limits)
+        """Make a machine.
+
+        Args:
+            plan: What it is made of.
+
+        Raises:
+            UnavailableError: The kernel refuses; the message has its reason.
+        """
         request = {
             "do": "open",
             "map": id_range(),
             "lower": str(plan.lower) if plan.lower else "",
             "scratch": plan.limits.scratch,
-            "files": _FILES,
             "proc": plan.proc,
-            "host": ENVIRONMENT["HOSTNAME"],
-            "environment": ENVIRONMENT,
-            "limits": limits,
+            "limits": plan.limits.of_each_process(),
             "bwrap": shutil.which("bwrap"),
         }
-        program = memory_file(seccomp.program()) if seccomp.supported() else -1
+        program = seccomp.program()
+        descriptors = [memory_file(program)] if program else []
         try:
-            reply, facts, pidfd = self.ask(request, [program] if program >= 0 else [])
+            reply, facts, pidfd = self.ask(request, descriptors)
         finally:
-            if program >= 0:
-                os.close(program)
+            for descriptor in descriptors:
+                os.close(descriptor)
         return Machine(self, plan, reply, facts, pidfd)
 
     def unpack(self, tar: Path, folder: Path) -> None:
-        """Unpack a tar into `folder`/root, owned by the ids that machines have; anybody must be able to write there."""
+        """Unpack a tar into a new folder "root", owned by the ids that machines have.
+
+        Args:
+            tar: The archive.
+            folder: Where "root" is made; anybody must be able to write there.
+
+        Raises:
+            UnavailableError: tar failed; the message has its reason.
+        """
         with tar.open("rb") as source, tempfile.TemporaryFile() as errors:
             target = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
             try:
@@ -145,41 +154,6 @@ class Keeper:
                 raise UnavailableError(f"{tar} could not be unpacked into {folder}: {reason or 'tar ended'}.")
 
 
-def _kernel_limits(limits: Limits) -> dict[str, int]:
-    return {
-        "RLIMIT_AS": limits.address_space,
-        "RLIMIT_CPU": int(limits.cpu),
-        "RLIMIT_CORE": 0,
-        "RLIMIT_FSIZE": limits.file_size,
-        "RLIMIT_MEMLOCK": 0,
-        "RLIMIT_NOFILE": limits.open_files,
-        "RLIMIT_NPROC": limits.processes,
-    }
-
-
-@dataclass
-class _WatchedMachine(Watched):
-    """A machine's processes hang below its bwrap and below the handler of each program that entered it."""
-
-    machine: Machine | None = None
-    seen: float = 0.0
-
-    def check(self) -> None:
-        now, machine = time.monotonic(), self.machine
-        if machine is None or now - self.seen < (0.1 if machine.busy else 1.0):
-            return
-        self.seen = now
-        total, limits = machine.usage(), self.limits
-        if now > self.deadline:
-            self.stop("wall")
-        elif total.memory > limits.memory:
-            self.stop("memory")
-        elif total.cpu > limits.cpu:
-            self.stop("cpu")
-        elif total.processes > limits.processes + 4:
-            self.stop("processes")
-
-
 class Program:
     """A program that was started in a machine. `handler` is the number of the process that waits for it outside."""
 
@@ -188,7 +162,11 @@ class Program:
         self._machine, self._reply, self._process = machine, reply, process
 
     def wait(self, seconds: float | None) -> int | None:
-        """Its exit status as subprocess gives it, 128 when its machine was ended; None when it still runs."""
+        """Its exit status as subprocess gives it, 128 when its machine was ended; None when it still runs.
+
+        Args:
+            seconds: How long to wait at most; None waits without end.
+        """
         if not ready(self._reply.fileno(), seconds)[0]:
             return None
         message = self._reply.recv(4096)
@@ -199,8 +177,7 @@ class Program:
 
     def kill(self) -> None:
         """Kill the program, not what it has started."""
-        with suppress(ProcessLookupError):
-            signal.pidfd_send_signal(self._process, signal.SIGKILL)
+        kill(self._process)
 
 
 class Machine:
@@ -215,7 +192,7 @@ class Machine:
         self._lock = threading.Lock()
         self.busy = False
         self.turns = keeper.turns
-        self._watched = _WatchedMachine(self._bwrap, plan.limits, kill=self._kill, machine=self)
+        self._watched = Watched(self.roots, plan.limits, self._kill, pause=lambda: 0.1 if self.busy else 1.0)
         WATCHER.add(self._watched)
 
     @property
@@ -228,19 +205,17 @@ class Machine:
         with self._lock:
             return [self._bwrap, *(program.handler for program in self._programs)]
 
-    def usage(self) -> Usage:
-        """What all its processes use together."""
-        parts = [usage(root) for root in self.roots()]
-        return Usage(sum(p.memory for p in parts), sum(p.cpu for p in parts), sum(p.processes for p in parts))
-
     def forget(self, program: Program) -> None:
-        """A program has ended and been waited for."""
+        """Take note that a program has ended.
+
+        Args:
+            program: The program, which has been waited for.
+        """
         with self._lock:
             self._programs.remove(program)
 
-    def _kill(self, _: int) -> None:
-        with suppress(ProcessLookupError):
-            signal.pidfd_send_signal(self._process, signal.SIGKILL)
+    def _kill(self) -> None:
+        kill(self._process)
 
     def start(
         self,
@@ -250,14 +225,21 @@ class Machine:
         *,
         terminal: bool = False,
     ) -> Program:
-        """Start a program with three open descriptors; `terminal` makes the first its controlling terminal."""
+        """Start a program.
+
+        Args:
+            argv: Its name or path in the machine, and its arguments.
+            stdio: Open descriptors that it gets as stdin, stdout and stderr.
+            environment: Its whole environment.
+            terminal: Make stdin its controlling terminal.
+        """
         request = {
             "do": "enter",
             "argv": list(argv),
             "environment": dict(environment),
-            "limits": _kernel_limits(self._plan.limits),
+            "limits": self._plan.limits.of_each_process(),
             "terminal": terminal,
-            "filter": (seccomp.program() if seccomp.supported() else b"").hex(),
+            "filter": seccomp.program().hex(),
         }
         program = Program(self, *self._keeper.ask(request, [self._process, *stdio]))
         with self._lock:
@@ -267,10 +249,14 @@ class Machine:
     def run(self, argv: Sequence[str], seconds: float) -> Finished:
         """Run a program to its end, without input; what it leaves in the background runs on.
 
-        One that takes longer than `seconds` stands still until no other program runs in the keeper's machines, and then
-        has as many again, alone: a busy machine does not decide. It goes on and is not begun anew, because what it has
-        changed could not be undone. Its output goes to nameless files, so that a background process that holds them
-        cannot delay the end.
+        One that takes too long is stopped until no other program runs in the keeper's machines, and then goes on alone
+        for as long again, so that a busy machine does not decide. It is not started again, because what it has changed
+        could not be undone. Its output goes to nameless files, so that a background process that holds them cannot
+        delay the end.
+
+        Args:
+            argv: Its name or path in the machine, and its arguments.
+            seconds: How long it may take, by the clock.
         """
         out, err = os.memfd_create("stdout"), os.memfd_create("stderr")
         nothing = os.open(os.devnull, os.O_RDONLY)
@@ -302,9 +288,12 @@ class Machine:
             return program.wait(seconds)
 
     def settle(self, seconds: float) -> None:
-        """Wait, at most so long, until what runs in the machine has finished starting.
+        """Wait until what runs in the machine has finished starting.
 
         That is: for 0.1 s no process appears, ends, becomes another program or uses the processor.
+
+        Args:
+            seconds: How long to wait at most.
         """
         end, seen, same = time.monotonic() + seconds, self.processes(), 0
         if len(seen) <= 2:  # process 1 and the shell
@@ -318,7 +307,7 @@ class Machine:
     def processes(self) -> set[tuple[int, str, str]]:
         """(pid outside, program, state) of everything in the machine."""
         found = set()
-        for pid in {pid for root in self.roots() for pid in descendants(root)}:
+        for pid in descendants(*self.roots()):
             with suppress(FileNotFoundError, ProcessLookupError):
                 before, _, after = Path(f"/proc/{pid}/stat").read_text(errors="replace").rpartition(")")
                 found.add((pid, before.partition("(")[2], after.split()[0]))
@@ -330,7 +319,7 @@ class Machine:
 
     def close(self) -> None:
         """Kill everything in the machine and wait until it is gone."""
-        self._kill(0)
+        self._kill()
         for program in list(self._programs):
             program.wait(None)
         self._reply.recv(4096)  # sent when bwrap has ended, which is after the last process of the box
@@ -341,7 +330,5 @@ class Machine:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()

@@ -1,4 +1,4 @@
-"""One login shell on a terminal of its own, kept through all rounds of an episode.
+"""A login shell on a terminal of its own, kept through all rounds of an episode.
 
 bash's line editor announces when it begins and ends reading a line (ESC [?2004h and l). So the text between the end of
 reading our command and the beginning of reading the next one is the command's output: no prompt has to be recognised,
@@ -17,8 +17,9 @@ from contextlib import suppress
 from fcntl import ioctl
 
 from cycleqd.errors import UnavailableError
-from cycleqd.evaluation.sandbox.machine import ENVIRONMENT, Machine
-from cycleqd.evaluation.sandbox.ready import ready
+from cycleqd.evaluation.sandbox.descriptors import ready
+from cycleqd.evaluation.sandbox.keeper import ENVIRONMENT
+from cycleqd.evaluation.sandbox.machine import Machine
 
 _BEGIN, _END = b"\x1b[?2004h", b"\x1b[?2004l"
 _PASTE, _PASTED = b"\x1b[200~", b"\x1b[201~"
@@ -53,11 +54,14 @@ class Shell:
             raise UnavailableError(f"bash gave no prompt in {_OPENING:g} s in a fresh box: {shown[-200:]!r}.")
 
     def execute(self, command: str) -> tuple[str, bool]:
-        """Type `command` and return (what the terminal then showed, whether it ended in time).
+        """Type a command and return (what the terminal then showed, whether it ended in time).
 
         The text is without prompt, echo, terminal escapes and carriage returns, and without newlines at its end. A
         command that takes longer goes on: what comes later is shown with the next command, which is typed into whatever
         reads the terminal then.
+
+        Args:
+            command: Any text, of one or several lines.
         """
         if not self.alive:
             return "", True
@@ -68,23 +72,20 @@ class Shell:
 
     def _exchange(self, sending: bytes, seconds: float) -> tuple[str, bool]:
         with self._machine.turns.shared():
-            return self._exchanged(sending, seconds)
-
-    def _exchanged(self, sending: bytes, seconds: float) -> tuple[str, bool]:
-        self._machine.busy = True
-        shown = _Shown(self._reading, lines=1 if sending else 0)
-        deadline = time.monotonic() + seconds
-        while self.alive and not (shown.done and not sending) and (left := deadline - time.monotonic()) > 0:
-            readable, writable = ready(self._terminal, left, writing=bool(sending))
-            try:
-                if writable:
-                    sending = sending[os.write(self._terminal, sending[:4096]) :]
-                if readable:
-                    shown.add(os.read(self._terminal, 1 << 16))
-            except OSError:  # the terminal's last user is gone
-                self.alive = False
-        self._reading = shown.reading
-        self._machine.busy = False
+            self._machine.busy = True
+            shown = _Shown(self._reading, lines=1 if sending else 0)
+            deadline = time.monotonic() + seconds
+            while self.alive and not (shown.done and not sending) and (left := deadline - time.monotonic()) > 0:
+                readable, writable = ready(self._terminal, left, writing=bool(sending))
+                try:
+                    if writable:
+                        sending = sending[os.write(self._terminal, sending[:4096]) :]
+                    if readable:
+                        shown.add(os.read(self._terminal, 1 << 16))
+                except OSError:  # the terminal's last user is gone
+                    self.alive = False
+            self._reading = shown.reading
+            self._machine.busy = False
         return clean(bytes(shown.text)), shown.done or not self.alive
 
     def close(self) -> None:
@@ -131,6 +132,10 @@ def _partial(data: bytes, mark: bytes) -> int:
 
 
 def clean(data: bytes) -> str:
-    """Terminal output as text: no escape sequences, no controls but newline and tab, no newlines at the end."""
+    """Terminal output as text: no escape sequences, no controls but newline and tab, no newlines at the end.
+
+    Args:
+        data: What the terminal got, in UTF-8.
+    """
     text = data.decode(errors="replace").replace("\r\n", "\n")
     return _CONTROLS.sub("", _ESCAPES.sub("", text)).rstrip("\n")

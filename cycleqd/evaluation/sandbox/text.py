@@ -9,9 +9,10 @@ _HIDDEN = frozenset({"Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp"})  # controls, for
 
 
 def printable(text: str) -> str:
-    """Return `text` with every character that could steer a terminal or reorder a line written as \\x1b.
+    """The text with every character that could steer a terminal or reorder a line written as \\x1b.
 
-    Newline and tab stay. What a program prints that way is text again when copied, and shows the attempt.
+    Args:
+        text: Any text; its newlines and tabs stay.
     """
     return "".join(_escape(c) if c not in _KEEP and unicodedata.category(c) in _HIDDEN else c for c in text)
 

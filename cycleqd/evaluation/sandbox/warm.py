@@ -1,31 +1,29 @@
-"""Warm boxes: a Python that is already running forks for every job, so that a job costs milliseconds and not a start.
+"""Warm boxes: a Python that already runs forks for every job, so that a job costs milliseconds and not a start.
 
-Every job still has its own pid, mount and ipc name space, scratch folders, user id (as root), limits and system call
-filter; see `zygote.py`, which runs in the box. A box that had to be killed is replaced.
+Every job still has its own pid, mount and ipc name space, scratch folders, user id (as root), limits and filter of
+system calls; see `zygote.py`, which runs in the box. A box that had to be killed is replaced.
 """
 
 from __future__ import annotations
 
 import json
-import math
 import os
 import queue
-import resource
-import selectors
 import socket
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
 from cycleqd.errors import UnavailableError
 from cycleqd.evaluation.sandbox import command, seccomp
-from cycleqd.evaluation.sandbox.box import Supervised, keep, memory_file, start
+from cycleqd.evaluation.sandbox.box import Supervised, start
+from cycleqd.evaluation.sandbox.descriptors import collect, memory_file
 from cycleqd.evaluation.sandbox.limits import Finished, Limits
 from cycleqd.evaluation.sandbox.watch import WATCHER
 from cycleqd.evaluation.sandbox.zygote import NOT_ENTERED
 
 _ZYGOTE = "/sandbox/zygote.py"
+_KERNEL = "/sandbox/cycleqd/evaluation/sandbox/kernel.py"  # where the zygote's folder makes it importable
 _FILTER = "/sandbox/filter"
 _FOREVER = Limits(wall=float("inf"), cpu=float("inf"), memory=1 << 50, processes=64)
 
@@ -38,17 +36,25 @@ class WarmPython:
 
     def __init__(self, script: str, setup: command.Setup) -> None:
         self._script = script
-        here = Path(__file__).with_name("zygote.py")
+        own = {_ZYGOTE: Path(__file__).with_name("zygote.py"), _KERNEL: Path(__file__).with_name("kernel.py")}
         self._setup = replace(
             setup,
-            binds={**setup.binds, **command.interpreter()[1], _ZYGOTE: here},
-            files={**setup.files, _FILTER: seccomp.program() if seccomp.supported() else b""},
+            binds={**setup.binds, **command.interpreter()[1], **own},
+            files={**setup.files, _FILTER: seccomp.program()},
         )
         self._box: Supervised | None = None
         self._control: socket.socket | None = None
 
     def run(self, stdin: bytes, limits: Limits) -> Finished:
-        """Run the script's `main()` once on `stdin`, to its end. A box that was found dead is replaced, once."""
+        """Run the script's `main()` once, to its end. A box that was found dead is replaced, once.
+
+        Args:
+            stdin: What the job reads.
+            limits: What the job may use.
+
+        Raises:
+            UnavailableError: No box can be made, or a job could not enter it.
+        """
         finished = self._run(stdin, limits)
         return self._run(stdin, limits) if finished.reason == "closed" else finished
 
@@ -77,7 +83,7 @@ class WarmPython:
         here, there = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         with there:
             python, _ = command.interpreter()
-            program = [python, "-S", "-s", "-P", "-B", _ZYGOTE, str(there.fileno()), _FILTER, self._script]
+            program = [python, "-S", "-s", "-B", _ZYGOTE, str(there.fileno()), _FILTER, self._script]
             box = start(program, limits=_FOREVER, setup=self._setup, trusted=True, descriptors=(there.fileno(),))
         if here.recv(16) != b"ready":
             box.close()
@@ -95,7 +101,7 @@ class WarmPython:
             for descriptor in lent:
                 os.close(descriptor)
         try:
-            stdout, stderr = _collect(readers, box, limits.output)
+            stdout, stderr = collect(readers, limits.output, lambda: box.watched.stop("output"))
         finally:
             for reader in readers:
                 os.close(reader)
@@ -121,51 +127,28 @@ class WarmPool:
             self._free.put(box)
 
     def run(self, stdin: bytes, limits: Limits) -> Finished:
-        """`WarmPython.run` in the box that was used last; waits while all are in use."""
-        with self._lent() as box:
-            return box.run(stdin, limits)
+        """`WarmPython.run` in the box that was used last; waits while all are in use.
 
-    def close(self) -> None:
-        """End all boxes."""
-        for box in self._boxes:
-            box.close()
-
-    @contextmanager
-    def _lent(self) -> Iterator[WarmPython]:
+        Args:
+            stdin: What the job reads.
+            limits: What the job may use.
+        """
         box = self._free.get()
         try:
-            yield box
+            return box.run(stdin, limits)
         except BaseException:
             box.close()
             raise
         finally:
             self._free.put(box)
 
+    def close(self) -> None:
+        """End all boxes."""
+        for box in self._boxes:
+            box.close()
+
 
 def _message(limits: Limits) -> bytes:
-    bounds = [
-        (resource.RLIMIT_AS, limits.address_space),
-        (resource.RLIMIT_CPU, math.ceil(limits.cpu) + command.SLACK),
-        (resource.RLIMIT_NPROC, limits.processes),
-        (resource.RLIMIT_FSIZE, limits.file_size),
-        (resource.RLIMIT_NOFILE, limits.open_files),
-        (resource.RLIMIT_CORE, 0),
-        (resource.RLIMIT_MEMLOCK, 0),
-    ]
     uid = command.unused_uid() if command.entry() is command.Entry.ROOT else None
+    bounds = limits.of_each_process(command.SLACK)
     return json.dumps({"uid": uid, "scratch": limits.scratch, "limits": bounds}).encode()
-
-
-def _collect(readers: list[int], box: Supervised, limit: int) -> list[bytes]:
-    kept = {reader: bytearray() for reader in readers}
-    with selectors.DefaultSelector() as selector:
-        for reader in readers:
-            selector.register(reader, selectors.EVENT_READ)
-        while selector.get_map():
-            for key, _ in selector.select():
-                chunk = os.read(key.fd, 1 << 16)
-                if not chunk:
-                    selector.unregister(key.fd)
-                if not keep(kept[key.fd], chunk, limit):
-                    box.watched.stop("output")
-    return [bytes(kept[reader]) for reader in readers]

@@ -23,15 +23,29 @@ _PAGE = os.sysconf("SC_PAGE_SIZE")
 
 @dataclass(frozen=True)
 class Usage:
-    """What a tree of processes uses now: resident bytes, processor seconds (with its reaped children's), processes."""
+    """What processes use now: resident bytes, processor seconds (with reaped children's), their number."""
 
     memory: int = 0
     cpu: float = 0.0
     processes: int = 0
 
 
+def kill(process: int) -> None:
+    """Kill a process, unless it has ended; with the first process of a box everything in the box dies.
+
+    Args:
+        process: Its pidfd.
+    """
+    with suppress(ProcessLookupError):
+        signal.pidfd_send_signal(process, signal.SIGKILL)
+
+
 def children(pid: int) -> list[int]:
-    """The child processes of all threads of `pid`, empty when it is gone."""
+    """The child processes of all threads of a process, empty when it is gone.
+
+    Args:
+        pid: The process.
+    """
     found: list[int] = []
     try:
         for thread in os.listdir(f"/proc/{pid}/task"):  # noqa: PTH208 (twice as fast, and this runs all the time)
@@ -41,9 +55,13 @@ def children(pid: int) -> list[int]:
     return found
 
 
-def descendants(pid: int) -> Iterator[int]:
-    """Every process below `pid`. Nothing escapes a pid name space: orphans fall to its first process."""
-    waiting = children(pid)
+def descendants(*roots: int) -> Iterator[int]:
+    """Every process below the roots. Nothing escapes a pid name space: orphans fall to its first process.
+
+    Args:
+        roots: Processes, none below another; not among the result.
+    """
+    waiting = [child for root in roots for child in children(root)]
     while waiting:
         current = waiting.pop()
         yield current
@@ -51,9 +69,13 @@ def descendants(pid: int) -> Iterator[int]:
 
 
 def stop(roots: Sequence[int]) -> list[int]:
-    """Stop (SIGSTOP) every process below `roots`, also what they start meanwhile; returns them, parents first."""
+    """Stop (SIGSTOP) every process below the roots and all that they start meanwhile; returns them, parents first.
+
+    Args:
+        roots: Processes, which themselves go on.
+    """
     stopped: list[int] = []
-    while new := [pid for root in roots for pid in descendants(root) if pid not in stopped]:
+    while new := [pid for pid in descendants(*roots) if pid not in stopped]:
         for pid in new:
             with suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGSTOP)
@@ -61,10 +83,14 @@ def stop(roots: Sequence[int]) -> list[int]:
     return stopped
 
 
-def usage(pid: int) -> Usage:
-    """Measure the tree below `pid` (the bwrap outside the box, itself not counted)."""
+def usage(roots: Sequence[int]) -> Usage:
+    """What all processes below the roots use together.
+
+    Args:
+        roots: The processes outside the box above its own, as bwrap; not counted.
+    """
     memory, cpu, processes = 0, 0, 0
-    for process in descendants(pid):
+    for process in descendants(*roots):
         try:
             stat = Path(f"/proc/{process}/stat").read_bytes()
         except (FileNotFoundError, ProcessLookupError):
@@ -78,38 +104,53 @@ def usage(pid: int) -> Usage:
 
 @dataclass
 class Watched:
-    """A tree under watch. `reason` is set once, before the kill. `spent`: processor time that does not count."""
+    """A box under watch.
 
-    pid: int
+    `roots` names the processes outside whose descendants are the box's; `kill` ends it. It is looked at every `pause()`
+    seconds. `reason` names the broken limit and is set once, before the kill. `spent`: processor seconds that do not
+    count.
+    """
+
+    roots: Callable[[], Sequence[int]]
     limits: Limits
-    kill: Callable[[int], None]
+    kill: Callable[[], None]
+    pause: Callable[[], float] = lambda: 0.0
     reason: Reason = ""
     spent: float = 0.0
     deadline: float = field(init=False)
+    seen: float = field(init=False, default=0.0)
 
     def __post_init__(self) -> None:
         self.deadline = time.monotonic() + self.limits.wall
 
     def check(self) -> None:
-        """Read the tree's use from /proc, and kill it if that is beyond a limit."""
-        now = usage(self.pid)
-        if time.monotonic() > self.deadline:
+        """Read from /proc what the box uses, where that is due, and kill it if it is beyond a limit."""
+        now = time.monotonic()
+        if now - self.seen < self.pause():
+            return
+        self.seen = now
+        total = usage(self.roots())
+        if now > self.deadline:
             self.stop("wall")
-        elif now.memory > self.limits.memory:
+        elif total.memory > self.limits.memory:
             self.stop("memory")
-        elif now.cpu - self.spent > self.limits.cpu:
+        elif total.cpu - self.spent > self.limits.cpu:
             self.stop("cpu")
-        elif now.processes > self.limits.processes + 4:  # the box's init and the programs that enter it count here
+        elif total.processes > self.limits.processes + 4:  # the box's init and the programs that enter it count here
             self.stop("processes")
 
     def stop(self, reason: Reason) -> None:
-        """Kill the tree; the first reason stays."""
+        """Kill the box.
+
+        Args:
+            reason: The limit for which it is killed; the first one stays.
+        """
         self.reason = self.reason or reason
-        self.kill(self.pid)
+        self.kill()
 
 
 class Watcher:
-    """Holds the trees under watch and the thread that looks at them; the thread sleeps while there are none."""
+    """Holds the boxes under watch and the thread that looks at them; the thread sleeps while there are none."""
 
     def __init__(self) -> None:
         self._watched: list[Watched] = []
@@ -117,7 +158,11 @@ class Watcher:
         self._thread: threading.Thread | None = None
 
     def add(self, watched: Watched) -> None:
-        """Watch the tree from now on."""
+        """Watch a box from now on.
+
+        Args:
+            watched: The box.
+        """
         with self._change:
             self._watched.append(watched)
             if self._thread is None:
@@ -126,13 +171,22 @@ class Watcher:
             self._change.notify()
 
     def remove(self, watched: Watched) -> None:
-        """Stop watching: call before the process is reaped, so that its number cannot have gone to another."""
+        """Watch a box no more. To be called before its process is reaped, whose number may then go to another.
+
+        Args:
+            watched: The box.
+        """
         with self._change:
             self._watched = [other for other in self._watched if other is not watched]
 
     def rearm(self, watched: Watched, limits: Limits) -> None:
-        """Put a tree that goes on under new limits, counted from now."""
-        spent = usage(watched.pid).cpu
+        """Put a box that goes on under new limits.
+
+        Args:
+            watched: The box.
+            limits: The new limits; time and processor time count from now.
+        """
+        spent = usage(watched.roots()).cpu
         with self._change:
             watched.limits, watched.spent, watched.deadline = limits, spent, time.monotonic() + limits.wall
 

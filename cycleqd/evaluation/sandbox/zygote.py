@@ -1,8 +1,8 @@
 """Runs inside a box that `warm.py` made: a Python that forks once a job, each fork in name spaces of its own.
 
-argv: the control socket's descriptor, the file of the system call filter, the script. The script is imported once, its
-`main()` called in every fork. A job is one message on the control socket: JSON {"uid", "scratch", "limits": [[resource,
-value], ...]} with its stdin, stdout and stderr. The answer is the exit status, when all of it is gone.
+argv: the control socket's descriptor, the file with the filter of system calls, the script. The script is imported
+once, its `main()` called in every fork. A job is one message on the control socket: JSON {"uid", "scratch", "limits":
+{name: value}} with its stdin, stdout and stderr. The answer is the exit status, when all of it is gone.
 
 This process keeps the right to make name spaces and executes nothing of a job; the fork gives every right up before it
 reads its first byte. Between jobs nothing survives: the end of a fork's first process ends its pid name space, and its
@@ -11,28 +11,19 @@ scratch folders lie in its own mount name space.
 
 from __future__ import annotations
 
-import ctypes
 import gc
 import importlib.util
 import json
 import os
-import resource
 import socket
 import sys
 from collections.abc import Callable
 from types import ModuleType
 from typing import Any
 
-_NEWNS, _NEWIPC, _NEWPID = 0x00020000, 0x08000000, 0x20000000
-_PRIVATE, _NOSUID, _NODEV = 0x40000 | 0x4000, 2, 4
-_SET_SECCOMP, _FILTER, _SET_NO_NEW_PRIVS = 22, 2, 38
+from cycleqd.evaluation.sandbox import kernel
+
 NOT_ENTERED = 255  # exit status of a job that was never begun
-_CAPABILITY_VERSION = 0x20080522
-_libc = ctypes.CDLL(None, use_errno=True)
-
-
-class _Program(ctypes.Structure):
-    _fields_ = (("length", ctypes.c_ushort), ("instructions", ctypes.c_char_p))
 
 
 def main() -> None:
@@ -68,10 +59,11 @@ def _load(path: str) -> ModuleType:
 def _separate(job: dict[str, Any], descriptors: list[int], instructions: bytes, run: Callable[[], None]) -> None:
     """Make the name spaces, put the job below, wait for it: never returns."""
     try:
-        _call("unshare", _NEWNS | _NEWIPC | _NEWPID)
-        _call("mount", None, b"/", None, _PRIVATE, None)
-        for folder in (b"/tmp", b"/dev/shm"):
-            _call("mount", b"tmpfs", folder, b"tmpfs", _NOSUID | _NODEV, f"mode=1777,size={job['scratch']}".encode())
+        kernel.unshare(kernel.NEW_MOUNT | kernel.NEW_IPC | kernel.NEW_PID)
+        kernel.mount("none", "/", "", kernel.MS_RECURSIVE | kernel.MS_PRIVATE)
+        for folder in ("/tmp", "/dev/shm"):
+            options = f"mode=1777,size={job['scratch']}"
+            kernel.mount("tmpfs", folder, "tmpfs", kernel.MS_NOSUID | kernel.MS_NODEV, options)
         reader, writer = os.pipe()
         inner = os.fork()
         if inner == 0:
@@ -111,23 +103,15 @@ def _enter(job: dict[str, Any], descriptors: list[int], instructions: bytes, kep
     os.closerange(3, kept)
     os.closerange(kept + 1, 1 << 12)
     os.chdir("/tmp")
-    for kind, value in job["limits"]:
-        resource.setrlimit(kind, (value, value))
+    kernel.set_limits(job["limits"])
     if job["uid"] is not None:
         os.setgroups([])
         os.setresgid(job["uid"], job["uid"], job["uid"])
         os.setresuid(job["uid"], job["uid"], job["uid"])
-    header = (ctypes.c_uint32 * 2)(_CAPABILITY_VERSION, 0)
-    _call("capset", header, (ctypes.c_uint32 * 6)())
-    _call("prctl", _SET_NO_NEW_PRIVS, 1, 0, 0, 0)
+    kernel.drop_capabilities()
+    kernel.no_new_privileges()
     if instructions:
-        _call("prctl", _SET_SECCOMP, _FILTER, ctypes.byref(_Program(len(instructions) // 8, instructions)))
-
-
-def _call(name: str, *arguments: Any) -> None:
-    if getattr(_libc, name)(*arguments) != 0:
-        number = ctypes.get_errno()
-        raise OSError(number, f"{name}: {os.strerror(number)}")
+        kernel.filter_calls(instructions)
 
 
 if __name__ == "__main__":

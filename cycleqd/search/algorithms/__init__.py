@@ -57,26 +57,52 @@ class Algorithm(ABC):
         return 1
 
     def turn(self, generation: int) -> tuple[str, ...]:
-        """Quality tasks of the archives in focus in a generation, in archive order; ("",) for a population."""
+        """Quality tasks of the archives in focus in a generation, in archive order; ("",) for a population.
+
+        Args:
+            generation: Generation, from 0.
+        """
         return ("",)
 
     @abstractmethod
     def pool(self, state: State) -> Sequence[Scored]:
-        """The models that may still be selected as parents: their checkpoints are kept."""
+        """The models that may still be selected as parents: their checkpoints are kept.
+
+        Args:
+            state: The current snapshot.
+        """
 
     @abstractmethod
     def parents(self, state: State, focus: str, rng: np.random.Generator) -> Pair:
-        """Two parents for a child of the archive whose quality is `focus`; one model alone is paired with itself."""
+        """Two parents for a child; one model alone is paired with itself.
+
+        Args:
+            state: The current snapshot.
+            focus: Quality task of the child's archive; "" for a population.
+            rng: The only source of randomness.
+        """
 
     def population(self, state: State, scored: Sequence[Scored]) -> tuple[Scored, ...]:
-        """The next population; empty for algorithms that select from archives."""
+        """The next population; empty for algorithms that select from archives.
+
+        Args:
+            state: The snapshot before.
+            scored: The generation's children with their scores.
+        """
         return ()
 
     def ask(self, state: State, limit: int | None = None) -> Plan:
-        """The children of the next generation, at most `limit`: a function of configuration and snapshot alone.
+        """The children of the next generation: a function of configuration and snapshot alone.
 
         Every archive in focus gets `method.children` of them, in archive order, all from the same snapshot. Each draw
         has a random stream of its own, so that adding one shifts no other.
+
+        Args:
+            state: The current snapshot.
+            limit: Most children to plan; None: no limit.
+
+        Raises:
+            InvalidInputError: the crossover does not draw one weight ω a parent.
         """
         focus = [task for task in self.turn(state.generation) for _ in range(self.method.children)][:limit]
         children = tuple(self._child(state, index, task) for index, task in enumerate(focus))
@@ -103,9 +129,13 @@ class Algorithm(ABC):
         )
 
     def tell(self, state: State, scored: Sequence[Scored]) -> State:
-        """The state after a generation: its scored children were offered to all K archives, in order.
+        """The state after a generation: its children were offered to all K archives, in order.
 
         Archives are kept for every algorithm, so that all have the same measures and the same final model.
+
+        Args:
+            state: The snapshot before.
+            scored: The generation's children with their scores, in the plan's order.
         """
         archives = list(state.archives)
         for model in scored:
@@ -122,6 +152,13 @@ class Algorithm(ABC):
 
 
 def algorithm(config: Config) -> Algorithm:
-    """The algorithm that a configuration names. Raises InvalidInputError when there is none of that name."""
+    """The algorithm of a configuration.
+
+    Args:
+        config: Its `method.algorithm` names it.
+
+    Raises:
+        InvalidInputError: there is none of that name.
+    """
     found: type[Algorithm] = load_class(config.method.algorithm, Algorithm)  # type: ignore[type-abstract]
     return found(config)

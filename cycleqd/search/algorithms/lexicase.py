@@ -45,16 +45,27 @@ class Lexicase(Algorithm):
 
 
 def case_matrix(population: Sequence[Scored], tasks: Sequence[str], cases: Literal["scores", "samples"]) -> Points:
-    """Values to be maximised, [n, cases]: the K scores, or 1.0 and 0.0 for every sample of every task."""
+    """Values to be maximised, [n, cases]: the K scores, or 1.0 and 0.0 for every sample of every task.
+
+    Args:
+        population: n models; with verdicts where samples are the cases.
+        tasks: The K search tasks.
+        cases: What counts as a case.
+    """
     if cases == "scores":
         return score_matrix(population, tasks)
     return np.array([[float(b) for task in tasks for b in (m.verdicts or {})[task]] for m in population])
 
 
 def pick(cases: Points, rng: np.random.Generator, epsilon: float = 0.0) -> int:
-    """One row of `cases` [n, c]: in a random order of cases, only rows within epsilon of the best one stay.
+    """One model by lexicase selection: in a random order of cases, only models within epsilon of the best one stay.
 
     What is left after the last case is drawn from uniformly.
+
+    Args:
+        cases: Values to be maximised, [n, cases].
+        rng: The only source of randomness.
+        epsilon: How far below the best value a model may be.
     """
     left = np.arange(len(cases))
     for case in rng.permutation(cases.shape[1]):
@@ -66,7 +77,14 @@ def pick(cases: Points, rng: np.random.Generator, epsilon: float = 0.0) -> int:
 
 
 def pair(population: Sequence[Scored], cases: Points, rng: np.random.Generator, epsilon: float = 0.0) -> Pair:
-    """Two parents, one lexicase selection each, the second among the others; one model alone is paired with itself."""
+    """Two parents, one lexicase selection each, the second among the others; one model alone is paired with itself.
+
+    Args:
+        population: n models.
+        cases: Their values, [n, cases].
+        rng: The only source of randomness.
+        epsilon: How far below the best value a model may be.
+    """
     first = pick(cases, rng, epsilon)
     others = [i for i in range(len(population)) if i != first] or [first]
     return population[first], population[others[pick(cases[others], rng, epsilon)]]

@@ -39,7 +39,12 @@ class NSGA2(Algorithm):
 
 
 def order(population: Sequence[Scored], tasks: Sequence[str]) -> list[tuple[int, float]]:
-    """The crowded-comparison key of each model, smaller is better: (rank of its front, minus its crowding distance)."""
+    """The crowded-comparison key of each model, smaller is better: (rank of its front, minus its crowding distance).
+
+    Args:
+        population: Models with their scores.
+        tasks: The K search tasks.
+    """
     points = score_matrix(population, tasks)
     keys: list[tuple[int, float]] = [(0, 0.0)] * len(population)
     for rank, members in enumerate(pareto.fronts(points)):
@@ -49,7 +54,13 @@ def order(population: Sequence[Scored], tasks: Sequence[str]) -> list[tuple[int,
 
 
 def survivors(population: Sequence[Scored], tasks: Sequence[str], size: int) -> tuple[Scored, ...]:
-    """The `size` best by rank, then crowding distance; ties keep the earlier one. The order of the input is kept."""
+    """The best models by rank, then crowding distance; ties keep the earlier one. The order of the input is kept.
+
+    Args:
+        population: Models with their scores.
+        tasks: The K search tasks.
+        size: How many survive.
+    """
     keys = order(population, tasks)
     best = sorted(sorted(range(len(population)), key=keys.__getitem__)[:size])
     return tuple(population[i] for i in best)
@@ -59,6 +70,11 @@ def tournament(population: Sequence[Scored], tasks: Sequence[str], rng: np.rando
     """Two parents, each the better of two models drawn without replacement; a tie goes to the first drawn.
 
     The second tournament is held among the others, so parents are distinct; one model alone is paired with itself.
+
+    Args:
+        population: Models with their scores.
+        tasks: The K search tasks.
+        rng: The only source of randomness.
     """
     keys = order(population, tasks)
     chosen: list[int] = []

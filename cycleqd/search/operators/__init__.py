@@ -44,7 +44,11 @@ class Operator(BaseModel):
         return f"operators/{source_digest(type(self))}.py:{self.kind.rpartition(':')[2]}"
 
     def record(self, drawn: Mapping[str, Any]) -> Parameters:
-        """What a plan holds of the operator for one child: its kind and settings, with what it drew."""
+        """What a plan holds of the operator for one child: its kind and settings, with what it drew.
+
+        Args:
+            drawn: What the operator drew for the child, JSON values by name.
+        """
         return {**self.model_dump(mode="json"), **drawn}
 
     def warnings(self) -> Iterator[str]:
@@ -64,7 +68,11 @@ class Drawn(Generic[O_co]):
 
 
 def describe(values: Parameters) -> str:
-    """An operator's record in a few words, seeds left out: "svd (mode additive, w_max 0.3, embeddings True)"."""
+    """An operator's record in a few words, seeds left out: "svd (mode additive, w_max 0.3, embeddings True)".
+
+    Args:
+        values: The record, as a plan holds it.
+    """
     shown = [f"{key} {_short(value)}" for key, value in values.items() if key not in ("kind", "seed")]
     return f"{values['kind']} ({', '.join(shown)})" if shown else str(values["kind"])
 

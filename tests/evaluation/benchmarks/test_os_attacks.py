@@ -20,9 +20,11 @@ import pytest
 from cycleqd.evaluation.benchmarks.os.needs import machine_offers
 from cycleqd.evaluation.benchmarks.os.task import OsTask
 from cycleqd.evaluation.sandbox.ids import id_range
+from cycleqd.evaluation.sandbox.keeper import ENVIRONMENT
 from cycleqd.evaluation.sandbox.limits import MIB
-from cycleqd.evaluation.sandbox.machine import ENVIRONMENT, LIMITS, Keeper, Machine, MachinePlan
+from cycleqd.evaluation.sandbox.machine import LIMITS, Keeper, Machine, MachinePlan
 from cycleqd.evaluation.sandbox.shell import Shell
+from cycleqd.evaluation.sandbox.watch import usage
 from cycleqd.evaluation.task import Outcome, Sample, Workspace
 from tests.os_play import bash
 
@@ -172,7 +174,7 @@ def test_a_fork_bomb_stays_small(keeper: Keeper, plan: MachinePlan) -> None:
 )
 def test_a_memory_bomb_ends_its_machine_or_itself(run: Run, machine: Machine, command: str) -> None:
     run(command)
-    assert eventually(lambda: machine.reason == "memory" or machine.usage().memory <= SMALL.memory)
+    assert eventually(lambda: machine.reason == "memory" or usage(machine.roots()).memory <= SMALL.memory)
 
 
 def test_spinning_in_the_background_ends_the_machine(keeper: Keeper, plan: MachinePlan) -> None:

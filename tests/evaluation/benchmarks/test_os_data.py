@@ -12,10 +12,10 @@ from pathlib import Path
 
 import pytest
 
+from cycleqd.evaluation.benchmarks.inputs import positions, selected
 from cycleqd.evaluation.benchmarks.os.needs import NO_PROCESSES, NO_USERS, machine_offers, needs
 from cycleqd.evaluation.benchmarks.os.records import read
 from cycleqd.evaluation.benchmarks.os.task import OsTask
-from cycleqd.evaluation.benchmarks.positions import positions, selected
 from cycleqd.evaluation.task import Outcome, Workspace
 from tests.os_play import gold, play_all, says
 

@@ -15,35 +15,30 @@ One sample, from the conversation to the verdict:
                Final Answer: ["done"]
 
 The table now hashes to the record's `answer_md5`: passed. Had the question only asked for something, the final answer
-would have been compared with the record's `label`. What differs from AgentBench stands in docs/benchmarks-db.md.
-
-Settings, all optional:
-    ids         which records to use: a list of 0-based positions, or the name of a JSON file with one, beside the data
-    max_rounds  how many statements an episode may run (5)
-    prompt      a `str.format` template over the record's fields, which replaces the three messages by one
-    judge       "agentbench"; or "rows": questions are judged by the rows of the last statement (not AgentBench's rule)
-    seconds     the wall time a statement may take (5)
+would have been compared with the record's `label`. docs/benchmarks-db.md says what differs from AgentBench.
 """
 
 from __future__ import annotations
 
 import ast
 import hashlib
+import itertools
 import json
 import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Self
+from typing import Any, ClassVar, Literal, Self
+
+from pydantic import Field
 
 from cycleqd.errors import InvalidInputError
 from cycleqd.evaluation.benchmarks.db.mariadb.box import missing
 from cycleqd.evaluation.benchmarks.db.mariadb.database import RESERVED, Answer, Database, Databases, quoted
 from cycleqd.evaluation.benchmarks.db.mariadb.guard import StatementLimits
 from cycleqd.evaluation.benchmarks.db.mariadb.server import MariaDB
-from cycleqd.evaluation.benchmarks.positions import positions, selected
+from cycleqd.evaluation.benchmarks.inputs import Settings, filled, positions, selected, single_file
 from cycleqd.evaluation.task import Episode, Message, Outcome, Sample, Task, Verdict, Workspace
 
 INSTRUCTIONS = """You answer a question by working on a MySQL database with SQL.
@@ -64,7 +59,23 @@ it is changed. A reply that follows neither form fails at once.
 CHANGES = ("INSERT", "UPDATE", "DELETE")
 SHOWN = 800
 """Characters of an answer that the model sees."""
-SETTINGS = {"ids", "max_rounds", "prompt", "judge", "seconds"}
+
+
+class DbSettings(Settings):
+    """Settings of the DB task, all optional."""
+
+    task: ClassVar[str] = "DB"
+
+    ids: Any = None
+    """Which records to use: a list of 0-based positions, or the name of a JSON file with one, beside the data."""
+    max_rounds: int = Field(5, ge=1)
+    """How many statements an episode may run."""
+    prompt: str | None = None
+    """A `str.format` template over the record's fields, which replaces the three messages by one."""
+    judge: Literal["agentbench", "rows"] = "agentbench"
+    """By AgentBench's rules; or "rows": questions are judged by the rows of the last statement."""
+    seconds: float = Field(5.0, gt=0)
+    """Wall time that a statement may take."""
 
 
 class DbEpisode(Episode):
@@ -111,18 +122,8 @@ class DbTask(Task):
 
     def __init__(self, settings: Mapping[str, Any], workspace: Workspace) -> None:
         super().__init__(settings, workspace)
-        if unknown := set(settings) - SETTINGS:
-            raise InvalidInputError(
-                f"The DB task has no setting {sorted(unknown)[0]!r}: use {', '.join(sorted(SETTINGS))}."
-            )
-        self._rounds = int(settings.get("max_rounds", 5))
-        self._prompt: str | None = settings.get("prompt")
-        self._judge = settings.get("judge", "agentbench")
-        if self._judge not in ("agentbench", "rows"):
-            raise InvalidInputError(f"The DB task's judge is {self._judge!r}: choose agentbench or rows.")
-        if self._rounds < 1:
-            raise InvalidInputError(f"The DB task's max_rounds is {self._rounds}: choose at least 1.")
-        self._limits = StatementLimits(seconds=float(settings.get("seconds", 5)))
+        self._options = DbSettings.read(settings)
+        self._limits = StatementLimits(seconds=self._options.seconds)
 
     def preflight(self) -> list[str]:
         """What is missing for the private server, with the way to get it."""
@@ -136,14 +137,16 @@ class DbTask(Task):
             self._stack = stack.pop_all()
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self._stack.close()
 
     def load(self, data: Path) -> list[Sample]:
-        """Read the JSON lines of `data`, a file or a folder with one. InvalidInputError names record and fault."""
-        file = _single_file(data)
+        """Read the JSON lines of a file, or of the only one in a folder.
+
+        Raises:
+            InvalidInputError: A record is broken; the message names it and the fault.
+        """
+        file = single_file(data, ".jsonl")
         lines = [line for line in file.read_text(encoding="utf-8").splitlines() if line.strip()]
         samples = []
         names: set[str] = set()
@@ -152,22 +155,16 @@ class DbTask(Task):
             name = _database_name(record["table"]["table_name"], names)
             names.add(name)
             samples.append(Sample(str(position), record | {"database": name}, _group(record)))
-        chosen = positions(self.settings.get("ids"), file)
+        chosen = positions(self._options.ids, file)
         return samples if chosen is None else selected(samples, chosen, file)
 
     def start(self, sample: Sample) -> DbEpisode:
         """Create the sample's database and ask its question."""
-        record = sample.record
-        try:
-            messages = self._messages(record)
-        except (KeyError, IndexError, ValueError, AttributeError) as error:
-            raise InvalidInputError(
-                f"The DB task's prompt cannot be filled from record {sample.id} ({error!r}): name fields that it has."
-            ) from error
+        record, messages = sample.record, self._messages(sample)
         table = record["table"]
         columns = [column["name"] for column in table["table_info"]["columns"]]
         database = self._databases.open(record["database"], table["table_name"], columns, table["table_info"]["rows"])
-        return DbEpisode(sample, messages, database, self._rounds, one_reply=self._judge == "rows")
+        return DbEpisode(sample, messages, database, self._options.max_rounds, one_reply=self._by_rows)
 
     def verdict(self, episode: Episode) -> Verdict:
         """Judge by the table's hash (changes), by the final answer, or by the last statement's rows (`judge: rows`)."""
@@ -180,27 +177,29 @@ class DbTask(Task):
             return Verdict(Outcome.PASSED, reason)
         if last is not None and last.error:
             return Verdict(Outcome.ERROR, f"{reason}; the last statement failed: {_line(last.error)}")
-        if episode.answer is None and (last is None or not self._answered_by_statements(episode)):
+        if episode.answer is None and (last is None or not (self._by_rows or episode.sample.group in CHANGES)):
             return Verdict(Outcome.FORMAT, f"{reason}; neither an operation nor a final answer in the required form")
         return Verdict(Outcome.WRONG, reason)
 
-    def _messages(self, record: Mapping[str, Any]) -> list[Message]:
-        if self._prompt is not None:
-            return [{"role": "user", "content": self._prompt.format_map(record)}]
+    @property
+    def _by_rows(self) -> bool:
+        return self._options.judge == "rows"
+
+    def _messages(self, sample: Sample) -> list[Message]:
+        record = sample.record
+        if self._options.prompt is not None:
+            return [{"role": "user", "content": filled(self._options.prompt, record, f"record {sample.id}")}]
         return [
             {"role": "user", "content": INSTRUCTIONS},
             {"role": "assistant", "content": "Ok."},
             {"role": "user", "content": f"{record['description']}\n{record['add_description']}"},
         ]
 
-    def _answered_by_statements(self, episode: Episode) -> bool:
-        return self._judge == "rows" or episode.sample.group in CHANGES
-
     def _judged(self, episode: DbEpisode) -> tuple[bool, str]:
         record = episode.sample.record
         if episode.sample.group in CHANGES:
             return _state_matches(episode.database, record)
-        if self._judge == "rows":
+        if self._by_rows:
             cells = [str(cell) for row in (episode.last.rows if episode.last else ()) for cell in row]
             return same_cells(cells, record["label"]), "compared the last statement's rows with the label"
         if episode.answer is None:
@@ -209,12 +208,20 @@ class DbTask(Task):
 
 
 def shown(text: str) -> str:
-    """What the model sees of an answer: the first 800 characters, and a mark when there were more."""
+    """What the model sees of an answer: its beginning, and a mark when there was more.
+
+    Args:
+        text: The answer; 800 characters of it are shown.
+    """
     return text if len(text) <= SHOWN else text[:SHOWN] + "[TRUNCATED]"
 
 
 def parsed(answer: str) -> list[Any]:
-    """The text of a final answer as a list: a Python literal's items, or the text itself when it is none."""
+    """A final answer as a list: a Python literal's items, or the text itself when it is no literal with items.
+
+    Args:
+        answer: The text after "Final Answer:".
+    """
     try:
         return list(ast.literal_eval(answer))
     except (ValueError, TypeError, SyntaxError, MemoryError, RecursionError):
@@ -222,7 +229,14 @@ def parsed(answer: str) -> list[Any]:
 
 
 def same_answer(answer: Sequence[Any], label: Sequence[str]) -> bool:
-    """Single items are equal as numbers if both are numbers, else as they are; several are equal as sets."""
+    """Compare an answer with the label, as AgentBench does.
+
+    Single items are equal as numbers if both are numbers, else as they are; several are equal as sets.
+
+    Args:
+        answer: The items that the model gave.
+        label: The items that are right.
+    """
     if len(answer) == 1 and len(label) == 1:
         try:
             return float(answer[0]) == float(label[0])
@@ -235,12 +249,21 @@ def same_answer(answer: Sequence[Any], label: Sequence[str]) -> bool:
 
 
 def same_cells(cells: Sequence[str], label: Sequence[str]) -> bool:
-    """As `same_answer`, but several are equal if each occurs as often: a table's rows have no order, yet may repeat."""
+    """As `same_answer`, but several are equal only if each occurs as often: rows have no order, yet may repeat.
+
+    Args:
+        cells: The cells of all rows, row by row.
+        label: The items that are right.
+    """
     return same_answer(cells, label) and (len(label) == 1 == len(cells) or Counter(cells) == Counter(label))
 
 
 def table_md5(rows: Iterable[Sequence[str | None]]) -> str:
-    """`answer_md5` of a table with these rows, in any order, as the server would give it. For making records."""
+    """The `answer_md5` of a table, as the server would give it. For making records.
+
+    Args:
+        rows: The table's rows, in any order, each a text or None (NULL) a column.
+    """
     texts = (",".join(cell for cell in row if cell is not None) for row in rows)
     hashes = sorted(hashlib.md5(text.encode()).hexdigest()[:5] for text in texts)
     return str([(hashlib.md5(",".join(hashes).encode()).hexdigest() if hashes else None,)])
@@ -272,22 +295,8 @@ def _database_name(table: str, taken: set[str]) -> str:
     """The table's own name, as in AgentBench, numbered where an earlier record has it already."""
     usable = 0 < len(table) <= 60 and table.lower() not in RESERVED and not re.search(r"[\\/\x00-\x1f]|[\s.]$", table)
     base = table if usable else "sample"
-    name, count = base, 1
-    while name in taken:
-        count += 1
-        name = f"{base}_{count}"
-    return name
-
-
-def _single_file(data: Path) -> Path:
-    if data.is_file():
-        return data
-    files = sorted(data.glob("*.jsonl"))
-    if len(files) != 1:
-        raise InvalidInputError(
-            f"The DB task needs one .jsonl file; {data} holds {len(files)}: name the file as `data`."
-        )
-    return files[0]
+    names = itertools.chain([base], (f"{base}_{number}" for number in itertools.count(2)))
+    return next(name for name in names if name not in taken)
 
 
 def _checked(line: str, where: str) -> dict[str, Any]:

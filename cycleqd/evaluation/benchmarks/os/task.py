@@ -13,18 +13,8 @@ One sample, from the conversation to the verdict:
     assistant  Act: answer(8)
 
 Now the record's `example_script` runs in the same system, and a comparator gets the answer and the script's output:
-equal, passed. Every sample has a machine of its own (sandbox/machine.py), made when the first reply needs it. Which
-rules are AgentBench's, which samples need what, and what differs stands in docs/benchmarks-os.md.
-
-Settings, all optional:
-    ids             which records to use: a list of 0-based positions, or the name of such a JSON file beside the data
-    exclude         positions to leave out of them (where this machine cannot run them)
-    max_rounds      replies an episode may have (5)
-    prompt          a `str.format` template over the record's `description`, which replaces the record's conversation
-    root            "image": a system of its own (made by `make os-root`); "host": this machine's /usr in an empty one
-    root_sha256     the sha256 that the image must have
-    command_seconds, script_seconds    wall time of a command of the model (5), and of a record's script (30);
-                    a late script goes on alone for as long again
+equal, passed. Every sample has a machine of its own (sandbox/machine.py), made when the first reply needs it.
+docs/benchmarks-os.md says which rules are AgentBench's, what differs, and what the samples need.
 """
 
 from __future__ import annotations
@@ -35,27 +25,50 @@ from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Self
+from typing import Any, ClassVar, Literal, Self
 
-from cycleqd.errors import EvaluationError, InvalidInputError, UnavailableError
+from pydantic import Field
+
+from cycleqd.errors import EvaluationError, UnavailableError
+from cycleqd.evaluation.benchmarks.inputs import Settings, filled, positions, selected
 from cycleqd.evaluation.benchmarks.os.needs import check_needs, machine_offers
 from cycleqd.evaluation.benchmarks.os.records import read
 from cycleqd.evaluation.benchmarks.os.root import default_tar, opened, unpacked
 from cycleqd.evaluation.benchmarks.os.rules import Action, action, reads_only_arguments, seeded, shown
-from cycleqd.evaluation.benchmarks.positions import positions, selected
 from cycleqd.evaluation.sandbox import MACHINE_LIMITS, MIB, Finished, Keeper, Machine, MachinePlan, Shell
 from cycleqd.evaluation.sandbox import preflight as sandbox_preflight
 from cycleqd.evaluation.task import Episode, Message, Outcome, Sample, Task, Verdict, Workspace
 
 Script = tuple[str, str]
 """(language, text)"""
-SETTINGS = {"ids", "exclude", "max_rounds", "prompt", "root", "root_sha256", "command_seconds", "script_seconds"}
 _LIMITS = replace(MACHINE_LIMITS, wall=math.inf)  # an episode waits for the model; commands have limits of their own
 _JUDGE_LIMITS = replace(_LIMITS, processes=512, memory=4096 * MIB)  # comparators of all workers at once
 _SETTLING = 2.0
 """Seconds that programs which set-up scripts leave in the background (task 60's five) have to start."""
 _LONGEST_ARGUMENT = 1 << 15
+
+
+class OsSettings(Settings):
+    """Settings of the OS task, all optional."""
+
+    task: ClassVar[str] = "OS"
+
+    ids: Any = None
+    """Which records to use: a list of 0-based positions, or the name of a JSON file with one, beside the data."""
+    exclude: Any = None
+    """Positions to leave out of them, in the same form: where this machine cannot run them."""
+    max_rounds: int = Field(5, ge=1)
+    """How many replies an episode may have."""
+    prompt: str | None = None
+    """A `str.format` template over the record's `description`, which replaces the record's conversation."""
+    root: Literal["image", "host"] = "image"
+    """The machines' system: one of their own (made by `make os-root`), or this machine's /usr in an empty one."""
+    root_sha256: str = ""
+    """The sha256 that the image must have; empty for any."""
+    command_seconds: float = Field(5.0, gt=0)
+    """Wall time of a command of the model."""
+    script_seconds: float = Field(30.0, gt=0)
+    """Wall time of a record's script; a late one goes on alone for as long again."""
 
 
 class OsEpisode(Episode):
@@ -84,7 +97,7 @@ class OsEpisode(Episode):
             assert self._shell is not None  # it comes with the machine
             output, _ = self._shell.execute(content)
             self.messages.append({"role": "user", "content": shown(output)})
-            self.out_of_rounds = len(self.replies) == self._task.max_rounds
+            self.out_of_rounds = len(self.replies) == self._task.options.max_rounds
             if not (self.out_of_rounds or machine.reason):
                 return self.messages
             self.answer = ""
@@ -99,7 +112,8 @@ class OsEpisode(Episode):
         """The sample's machine, set up by the record's scripts when it is first asked for."""
         if self._machine is None:
             self._machine = self._task.new_machine()
-            self._shell = Shell(self._machine, self._task.command_seconds)  # first, as in AgentBench: task 28 tells
+            # The shell comes first, as in AgentBench: task 28 depends on it.
+            self._shell = Shell(self._machine, self._task.options.command_seconds)
             for language, text in self.sample.record["init_script"]:
                 self._set_up(self._machine, (language, seeded(text, self.sample.id) if language == "bash" else text))
             if self.sample.record["start"]:
@@ -108,7 +122,7 @@ class OsEpisode(Episode):
         return self._machine
 
     def _set_up(self, machine: Machine, script: Script) -> None:
-        done = machine.run(command(script, ()), self._task.script_seconds)
+        done = machine.run(command(script, ()), self._task.options.script_seconds)
         if done.reason:
             raise EvaluationError(
                 f"The set-up script of OS sample {self.sample.id} was ended by the limit on {done.reason}; exclude the "
@@ -131,21 +145,13 @@ class OsTask(Task):
 
     def __init__(self, settings: Mapping[str, Any], workspace: Workspace) -> None:
         super().__init__(settings, workspace)
-        if unknown := set(settings) - SETTINGS:
-            raise InvalidInputError(f"The OS task has no setting {sorted(unknown)[0]!r}: choose of {sorted(SETTINGS)}.")
-        self.max_rounds = int(settings.get("max_rounds", 5))
-        self.command_seconds = float(settings.get("command_seconds", 5))
-        self.script_seconds = float(settings.get("script_seconds", 30))
-        self._prompt: str | None = settings.get("prompt")
-        self._root = settings.get("root", "image")
-        if self._root not in ("image", "host"):
-            raise InvalidInputError(f'The OS task\'s root is {self._root!r}: choose "image" or "host".')
+        self.options = OsSettings.read(settings)
         self._stack = ExitStack()
 
     def preflight(self) -> list[str]:
         """What is missing to make machines here."""
         problems = sandbox_preflight()
-        if self._root == "image":
+        if self.options.root == "image":
             try:
                 opened(default_tar()).close()
             except UnavailableError as error:
@@ -168,20 +174,17 @@ class OsTask(Task):
         with ExitStack() as stack:
             self._keeper = stack.enter_context(Keeper())
             lower = None
-            if self._root == "image":
-                sha256 = self.settings.get("root_sha256", "")
-                lower = unpacked(default_tar(), self._keeper, self.workspace.scratch, sha256)
+            if self.options.root == "image":
+                lower = unpacked(default_tar(), self._keeper, self.workspace.scratch, self.options.root_sha256)
             self._plan = MachinePlan(lower=lower, proc=machine_offers().proc, limits=_LIMITS)
             plan = replace(self._plan, limits=_JUDGE_LIMITS)
             self._judge = stack.enter_context(self._keeper.open(plan))  # no command of a model ever runs there
-            if not self._judge.run(["python3", "-c", ""], self.script_seconds).ok:
+            if not self._judge.run(["python3", "-c", ""], self.options.script_seconds).ok:
                 raise UnavailableError("The OS task's comparators need python3 below /usr: `apt-get install python3`.")
             self._stack = stack.pop_all()
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self._stack.close()
 
     def new_machine(self) -> Machine:
@@ -192,18 +195,18 @@ class OsTask(Task):
         """Read the records. Refuses those that cannot run here (docs/benchmarks-os.md) unless they are excluded."""
         file = data / "samples.json" if data.is_dir() else data
         samples = read(file)
-        if (ids := positions(self.settings.get("ids"), file)) is not None:
+        if (ids := positions(self.options.ids, file)) is not None:
             samples = selected(samples, ids, file)
-        left_out = set(positions(self.settings.get("exclude"), file) or ())
+        left_out = set(positions(self.options.exclude, file) or ())
         samples = [sample for sample in samples if sample.id not in left_out]
         check_needs(samples, machine_offers())
         return samples
 
     def start(self, sample: Sample) -> OsEpisode:
         """The first prompt; the machine is made when a reply needs it."""
-        if self._prompt is None:
+        if self.options.prompt is None:
             return OsEpisode(self, sample, sample.record["problem"])
-        text = self._prompt.format(description=sample.record["description"])
+        text = filled(self.options.prompt, {"description": sample.record["description"]}, f"record {sample.id}")
         return OsEpisode(self, sample, [{"role": "user", "content": text}])
 
     def verdict(self, episode: Episode) -> Verdict:
@@ -212,7 +215,11 @@ class OsTask(Task):
         return episode.verdict
 
     def judge(self, episode: OsEpisode) -> Verdict:
-        """Judge by the record's match, or by its scripts: each gets the answer and the earlier scripts' output."""
+        """Judge by the record's match, or by its scripts: each gets the answer and the earlier scripts' output.
+
+        Args:
+            episode: One that is over, its machine still there.
+        """
         record = episode.sample.record
         if episode.malformed:
             return Verdict(Outcome.FORMAT, "no action: neither Act: bash, finish nor answer(...)")
@@ -222,7 +229,7 @@ class OsTask(Task):
             return Verdict(outcome, f"the machine was ended by the limit on {machine.reason}")
         verdict = self._matched(episode) if record["match"] else self._checked(episode, machine)
         if not verdict.passed and episode.out_of_rounds:
-            return replace(verdict, reason=f"no answer in {self.max_rounds} rounds; {verdict.reason}")
+            return replace(verdict, reason=f"no answer in {self.options.max_rounds} rounds; {verdict.reason}")
         return verdict
 
     def _matched(self, episode: OsEpisode) -> Verdict:
@@ -244,7 +251,7 @@ class OsTask(Task):
             if max(map(len, arguments)) > _LONGEST_ARGUMENT or any("\0" in text for text in arguments):
                 return _verdict(False, f"script {number} was not run: the answer or an output cannot be an argument")
             place = self._judge if reads_only_arguments(script) else machine
-            done = place.run(command(script, arguments), self.script_seconds)
+            done = place.run(command(script, arguments), self.options.script_seconds)
             if self._judge.reason:
                 raise EvaluationError(f"The OS task's comparators were ended by the limit on {self._judge.reason}.")
             if done.timed_out:
@@ -260,7 +267,12 @@ def _verdict(passed: bool, reason: str) -> Verdict:
 
 
 def command(script: Script, arguments: Sequence[str]) -> list[str]:
-    """The program that runs a record's script; bash gets its arguments from $1 on, Python from argv[1] on."""
+    """The program that runs a record's script, and its arguments.
+
+    Args:
+        script: (language, text).
+        arguments: What the script gets: from $1 on in bash, from argv[1] on in Python.
+    """
     language, text = script
     if language == "python":
         return ["python3", "-c", text, *arguments]

@@ -18,9 +18,19 @@ class Copies(Operator):
     own_modules: ClassVar[str] = "cycleqd.search.operators.copies.{}"
 
     def admits(self, candidate: Scored, elites: Iterable[Scored]) -> bool:
-        """Whether a model that would win a cell of an archive with these elites may enter it."""
+        """Whether a model that would win a cell of an archive may enter it.
+
+        Args:
+            candidate: The model and its scores.
+            elites: The archive's elites.
+        """
         return True
 
     def kin(self, models: Sequence[Scored], tasks: Sequence[str]) -> Weights:
-        """How many of the models are of each one's kind, itself included, [n] ≥ 1: selection divides by it."""
+        """How many of the models are of each one's kind, itself included, [n] ≥ 1: selection divides by it.
+
+        Args:
+            models: n models with their scores.
+            tasks: The K search tasks.
+        """
         return np.ones(len(models))

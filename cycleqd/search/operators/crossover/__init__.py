@@ -18,11 +18,20 @@ class Crossover(Operator):
 
     @abstractmethod
     def draw(self, parents: int, rng: np.random.Generator) -> Parameters:
-        """What is drawn for a child of so many parents, as JSON.
+        """What is drawn for a child, as JSON.
 
         It holds "omega", one weight a parent: a parent's share ω_i / Σω is what family trees show.
+
+        Args:
+            parents: Number of parents.
+            rng: The only source of randomness.
         """
 
     @abstractmethod
     def coefficients(self, values: Parameters, tensor: str) -> Sequence[float]:
-        """c_i, one a parent, for the tensor of this name; a function of the record `values` and the name alone."""
+        """c_i, one a parent; a function of the arguments alone.
+
+        Args:
+            values: The operator's record for the child, with what it drew.
+            tensor: Name of the tensor that is combined.
+        """

@@ -32,14 +32,19 @@ class Final(Operator):
     def recipe(self, state: State, single: Evaluated, aggregated: Scores | None) -> Recipe:
         """What the final model is made of, of models that the state keeps (see `state.alive`).
 
-        single: the living model with the best average. aggregated: the aggregate's scores on the search split, where
-        `makes` is "either"; None otherwise.
+        Args:
+            state: The last snapshot.
+            single: The living model with the best average.
+            aggregated: The aggregate's scores on the search split, where `makes` is "either"; None otherwise.
         """
 
     def aggregate(self, state: State) -> Recipe:
         """The aggregate (paper section 3.4): the K best elites, β = softmax of quality over temperature; Σ β = 1.
 
         A model that is best in two archives counts twice, its two shares added.
+
+        Args:
+            state: The last snapshot.
         """
         bests = state.bests
         top = max(line.scores[task] for task, line in bests.items())

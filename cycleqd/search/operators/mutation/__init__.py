@@ -30,7 +30,11 @@ class Mutation(Operator):
     own_modules: ClassVar[str] = "cycleqd.search.operators.mutation.{}"
 
     def draw(self, rng: np.random.Generator) -> Parameters:
-        """What is drawn for a child, as JSON: a seed of its own, from which tensors' streams follow."""
+        """What is drawn for a child, as JSON: a seed of its own, from which tensors' streams follow.
+
+        Args:
+            rng: The only source of randomness.
+        """
         return {"seed": integer_seed(rng)}
 
 
@@ -41,14 +45,22 @@ class SpanMutation(Mutation):
     """
 
     def mutates(self, matrix: Matrix) -> bool:
-        """Whether the matrix is changed at all."""
+        """Whether a matrix is changed at all.
+
+        Args:
+            matrix: The matrix's name and size.
+        """
         return True
 
     @abstractmethod
     def factors(self, values: Parameters, matrix: Matrix) -> Floats:
         """W, [directions] float32: w_i scales the i-th largest singular value.
 
-        A function of the record `values` and the matrix's name alone (see `randomness.tensor_stream`).
+        A function of the record and the matrix's name alone (see `randomness.tensor_stream`).
+
+        Args:
+            values: The operator's record for the child, with what it drew.
+            matrix: The matrix's name and size.
         """
 
 
@@ -57,8 +69,13 @@ class ElementMutation(Mutation):
 
     @abstractmethod
     def change(self, values: Parameters, tensor: str, start: int, elements: Floats) -> Floats:
-        """The new values of a tensor's elements [start, start + n), flat, in row-major order; float32.
+        """The new values of some of a tensor's elements, flat, in row-major order; [n] float32.
 
-        elements: [n], the child's weights after crossover, which may be overwritten. How a tensor is cut must not
-        matter. A function of the record `values`, the name and the positions alone.
+        How a tensor is cut must not matter: a function of the record, the name and the positions alone.
+
+        Args:
+            values: The operator's record for the child, with what it drew.
+            tensor: Name of the tensor.
+            start: Position of the first of these elements in the flat tensor.
+            elements: The child's weights after crossover, [n] float32, which may be overwritten.
         """

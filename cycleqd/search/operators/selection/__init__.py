@@ -39,14 +39,23 @@ class Selection(Operator):
 
     @abstractmethod
     def parents(self, pool: Pool, rng: np.random.Generator) -> Pair:
-        """Two parents, drawn with `rng` alone: different ones, unless there is only one model."""
+        """Two parents: different ones, unless there is only one model.
+
+        Args:
+            pool: What parents are selected from.
+            rng: The only source of randomness.
+        """
 
 
 def draw_pair(pool: Pool, weights: Weights, radius: int, rng: np.random.Generator) -> Pair:
-    """Two different models in proportion to `weights` [n] ≥ 0; a model that is all alone is paired with itself.
+    """Two different models in proportion to their weights; a model that is all alone is paired with itself.
 
-    With a radius > 0 the second one is drawn among the first one's Moore neighbourhood of that radius, or among all
-    others where nobody lives there.
+    Args:
+        pool: n models.
+        weights: [n], ≥ 0.
+        radius: If > 0, the second one is drawn among the first one's Moore neighbourhood of this radius, or among all
+            others where that is empty.
+        rng: The only source of randomness.
     """
     first = draw(weights, np.arange(len(pool.models)), rng)
     others = np.array([i for i in range(len(pool.models)) if i != first] or [first])
@@ -58,7 +67,13 @@ def draw_pair(pool: Pool, weights: Weights, radius: int, rng: np.random.Generato
 
 
 def draw(weights: Weights, among: NDArray[np.int_], rng: np.random.Generator) -> int:
-    """One of the indices `among`, in proportion to its weight; uniformly when they all weigh nothing (α_low = 0)."""
+    """One of some indices, in proportion to its weight; uniformly when they all weigh nothing (α_low = 0).
+
+    Args:
+        weights: [n], ≥ 0.
+        among: Indices into the weights.
+        rng: The only source of randomness.
+    """
     mass = weights[among]
     chances = mass / mass.sum() if mass.sum() > 0 else np.full(len(among), 1 / len(among))
     return int(rng.choice(among, p=chances))

@@ -38,6 +38,10 @@ class Elite(Selection):
         """γ of each model, [n]. norm is min-max over these models, in [0, 1].
 
         Where all score the same on a task, its factor is α_high for every one.
+
+        Args:
+            models: n models with their scores.
+            tasks: The K search tasks.
         """
         scores = score_matrix(models, tasks)
         low, span = scores.min(axis=0), np.ptp(scores, axis=0)
