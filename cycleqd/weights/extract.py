@@ -13,8 +13,9 @@ import torch
 from cycleqd.errors import InvalidInputError
 from cycleqd.weights.checkpoint import FLOATS, Checkpoint
 from cycleqd.weights.compatibility import refuse_problems
+from cycleqd.weights.leading import leading_vectors
 from cycleqd.weights.manifest import Manifest
-from cycleqd.weights.mutation import gram_precision, prepare_decompositions, right_vectors
+from cycleqd.weights.mutation import prepare_decompositions
 from cycleqd.weights.plain_adapter import Factors, stream_adapter
 from cycleqd.weights.protocols import Buffer, Sink
 from cycleqd.weights.stream import CHUNK, Progress, default_threads
@@ -225,8 +226,7 @@ def _truncated(tau: torch.Tensor, rank: int) -> tuple[torch.Tensor, torch.Tensor
     """B and A of the nearest matrix of a rank, and ‖B A‖²; the singular vectors of the shorter side are one of them."""
     wide = tau.shape[0] < tau.shape[1]
     tall = tau.mT if wide else tau
-    precision = gram_precision(tau.device.type, tall.shape[0])
-    vectors = right_vectors(tall / tau.abs().max(), precision)[:, :rank]
+    vectors = leading_vectors(tall / tau.abs().max(), rank)
     projected = tall @ vectors
     kept = _energy(projected)
     return (vectors, projected.mT, kept) if wide else (projected, vectors.mT, kept)
