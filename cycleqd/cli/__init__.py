@@ -152,12 +152,16 @@ def export(
     source: Source,
     model: Model,
     folder: Annotated[Path, typer.Argument(help="A folder that does not exist yet, or is empty.")],
+    merged: Annotated[
+        bool, typer.Option(help="In the span: merge into the base instead of writing an adapter.")
+    ] = False,
+    rank: Annotated[int | None, typer.Option(min=1, help="In the span: cut the adapter to this rank.")] = None,
     json: Json = False,
 ) -> None:
-    """Write a model as a Hugging Face folder."""
+    """Write a model as a Hugging Face folder, in the span as a PEFT adapter."""
     from cycleqd.cli.export import export as write
 
-    write(source, model, folder, json)
+    write(source, model, folder, merged, rank, json)
 
 
 @command

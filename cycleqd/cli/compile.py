@@ -6,6 +6,7 @@ from pathlib import Path
 
 from cycleqd.cli.output import answer
 from cycleqd.cli.source import ConfigSource
+from cycleqd.storage.inputs import decided
 from pipelines.definitions import Kind
 from pipelines.definitions import write as write_pipeline
 
@@ -14,7 +15,7 @@ _KINDS: tuple[Kind, ...] = ("seeding", "generation", "finalising")
 
 def write(source: ConfigSource, folder: Path, as_json: bool) -> None:
     """Compile all three pipelines of a configuration into a folder."""
-    config = source.load()
+    config = decided(source.load(), None)
     folder.mkdir(parents=True, exist_ok=True)
     files = {kind: folder / f"{kind}.yaml" for kind in _KINDS}
     for kind, file in files.items():

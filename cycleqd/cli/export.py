@@ -1,33 +1,90 @@
-"""cycleqd export: a model's checkpoint as a local Hugging Face folder, verified."""
+"""cycleqd export: a model as a local folder: a checkpoint or an adapter as it is, a core as an adapter or merged."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 from cycleqd.cli.output import answer, size
 from cycleqd.cli.progress import counting
-from cycleqd.cli.session import session
+from cycleqd.cli.session import Session, session
 from cycleqd.cli.source import ConfigSource
 from cycleqd.errors import InvalidInputError
 from cycleqd.run.replay import stored
+from cycleqd.search.config import Config
 from cycleqd.storage import layout
-from cycleqd.storage.evolution import manifest
+from cycleqd.storage.evolution import manifest, size_in_bytes
 from cycleqd.storage.objects import Store
+from cycleqd.storage.results import read_result
+from cycleqd.weights.local import LocalSink
+from cycleqd.weights.lora import WEIGHTS
 from cycleqd.weights.manifest import Manifest
 
+KINDS = ("a full checkpoint", "an adapter")
 
-def export(source: ConfigSource, model: str, folder: Path, as_json: bool) -> None:
-    """Download every file of the model and check it against the recorded sha256."""
+
+def export(source: ConfigSource, model: str, folder: Path, merged: bool, rank: int | None, as_json: bool) -> None:
+    """Write a model into a folder: as it is, or in the span as an adapter or merged into the base."""
     refuse_filled(folder)
     with session(source) as opened:
         name = opened.model(model)
-        recorded = manifest(opened.store, name)
         refuse_collected(opened.store, name)
-        with counting(f"exporting {name}", recorded.size) as advance:
-            download(opened.store, name, recorded, folder, advance)
-    facts = {"model": name, "folder": str(folder), "digest": recorded.digest, "bytes": recorded.size}
-    answer(as_json, facts, f"{name} is in {folder} ({size(recorded.size)}), digest {recorded.digest}")
+        recorded = manifest(opened.store, name)
+        if not recorded.is_core and (merged or rank is not None):
+            raise InvalidInputError(
+                f"'{name}' is {KINDS[WEIGHTS in recorded.files]}: it is exported as it is, without flags"
+            )
+        if recorded.is_core:
+            facts = _from_core(opened, name, folder, merged, rank)
+        else:
+            with counting(f"exporting {name}", recorded.size) as advance:
+                download(opened.store, name, recorded, folder, advance)
+            facts = {"digest": recorded.digest, "bytes": recorded.size}
+    facts = {"model": name, "folder": str(folder), **facts}
+    answer(as_json, facts, _sentence(facts))
+
+
+def _from_core(opened: Session, model: str, folder: Path, merged: bool, rank: int | None) -> dict[str, Any]:
+    """The folder of a model that is a core; digest, bytes, and how far it is from what was scored."""
+    from cycleqd.storage.cores import load_core
+    from cycleqd.storage.making import write_full, write_peft
+    from cycleqd.weights.span import cut
+
+    store, config = opened.store, opened.seeded()
+    if merged:
+        size_limit = size_in_bytes(config.models.shard_size)
+        written = write_full(store, config.place, model, LocalSink(folder), size_limit)
+        form = "merged into the base and rounded once"
+    else:
+        base = opened.config.models.base
+        written = write_peft(store, config.place, model, LocalSink(folder), base, rank)
+        form = "a PEFT adapter"
+    found: dict[str, Any] = {"form": form, "digest": written.digest, "bytes": written.size, "scored_as": model}
+    if rank is not None:
+        found["relative_error"] = cut(load_core(store, layout.checkpoint(model), manifest(store, model)), rank)
+    scores = held_out(store, config, model)
+    return {**found, **({"held_out": scores} if scores else {})}
+
+
+def held_out(store: Store, config: Config, model: str) -> dict[str, float]:
+    """Held-out scores that are recorded, by task."""
+    found = {task: read_result(store, layout.evaluation(model, task, "test")) for task in config.tasks}
+    return {task: body["outputs"]["score"] for task, body in found.items() if body is not None}
+
+
+def _sentence(facts: Mapping[str, Any]) -> str:
+    """What was written, and which scores hold for it."""
+    form = f", {facts['form']}" if "form" in facts else ""
+    text = f"{facts['model']} is in {facts['folder']} ({size(facts['bytes'])}{form}), digest {facts['digest']}"
+    if "relative_error" in facts:
+        text += f"; the cut to its rank leaves out {100 * facts['relative_error']:.2g} % of the task vector (Frobenius)"
+    if "scored_as" in facts:
+        scores = ", ".join(f"{task} {100 * value:.1f} %" for task, value in facts.get("held_out", {}).items())
+        text += f"; scored as {facts['scored_as']}" + (
+            f" (held out: {scores})" if scores else ", not on held-out samples"
+        )
+    return text
 
 
 def refuse_filled(folder: Path) -> None:

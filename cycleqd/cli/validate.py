@@ -10,7 +10,7 @@ from typing import Any
 from rich.text import Text
 
 from cycleqd.cli.output import console, duration, plain, print_json, say, size
-from cycleqd.cli.progress import parts
+from cycleqd.cli.progress import parts as progress
 from cycleqd.cli.session import connect
 from cycleqd.cli.source import ConfigSource
 from cycleqd.errors import CycleQDError, InvalidInputError
@@ -21,6 +21,7 @@ from cycleqd.run.local.services import running
 from cycleqd.run.steps import find_state
 from cycleqd.search.config import Config
 from cycleqd.storage.objects import Store
+from cycleqd.storage.staging import parts
 
 
 def show(source: ConfigSource, as_json: bool) -> None:
@@ -36,7 +37,7 @@ def show(source: ConfigSource, as_json: bool) -> None:
     if config.place.runner == "kubeflow":
         findings.problems += checks.check_cluster(config)
         findings.warnings += checks.cluster_warnings(config)
-    with parts("checking", len(config.tasks) + 2) as begin:
+    with progress("checking", len(config.tasks) + 2) as begin:
         samples = checks.check_tasks(config, findings, begin)
         findings.warnings += checks.split_warnings(config, samples)
         cost = _check_services(config, findings, begin)
@@ -62,6 +63,7 @@ def _check_services(config: Config, findings: Findings, begin: Callable[[str], N
 
 
 def _check_models(config: Config, store: Store | None, findings: Findings) -> Estimate | None:
+    config = checks.decide(config, store, findings)
     opened = checks.check_models(config, store, findings)
     seconds: dict[str, float] = {}
     if store is not None:
@@ -70,7 +72,7 @@ def _check_models(config: Config, store: Store | None, findings: Findings) -> Es
         findings.warnings += checks.flat_tasks(state) if state else []
     if not opened:
         return None
-    largest = max(sum(model.sizes.values()) for model in opened.values())
+    largest = max(sum(parts(model).values()) for model in opened.values())
     cost = estimate(config, largest, seconds)
     needed = cost.kept if config.place.services == "embedded" else 4 * largest
     checks.check_disk(config, needed if config.place.runner != "kubeflow" else 0, findings)

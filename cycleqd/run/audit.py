@@ -46,6 +46,9 @@ class Work:
         if self.stage in ("merge", "mutate"):
             models = [given["child"]["base"], *given["child"]["parents"]]
             return {ref["id"]: ref["digest"] for ref in models} | {k: given[k] for k in ("merged",) if k in given}
+        if self.stage == "basis":
+            refs = [ref for ref in given.values() if isinstance(ref, dict)] + given.get("adapters", [])
+            return {ref["id"]: ref["digest"] for ref in refs}
         if self.stage == "aggregate":
             return {ref["id"]: ref["digest"] for ref in (given["base"], *given["models"])}
         if self.stage == "evaluate":
@@ -122,7 +125,7 @@ def trace(store: Store, config: Config, models: Sequence[str], pins: Iterable[st
     members: dict[str, Member] = {}
     for model in models:
         members |= family(store, model)
-    members |= {"base": Member()}
+    members |= dict.fromkeys(["base", *_seeded_beside(store, config)], Member())
     found, seed = Audit(), need_result(store, layout.SEED)
     found.names(layout.CONFIG, seed["inputs"]["config"])
     for task, files in seed["outputs"]["tasks"].items():
@@ -143,6 +146,14 @@ def trace(store: Store, config: Config, models: Sequence[str], pins: Iterable[st
     return found
 
 
+def _seeded_beside(store: Store, config: Config) -> list[str]:
+    """What seeding made and copied for a search in the span: the basis, the experts as they came, their adapters."""
+    if not config.in_span:
+        return []
+    names = [layout.BASIS, *(f"{kind}-{name}" for kind in ("source", "adapter") for name in config.models.experts)]
+    return [name for name in names if store.exists(layout.result(layout.stage(name, "make")))]
+
+
 def _link(store: Store, model: str, members: Family, collectable: bool, found: Audit) -> Link:
     """A model's records; the objects that they name are added to `found`."""
     recorded, keys = manifest(store, model), store.list(layout.home(model))
@@ -158,7 +169,7 @@ def _link(store: Store, model: str, members: Family, collectable: bool, found: A
     if model in ("aggregated", "final"):
         claimed = store.get_json(layout.FINAL_PLAN)
         found.names(layout.snapshot(claimed["snapshot"], claimed["edition"]), claimed["sha256"])
-    run = ids_of(store, model).runs[model_key(model)]
+    run = ids_of(store, model).runs.get(model_key(model), "")  # a basis or an adapter has none
     return Link(model, recorded.digest, members[model].parents, run, stored, tuple(work))
 
 
@@ -224,7 +235,7 @@ def _contradictions(store: Store, link: Link, seeded: JSON) -> Iterator[str]:
 
 def _named_models(store: Store, done: Work) -> Iterator[tuple[str, str, str]]:
     """The models that a record was computed from: their digests by the record, and by their own."""
-    if done.stage in ("merge", "mutate", "aggregate"):
+    if done.stage in ("merge", "mutate", "aggregate", "basis"):
         for model, sha256 in done.reads().items():
             if model != "merged":
                 yield f"the digest of '{model}'", sha256, manifest(store, model).digest
@@ -243,7 +254,7 @@ def verify(store: Store, objects: Mapping[str, str], watch: Callable[[int], None
 
 def compare_tracking(tracker: Tracker, links: Iterable[Link]) -> Iterator[str]:
     """Where MLflow says something else of a model than its records: digest, KFP run and pod, image, code."""
-    for link in links:
+    for link in (link for link in links if link.mlflow_run):
         tags, where = tracker.tags(link.mlflow_run), link.making.where
         wanted = {"model": link.model, "digest": link.digest, "code": where["code_version"]}
         wanted |= {name: where[name] for name in ("kfp_run", "kfp_pod", "image")}

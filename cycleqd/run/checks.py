@@ -23,7 +23,9 @@ from cycleqd.search.state import State
 from cycleqd.storage.client import probe
 from cycleqd.storage.objects import Store
 from cycleqd.storage.settings import Settings
+from cycleqd.weights import lora
 from cycleqd.weights.checkpoint import Checkpoint
+from cycleqd.weights.lora import Adapter
 
 IMAGES: tuple[Image, ...] = ("control", "weights", "evaluate")
 _OBJECT = re.compile(r"[a-z0-9]([-.a-z0-9]{0,251}[a-z0-9])?")
@@ -145,23 +147,63 @@ def quantity(text: str) -> float:
     return float(number) * float((1024 if binary else 1000) ** " KMGTPE".index(unit or " "))
 
 
-def check_models(config: Config, store: Store | None, findings: Findings) -> dict[str, Checkpoint]:
-    """Open base and experts, and compare architecture, tokenizer, vocabulary, tensors and shapes."""
-    from cycleqd.storage.staging import find_source
+def decide(config: Config, store: Store | None, findings: Findings) -> Config:
+    """The configuration with `models.weights` decided; as it is where the experts cannot be looked at.
+
+    Args:
+        config: As the user wrote it.
+        store: For experts in S3; None where S3 cannot be reached.
+        findings: Gets what is wrong.
+    """
+    from cycleqd.storage.inputs import decided
+
+    if store is None and any(expert.path.startswith("s3://") for expert in config.models.experts.values()):
+        return config
+    try:
+        return decided(config, store.client if store else None)
+    except CycleQDError as error:
+        findings.collect(error)
+        return config
+
+
+def check_models(config: Config, store: Store | None, findings: Findings) -> dict[str, Checkpoint | Adapter]:
+    """Open base and experts, and compare architecture, tokenizer, vocabulary, tensors, shapes and ranks.
+
+    Args:
+        config: The configuration, `models.weights` decided.
+        store: For models in S3; None where S3 cannot be reached.
+        findings: Gets what is wrong.
+
+    Returns:
+        By model id what could be opened, the base first.
+    """
+    from cycleqd.storage.inputs import find_source
+    from cycleqd.storage.staging import given, open_expert, too_wide
     from cycleqd.weights.checkpoint import open_checkpoint
     from cycleqd.weights.compatibility import problems
 
-    paths = {"base": config.models.base} | {f"expert-{name}": e.path for name, e in config.models.experts.items()}
-    opened: dict[str, Checkpoint] = {}
-    for model, path in paths.items():
+    opened: dict[str, Checkpoint | Adapter] = {}
+    base: Checkpoint | None = None
+    for model, path in given(config).items():
         if path.startswith("s3://") and store is None:
             continue  # that S3 cannot be reached is a problem already
         try:
-            opened[model] = open_checkpoint(find_source(store.client if store else None, path))  # type: ignore[arg-type]
+            source = find_source(store.client if store else None, path)
+            if model == "base":
+                opened[model] = base = open_checkpoint(source)
+            elif base is not None:
+                opened[model] = open_expert(source, base)
         except CycleQDError as error:
             findings.collect(error)
-    if "base" in opened:
-        findings.problems += problems(opened["base"], [found for model, found in opened.items() if model != "base"])
+    if base is None:
+        return opened
+    experts = [found for model, found in opened.items() if model != "base"]
+    findings.problems += problems(base, [found for found in experts if isinstance(found, Checkpoint)])
+    for expert in experts:
+        if isinstance(expert, Adapter):
+            findings.warnings += lora.warnings(expert, config.models.base)
+    if config.in_span and len(experts) == len(config.models.experts) and (wide := too_wide(config, base, experts)):
+        findings.problems.append(wide)
     return opened
 
 

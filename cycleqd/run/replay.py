@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from cycleqd.errors import IntegrityError, InvalidInputError
 from cycleqd.run.family import Family
 from cycleqd.search.config import Config
 from cycleqd.search.operators import Drawn
-from cycleqd.search.records import JSON, ModelRef
+from cycleqd.search.operators.crossover import Crossover
+from cycleqd.search.operators.mutation import Mutation
+from cycleqd.search.records import JSON, Child, ModelRef
 from cycleqd.storage import layout
 from cycleqd.storage.evolution import find_child, manifest, size_in_bytes
 from cycleqd.storage.models import open_model
 from cycleqd.storage.objects import Store
 from cycleqd.storage.results import machine, need_result
 from cycleqd.weights.checkpoint import Checkpoint, open_checkpoint
-from cycleqd.weights.manifest import Manifest
+from cycleqd.weights.local import LocalSink, LocalSource
+from cycleqd.weights.manifest import CORE, FileEntry, Manifest
 
 
 def to_rebuild(store: Store, model: str, members: Family) -> list[str]:
@@ -98,31 +101,63 @@ def _make(
     made: dict[str, Manifest],
     progress: Callable[[int], None],
 ) -> Manifest:
-    from cycleqd.weights.aggregate import combine
-    from cycleqd.weights.local import LocalSink
-    from cycleqd.weights.merge import merge
+    number = layout.child_generation(name)
+    if number is None and name not in layout.COMBINED:
+        raise InvalidInputError(f"'{name}' was not made by this evolution but given to it; `cycleqd export` copies it")
+    child = None if number is None else find_child(store, name, number)
+    inputs = need_result(store, layout.stage(name, "make"))["inputs"] if child is None else {}
+    parents = [ModelRef.from_json(ref) for ref in inputs["models"]] if child is None else list(child.parents)
+    if config.in_span:
+        return _make_core(store, config, child, parents, inputs, folder, made, name)
 
     def opened(ref: ModelRef) -> Checkpoint:
         return _local(folder / ref.id, made[ref.id]) if ref.id in made else open_model(store, ref)
 
+    from cycleqd.weights.aggregate import combine
+    from cycleqd.weights.merge import merge
+
     sink, shard_size = LocalSink(folder / name), size_in_bytes(config.models.shard_size)
-    number = layout.child_generation(name)
-    if number is not None:
-        child = find_child(store, name, number)
-        parents = [opened(parent) for parent in child.parents]
-        crossover = Drawn(config.method.crossover, child.crossover)
-        mutation = Drawn(config.method.mutation, child.mutation)
-        base = open_model(store, child.base)
-        return merge(base, parents, crossover, sink, mutation=mutation, shard_size=shard_size, progress=progress)
-    if name not in layout.COMBINED:
-        raise InvalidInputError(f"'{name}' was not made by this evolution but given to it; `cycleqd export` copies it")
-    inputs = need_result(store, layout.stage(name, "make"))["inputs"]
-    models = [opened(ModelRef.from_json(ref)) for ref in inputs["models"]]
-    base = open_model(store, ModelRef.from_json(inputs["base"]))
-    return combine(base, models, inputs["coefficients"], sink, shard_size=shard_size, progress=progress)
+    base = open_model(store, ModelRef.from_json(inputs["base"]) if child is None else child.base)
+    models = [opened(parent) for parent in parents]
+    if child is None:
+        return combine(base, models, inputs["coefficients"], sink, shard_size=shard_size, progress=progress)
+    crossover, mutation = _drawn(config, child)
+    return merge(base, models, crossover, sink, mutation=mutation, shard_size=shard_size, progress=progress)
+
+
+def _make_core(
+    store: Store,
+    config: Config,
+    child: Child | None,
+    parents: Sequence[ModelRef],
+    inputs: JSON,
+    folder: Path,
+    made: Mapping[str, Manifest],
+    name: str,
+) -> Manifest:
+    from cycleqd.storage.cores import cores
+    from cycleqd.weights import span
+
+    def opened(ref: ModelRef) -> span.Core:
+        file = folder / ref.id / CORE
+        return span.Core.from_bytes(file.read_bytes(), str(file)) if ref.id in made else cores(store, [ref])[0]
+
+    models = [opened(parent) for parent in parents]
+    if child is None:
+        core = span.combine(models, inputs["coefficients"])
+    else:
+        crossover, mutation = _drawn(config, child)
+        core = span.mutate(span.merge(models, crossover), mutation)
+    data = core.to_bytes()
+    writer = LocalSink(folder / name).create(CORE, len(data))
+    writer.write(data)
+    return Manifest({CORE: FileEntry(len(data), writer.close())})
+
+
+def _drawn(config: Config, child: Child) -> tuple[Drawn[Crossover], Drawn[Mutation]]:
+    method = config.method
+    return Drawn(method.crossover, child.crossover), Drawn(method.mutation, child.mutation)
 
 
 def _local(folder: Path, recorded: Manifest) -> Checkpoint:
-    from cycleqd.weights.local import LocalSource
-
     return open_checkpoint(LocalSource(folder, recorded.digests()))

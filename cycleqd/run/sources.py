@@ -13,9 +13,7 @@ from cycleqd.progress import Bar
 from cycleqd.search.config import Config, parse
 from cycleqd.storage import layout
 from cycleqd.storage.objects import Store, file_sha256
-from cycleqd.storage.staging import find_task, parts
-from cycleqd.weights.checkpoint import open_checkpoint
-from cycleqd.weights.local import LocalSource
+from cycleqd.storage.staging import find_task, given, open_inputs, parts
 
 
 def bring(config: Config, store: Store, bar: Bar) -> Config:
@@ -53,16 +51,17 @@ def _local(config: Config, store: Store) -> tuple[dict[str, Path], dict[str, Any
     tree = config.model_dump(mode="json", by_alias=True)
     files: dict[str, Path] = {}
 
-    def checkpoint(model: str, path: str) -> str:
-        if path.startswith("s3://"):
-            return path
-        folder = f"{layout.SOURCES}/models/{model}"
-        files.update({f"{folder}/{name}": Path(path) / name for name in parts(open_checkpoint(LocalSource(path)))})
-        return store.url(folder)
-
-    tree["models"]["base"] = checkpoint("base", config.models.base)
-    for name, expert in config.models.experts.items():
-        tree["models"]["experts"][name]["path"] = checkpoint(f"expert-{name}", expert.path)
+    opened = open_inputs(store.client, config)
+    urls = {}
+    for model, path in given(config).items():
+        urls[model] = path
+        if not path.startswith("s3://"):
+            folder = f"{layout.SOURCES}/models/{model}"
+            files |= {f"{folder}/{name}": Path(path) / name for name in parts(opened[model])}
+            urls[model] = store.url(folder)
+    tree["models"]["base"] = urls.pop("base")
+    for name, url in zip(config.models.experts, urls.values(), strict=True):
+        tree["models"]["experts"][name]["path"] = url
     for name, task in config.tasks.items():
         found, folder = find_task(store.client, name, task), f"{layout.SOURCES}/{layout.task(name)}"
         data = {f"{folder}/data/{key}": path for key, path in found.data.items() if isinstance(path, Path)}

@@ -17,17 +17,8 @@ from cycleqd.storage.objects import Store
 from cycleqd.storage.settings import Settings
 from cycleqd.weights.basis import Basis, open_basis
 from cycleqd.weights.local import LocalSource
-from cycleqd.weights.manifest import FileEntry, Manifest
-from cycleqd.weights.span import FILE, Core
-
-
-def is_core(recorded: Manifest) -> bool:
-    """Whether a model is a core.
-
-    Args:
-        recorded: The files of its checkpoint.
-    """
-    return set(recorded.files) == {FILE}
+from cycleqd.weights.manifest import CORE, FileEntry, Manifest
+from cycleqd.weights.span import Core
 
 
 def save_core(store: Store, folder: str, core: Core) -> Manifest:
@@ -42,18 +33,8 @@ def save_core(store: Store, folder: str, core: Core) -> Manifest:
         Its one file, with size and digest.
     """
     data = core.to_bytes()
-    store.put(f"{folder}/{FILE}", data)
-    return manifest_of(core)
-
-
-def manifest_of(core: Core) -> Manifest:
-    """The one file of a core, with size and digest.
-
-    Args:
-        core: The model.
-    """
-    data = core.to_bytes()
-    return Manifest({FILE: FileEntry(len(data), hashlib.sha256(data).hexdigest())})
+    store.put(f"{folder}/{CORE}", data)
+    return Manifest({CORE: FileEntry(len(data), hashlib.sha256(data).hexdigest())})
 
 
 def load_core(store: Store, folder: str, recorded: Manifest) -> Core:
@@ -67,13 +48,13 @@ def load_core(store: Store, folder: str, recorded: Manifest) -> Core:
     Raises:
         IntegrityError: It is not the file that was recorded, or is gone.
     """
-    url = store.url(f"{folder}/{FILE}")
-    data = store.find(f"{folder}/{FILE}")
+    url = store.url(f"{folder}/{CORE}")
+    data = store.find(f"{folder}/{CORE}")
     if data is None:
         raise IntegrityError(f"{url} is gone; `cycleqd replay` rebuilds the model")
     found = hashlib.sha256(data).hexdigest()
-    if found != recorded.files[FILE].sha256:
-        raise IntegrityError(f"{url} has sha256 {found}, recorded was {recorded.files[FILE].sha256}; restore it")
+    if found != recorded.files[CORE].sha256:
+        raise IntegrityError(f"{url} has sha256 {found}, recorded was {recorded.files[CORE].sha256}; restore it")
     return Core.from_bytes(data, url)
 
 

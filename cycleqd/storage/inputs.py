@@ -20,14 +20,15 @@ def find_source(client: S3Client | None, path: str) -> Source:
     """A model's folder.
 
     Args:
-        client: For s3:// URLs; None where the path is of this machine.
+        client: For s3:// URLs; None where S3 cannot be read.
         path: A folder of this machine, or an s3:// URL.
 
     Raises:
-        InvalidInputError: There is no such folder on this machine.
+        InvalidInputError: There is no such folder on this machine, or it is in S3 and there is no client.
     """
     if path.startswith("s3://"):
-        assert client is not None, "a model in S3 needs a client"
+        if client is None:
+            raise InvalidInputError(f"{path} is in S3, which cannot be read here; set models.weights to dense or span")
         bucket, _, prefix = path.removeprefix("s3://").partition("/")
         return S3Source(client, bucket, prefix)
     return LocalSource(path)
@@ -38,13 +39,16 @@ def decided(config: Config, client: S3Client | None) -> Config:
 
     Args:
         config: As the user wrote it.
-        client: For experts in S3.
+        client: For experts in S3; None where it cannot be read.
 
     Raises:
         InvalidInputError: The experts are not of the kind that `models.weights` asks for, or of two kinds without
             `models.rank`; or an expert's folder is missing.
     """
     models = config.models
+    remote = any(expert.path.startswith("s3://") for expert in models.experts.values())
+    if client is None and remote and models.weights != "auto":
+        return config  # the user's word; seeding looks
     full = [name for name, e in models.experts.items() if not is_adapter(find_source(client, e.path).files())]
     ranks = {name: models.experts[name].rank or models.rank for name in full}
     wanted = models.weights

@@ -12,8 +12,8 @@ from cycleqd.search.operators.mutation import Mutation
 from cycleqd.search.place import Place
 from cycleqd.search.records import JSON, Child, ModelRef
 from cycleqd.storage import layout
-from cycleqd.storage.cores import cores, load_core, save_core
-from cycleqd.storage.evolution import manifest, size_in_bytes
+from cycleqd.storage.cores import cores, load_core, opened_basis, save_core
+from cycleqd.storage.evolution import manifest, model_ref, size_in_bytes
 from cycleqd.storage.models import device, open_model, opened, sink, source
 from cycleqd.storage.objects import Store
 from cycleqd.storage.results import Clock
@@ -23,6 +23,9 @@ from cycleqd.weights.checkpoint import Checkpoint, open_checkpoint
 from cycleqd.weights.extract import extract
 from cycleqd.weights.lora import Adapter, open_adapter
 from cycleqd.weights.manifest import Manifest
+from cycleqd.weights.plain_adapter import write_adapter
+from cycleqd.weights.protocols import Sink
+from cycleqd.weights.stream import write_checkpoint
 
 Recipe = Sequence[tuple[ModelRef, float]]
 """Models and coefficients β of θ_base + Σ β τ."""
@@ -238,3 +241,36 @@ def open_adapters(store: Store, base: ModelRef, adapters: Sequence[ModelRef]) ->
     theta = open_model(store, base)
     sources = [source(store, layout.checkpoint(ref.id), manifest(store, ref.id)) for ref in adapters]
     return theta, [open_adapter(found, theta) for found in sources]
+
+
+def write_peft(store: Store, place: Place, model: str, target: Sink, base_model: str, rank: int | None) -> Manifest:
+    """A core as a PEFT adapter's folder, in float32.
+
+    Args:
+        store: The evolution.
+        place: Names the cache's size.
+        model: Id of a model that is a core.
+        target: Where the folder is written.
+        base_model: What the adapter names as its base: a path or a name on Hugging Face.
+        rank: Cut to this rank; None: nothing is cut.
+    """
+    core = load_core(store, layout.checkpoint(model), manifest(store, model))
+    with opened_basis(store, place) as basis:
+        return write_adapter(target, span.low_rank(basis, core, rank), base_model)
+
+
+def write_full(store: Store, place: Place, model: str, target: Sink, shard_size: int) -> Manifest:
+    """A core merged into the base: a full checkpoint, rounded once.
+
+    Args:
+        store: The evolution.
+        place: Where to work.
+        model: Id of a model that is a core.
+        target: Where the checkpoint is written.
+        shard_size: Bytes of one of its files.
+    """
+    core = load_core(store, layout.checkpoint(model), manifest(store, model))
+    with opened_basis(store, place) as basis, opened(store, place, [model_ref(store, "base")]) as (base,):
+        recipe = span.Densified(base, basis, core)
+        bar = counting(model, "bytes merged", base.nbytes)
+        return write_checkpoint(base, recipe, target, shard_size=shard_size, threads=place.threads, progress=bar)

@@ -154,7 +154,7 @@ def log_basis(settings: Settings, store: Store, config: Config) -> None:
         tracker.log(
             ids.runs[model_key(f"expert-{name}")],
             time=run["started"],
-            tags=_digest(core) | {"cycleqd.adapter": adapter["id"], "cycleqd.digest.adapter": adapter["digest"]},
+            tags=_digest(core) | _where(run) | {"cycleqd.digest.adapter": adapter["digest"]},
             params={"bytes": core["size"]},
             metrics={"extracted/kept": extracted["outputs"]["kept"]["total"]} if extracted else {},
         )

@@ -9,6 +9,9 @@ from dataclasses import dataclass
 
 from cycleqd.errors import IntegrityError
 
+CORE = "core.safetensors"
+"""The one file of a model in the span of low-rank experts (see cycleqd.weights.span)."""
+
 
 @dataclass(frozen=True)
 class FileEntry:
@@ -28,6 +31,11 @@ class Manifest:
     def digest(self) -> str:
         """sha256 over the canonical JSON of the files, sorted by name: the checkpoint's identity."""
         return hashlib.sha256(self.to_json().encode()).hexdigest()
+
+    @property
+    def is_core(self) -> bool:
+        """Whether the model is kept as a core in the span of low-rank experts."""
+        return set(self.files) == {CORE}
 
     @property
     def size(self) -> int:

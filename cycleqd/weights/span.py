@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -20,10 +20,12 @@ from cycleqd.errors import IntegrityError, InvalidInputError
 from cycleqd.search.operators import Drawn
 from cycleqd.search.operators.crossover import Crossover
 from cycleqd.search.operators.mutation import Matrix, Mutation, SpanMutation
-from cycleqd.weights.basis import Basis, Factors, single_threaded
-
-FILE = "core.safetensors"
-"""The one file of a model in the span."""
+from cycleqd.weights.basis import Basis, single_threaded
+from cycleqd.weights.checkpoint import Checkpoint
+from cycleqd.weights.headers import TensorInfo
+from cycleqd.weights.plain_adapter import Factors
+from cycleqd.weights.stream import Unit
+from cycleqd.weights.tensors import rounded
 
 
 @dataclass(frozen=True)
@@ -188,21 +190,85 @@ def _mutated(name: str, matrix: torch.Tensor, mutation: Drawn[Mutation]) -> torc
     return scaled
 
 
-def low_rank(basis: Basis, core: Core, names: Iterable[str] | None = None) -> dict[str, Factors]:
+def low_rank(basis: Basis, core: Core, rank: int | None = None) -> dict[str, Factors]:
     """The model as an adapter's factors: B A = Q C Pᵀ, at the smaller of the core's two ranks.
 
     Args:
         basis: The basis of the core.
         core: The model.
-        names: Of which matrices; default: all.
+        rank: Cut every matrix to this rank, by its SVD in float64 (see `cut`); default: nothing is cut.
 
     Returns:
-        By the base's tensor name B [out, r] and A [r, in], float32, r = min(a, b).
+        By the base's tensor name B [out, r] and A [r, in], float32, r = min(a, b) or `rank` if that is smaller.
     """
     found = {}
-    for name in core.matrices if names is None else names:
+    for name, matrix in core.matrices.items():
         q, p = basis.read(name)
-        matrix = core.matrices[name]
-        wide = matrix.shape[0] < matrix.shape[1]
-        found[name] = (q, matrix @ p.T) if wide else (q @ matrix, p.T.contiguous())
+        if rank is not None and rank < min(matrix.shape):
+            u, sigma, vt = torch.linalg.svd(matrix.double(), full_matrices=False)
+            half = sigma[:rank].sqrt()  # shared out, so that B and A are of one size
+            found[name] = (
+                (q.double() @ (u[:, :rank] * half)).float(),
+                ((half.unsqueeze(1) * vt[:rank]) @ p.double().T).float(),
+            )
+        elif matrix.shape[0] < matrix.shape[1]:
+            found[name] = (q, matrix @ p.T)
+        else:
+            found[name] = (q @ matrix, p.T.contiguous())
     return found
+
+
+def cut(core: Core, rank: int) -> float:
+    """What cutting every matrix to a rank leaves out: ‖τ - τ_rank‖ / ‖τ‖ (Frobenius, over all matrices), in [0, 1].
+
+    Args:
+        core: The model.
+        rank: From 1.
+    """
+    values = [torch.linalg.svdvals(matrix.double()) for matrix in core.matrices.values()]
+    total = sum(float(sigma.square().sum()) for sigma in values)
+    left_out = sum(float(sigma[rank:].square().sum()) for sigma in values)
+    return math.sqrt(left_out / total) if total else 0.0
+
+
+class Densified:
+    """The recipe of a full checkpoint: θ_base + Q C Pᵀ, in fp32, rounded once to the base's storage dtype.
+
+    Args:
+        base: The base.
+        basis: The basis of the core.
+        core: The model.
+    """
+
+    def __init__(self, base: Checkpoint, basis: Basis, core: Core) -> None:
+        self._base, self._basis, self._core = base, basis, core
+
+    def prepare(self) -> None:
+        """Nothing."""
+
+    def computes(self, tensor: TensorInfo) -> bool:
+        """Matrices of the basis; all else is the base's."""
+        return tensor.name in self._core.matrices
+
+    def inputs(self, tensor: TensorInfo) -> Sequence[Checkpoint]:
+        """The base."""
+        return [self._base]
+
+    def whole(self, tensor: TensorInfo) -> bool:
+        """Matrices of the basis."""
+        return self.computes(tensor)
+
+    def compute(self, unit: Unit, arrays: Sequence[torch.Tensor]) -> torch.Tensor:
+        """The base's elements plus τ's."""
+        name = unit.tensor.name
+        q, p = self._basis.read(name)
+        total = arrays[0].float().view(unit.tensor.shape) + (q @ self._core.matrices[name]) @ p.T
+        return rounded(total.reshape(-1), arrays[0].dtype)
+
+    def batches(self, first: TensorInfo, second: TensorInfo) -> bool:
+        """No: each matrix by itself."""
+        return False
+
+    def compute_batch(self, units: Sequence[Unit], arrays: Sequence[Sequence[torch.Tensor]]) -> list[torch.Tensor]:
+        """One by one."""
+        return [self.compute(unit, found) for unit, found in zip(units, arrays, strict=True)]
