@@ -8,7 +8,7 @@ and users of their own, and `Shell` talks to one. What other rooms need of this 
 """
 
 from cycleqd.evaluation.sandbox.box import Supervised, preflight, run, start
-from cycleqd.evaluation.sandbox.command import Entry, Setup, entry, interpreter, unused_uid
+from cycleqd.evaluation.sandbox.command import NAME_SPACES, Entry, Setup, become_user, entry, interpreter, unused_uid
 from cycleqd.evaluation.sandbox.ids import id_range
 from cycleqd.evaluation.sandbox.limits import MIB, Finished, Limits
 from cycleqd.evaluation.sandbox.machine import LIMITS as MACHINE_LIMITS
@@ -21,6 +21,7 @@ from cycleqd.evaluation.sandbox.warm import WarmPool, WarmPython
 __all__ = [
     "MACHINE_LIMITS",
     "MIB",
+    "NAME_SPACES",
     "Entry",
     "Finished",
     "Keeper",
@@ -33,6 +34,7 @@ __all__ = [
     "Turnstile",
     "WarmPool",
     "WarmPython",
+    "become_user",
     "entry",
     "id_range",
     "interpreter",

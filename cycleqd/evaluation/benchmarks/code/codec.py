@@ -33,7 +33,13 @@ class Opaque:
 
 
 def encode(value: Any, iterate: bool = False, depth: int = _DEPTH) -> Any:
-    """Give the JSON tree of `value`. `iterate`: write out iterators too (for the problems that compare sets)."""
+    """The JSON tree of a value.
+
+    Args:
+        value: Anything.
+        iterate: Write out the elements of iterators too (for the problems that compare sets).
+        depth: How deeply lists and the like may be nested before a value is opaque.
+    """
     kind = type(value)
     if kind in _ATOMS or (kind is int and -_SMALL < value < _SMALL):
         return value
@@ -94,7 +100,14 @@ def _iterated(value: Any, depth: int) -> Any:
 
 
 def decode(tree: Any) -> Any:
-    """Rebuild the value from a tree of anybody's making. Raises ValueError for what `encode` cannot have made."""
+    """The value of a JSON tree.
+
+    Args:
+        tree: Of `encode`, or of anybody's making.
+
+    Raises:
+        ValueError: `encode` cannot have made it.
+    """
     if not isinstance(tree, list):
         if isinstance(tree, dict):
             raise ValueError("a JSON object is no encoded value")
@@ -108,7 +121,15 @@ def decode(tree: Any) -> Any:
 
 
 def hashed(kind: Callable[[Iterable[Any]], Any], elements: list[Any]) -> Any:
-    """Build a set or dict of untrusted elements, refusing many that were made to share a hash value."""
+    """A set or dict of untrusted elements.
+
+    Args:
+        kind: What makes it of the elements.
+        elements: Its elements or keys.
+
+    Raises:
+        ValueError: More than 100 different ones share a hash value, which takes a forger.
+    """
     buckets: dict[int, list[Any]] = {}
     for element in elements if len(elements) > _CROWDED else ():
         bucket = buckets.setdefault(hash(element), [])

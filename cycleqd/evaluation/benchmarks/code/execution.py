@@ -10,9 +10,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 
-from cycleqd.errors import InvalidInputError, UnavailableError
+from cycleqd.errors import InvalidInputError
 from cycleqd.evaluation.benchmarks.code.judge import Expected, expectation
-from cycleqd.evaluation.benchmarks.code.problem import Problem, Suite
+from cycleqd.evaluation.benchmarks.code.problem import Problem, Suite, package_folder
 from cycleqd.evaluation.benchmarks.code.rules import compares_sets
 from cycleqd.evaluation.sandbox import Finished, Limits, Setup, WarmPool
 
@@ -25,27 +25,23 @@ _EXTRACTION_SECONDS = 3.0  # a reply of 2000 lines takes a twentieth of a second
 
 
 def setup() -> Setup:
-    """What a code box shows beside Python: the runner, what extracts code from replies (of EvalPlus that file alone,
-    as a box holds nothing that compares), and numpy where we have it: EvalPlus lets answers import it."""
+    """What a code box shows besides Python.
+
+    The runner, what extracts code from replies (of EvalPlus that file alone, as a box holds nothing that compares), and
+    numpy where we have it: EvalPlus lets answers import it.
+    """
     here = Path(__file__).parent
     binds = {f"/runner/{name}": here / name for name in ("runner.py", "codec.py", "sanitizer.py")}
-    binds["/packages/evalplus/sanitize.py"] = _folder("evalplus") / "sanitize.py"
+    binds["/packages/evalplus/sanitize.py"] = package_folder("evalplus") / "sanitize.py"
     for name in ("tree_sitter", "tree_sitter_python"):
-        binds[f"/packages/{name}"] = _folder(name)
+        binds[f"/packages/{name}"] = package_folder(name)
     if importlib.util.find_spec("numpy") is not None:
-        folder = _folder("numpy")
+        folder = package_folder("numpy")
         for path in (folder, folder.with_name("numpy.libs")):
             if path.is_dir():
                 binds[f"/packages/{path.name}"] = path
     threads = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
     return Setup(binds=binds, environment={"PYTHONHASHSEED": "0", **threads})  # sets keep one order, run after run
-
-
-def _folder(package: str) -> Path:
-    spec = importlib.util.find_spec(package)
-    if spec is None or not spec.submodule_search_locations:
-        raise UnavailableError(f"{package} is not installed: run `pip install 'cycleqd[code]'`.")
-    return Path(spec.submodule_search_locations[0])
 
 
 class Boxes:
@@ -57,8 +53,15 @@ class Boxes:
     def execute(
         self, problem: Problem, suite: Suite, answer: Mapping[str, str], seconds: Sequence[float], limits: Limits
     ) -> Finished:
-        """Run an answer, {"reply": text} or {"code": text}, on the suite's arguments, each call within its `seconds` of
-        processor time."""
+        """Run an answer on a suite's arguments.
+
+        Args:
+            problem: The problem that it answers.
+            suite: The suite, of base or plus tests.
+            answer: {"reply": text}, from which the code is extracted first, or {"code": text}.
+            seconds: Processor time that each call may take.
+            limits: What the whole run may use.
+        """
         task = {
             **answer,
             "extraction": _EXTRACTION_SECONDS,
@@ -74,7 +77,11 @@ class Boxes:
 
 
 def kept(finished: Finished) -> tuple[Finished, str | None]:
-    """Take off the line with the code that was kept of a reply, where there is one: what is left, and the code."""
+    """The output without its first line where that holds the code that was kept of a reply, and the code.
+
+    Args:
+        finished: A run of `Boxes.execute`.
+    """
     line, _, rest = finished.stdout.partition(b"\n")
     if not line.startswith(b'["c", "'):
         return finished, None
@@ -85,7 +92,11 @@ def kept(finished: Finished) -> tuple[Finished, str | None]:
 
 
 def suite_seconds(seconds: Sequence[float]) -> float:
-    """Processor seconds for a whole suite whose calls may take `seconds` each, and for extracting the code before."""
+    """Processor seconds for a whole suite, and for extracting the code before.
+
+    Args:
+        seconds: Processor time that each call may take.
+    """
     return _EXTRACTION_SECONDS + min(_SUITE_SECONDS, sum(seconds)) + 2
 
 
@@ -101,7 +112,15 @@ class References:
         self._limits = limits
 
     def expected(self, problem: Problem, suite: Suite) -> Expected:
-        """Raises InvalidInputError when the reference itself fails."""
+        """The results of a problem's reference on a suite.
+
+        Args:
+            problem: The problem.
+            suite: Its base or plus tests.
+
+        Raises:
+            InvalidInputError: The reference itself fails.
+        """
         path = self._folder / f"{problem.digest}-{suite.name}-{METHOD}.json"
         if path.exists():
             kept = json.loads(path.read_bytes())

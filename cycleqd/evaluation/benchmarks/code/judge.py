@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from cycleqd.evaluation.benchmarks.code import codec, rules
@@ -35,7 +35,14 @@ class Judged:
 
 
 def judge(problem: Problem, suite: Suite, expected: Expected, finished: Finished) -> Judged:
-    """Compare what an answer's box wrote with the expected lines, in order, up to the first that differs."""
+    """Compare what an answer's box wrote with the expected lines, in order, up to the first that differs.
+
+    Args:
+        problem: The problem that was answered.
+        suite: The suite that was run.
+        expected: The reference's results on it.
+        finished: The answer's run, its output a line a call (`runner.py`).
+    """
     lines = finished.stdout.decode("utf-8", "replace").split("\n")
     for number, line in enumerate(expected.lines):
         got = lines[number] if number < len(lines) else ""
@@ -43,7 +50,9 @@ def judge(problem: Problem, suite: Suite, expected: Expected, finished: Finished
             continue  # the same text is the same value: nothing to decode
         failed = _failure(got, finished)
         if failed is not None:
-            return failed if failed.outcome is Outcome.FORMAT else _numbered(failed, suite, number)
+            if failed.outcome is Outcome.FORMAT:
+                return failed
+            return replace(failed, reason=f"{suite.name} test {number + 1}: {failed.reason}")
         if not _right(problem, suite.arguments[number], got, line, expected.tolerances[number]):
             return Judged(Outcome.WRONG, f"{suite.name} test {number + 1}: another value than the reference's")
     return Judged(Outcome.PASSED, f"{suite.name}: all {len(expected.lines)} tests passed")
@@ -86,10 +95,6 @@ def _ended(finished: Finished) -> Judged:
     return Judged(Outcome.ERROR, "the process ended before its results")
 
 
-def _numbered(judged: Judged, suite: Suite, number: int) -> Judged:
-    return Judged(judged.outcome, f"{suite.name} test {number + 1}: {judged.reason}", judged.slept)
-
-
 def _right(problem: Problem, arguments: str, got: str, expected: str, atol: float) -> bool:
     tree, reference = _tree(got), _tree(expected)
     if "h" in (tree[0], reference[0]):
@@ -102,7 +107,13 @@ def _right(problem: Problem, arguments: str, got: str, expected: str, atol: floa
 
 
 def expectation(problem: Problem, lines: Sequence[str], seconds: Sequence[float]) -> Expected:
-    """What follows from the lines that the reference's run wrote."""
+    """What a problem's answers are compared with.
+
+    Args:
+        problem: The problem.
+        lines: What the reference's run wrote, a line a call.
+        seconds: Processor time that each call took.
+    """
     trees = [_tree(line) for line in lines]
     if rules.compares_presence(problem.entry_point):
         trees = [["v", tree[0] == "h" or tree[1] is not None] for tree in trees]

@@ -6,10 +6,8 @@ import functools
 import hashlib
 import importlib.util
 import json
-import sys
 import threading
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
@@ -17,8 +15,11 @@ from typing import Any
 
 from cycleqd.errors import InvalidInputError, UnavailableError
 from cycleqd.evaluation.benchmarks.code import codec
+from cycleqd.evaluation.benchmarks.code.sanitizer import replaced_modules
+from cycleqd.evaluation.benchmarks.inputs import single_file
 
 FIELDS = ("task_id", "prompt", "entry_point", "canonical_solution", "base_input", "plus_input", "atol")
+_INSTALL = "`pip install 'cycleqd[code]'` and `pip install --no-deps evalplus==0.3.1`"
 _importing = threading.Lock()
 
 
@@ -44,26 +45,34 @@ class Problem:
 
 
 def read_records(data: Path) -> list[Mapping[str, Any]]:
-    """Read a .jsonl or .jsonl.gz file, or the only such file of a folder. Raises InvalidInputError, naming the line."""
-    files = sorted([*data.glob("*.jsonl"), *data.glob("*.jsonl.gz")]) if data.is_dir() else [data]
-    if len(files) != 1:
-        raise InvalidInputError(f"{data} holds {len(files)} .jsonl or .jsonl.gz files: a code task needs exactly one.")
+    """The records of an MBPP+ file, in its order.
+
+    Args:
+        data: A .jsonl or .jsonl.gz file, or a folder with one.
+
+    Raises:
+        InvalidInputError: It cannot be read, or a record (named in the message) lacks a field.
+    """
+    file = single_file(data, ".jsonl", ".jsonl.gz")
     try:
-        records = list(_evalplus("data.utils").stream_jsonl(str(files[0])))
+        records = list(_evalplus("data.utils").stream_jsonl(str(file)))
     except (OSError, ValueError) as problem:
-        raise InvalidInputError(f"{files[0]} cannot be read as JSON lines ({problem}): give an MBPP+ file.") from None
+        raise InvalidInputError(f"{file} cannot be read as JSON lines ({problem}): give an MBPP+ file.") from None
     for number, record in enumerate(records, 1):
         missing = [name for name in FIELDS if name not in record]
         if missing:
-            raise InvalidInputError(f"{files[0]}, record {number}: no {', '.join(missing)}, which MBPP+ records have.")
+            raise InvalidInputError(f"{file}, record {number}: no {', '.join(missing)}, which MBPP+ records have.")
     return records
 
 
 def prepare(record: Mapping[str, Any]) -> Problem:
-    """Turn a record into a problem.
+    """A record as a problem.
 
     The types that JSON lost (tuples, sets, ...) come back by EvalPlus' own table, which goes by MBPP's numbers and is
     applied to ids "Mbpp/N" only.
+
+    Args:
+        record: One of `read_records`.
     """
     kept = {name: record[name] for name in FIELDS}
     digest = hashlib.sha256(json.dumps(kept, sort_keys=True).encode()).hexdigest()
@@ -87,34 +96,34 @@ def _arguments(task_id: str, inputs: Sequence[Any]) -> tuple[str, ...]:
 def missing() -> list[str]:
     """What the code task needs and this Python lacks, one sentence each."""
     try:
-        _evalplus("data.mbpp")
-        _evalplus("eval._special_oracle")
-        importlib.import_module("tree_sitter")
-        importlib.import_module("tree_sitter_python")
-    except (ImportError, UnavailableError) as problem:
-        return [f"The code task needs evalplus 0.3.1 and tree-sitter ({problem}): run `pip install 'cycleqd[code]'` "
-                "and `pip install --no-deps evalplus==0.3.1`."]  # fmt: skip
+        for name in ("data.mbpp", "eval._special_oracle"):
+            _evalplus(name)
+        for name in ("tree_sitter", "tree_sitter_python"):
+            importlib.import_module(name)
+    except ImportError as problem:
+        return [f"The code task needs evalplus 0.3.1 and tree-sitter ({problem}): run {_INSTALL}."]
     return []
+
+
+def package_folder(package: str) -> Path:
+    """Where a package is installed.
+
+    Args:
+        package: Its import name.
+
+    Raises:
+        UnavailableError: It is not.
+    """
+    spec = importlib.util.find_spec(package)
+    if spec is None or not spec.submodule_search_locations:
+        raise UnavailableError(f"The code task needs {package}, which is not installed: run {_INSTALL}.")
+    return Path(spec.submodule_search_locations[0])
 
 
 @functools.cache
 def _evalplus(name: str) -> Any:
-    with _importing, _without_datasets():
-        return importlib.import_module(f"evalplus.{name}")
-
-
-@contextmanager
-def _without_datasets() -> Iterator[None]:
-    """Import from `evalplus.data` without its __init__, which needs the `datasets` library for EvalPerf."""
-    spec = importlib.util.find_spec("evalplus")
-    if spec is None or not spec.submodule_search_locations:
-        raise UnavailableError("evalplus is not installed")
+    """A module of EvalPlus, without `evalplus.data`'s __init__, which needs the `datasets` library for EvalPerf."""
     package = ModuleType("evalplus.data")
-    package.__path__ = [str(Path(spec.submodule_search_locations[0], "data"))]
-    before = sys.modules.get("evalplus.data")
-    sys.modules["evalplus.data"] = before or package
-    try:
-        yield
-    finally:
-        if before is None:
-            del sys.modules["evalplus.data"]
+    package.__path__ = [str(package_folder("evalplus") / "data")]
+    with _importing, replaced_modules({"evalplus.data": package}):
+        return importlib.import_module(f"evalplus.{name}")

@@ -17,21 +17,34 @@ _RTOL = 1e-7
 
 
 def compares_sets(entry_point: str) -> bool:
-    """Whether only the set of the returned elements counts."""
+    """Whether only the set of the returned elements counts.
+
+    Args:
+        entry_point: Name of the function that is asked for, by which EvalPlus lists special problems.
+    """
     from evalplus.eval._special_oracle import MBPP_OUTPUT_SET_EQ_TASKS
 
     return entry_point in MBPP_OUTPUT_SET_EQ_TASKS
 
 
 def compares_presence(entry_point: str) -> bool:
-    """Whether only being None or not counts (the expected value is then a bool)."""
+    """Whether only being None or not counts (the expected value is then a bool).
+
+    Args:
+        entry_point: Name of the function that is asked for.
+    """
     from evalplus.eval._special_oracle import MBPP_OUTPUT_NOT_NONE_TASKS
 
     return entry_point in MBPP_OUTPUT_NOT_NONE_TASKS
 
 
 def tolerances(expected: Sequence[Any], atol: float) -> list[float]:
-    """The absolute tolerance for each input: from the first float on, an `atol` of 0 is 1e-6 for all that follow."""
+    """The absolute tolerance for each input.
+
+    Args:
+        expected: The reference's value for each input.
+        atol: The problem's tolerance; from the first float on, 0 becomes 1e-6 for all that follow.
+    """
     found = []
     for value in expected:
         if atol == 0 and _is_floats(value):
@@ -47,7 +60,15 @@ def _is_floats(value: Any) -> bool:
 
 
 def agrees(value: Any, expected: Any, arguments: Sequence[Any], entry_point: str, atol: float) -> bool:
-    """Judge one returned value (decoded, so of plain types). Anything that cannot be compared does not agree."""
+    """Whether a returned value counts as right. What cannot be compared does not.
+
+    Args:
+        value: What the answer returned; decoded, so of plain types.
+        expected: What the reference returned.
+        arguments: What both were called with.
+        entry_point: Name of the function.
+        atol: Absolute tolerance; 0 compares exactly.
+    """
     try:
         exact = _exact(value, expected, arguments, entry_point, atol)
         if exact or atol == 0:

@@ -15,7 +15,8 @@ import importlib.util
 import itertools
 import sys
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from types import ModuleType
 
 # The parser reads token by token. With the second flag it tells whether it failed at the end of its text. Where it
@@ -29,16 +30,45 @@ class _HopelessError(Exception):
 
 
 def extract(reply: str, entry_point: str) -> str:
-    """What `evalplus.sanitize.sanitize(reply, entry_point)` returns. Where that raises this may raise: RecursionError
-    on code that is nested deeply, UnicodeEncodeError on half a surrogate pair."""
+    """What `evalplus.sanitize.sanitize(reply, entry_point)` returns.
+
+    Args:
+        reply: A model's reply, with or without a markdown block.
+        entry_point: Name of the function that is asked for.
+
+    Raises:
+        RecursionError, UnicodeEncodeError: As there, on deeply nested code and on half a surrogate pair.
+    """
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # the parser's, about every other number in prose
         kept: str = _evalplus().sanitize(reply, entry_point)
     return kept
 
 
+@contextmanager
+def replaced_modules(modules: Mapping[str, ModuleType]) -> Iterator[None]:
+    """Let imports find these modules instead of their own, for the length of the block.
+
+    Args:
+        modules: Name → what an import finds.
+    """
+    before = {name: sys.modules.get(name) for name in modules}
+    sys.modules.update(modules)
+    try:
+        yield
+    finally:
+        for name, known in before.items():
+            del sys.modules[name]
+            if known is not None:
+                sys.modules[name] = known
+
+
 def is_python(code: str) -> bool:
-    """Whether `code` parses and is not blank."""
+    """Whether a text parses and is not blank.
+
+    Args:
+        code: The text.
+    """
     try:
         return bool(code.strip()) and _parse(code) is not None
     except _HopelessError:
@@ -46,8 +76,14 @@ def is_python(code: str) -> bool:
 
 
 def longest_run(text: str) -> str:
-    """The two or more lines in a row that are Python and hold the most lines which are not blank: among equals those
-    that begin first, then those that end first. The first line where there are none. As EvalPlus' `code_extract`."""
+    """The lines in a row that are Python and hold the most lines which are not blank, as EvalPlus' `code_extract`.
+
+    They are two or more; among equals those that begin first, then those that end first. The first line of the text
+    where there are none.
+
+    Args:
+        text: A model's reply.
+    """
     search = _Search(text.split("\n"))
     first, last = search.run()
     return "\n".join(search.lines[first : last + 1])
@@ -148,16 +184,10 @@ def _evalplus() -> ModuleType:
     spec = importlib.util.find_spec("evalplus.sanitize")
     assert spec is not None and spec.loader is not None
     module = importlib.util.module_from_spec(spec)
-    before = {name: sys.modules.get(name) for name in _UNUSED}
-    for name in _UNUSED:
-        sys.modules[name] = ModuleType(name)
-        setattr(sys.modules[name], "__getattr__", lambda wanted: None)  # noqa: B010
-    try:
+    stubs = {name: ModuleType(name) for name in _UNUSED}
+    for stub in stubs.values():
+        setattr(stub, "__getattr__", lambda wanted: None)  # noqa: B010
+    with replaced_modules(stubs):
         spec.loader.exec_module(module)
-    finally:
-        for name, known in before.items():
-            del sys.modules[name]
-            if known is not None:
-                sys.modules[name] = known
     vars(module)["code_extract"] = functools.lru_cache(maxsize=1)(longest_run)  # `sanitize` may ask for it twice
     return module

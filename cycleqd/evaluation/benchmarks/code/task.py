@@ -99,11 +99,11 @@ class CodeTask(Task):
         self._boxes.close()
 
     def load(self, data: Path) -> Sequence[Sample]:
-        """One sample a line of the file, in its order, named by `task_id`; InvalidInputError on a broken line."""
+        """One sample a line of the file, in its order, named by `task_id`."""
         return [Sample(id=record["task_id"], record=record) for record in problems.read_records(data)]
 
     def start(self, sample: Sample) -> Episode:
-        """The question: `prompt`, filled from the record. InvalidInputError where it cannot be filled."""
+        """The question: `prompt`, filled from the record."""
         texts = {name: value.strip() for name, value in sample.record.items() if isinstance(value, str)}
         question = filled(self._options.prompt, texts, sample.id)
         return SingleTurn(sample, [{"role": "user", "content": question}])

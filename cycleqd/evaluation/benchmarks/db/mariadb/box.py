@@ -1,6 +1,6 @@
 """The box that the private MariaDB server itself runs in: its parser meets hostile statements all day.
 
-No network, namespaces of its own, a read-only system, no environment, an unprivileged user, its data folder the only
+No network, name spaces of its own, a read-only system, no environment, an unprivileged user, its data folder the only
 place it can write to, and a temporary folder of bounded size. It shares the way in with the other boxes
 (`sandbox/command.py`), but neither their limits, which end a process, nor their view, in which nothing lasts.
 """
@@ -14,7 +14,7 @@ import subprocess
 import tempfile
 from pathlib import Path
 
-from cycleqd.evaluation.sandbox import Entry, entry, preflight, unused_uid
+from cycleqd.evaluation.sandbox import NAME_SPACES, Entry, become_user, entry, preflight, unused_uid
 
 INSIDE = "/data"
 TEMPORARY = "/spill"
@@ -23,7 +23,6 @@ TEMPORARY_BYTES = 512 << 20
 PATH = "/usr/sbin:/usr/bin:/sbin:/bin"
 PROGRAMS = ("mariadbd", "mariadb-install-db")
 SYSTEM = ("/bin", "/sbin", "/lib", "/lib64", "/etc/ld.so.cache", "/etc/alternatives")
-NAMESPACES = ("--unshare-ipc", "--unshare-pid", "--unshare-net", "--unshare-uts", "--unshare-cgroup-try")
 
 
 def missing() -> list[str]:
@@ -53,31 +52,22 @@ def _refusal() -> str:
 
 
 def box(folder: Path) -> list[str]:
-    """The command line before a program's own: a box where `folder`, made over to the box's user, is /data.
+    """The command line before a program's own: a box that may write to one folder, seen as /data. Call `missing` first.
 
-    `folder` must be new and empty but for folders. Raises nothing: call `missing` first.
+    Args:
+        folder: New and empty but for folders; it is made over to the box's user.
     """
     view = ["--ro-bind", "/usr", "/usr", "--dev", "/dev", "--tmpfs", "/tmp"]
     for shared in SYSTEM:
         view += ["--ro-bind-try", shared, shared]
     view += ["--size", str(TEMPORARY_BYTES), "--perms", "1777", "--tmpfs", TEMPORARY]
     view += ["--bind", str(folder), INSIDE, "--chdir", "/", "--clearenv", "--setenv", "PATH", PATH]
-    start = [
-        "bwrap",
-        *NAMESPACES,
-        "--hostname",
-        "localhost",
-        *view,
-        "--die-with-parent",
-        "--new-session",
-        "--cap-drop",
-        "ALL",
-    ]
+    ends = ["--die-with-parent", "--new-session", "--cap-drop", "ALL"]
+    start = ["bwrap", *NAME_SPACES, "--hostname", "localhost", *view, *ends]
     if entry() is not Entry.ROOT:
         return [*start, "--unshare-user", "--uid", "1000", "--gid", "1000", "--"]
     uid = unused_uid()
     for path in (folder, *folder.iterdir()):
         os.chown(path, uid, uid)
-    identity = [f"--reuid={uid}", f"--regid={uid}", "--clear-groups", "--inh-caps=-all", "--bounding-set=-all"]
     capabilities = ["--cap-add", "CAP_SETUID", "--cap-add", "CAP_SETGID", "--cap-add", "CAP_SETPCAP"]
-    return [*start, *capabilities, "--", "/usr/bin/setpriv", *identity, "--no-new-privs", "--"]
+    return [*start, *capabilities, "--", *become_user(uid)]

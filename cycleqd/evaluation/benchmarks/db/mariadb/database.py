@@ -1,8 +1,8 @@
 """One sample's database and its limited account on the private server: where the model's SQL runs.
 
 Every statement gets a session of its own, as in AgentBench, so nothing a statement sets (sql_mode, variables, temporary
-tables, locks) outlives it; and since the account may use only its own database, it finds nothing else. What a statement
-may take is seen to by `mariadb_guard.py`.
+tables, locks) outlives it; and since the account may use only its own database, it finds nothing else. `guard.py`
+watches what a statement takes.
 """
 
 from __future__ import annotations
@@ -15,7 +15,6 @@ from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
 from cycleqd.errors import UnavailableError
@@ -71,16 +70,20 @@ class Databases:
         self.guard.start()
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.guard.stop()
 
     def open(self, name: str, table: str, columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> Database:
-        """Create database `name` with one table of TEXT columns and `rows`, and an account that may use nothing else.
+        """Create a database with one table of TEXT columns, and an account that may use nothing else.
 
         A faulty table is what it is in AgentBench, whose statements fail unnoticed: absent where a column's name is
         refused (given twice), empty where a row does not have one value a column.
+
+        Args:
+            name: The database's name; made longer where a database of this name could not be removed.
+            table: The table's name.
+            columns: The columns' names.
+            rows: Their values, a text, number or None (NULL) a column.
         """
         import pymysql
 
@@ -119,9 +122,15 @@ class Database:
         return self.owner.server.folder / "db" / filename(self.name)
 
     def execute(self, sql: str) -> Answer:
-        """Run one statement in a session of its own. A statement that takes too long is run once more while no other
-        runs, so that a busy machine does not decide. Never raises for what the statement does; raises UnavailableError
-        when the server itself is gone.
+        """Run one statement in a session of its own; what it does wrong is part of the answer.
+
+        A statement that takes too long is run once more while no other runs, so that a busy machine does not decide.
+
+        Args:
+            sql: Any text; only its first result is read.
+
+        Raises:
+            UnavailableError: The server itself is gone.
         """
         with self.owner.turns.shared():
             answer = self._execute(sql)
@@ -159,8 +168,10 @@ class Database:
         return answer
 
     def drop(self) -> None:
-        """Stop what still runs and remove database and account. A database that a statement which cannot be stopped
-        still holds is left to end with the server, and its name not used again.
+        """Stop what still runs and remove database and account.
+
+        Where a statement that cannot be stopped still holds the database, it stays until the server ends, and its name
+        is not used again.
         """
         import pymysql
 
@@ -216,12 +227,22 @@ class Database:
 
 
 def quoted(identifier: str) -> str:
-    """An identifier in backticks, as SQL requires it."""
+    """An identifier as SQL requires it, in backticks.
+
+    Args:
+        identifier: A name of a database, table or column, as it is.
+    """
     return "`" + identifier.replace("`", "``") + "`"
 
 
 def filename(identifier: str) -> str:
-    """The folder name MariaDB gives a database: every character but letters, digits and _ as @ and four hex digits."""
+    """The name of the folder in which MariaDB keeps a database.
+
+    Every character but letters, digits and _ is written as @ and four hex digits.
+
+    Args:
+        identifier: The database's name, of characters up to U+FFFF.
+    """
     safe = [char if char.isascii() and (char.isalnum() or char == "_") else f"@{ord(char):04x}" for char in identifier]
     return "".join(safe)
 

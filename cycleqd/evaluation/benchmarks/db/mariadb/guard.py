@@ -31,7 +31,11 @@ class StatementLimits:
     disk: int = 128 << 20
 
     def named(self, which: Exceeded) -> str:
-        """One of the limits in words, for a verdict's reason."""
+        """One of the limits in words, for a verdict's reason.
+
+        Args:
+            which: The limit, not empty.
+        """
         return f"{self.seconds:g} s" if which == "time" else f"{getattr(self, which) >> 20} MiB of {which}"
 
 
@@ -59,7 +63,11 @@ class Guard(threading.Thread):
 
     @contextmanager
     def watching(self, watched: WatchedStatement) -> Iterator[None]:
-        """Hold a session to the limits for as long as the block runs; `watched.exceeded` names the one it broke."""
+        """Hold a session to the limits for as long as the block runs.
+
+        Args:
+            watched: The session; its `exceeded` names the limit that it broke.
+        """
         with self._lock:
             self._watched[watched.thread] = watched
             self._busy.set()

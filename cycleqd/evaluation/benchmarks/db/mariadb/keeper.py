@@ -1,4 +1,4 @@
-"""Keeps a private server from outliving its owner; run as `python -I -S mariadb_keeper.py FOLDER PROGRAM ARGUMENT...`
+"""Keeps a private server from outliving its owner; run as `python -I -S keeper.py FOLDER PROGRAM ARGUMENT...`
 
 The owner holds the other end of this process's standard input. When that closes, because the owner is done or was
 killed in any way, the server is killed and FOLDER removed. A pipe is used and not the kernel's parent-death signal,
@@ -16,7 +16,12 @@ POLL_SECONDS = 0.5
 
 
 def keep(folder: str, command: list[str]) -> int:
-    """Run `command` until it ends or standard input closes, then remove `folder`; returns the command's exit status."""
+    """Run a server until it ends or standard input closes, then remove its folder; returns the server's exit status.
+
+    Args:
+        folder: Everything that the server writes.
+        command: The server's program and its arguments.
+    """
     server = subprocess.Popen(command, stdin=subprocess.DEVNULL)
     try:
         while server.poll() is None:

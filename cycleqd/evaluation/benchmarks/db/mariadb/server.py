@@ -4,7 +4,7 @@
         with server.admin() as connection: ...
 
 No TCP, a socket in a folder that only this user may enter, a random administrator's password, and the server process
-itself in bubblewrap: no network, a read-only system, nothing writable but its own data. `mariadb_database.py` adds the
+itself in bubblewrap: no network, a read-only system, nothing writable but its own data. `database.py` adds the
 databases and accounts for samples.
 """
 
@@ -18,7 +18,6 @@ import sys
 import tempfile
 import time
 from pathlib import Path
-from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
 from cycleqd.errors import UnavailableError
@@ -46,8 +45,8 @@ STORAGE = (
     "--aria-pagecache-buffer-size=8M",
     "--key-buffer-size=1M",
 )
-# What a statement may take by default. A session can raise most of these for itself, but not what the guard of
-# mariadb_guard.py allows.
+# What a statement may take by default. A session can raise most of these for itself, but not what the guard (guard.py)
+# allows.
 LIMITS = (
     "--max-connections=200",
     "--max-allowed-packet=256K",  # bounds every string, and so the string functions that cannot be interrupted
@@ -57,7 +56,7 @@ LIMITS = (
     "--max-session-mem-used=256M",
     "--innodb-temp-data-file-path=ibtmp1:12M:autoextend:max:256M",
 )
-# `sql_mode` is empty as the benchmark's verdicts need it, and the collation is the nearest to MySQL 8's default.
+# The benchmark's verdicts need an empty `sql_mode`, and the collation is the nearest to MySQL 8's default.
 BEHAVIOUR = (
     "--skip-networking",
     "--skip-name-resolve",
@@ -103,9 +102,7 @@ class MariaDB:
         self.start_seconds = time.monotonic() - started
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self._stop()
 
     @property
@@ -118,7 +115,13 @@ class MariaDB:
         return self.connect("root", self._password)
 
     def connect(self, user: str, password: str, read_timeout: float | None = None) -> Connection:
-        """A new session of `user`, in utf8mb4, committing each statement; `read_timeout` in seconds."""
+        """A new session, in utf8mb4, with the server's autocommit.
+
+        Args:
+            user: Name of an account at localhost.
+            password: The account's password.
+            read_timeout: Seconds to wait for an answer; None waits without end.
+        """
         import pymysql
 
         return pymysql.connect(
