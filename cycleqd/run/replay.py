@@ -6,7 +6,6 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from cycleqd.errors import IntegrityError, InvalidInputError
-from cycleqd.run.family import Family
 from cycleqd.search.config import Config
 from cycleqd.search.operators import Drawn
 from cycleqd.search.operators.crossover import Crossover
@@ -14,6 +13,7 @@ from cycleqd.search.operators.mutation import Mutation
 from cycleqd.search.records import JSON, Child, ModelRef
 from cycleqd.storage import layout
 from cycleqd.storage.evolution import find_child, manifest, size_in_bytes
+from cycleqd.storage.family import Family
 from cycleqd.storage.models import open_model
 from cycleqd.storage.objects import Store
 from cycleqd.storage.results import machine, need_result
