@@ -40,11 +40,17 @@ def page() -> str:
     for name, places in paths.items():
         section = definitions[name]
         parts += [f"## {_heading(places)}\n", f"{section['description']}\n"]
-        for kind, own in _operators(places[0]).items():
-            title, meaning = f"### {_heading(places)} with `kind: {kind}`\n", f"{own['description']}\n"
-            parts += [title, meaning, _table(own, own.get("$defs", {}), paths)]
-        if not _operators(places[0]):
+        operators = _operators(places[0])
+        if not operators:
             parts.append(_table(section, definitions, paths))
+            continue
+        usual = getattr(Method(), places[0].removeprefix("method.")).kind
+        parts.append(f"`kind` names the operator; the default is `{usual}`. The other keys are its settings.\n")
+        for kind, own in operators.items():
+            parts += [f"### {_heading(places)} with `kind: {kind}`\n", f"{own['description']}\n"]
+            del own["properties"]["kind"]
+            if own["properties"]:
+                parts.append(_table(own, own.get("$defs", {}), paths))
     return "\n".join(parts)
 
 

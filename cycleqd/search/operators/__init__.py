@@ -22,14 +22,18 @@ Parameters = Mapping[str, Any]
 
 
 class Operator(BaseModel):
-    """An operator with its settings: strict and immutable, as every part of the configuration is."""
+    """An operator with its settings: strict and immutable, as every part of the configuration is.
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    The string below a setting is its line in docs/configuration.md.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
 
     own_modules: ClassVar[str]
     """Where the library's own are, with "{}" for their kind."""
 
     kind: str
+    """Which operator: the name of one of the library's own, or `file.py:Class`."""
 
     @property
     def file(self) -> str | None:

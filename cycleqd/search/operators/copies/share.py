@@ -15,10 +15,11 @@ from cycleqd.search.records import Scored
 
 
 class Share(Copies):
-    """Of one kind are models of equal digests, or whose scores differ by less than epsilon on every task."""
+    """Models of equal weights, or of nearly equal scores, share their chance to be selected."""
 
     kind: Literal["share"] = "share"
     epsilon: float = Field(default=0.0, ge=0)
+    """Models whose scores differ by less than this on every task are copies of each other."""
 
     def kin(self, models: Sequence[Scored], tasks: Sequence[str]) -> Weights:
         """The size of each model's kind, [n]."""

@@ -19,8 +19,11 @@ class Mean(Crossover):
 
     kind: Literal["mean"] = "mean"
     mu: float = Field(default=1.0, gt=0)
+    """Mean of the parents' weights ω."""
     sigma: float = Field(default=0.01, ge=0)
+    """Standard deviation of ω."""
     min_total: float = Field(default=0.1, ge=0, lt=2)
+    """ω are drawn again while their sum is below min_total · mu in size: the child's weights would grow without bound."""
 
     def draw(self, parents: int, rng: np.random.Generator) -> Parameters:
         """ω, redrawn while |Σω| < min_total · mu, where the child's weights would grow without bound.

@@ -27,6 +27,7 @@ class Final(Operator):
     """The aggregate, the best single model, either of them by the aggregate's scores, or another combination."""
 
     temperature: float = Field(default=1.0, gt=0)
+    """Of the softmax of the elites' qualities, the aggregate's coefficients; low: the best one counts most."""
 
     @abstractmethod
     def recipe(self, state: State, single: Evaluated, aggregated: Scores | None) -> Recipe:

@@ -19,6 +19,7 @@ class Gaussian(ElementMutation):
 
     kind: Literal["gaussian"] = "gaussian"
     sigma: float = Field(default=0.0003, ge=0)
+    """Standard deviation of the noise."""
 
     def change(self, values: Parameters, tensor: str, start: int, elements: Floats) -> Floats:
         """The elements plus noise, in float32."""

@@ -18,16 +18,15 @@ def _usual(settings: dict[str, Any]) -> float:
 
 
 class Svd(SpanMutation):
-    """rescale: w ~ U[0, w_max], which keeps the expected task vector at 2; additive: w ~ 1 + U[0, w_max].
-
-    w_max: 0.3 for additive and 2 for rescale, unless it is given. embeddings: whether token embeddings and the head
-    are mutated too, as the paper's "every matrix" says.
-    """
+    """U Σ Vᵀ becomes U (Σ W) Vᵀ with W = diag(w) of random w_i."""
 
     kind: Literal["svd"] = "svd"
     mode: Literal["rescale", "additive"] = "additive"
+    """`additive`: w ~ 1 + U[0, w_max]; `rescale`: w ~ U[0, w_max]."""
     w_max: float = Field(default_factory=_usual, ge=0)
+    """End of the range of w; empty: 0.3 for `additive`, and 2 for `rescale`, which keeps the expected task vector."""
     embeddings: bool = True
+    """Whether token embeddings and the head are mutated, too, as the paper's "every matrix" says."""
 
     def mutates(self, matrix: Matrix) -> bool:
         """All, or all but embeddings and heads."""

@@ -14,15 +14,15 @@ from cycleqd.search.records import Scored
 
 
 class Elite(Selection):
-    """P_j ∝ γ_j / kin_j, with γ_j = Π_k (α_low + norm(f_jk)·(α_high − α_low)) over all K tasks.
-
-    `neighbours` > 0 takes the second parent from the first one's Moore neighbourhood of that radius.
-    """
+    """P_j ∝ γ_j / kin_j, with γ_j = Π_k (α_low + norm(f_jk)·(α_high − α_low)) over all K tasks."""
 
     kind: Literal["elite"] = "elite"
     alpha_low: float = Field(default=0.5, ge=0)
+    """Factor of a task on which a model scores lowest of all."""
     alpha_high: float = Field(default=0.8, gt=0)
+    """Factor of a task on which it scores highest of all."""
     neighbours: int = Field(default=0, ge=0)
+    """The second parent is at most so many cells away from the first on each axis; 0: anywhere in the archive."""
 
     @model_validator(mode="after")
     def _ordered(self) -> Elite:

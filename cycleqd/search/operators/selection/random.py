@@ -11,10 +11,11 @@ from cycleqd.search.operators.selection import Pair, Pool, Selection, draw_pair
 
 
 class Random(Selection):
-    """Uniform, copies' share aside. `neighbours`: as in elite sampling."""
+    """Every model has the same chance; copies may share one (see `copies`)."""
 
     kind: Literal["random"] = "random"
     neighbours: int = Field(default=0, ge=0)
+    """The second parent is at most so many cells away from the first on each axis; 0: anywhere in the archive."""
 
     def parents(self, pool: Pool, rng: np.random.Generator) -> Pair:
         """Two draws."""
