@@ -28,7 +28,8 @@ def leading_vectors(tall: torch.Tensor, rank: int) -> torch.Tensor:
     if found is None:
         return right_vectors(tall, gram_precision(tall.device.type, tall.shape[0]))[:, :rank]
     left = torch.linalg.qr(tall @ found).Q  # half a step more, for directions that are faint beside the first
-    return torch.linalg.qr(tall.mT @ left).Q
+    vectors: torch.Tensor = torch.linalg.qr(tall.mT @ left).Q
+    return vectors
 
 
 def _krylov(tall: torch.Tensor, rank: int, width: int) -> torch.Tensor | None:
@@ -45,7 +46,8 @@ def _krylov(tall: torch.Tensor, rank: int, width: int) -> torch.Tensor | None:
         decomposition = torch.linalg.eigh(gram.mT @ gram)
         previous, energy = energy, float(decomposition.eigenvalues[-rank:].sum())
         if energy - previous <= _GAIN * energy:
-            return space @ decomposition.eigenvectors[:, -rank:].flip(-1).to(space.dtype)
+            best: torch.Tensor = decomposition.eigenvectors[:, -rank:].flip(-1)
+            return space @ best.to(space.dtype)
     return None
 
 
