@@ -122,7 +122,7 @@ def trace(store: Store, config: Config, models: Sequence[str], pins: Iterable[st
 
     Raises IntegrityError where a record is missing or its seal is broken.
     """
-    members = {**family(store, [*models, "base"]), **dict.fromkeys(_seeded_beside(store, config), Member())}
+    members = family(store, [*models, "base", *_seeded_beside(store, config)])
     found, seed = Audit(), need_result(store, layout.SEED)
     found.names(layout.CONFIG, seed["inputs"]["config"])
     for task, files in seed["outputs"]["tasks"].items():

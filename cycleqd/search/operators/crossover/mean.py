@@ -23,7 +23,7 @@ class Mean(Crossover):
     sigma: float = Field(default=0.01, ge=0)
     """Standard deviation of ω."""
     min_total: float = Field(default=0.1, ge=0, lt=2)
-    """ω are drawn again while their sum is below min_total · mu in size: the child's weights would grow without bound."""
+    """ω are drawn again while |Σω| is below min_total · mu: the child's weights would grow without bound."""
 
     def draw(self, parents: int, rng: np.random.Generator) -> Parameters:
         """ω, redrawn while |Σω| < min_total · mu, where the child's weights would grow without bound.
