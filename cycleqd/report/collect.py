@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from itertools import product
@@ -19,6 +19,7 @@ from cycleqd.storage.family import family, member
 from cycleqd.storage.objects import Store
 from cycleqd.storage.results import need_result, read_result
 from cycleqd.storage.scores import refuse_other_conditions
+from cycleqd.weights.manifest import CORE
 
 _READERS = 16
 
@@ -39,7 +40,7 @@ def collect(store: Store, bar: Bar = no_bar) -> ReportData:
     recipe = final_recipe(store)
     experts = [expert.model.id for expert in state.experts]
     with bar("reading scores and the family tree", None):
-        scored = results(store, config, ["base", *experts, best, *config.combined])
+        scored = results(store, config, ["base", *experts, *config.extracted, best, *config.combined])
         members = family(store, [best, *(name for name, _ in recipe)])
     return ReportData(
         config=config,
@@ -98,7 +99,8 @@ def cost(store: Store, bar: Bar = no_bar) -> Cost:
         bar: Shows how far reading is.
     """
     objects = store.list("")
-    keys = [key for key in objects if key.endswith("/run.json") and _stage(key) != "copies"]
+    stage = partial(_stage, in_span=layout.result(layout.stage(layout.BASIS, "make")) in objects)
+    keys = [key for key in objects if key.endswith("/run.json") and stage(key) != "copies"]
     ends = tuple(layout.result(f"/{name}") for name in ("merge", "mutate", "make"))
     made = [key.removesuffix("/result.json") for key in objects if key.endswith(ends)]
     with bar("reading records", len(keys) + len(made)) as advance, ThreadPoolExecutor(_READERS) as pool:
@@ -112,21 +114,20 @@ def cost(store: Store, bar: Bar = no_bar) -> Cost:
         bodies = list(pool.map(partial(read, partial(need_result, store)), made))
     seconds: dict[str, float] = {}
     for key, run in runs.items():
-        seconds[_stage(key)] = seconds.get(_stage(key), 0.0) + (run["finished"] - run["started"]) / 1000
-    judged = [run for key, run in runs.items() if _stage(key) == "evaluate"]
-    sizes = [_written(body) for body in bodies]
-    base = need_result(store, layout.SEED)["outputs"]["models"]["base"]["size"]
+        seconds[stage(key)] = seconds.get(stage(key), 0.0) + (run["finished"] - run["started"]) / 1000
+    judged = [run for key, run in runs.items() if stage(key) == "evaluate"]
+    sizes = [int(_made(body)["size"]) for body in bodies]
     return Cost(
         evaluations=len(judged),
         samples=sum(len(run["sample_seconds"]) for run in judged),
         seconds=dict(sorted(seconds.items())),
         written=sum(sizes),
-        read=base * sum(_sources(body) for body in bodies),
+        read=_read(bodies),
         stored=sum(objects.values()),
     )
 
 
-def _stage(key: str) -> str:
+def _stage(key: str, in_span: bool) -> str:
     """The stage that wrote a run.json, from its key; "copies" are parts of seeding's own record."""
     match key.split("/")[:-1]:
         case ["seed"]:
@@ -135,27 +136,36 @@ def _stage(key: str) -> str:
             return "update archives"
         case [*_, "evaluations", _, _]:
             return "evaluate"
+        case ["models", model, "make"] if model in layout.COMBINED:
+            return "aggregate"
         case ["models", model, "make"]:
-            return "aggregate" if model in layout.COMBINED else "copies"
+            return "basis" if in_span and model != "base" and not model.startswith("source-") else "copies"
         case [*_, name]:
             return name.replace("_", " ")
     return "other"
 
 
-def _written(body: JSON) -> int:
-    """Bytes of the checkpoint that a record names."""
-    made = body["outputs"].get("checkpoint") or body["outputs"].get("merged")
-    return int(made["size"])
+def _made(body: JSON) -> JSON:
+    """What a record says of the checkpoint that was made."""
+    return body["outputs"].get("checkpoint") or body["outputs"].get("merged")
 
 
-def _sources(body: JSON) -> int:
-    """How many checkpoints were read to make one; all of an evolution's have the size of its base."""
-    inputs = body["inputs"]
-    match body["stage"]:
-        case "merge":
-            return 1 + len({parent["id"] for parent in inputs["child"]["parents"]})
-        case "aggregate":
-            return 1 + len(inputs["models"])
-        case "mutate":
-            return 2
-    return 1
+def _read(bodies: Sequence[JSON]) -> int:
+    """Bytes of the models that others were made of; the base is read for each dense one, copies read themselves."""
+    sizes = {made["digest"]: int(made["size"]) for made in map(_made, bodies)}
+    total = 0
+    for body in bodies:
+        inputs, made = body["inputs"], _made(body)
+        match body["stage"]:
+            case "merge":
+                read = {inputs["child"]["base"]["digest"]} | {ref["digest"] for ref in inputs["child"]["parents"]}
+            case "mutate":
+                read = {inputs["child"]["base"]["digest"], inputs["merged"]}
+            case "aggregate":
+                read = {inputs["base"]["digest"]} | {ref["digest"] for ref in inputs["models"]}
+            case _:
+                read = {made["digest"]}
+        if set(made["files"]) == {CORE}:
+            read -= {inputs.get("child", inputs).get("base", {}).get("digest")}
+        total += sum(sizes.get(digest, 0) for digest in read)
+    return total

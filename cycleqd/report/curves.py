@@ -46,22 +46,13 @@ def naive_average(data: ReportData) -> float | None:
     return None if tallies is None else average({task: tally.score for task, tally in tallies.items()})
 
 
-def best_expert_average(data: ReportData) -> float:
-    """The highest average over the search tasks that an expert has: a fraction, the line to beat.
-
-    Args:
-        data: Its state.
-    """
-    return max(average(expert.scores) for expert in data.state.experts)
-
-
 def passed(data: ReportData) -> dict[str, int | None]:
     """Children evaluated until the best average passed the best expert's and the naive merge's; None: never.
 
     Args:
         data: Its state and results.
     """
-    rivals = {"the best expert": best_expert_average(data), "the naive merge": naive_average(data)}
+    rivals = {"the best expert": data.best_expert[1], "the naive merge": naive_average(data)}
     return {name: evaluations_to_pass(data.state, mark) for name, mark in rivals.items() if mark is not None}
 
 
@@ -115,7 +106,7 @@ def _averages(panel: Axes, data: ReportData, series: Series, theme: Theme) -> No
     panel.step(x, series["worst_of_best"], where="post", color=theme.accent, linewidth=1.2, alpha=0.6,
                label="its worst task")  # fmt: skip
     for mark, label, dashes in (
-        (best_expert_average(data), "best expert", (4, 2)),
+        (data.best_expert[1], "best expert", (4, 2)),
         (naive_average(data), "naive merge", (1.5, 2)),
     ):
         if mark is not None:

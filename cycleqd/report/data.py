@@ -9,7 +9,7 @@ from typing import Literal
 from cycleqd.search.algorithms import algorithm
 from cycleqd.search.config import Config
 from cycleqd.search.grid import is_flat
-from cycleqd.search.records import Child
+from cycleqd.search.records import Child, average
 from cycleqd.search.state import State
 
 Split = Literal["search", "test"]
@@ -103,10 +103,24 @@ class ReportData:
         return tuple(task for task in self.tasks if is_flat(task, self.state.experts))
 
     @property
+    def best_expert(self) -> tuple[str, float]:
+        """The expert to beat and its average on the search split: full ones instead of adapters extracted from them."""
+        found = {}
+        for expert in self.state.experts:
+            full = expert.model.id.replace("expert-", "source-", 1)
+            tallies = self.scored("search", full) if full in self.config.extracted else None
+            scores = expert.scores if tallies is None else {task: tally.score for task, tally in tallies.items()}
+            found[expert.model.id if tallies is None else full] = average(scores)
+        return max(found.items(), key=lambda item: item[1])
+
+    @property
     def rows(self) -> tuple[Row, ...]:
         """The models to compare, weakest claim first. The best child is left out when it is an expert, or final."""
         rows = [Row("base", "Base", "base")]
-        rows += [Row(f"expert-{name}", f"{name} expert", "expert") for name in self.config.models.experts]
+        for name, expert in self.config.models.experts.items():
+            cut = "" if expert.rank is None else f", rank {expert.rank}"
+            rows.append(Row(f"expert-{name}", f"{name} expert{cut}", "expert"))
+            rows += [Row(f"source-{name}", f"{name} expert, full", "expert")] if cut else []
         rows += [Row("naive", "Naive merge of all experts", "naive")]
         makes = self.config.method.final.makes
         if makes == "aggregate" or (makes == "either" and len(self.recipe) > 1):

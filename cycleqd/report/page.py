@@ -15,7 +15,6 @@ from cycleqd.report.data import ReportData, Row, Split
 from cycleqd.report.scores import SPLITS, ratios_to_base
 from cycleqd.report.statistics import Interval, average, gain, share
 from cycleqd.report.theme import percent
-from cycleqd.search.state import average as mean
 
 _FEW = 30
 _TEMPLATE = Path(__file__).with_name("report.html.jinja")
@@ -105,8 +104,9 @@ def verdicts(data: ReportData) -> list[Finding]:
     final = data.scored(split, "final")
     if final is None:
         return []
-    best_expert = max(data.state.experts, key=lambda expert: mean(expert.scores)).model.id
-    rivals = {best_expert: f"the best expert ({best_expert.removeprefix('expert-')})", "naive": "the naive merge"}
+    best_expert, _ = data.best_expert
+    name = best_expert.partition("-")[2] + (", full" if best_expert in data.config.extracted else "")
+    rivals = {best_expert: f"the best expert ({name})", "naive": "the naive merge"}
     found = []
     for model, label in rivals.items():
         theirs = data.scored(split, model)
