@@ -136,6 +136,7 @@ def _make_core(
     name: str,
 ) -> Manifest:
     from cycleqd.storage.cores import cores
+    from cycleqd.storage.making import shapes_for
     from cycleqd.weights import span
 
     def opened(ref: ModelRef) -> span.Core:
@@ -147,7 +148,7 @@ def _make_core(
         core = span.combine(models, inputs["coefficients"])
     else:
         crossover, mutation = _drawn(config, child)
-        core = span.mutate(span.merge(models, crossover), mutation)
+        core = span.mutate(span.merge(models, crossover), mutation, shapes=shapes_for(store, child, mutation))
     data = core.to_bytes()
     writer = LocalSink(folder / name).create(CORE, len(data))
     writer.write(data)

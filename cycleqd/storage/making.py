@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 
 from cycleqd.progress import counting
 from cycleqd.search.config import Config
 from cycleqd.search.operators import Drawn
-from cycleqd.search.operators.mutation import Mutation
+from cycleqd.search.operators.mutation import CoreMutation, Mutation
 from cycleqd.search.place import Place
 from cycleqd.search.records import JSON, Child, ModelRef
 from cycleqd.storage import layout
@@ -82,7 +82,21 @@ def mutate_core(store: Store, child: Child, merged: Manifest, mutation: Drawn[Mu
         threads: CPU threads.
     """
     core = load_core(store, layout.merged(child.id), merged)
-    return save_core(store, layout.checkpoint(child.id), span.mutate(core, mutation, threads))
+    mutated = span.mutate(core, mutation, threads, shapes_for(store, child, mutation))
+    return save_core(store, layout.checkpoint(child.id), mutated)
+
+
+def shapes_for(store: Store, child: Child, mutation: Drawn[Mutation]) -> Mapping[str, tuple[int, ...]]:
+    """The base's shapes, where a mutation of cores asks for them.
+
+    Args:
+        store: The evolution.
+        child: Names the base.
+        mutation: The operator.
+    """
+    if not isinstance(mutation.operator, CoreMutation):
+        return {}
+    return {name: tensor.shape for name, tensor in open_model(store, child.base).tensors.items()}
 
 
 def mutate_dense(

@@ -17,9 +17,9 @@ from safetensors import SafetensorError
 from safetensors.torch import load, save
 
 from cycleqd.errors import IntegrityError, InvalidInputError
-from cycleqd.search.operators import Drawn
+from cycleqd.search.operators import Drawn, Parameters
 from cycleqd.search.operators.crossover import Crossover
-from cycleqd.search.operators.mutation import Matrix, Mutation, SpanMutation
+from cycleqd.search.operators.mutation import CoreMutation, Matrix, Mutation, SpanMutation
 from cycleqd.weights.basis import Basis, single_threaded
 from cycleqd.weights.checkpoint import Checkpoint
 from cycleqd.weights.headers import TensorInfo
@@ -155,23 +155,43 @@ def _combined(models: Sequence[Core], coefficients: Callable[[str], Sequence[flo
     return first.like(found)
 
 
-def mutate(core: Core, mutation: Drawn[Mutation], threads: int = 1) -> Core:
+def mutate(
+    core: Core, mutation: Drawn[Mutation], threads: int = 1, shapes: Mapping[str, tuple[int, ...]] | None = None
+) -> Core:
     """The model after a mutation: singular values of each core scaled (paper, section 3.3), its SVD in float64.
 
     Args:
         core: The merged child.
         mutation: The operator and what it drew for the child.
         threads: Matrices that are worked on at a time; changes no byte.
+        shapes: Of each matrix its dense shape, [out, in]; needed by operators on cores alone (`CoreMutation`).
 
     Raises:
         InvalidInputError: The operator needs dense task vectors, or gives something else than a factor a direction.
     """
+
+    def mutated(name: str) -> torch.Tensor:
+        if isinstance(mutation.operator, CoreMutation):
+            return _changed(name, core.matrices[name], mutation.operator, mutation.values, (shapes or {})[name])
+        return _scaled(name, core.matrices[name], mutation)
+
     with single_threaded(threads) as pool:
-        changed = pool.map(lambda name: _mutated(name, core.matrices[name], mutation), core.matrices)
-        return core.like(dict(zip(core.matrices, changed, strict=True)))
+        return core.like(dict(zip(core.matrices, pool.map(mutated, core.matrices), strict=True)))
 
 
-def _mutated(name: str, matrix: torch.Tensor, mutation: Drawn[Mutation]) -> torch.Tensor:
+def _changed(
+    name: str, matrix: torch.Tensor, operator: CoreMutation, values: Parameters, shape: tuple[int, ...]
+) -> torch.Tensor:
+    found = operator.change_core(values, name, (shape[0], shape[1]), matrix.double().numpy())
+    if found.shape != tuple(matrix.shape):
+        raise InvalidInputError(
+            f"mutation '{operator.kind}' gave a core of shape {found.shape} for {name}, where {tuple(matrix.shape)} is"
+            " needed; correct it"
+        )
+    return torch.from_numpy(found)
+
+
+def _scaled(name: str, matrix: torch.Tensor, mutation: Drawn[Mutation]) -> torch.Tensor:
     operator, what = mutation.operator, Matrix(name, min(matrix.shape), embedding=False)
     if not isinstance(operator, SpanMutation):
         raise InvalidInputError(

@@ -13,6 +13,7 @@ from cycleqd.search.operators import Drawn
 from cycleqd.search.operators.crossover.mean import Mean
 from cycleqd.search.operators.mutation.gaussian import Gaussian
 from cycleqd.search.operators.mutation.none import NoMutation
+from cycleqd.search.operators.mutation.span_gaussian import SpanGaussian
 from cycleqd.search.operators.mutation.svd import Svd
 from cycleqd.weights.basis import Basis, Factors, open_basis, span, write_basis
 from cycleqd.weights.local import LocalSink, LocalSource
@@ -134,6 +135,21 @@ def test_factors_of_fewer_directions_are_a_prefix() -> None:
     few = svd.factors({"seed": 7}, dataclasses.replace(_matrix("a.weight"), directions=5))
     many = svd.factors({"seed": 7}, dataclasses.replace(_matrix("a.weight"), directions=50))
     assert (many[:5] == few).all()
+
+
+def test_gaussian_noise_on_cores_has_the_norm_of_dense_noise(built: tuple[Basis, list[Core]]) -> None:
+    core, shapes = built[1][0], SHAPES
+    zero = core.like({name: 0 * matrix for name, matrix in core.matrices.items()})
+    found = mutate(zero, Drawn(SpanGaussian(sigma=0.01), {"seed": 3}), shapes=shapes)
+    assert found.to_bytes() == mutate(zero, Drawn(SpanGaussian(sigma=0.01), {"seed": 3}), 3, shapes).to_bytes()
+    squares = []
+    for seed in range(200):
+        noisy = mutate(zero, Drawn(SpanGaussian(sigma=0.01), {"seed": seed}), shapes=shapes)
+        squares.append(float(noisy.matrices["a.weight"].square().sum()))
+    assert np.mean(squares) == pytest.approx(0.01**2 * 24 * 32, rel=0.05)
+    plain = mutate(zero, Drawn(SpanGaussian(sigma=0.01, scale="core"), {"seed": 3}), shapes=shapes)
+    ratio = found.matrices["a.weight"] / plain.matrices["a.weight"]
+    assert torch.allclose(ratio, torch.full_like(ratio, (24 * 32 / 81) ** 0.5), rtol=1e-4)
 
 
 def test_no_mutation_and_one_parent_give_the_parent_bit_for_bit(built: tuple[Basis, list[Core]]) -> None:

@@ -13,6 +13,7 @@ from cycleqd.search.operators import Operator, Parameters
 from cycleqd.search.randomness import integer_seed
 
 Floats = NDArray[np.float32]
+Doubles = NDArray[np.float64]
 
 
 @dataclass(frozen=True)
@@ -78,4 +79,21 @@ class ElementMutation(Mutation):
             tensor: Name of the tensor.
             start: Position of the first of these elements in the flat tensor.
             elements: The child's weights after crossover, [n] float32, which may be overwritten.
+        """
+
+
+class CoreMutation(Mutation):
+    """Changes the cores of a model in the span of low-rank experts; it has no dense form."""
+
+    @abstractmethod
+    def change_core(self, values: Parameters, matrix: str, shape: tuple[int, int], core: Doubles) -> Doubles:
+        """The core after the mutation, [a, b].
+
+        A function of the record `values`, the name, the shapes and the core alone.
+
+        Args:
+            values: The operator's record for the child.
+            matrix: The matrix's name.
+            shape: The shape of the dense matrix, [out, in].
+            core: The core after crossover, [a, b] float64, which may be overwritten.
         """
