@@ -52,17 +52,17 @@ def _from_core(opened: Session, model: str, folder: Path, merged: bool, rank: in
     from cycleqd.weights.span import cut
 
     store, config = opened.store, opened.seeded()
+    core = load_core(store, layout.checkpoint(model), manifest(store, model))
     if merged:
         size_limit = size_in_bytes(config.models.shard_size)
         written = write_full(store, config.place, model, LocalSink(folder), size_limit)
         form = "merged into the base and rounded once"
     else:
-        base = opened.config.models.base
-        written = write_peft(store, config.place, model, LocalSink(folder), base, rank)
+        written = write_peft(store, config.place, core, LocalSink(folder), opened.config.models.base, rank)
         form = "a PEFT adapter"
     found: dict[str, Any] = {"form": form, "digest": written.digest, "bytes": written.size, "scored_as": model}
     if rank is not None:
-        found["relative_error"] = cut(load_core(store, layout.checkpoint(model), manifest(store, model)), rank)
+        found["relative_error"] = cut(core, rank)
     scores = held_out(store, config, model)
     return {**found, **({"held_out": scores} if scores else {})}
 

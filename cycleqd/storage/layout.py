@@ -23,8 +23,9 @@
 In the span of low-rank experts, expert-NAME, children and combined models are cores (checkpoint/core.safetensors) of
 the basis at models/basis; source-NAME is an expert as it came, adapter-NAME the adapter that was extracted from it.
 
-A home holds checkpoint/…, merged/… (an intermediate) and the records of what was done: make/ (base, experts, final,
-naive), merge/ and mutate/ (children), evaluations/TASK/SPLIT/, each with a result.json and a run.json.
+A home holds checkpoint/…, merged/… (an intermediate), adapter/… (of a final core, for those who load it) and the records
+of what was done: make/ (base, experts, final, naive), merge/ and mutate/ (children), evaluations/TASK/SPLIT/, each with a
+result.json and a run.json.
 """
 
 from __future__ import annotations
@@ -99,6 +100,15 @@ def checkpoint(model: str) -> str:
         model: Model id.
     """
     return f"{home(model)}/checkpoint"
+
+
+def adapter(model: str) -> str:
+    """The folder of a core's PEFT adapter, which the final model has for those who load it.
+
+    Args:
+        model: Model id.
+    """
+    return f"{home(model)}/adapter"
 
 
 def merged(model: str) -> str:

@@ -13,7 +13,7 @@ from cycleqd.search.place import Place
 from cycleqd.search.records import JSON, Child, ModelRef
 from cycleqd.storage import layout
 from cycleqd.storage.cores import cores, load_core, opened_basis, save_core
-from cycleqd.storage.evolution import manifest, model_ref, size_in_bytes
+from cycleqd.storage.evolution import manifest, manifest_json, model_ref, size_in_bytes
 from cycleqd.storage.models import device, open_model, opened, sink, source
 from cycleqd.storage.objects import Store
 from cycleqd.storage.results import Clock
@@ -137,16 +137,25 @@ def mutate_dense(
             )
 
 
-def combine_cores(store: Store, model: str, recipe: Recipe) -> Manifest:
-    """Write a linear combination of cores.
+def combine_cores(store: Store, place: Place, model: str, base: ModelRef, recipe: Recipe) -> dict[str, JSON]:
+    """Write a linear combination of cores; of the final model the PEFT adapter, too, for those who load it.
 
     Args:
         store: The evolution.
+        place: Where to work.
         model: Id of the combined model.
+        base: The base.
         recipe: Models and coefficients.
+
+    Returns:
+        The files by what they are, as records hold them.
     """
     combined = span.combine(cores(store, [ref for ref, _ in recipe]), [beta for _, beta in recipe])
-    return save_core(store, layout.checkpoint(model), combined)
+    written = {"checkpoint": manifest_json(save_core(store, layout.checkpoint(model), combined))}
+    if model == "final":
+        target = sink(store, layout.adapter(model))
+        written["adapter"] = manifest_json(write_peft(store, place, combined, target, base.digest, None))
+    return written
 
 
 def combine_dense(
@@ -257,18 +266,19 @@ def open_adapters(store: Store, base: ModelRef, adapters: Sequence[ModelRef]) ->
     return theta, [open_adapter(found, theta) for found in sources]
 
 
-def write_peft(store: Store, place: Place, model: str, target: Sink, base_model: str, rank: int | None) -> Manifest:
+def write_peft(
+    store: Store, place: Place, core: span.Core, target: Sink, base_model: str, rank: int | None
+) -> Manifest:
     """A core as a PEFT adapter's folder, in float32.
 
     Args:
         store: The evolution.
         place: Names the cache's size.
-        model: Id of a model that is a core.
+        core: The model.
         target: Where the folder is written.
         base_model: What the adapter names as its base: a path or a name on Hugging Face.
         rank: Cut to this rank; None: nothing is cut.
     """
-    core = load_core(store, layout.checkpoint(model), manifest(store, model))
     with opened_basis(store, place) as basis:
         return write_adapter(target, span.low_rank(basis, core, rank), base_model)
 

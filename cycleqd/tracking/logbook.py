@@ -361,7 +361,26 @@ def log_final(settings: Settings, store: Store, config: Config, made: Sequence[s
         log_making(settings, store, model, ["make"])
         tracker.end(ids.runs[model_key(model)], run["finished"])
     if "final" in made:
+        _register_final(tracker, store, config, ids)
         tracker.end(seeded.runs[EVOLUTION], store.get_json(layout.run(layout.stage("final", "make")))["finished"])
+
+
+def _register_final(tracker: Tracker, store: Store, config: Config, ids: Ids) -> None:
+    """The final model as a version of the registered model of the evolution's name; in the span its PEFT folder."""
+    body = need_result(store, layout.stage("final", "make"))
+    made, inputs = body["outputs"], body["inputs"]
+    files, folder = made["checkpoint"], layout.checkpoint("final")
+    tags = {
+        "cycleqd.url": store.url(""),
+        "cycleqd.model": "final",
+        "cycleqd.digest.base": inputs["base"]["digest"],
+        "cycleqd.parents": ",".join(parent["id"] for parent in inputs["models"]),
+        "cycleqd.coefficients": ",".join(map(repr, inputs["coefficients"])),
+    }
+    if config.in_span:
+        tags |= {"cycleqd.digest.core": files["digest"], "cycleqd.scored_as": "final"}
+        files, folder = made["adapter"], layout.adapter("final")
+    tracker.register(config.name, ids.runs[model_key("final")], store.url(folder), files["digest"], tags)
 
 
 def _digest(made: JSON) -> dict[str, object]:

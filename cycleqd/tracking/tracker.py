@@ -236,6 +236,31 @@ class Tracker:
         with self._reported():
             self.client.set_terminated(run, status, moment)
 
+    def register(self, name: str, run: str, source: str, digest: str, tags: Mapping[str, str]) -> None:
+        """Register a model's files as a version of a registered model, once, and let the alias `best` name it.
+
+        Args:
+            name: The registered model.
+            run: Id of the model's run.
+            source: URL of the folder.
+            digest: The files' digest: a version that has it in its tags is the one.
+            tags: What leads from the version to S3 and to the lineage.
+        """
+        from mlflow.exceptions import MlflowException
+
+        with self._reported():
+            try:
+                self.client.create_registered_model(name)
+            except MlflowException as error:
+                if error.error_code != "RESOURCE_ALREADY_EXISTS":
+                    raise
+            versions = self.client.search_model_versions(f"name = '{name}'")
+            found = next((v.version for v in versions if v.tags.get("cycleqd.digest") == digest), None)
+            if found is None:
+                marked = {**tags, "cycleqd.digest": digest}
+                found = self.client.create_model_version(name, source, run, tags=marked).version
+            self.client.set_registered_model_alias(name, "best", str(found))
+
     @contextmanager
     def _reported(self) -> Iterator[None]:
         try:
