@@ -33,7 +33,7 @@ def services(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str
         yield environment
 
 
-def _new_bucket(services: dict[str, str], folder: Path, patch: pytest.MonkeyPatch) -> dict[str, str]:
+def new_bucket(services: dict[str, str], folder: Path, patch: pytest.MonkeyPatch) -> dict[str, str]:
     """The environment of a stage, set: a new bucket, a cache and a scratch folder of its own."""
     bucket = f"test-{secrets.token_hex(8)}"
     own = {"CYCLEQD_BUCKET": bucket, "CYCLEQD_CACHE": str(folder / "cache"), "CYCLEQD_SCRATCH": str(folder / "scratch")}
@@ -47,7 +47,7 @@ def _new_bucket(services: dict[str, str], folder: Path, patch: pytest.MonkeyPatc
 @pytest.fixture
 def environment(services: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[dict[str, str]]:
     """The environment of a stage, set for this test, with a bucket of its own that goes with it."""
-    variables = _new_bucket(services, tmp_path, monkeypatch)
+    variables = new_bucket(services, tmp_path, monkeypatch)
     client = connect_client(Settings.from_environment(variables))
     yield variables
     client.delete_bucket(Bucket=variables["CYCLEQD_BUCKET"])  # SeaweedFS deletes what is in it, and frees its volumes
@@ -87,7 +87,7 @@ def _grown(
     services: dict[str, str], tiny_models: Path, tiny_tasks: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> tuple[dict[str, str], Evolution]:
     with pytest.MonkeyPatch.context() as patch:
-        variables = _new_bucket(services, tmp_path_factory.mktemp("grown"), patch)
+        variables = new_bucket(services, tmp_path_factory.mktemp("grown"), patch)
         changes = {"seed": 3, "method": {"generations": 3, "children": 2, "grid": {"bins": 2}}}
         made = Evolution.make(f"grown-{variables['CYCLEQD_BUCKET']}", tiny_models, tiny_tasks, changes)
         made.seeding()

@@ -87,15 +87,15 @@ class Evolution:
 
         return items.for_loop(run(self.name, generation, self.place))
 
-    def merge(self, item: str) -> None:
+    def merge(self, *loop: str) -> None:
         from components.merge.stage import run
 
-        run(self.name, [item], self.place)
+        run(self.name, loop, self.place)
 
-    def mutate(self, item: str) -> None:
+    def mutate(self, *loop: str) -> None:
         from components.mutate.stage import run
 
-        run(self.name, [item], self.place)
+        run(self.name, loop, self.place)
 
     def update(self, generation: int) -> None:
         from components.update_archives.stage import run
@@ -129,9 +129,8 @@ class Evolution:
     def generation(self, number: int = -1) -> list[str]:
         """A generation's stages; the ids of its children."""
         loop = self.select(number)
-        for item in loop:
-            self.merge(item)
-            self.mutate(item)
+        self.merge(*loop)
+        self.mutate(*loop)
         children = [json.loads(item)["child"] for item in loop]
         self.evaluate(children)
         self.update(json.loads(loop[0])["generation"])

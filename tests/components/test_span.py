@@ -11,15 +11,24 @@ import pytest
 import torch
 
 from cycleqd.errors import ConflictError, InvalidInputError
+from cycleqd.report.collect import collect
+from cycleqd.run.audit import trace, verify
+from cycleqd.run.replay import rebuild, to_rebuild
+from cycleqd.search import state as states
 from cycleqd.search.config import Config
 from cycleqd.search.place import Place
-from cycleqd.search.records import ModelRef
 from cycleqd.storage import layout
 from cycleqd.storage.cores import cores, opened_basis
-from cycleqd.storage.evolution import load_config, manifest, model_ref
+from cycleqd.storage.evolution import current, load_config, manifest, model_ref
+from cycleqd.storage.family import family
 from cycleqd.storage.frozen import adopt
-from cycleqd.storage.objects import Store
+from cycleqd.storage.making import write_full, write_peft
 from cycleqd.storage.results import need_result, read_result
+from cycleqd.storage.settings import Settings
+from cycleqd.tracking.tracker import Tracker
+from cycleqd.weights.local import LocalSink
+from cycleqd.weights.span import cut
+from tests.conftest import new_bucket
 from tests.evolution import EXPERTS, RANKS, Evolution, write_adapters
 
 Make = Callable[..., Evolution]
@@ -67,8 +76,7 @@ def test_what_the_experts_are_decides_and_is_frozen(evolution: Make, tiny_adapte
     assert adopt(evolution("other").store, evolution("other").config).models.weights == "dense"
     made.seed()
     for words in ({}, {"weights": "auto"}, {"weights": "span"}):
-        same = with_adapters(evolution, tiny_adapters, models=words) if False else made
-        assert adopt(same.store, _with(same.config, words)).models.weights == "span"
+        assert adopt(made.store, _with(made.config, words)).models.weights == "span"
     with pytest.raises(ConflictError, match=r"models\.weights"):
         adopt(made.store, _with(made.config, {"weights": "dense"}))
 
@@ -110,8 +118,118 @@ def test_full_experts_are_extracted(evolution: Make, tiny_models: Path) -> None:
     assert len(kept["matrices"]) == 14
     assert "model.safetensors" in manifest(made.store, "source-a").files
     assert read_result(made.store, layout.stage("adapter-a", "make")) is not None
-    assert json.dumps(ModelRef.from_json(model_ref(made.store, "expert-a").to_json()).id) == '"expert-a"'
 
 
-def _contents(store: Store, folder: str = "") -> dict[str, bytes]:
-    return {key: store.get(key) for key in store.list(folder) if not key.endswith("run.json")}
+@pytest.fixture(scope="session")
+def _spanned(
+    services: dict[str, str],
+    tiny_models: Path,
+    tiny_adapters: Path,
+    tiny_tasks: Path,
+    tmp_path_factory: pytest.TempPathFactory,
+) -> tuple[dict[str, str], Evolution]:
+    """A finished evolution of two adapters and an expert that one was extracted from."""
+    experts = {name: {"path": str(tiny_adapters / name)} for name in ("a", "b")}
+    models = {"experts": {**experts, "c": {"path": str(tiny_models / "c")}}, "rank": 8}
+    changes = {"seed": 3, "models": models, "method": {"generations": 2, "children": 3, "grid": {"bins": 3}}}
+    with pytest.MonkeyPatch.context() as patch:
+        variables = new_bucket(services, tmp_path_factory.mktemp("spanned"), patch)
+        made = Evolution.make(f"spanned-{variables['CYCLEQD_BUCKET']}", tiny_models, tiny_tasks, changes)
+        made.seeding()
+        made.generation()
+        made.generation()
+        made.build_final()
+        made.evaluate(["base", "final", "naive", "source-c", "expert-a", "expert-b", "expert-c"], "test")
+    return variables, made
+
+
+@pytest.fixture
+def spanned(_spanned: tuple[dict[str, str], Evolution], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Evolution:
+    variables, made = _spanned
+    for name, value in {**variables, "CYCLEQD_CACHE": str(tmp_path / "cache")}.items():
+        monkeypatch.setenv(name, value)
+    return made
+
+
+def test_children_are_cores_and_what_nothing_needs_is_cleaned(spanned: Evolution) -> None:
+    store, config = spanned.store, load_config(spanned.store)
+    head, state = current(store)
+    assert head.snapshot == 2 and state.evaluations == 6
+    living = {line.model.id for line in states.alive(config, state)}
+    for line in state.children:
+        assert manifest(store, line.model.id).is_core
+        assert not store.list(layout.merged(line.model.id))
+        if line.model.id in living:
+            assert store.list(layout.checkpoint(line.model.id))
+    assert store.list(layout.checkpoint(layout.BASIS)) and manifest(store, "final").is_core
+
+
+def test_every_model_is_audited_and_rebuilt(spanned: Evolution, tmp_path: Path) -> None:
+    store, config = spanned.store, load_config(spanned.store)
+    children = [line.model.id for line in current(store)[1].children]
+    found = trace(store, config, ["final", "naive", *children], pins=())
+    assert found.problems == [] and list(verify(store, found.objects, lambda done: None)) == []
+    assert {"base", "basis", "source-a", "source-c", "adapter-c"} <= {link.model for link in found.links}
+    for model in ("final", "naive", *children):
+        names = to_rebuild(store, model, family(store, [model]))
+        made = rebuild(store, config, names, tmp_path / model, lambda done: None)
+        assert made.digest == manifest(store, model).digest
+
+
+def test_the_report_sets_the_full_expert_beside_the_extracted_one(spanned: Evolution) -> None:
+    data = collect(spanned.store)
+    assert {"expert-c", "source-c"} <= {row.id for row in data.rows}
+    assert data.best_expert[0] in {"expert-a", "expert-b", "source-c"}
+    assert "basis" in data.cost.seconds
+
+
+def logits(model: Any) -> torch.Tensor:
+    with torch.no_grad():
+        found: torch.Tensor = model(torch.tensor([[5, 17, 40, 99]])).logits
+    return found
+
+
+def test_an_exported_adapter_is_the_merged_model(spanned: Evolution, tiny_models: Path, tmp_path: Path) -> None:
+    from peft import PeftModel
+    from transformers import AutoModelForCausalLM
+
+    store = spanned.store
+    (core,) = cores(store, [model_ref(store, "final")])
+    write_peft(store, Place(), core, LocalSink(tmp_path / "adapter"), "base", None)
+    write_full(store, Place(), "final", LocalSink(tmp_path / "full"), 10**9)
+    merged = logits(AutoModelForCausalLM.from_pretrained(tmp_path / "full"))
+    base = AutoModelForCausalLM.from_pretrained(tiny_models / "base")
+    unchanged = logits(base)
+    adapted = logits(PeftModel.from_pretrained(base, tmp_path / "adapter"))
+    assert torch.allclose(adapted, merged, atol=1e-4) and not torch.allclose(unchanged, merged, atol=1e-2)
+    stored = {name: store.get(f"{layout.adapter('final')}/{name}") for name in ("adapter_model.safetensors",)}
+    assert stored["adapter_model.safetensors"] == (tmp_path / "adapter/adapter_model.safetensors").read_bytes()
+    write_peft(store, Place(), core, LocalSink(tmp_path / "small"), "base", 2)
+    error = cut(core, 2)
+    assert 0 < error < 1
+    assert json.loads((tmp_path / "small/adapter_config.json").read_text())["r"] == 2
+
+
+def test_the_final_adapter_is_registered_in_mlflow(spanned: Evolution) -> None:
+    client = Tracker(Settings.from_environment()).client
+    version = client.get_model_version_by_alias(spanned.name, "best")
+    made = need_result(spanned.store, layout.stage("final", "make"))["outputs"]
+    assert version.source == spanned.store.url(layout.adapter("final"))
+    assert version.tags["cycleqd.digest"] == made["adapter"]["digest"]
+    assert version.tags["cycleqd.digest.core"] == made["checkpoint"]["digest"]
+    assert version.tags["cycleqd.digest.base"] == model_ref(spanned.store, "base").digest
+    spanned.aggregate()
+    assert len(client.search_model_versions(f"name = '{spanned.name}'")) == 1
+
+
+def test_running_everything_again_changes_nothing(spanned: Evolution) -> None:
+    before = {key: spanned.store.get(key) for key in spanned.store.list("")}
+    spanned.seed()
+    spanned.basis()
+    for generation in range(2):
+        loop = spanned.select(generation)
+        spanned.merge(*loop)
+        spanned.mutate(*loop)
+        spanned.evaluate([json.loads(item)["child"] for item in loop])
+        spanned.update(generation)
+    assert {key: spanned.store.get(key) for key in spanned.store.list("")} == before
