@@ -1,4 +1,4 @@
-"""The record of one model on one task and split: what it depends on, and what is kept of it."""
+"""The stored score of one model on one task and split: what it depends on, and what is kept of it."""
 
 from __future__ import annotations
 
@@ -25,7 +25,14 @@ TRANSCRIPTS = "samples.jsonl.gz"
 
 
 def inputs_of(config: Config, model: str, task: StagedTask, split: Split) -> JSON:
-    """All that a score depends on and that is known before anything runs. `model` is the checkpoint's digest."""
+    """All that a score depends on and that is known before anything runs.
+
+    Args:
+        config: The evolution's configuration, of which the engine's settings count.
+        model: The checkpoint's digest.
+        task: The task.
+        split: Which samples.
+    """
     frozen = task.config.model_dump(mode="json", by_alias=True)
     return {
         "model": model,
@@ -43,10 +50,16 @@ def inputs_of(config: Config, model: str, task: StagedTask, split: Split) -> JSO
 
 
 def due(store: Store, model: str, inputs: JSON) -> bool:
-    """Whether a model is to be scored: no, when there is a score of these inputs, or one that is in the archives.
+    """Whether a model is to be scored: not when it has a score for these inputs, or one that is in the archives.
 
-    Raises ConflictError when there are archives, and the base's scores, with which theirs were compared, are of another
-    method version: they must not meet.
+    Args:
+        store: The evolution's objects.
+        model: The model's name.
+        inputs: What the score would depend on (`inputs_of`).
+
+    Raises:
+        ConflictError: There are archives, and the base's scores, with which theirs were compared, are of another method
+            version: the two must not be mixed.
     """
     task, split = inputs["task"], inputs["split"]
     found = read_result(store, layout.evaluation(model, task, split))
@@ -70,7 +83,17 @@ def due(store: Store, model: str, inputs: JSON) -> bool:
 
 
 def read_transcripts(store: Store, model: str, task: str, split: Split) -> list[JSON]:
-    """The transcripts of an evaluation, a record a sample. Raises IntegrityError when they are not as recorded."""
+    """The transcripts of an evaluation, a record a sample.
+
+    Args:
+        store: The evolution's objects.
+        model: The model's name.
+        task: The task's name.
+        split: Which samples.
+
+    Raises:
+        IntegrityError: They differ from the digest in the result.
+    """
     folder = layout.evaluation(model, task, split)
     key = f"{folder}/{TRANSCRIPTS}"
     data = store.get(key)
@@ -89,6 +112,15 @@ def write_evaluation(
     """Write the transcripts, run.json and the result, in this order; nothing where another process did meanwhile.
 
     The transcripts hold a line of JSON a sample, in sample order, and nothing that differs between identical runs.
+
+    Args:
+        store: The evolution's objects.
+        model: The model's name.
+        task: The task.
+        inputs: What the score depends on (`inputs_of`).
+        found: The evaluation.
+        engine: The engine that generated the replies.
+        clock: What measured it; gets the facts that only run.json has.
     """
     folder = layout.evaluation(model, task.name, inputs["split"])
     if find_result(store, folder, NAME, METHOD_VERSION, inputs) is not None:

@@ -1,8 +1,8 @@
 """Keeping the stage's credentials out of reach while hostile output runs: no process of an evaluation carries them.
 
 Boxes see no process of the host. This is the second wall: a process that broke out would read its owner's environment
-first. Starting this process again without them would do the same, but takes Kubeflow's executor, or the warm process of
-a local run, with it; so they are wiped where they stand.
+first. Starting this process again without credentials would do the same, but would also end Kubeflow's executor, or the
+warm process of a local run; so they are wiped from its memory.
 """
 
 from __future__ import annotations

@@ -16,11 +16,19 @@ from cycleqd.search.config import SplitConfig
 
 
 def choose(samples: Sequence[Sample], split: SplitConfig, part: Literal["search", "test"]) -> list[Sample]:
-    """The samples of one part of the split, subsampled as the config says, in the order of the data.
+    """The samples of one part of the split, in the order of the data.
 
     By share, the `round(share · n)` samples of lowest rank are for the search and all others for the test, so the two
-    are disjoint and together complete. Raises InvalidInputError for ids that occur twice or do not exist, for a part
-    that is empty and for a subset larger than its part.
+    are disjoint and together complete.
+
+    Args:
+        samples: All n samples of the task.
+        split: The task's split, as configured: by share or by explicit ids, and how many samples of a part are used.
+        part: Which part.
+
+    Raises:
+        InvalidInputError: An id occurs twice or does not exist, the part is empty, or has fewer samples than are asked
+            for.
     """
     ids = [sample.id for sample in samples]
     if len(set(ids)) != len(ids):

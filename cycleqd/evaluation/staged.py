@@ -22,7 +22,7 @@ Split = Literal["search", "test"]
 class StagedTask:
     """A task of the evolution, its class loaded; its data are fetched when it has to be run.
 
-    `files` is what seeding recorded of it: the data's digest and files, the plug-in's size and digest.
+    `files` is what seeding recorded: digest and files of the data, size and digest of the plug-in.
     """
 
     name: str
@@ -32,7 +32,15 @@ class StagedTask:
 
     @classmethod
     def load(cls, store: Store, name: str, config: configuration.TaskConfig, files: JSON, scratch: Path) -> StagedTask:
-        """Load the class, from the copy of the plug-in where there is one."""
+        """Load the task's class, from the evolution's copy where it is a plug-in.
+
+        Args:
+            store: The evolution's objects.
+            name: The task's name.
+            config: The task, as configured.
+            files: What seeding recorded.
+            scratch: Folder for copies of stored files, laid out as in the store.
+        """
         reference = config.class_
         if files["plugin"] is not None:
             fetch(store, f"{layout.task(name)}/plugin.py", files["plugin"]["sha256"], scratch)
@@ -40,13 +48,28 @@ class StagedTask:
         return cls(name, config, files, load_task(reference, scratch))
 
     def open(self, scratch: Path, workers: int) -> Task:
-        """The task, not yet entered, with a scratch folder of its own."""
+        """The task, not yet entered.
+
+        Args:
+            scratch: Folder in which it gets one of its own.
+            workers: How many threads will call it at once.
+        """
         private = scratch / "work" / self.name
         private.mkdir(parents=True, exist_ok=True)
         return self.kind(self.config.settings, Workspace(private, workers))
 
     def samples(self, store: Store, task: Task, split: Split, scratch: Path) -> Sequence[Sample]:
-        """The samples of a split, from the verified copy of the data."""
+        """The samples of a split, from the verified copy of the data.
+
+        Args:
+            store: The evolution's objects.
+            task: What `open` returned.
+            split: "search" or "test".
+            scratch: Folder for copies of stored files.
+
+        Raises:
+            IntegrityError: The copy differs from what seeding recorded.
+        """
         for name, file in self.files["data"]["files"].items():
             fetch(store, f"{layout.task(self.name)}/data/{name}", file["sha256"], scratch)
         basename = self.config.data.rsplit("/", 1)[-1]

@@ -92,7 +92,11 @@ class Episode(ABC):
 
     @abstractmethod
     def next(self, reply: str) -> list[Message] | None:
-        """Take the model's reply; return the whole conversation for the next round, None when the episode is over."""
+        """Take the model's reply; return the whole conversation for the next round, None when the episode is over.
+
+        Args:
+            reply: The model's raw text.
+        """
 
     def close(self) -> None:  # noqa: B027 -- most episodes hold nothing
         """Release what the episode holds (a shell, a database). Called exactly once, whatever happened."""
@@ -144,6 +148,9 @@ class Task(ABC):
         """What of these settings the pods of a usual cluster cannot run, one sentence each.
 
         Shown before a run there is started, when neither a pod nor the data is at hand.
+
+        Args:
+            settings: The task's settings, as configured.
         """
         return []
 
@@ -158,21 +165,38 @@ class Task(ABC):
 
     @abstractmethod
     def load(self, data: Path) -> Sequence[Sample]:
-        """Read the task's data (a file or folder, as staged from the config's `data`). The order is the task's."""
+        """Read the task's samples, always in the same order.
+
+        Args:
+            data: A file or folder: the copy of what the configuration names as `data`.
+        """
 
     @abstractmethod
     def start(self, sample: Sample) -> Episode:
-        """Open an episode; its `messages` is the first prompt."""
+        """Open an episode; its `messages` is the first prompt.
+
+        Args:
+            sample: One of `load`.
+        """
 
     @abstractmethod
     def verdict(self, episode: Episode) -> Verdict:
-        """Judge a finished episode (`episode.replies` holds at least one reply)."""
+        """Judge an episode.
+
+        Args:
+            episode: One of `start` that is over; it has at least one reply.
+        """
 
 
 def load_task(reference: str, root: Path = Path()) -> type[Task]:
-    """The class that a configuration names: "code" for one of the library, "path/to/file.py:Class" for one's own.
+    """The class of a task that a configuration names.
 
-    root: the folder that file paths are taken from. Raises InvalidInputError (see `cycleqd.loading.load_class`).
+    Args:
+        reference: "code" for one of the library, "path/to/file.py:Class" or "package.module:Class" for one's own.
+        root: The folder that file paths start from.
+
+    Raises:
+        InvalidInputError: There is no such class (see `cycleqd.loading.load_class`).
     """
     found: type[Task] = load_class(reference, Task, root)  # type: ignore[type-abstract]
     return found

@@ -29,7 +29,7 @@ class Offers:
 
 @functools.cache
 def machine_offers() -> Offers:
-    """Found by making machines, in each of which a program does nothing."""
+    """What machines have here, found by making one or two in which a program does nothing."""
     users, problem = id_range()[1] > 1, ""
     for proc in (True, False):
         try:
@@ -44,7 +44,11 @@ def machine_offers() -> Offers:
 
 
 def needs(sample: Sample) -> set[str]:
-    """What a sample's scripts need: NO_USERS, NO_PROCESSES. Judged by the words in them."""
+    """What a sample's scripts need, of NO_USERS and NO_PROCESSES; judged by the words in them.
+
+    Args:
+        sample: A sample of os-interaction.
+    """
     record = sample.record
     scripts = [*record["init_script"], record["start"], *record["check"], record["example_script"]]
     text = "\n".join(script[1] for script in scripts if script)
@@ -52,7 +56,15 @@ def needs(sample: Sample) -> set[str]:
 
 
 def check_needs(samples: Sequence[Sample], offers: Offers) -> None:
-    """Raise UnavailableError naming the samples that cannot run with what this machine offers."""
+    """Refuse samples that cannot run on this machine.
+
+    Args:
+        samples: All that are to run.
+        offers: What machines here have.
+
+    Raises:
+        UnavailableError: There are such samples; the message names them.
+    """
     lacking = {need for need, offered in ((NO_USERS, offers.users), (NO_PROCESSES, offers.proc)) if not offered}
     found = {int(sample.id): lacks for sample in samples if (lacks := needs(sample) & lacking)}
     if found:

@@ -14,11 +14,17 @@ _LANGUAGES = ("bash", "python")
 
 
 def read(file: Path) -> list[Sample]:
-    """All records of the file, in its order, each flattened to what an episode uses.
+    """All records of a file, in its order, each reduced to what an episode uses.
 
-    record: problem (messages), description, init_script (list), start, check (list, None for the example script),
-    example_script, match. A script is [language, text]. The sample's group is "match", "answer" (a check whose
-    first script is the example's) or "state". Raises InvalidInputError naming the record that is broken.
+    A sample's record has: problem (messages), description, init_script (list), start, check (list, None for the example
+    script), example_script, match. A script is (language, text). Its group is "match", "answer" (a check whose first
+    script is the example's) or "state".
+
+    Args:
+        file: AgentBench's JSON list.
+
+    Raises:
+        InvalidInputError: A record is broken; the message names it.
     """
     try:
         entries = json.loads(file.read_text(encoding="utf-8"))

@@ -23,8 +23,11 @@ class Action(Enum):
 def action(reply: str) -> tuple[Action, str]:
     """The action of a reply and its content: the last `Act:` line that can be read counts.
 
-    bash: all ```bash blocks of the reply, joined by blank lines. answer: the text between the first "(" and the last
-    ")" of the line; a line without both is passed over. Case does not matter, and what follows the word neither.
+    Of bash: all ```bash blocks of the reply, joined by blank lines. Of answer: the text between the first "(" and the
+    last ")" of the line; a line without both is passed over. Neither case nor what follows the word matters.
+
+    Args:
+        reply: A model's reply.
     """
     for line in reversed(re.findall(r"Act:\s*(.+)", reply)):
         word = line.lower()
@@ -39,7 +42,11 @@ def action(reply: str) -> tuple[Action, str]:
 
 
 def shown(output: str) -> str:
-    """The message that carries a command's output to the model."""
+    """The message that carries a command's output to the model.
+
+    Args:
+        output: The output; above 800 characters it is cut to 780.
+    """
     if not output:
         return "The output of the OS is empty."
     cut = output[:KEPT] + "\n[truncated because the output is too long]" if len(output) > SHOWN else output
@@ -47,7 +54,12 @@ def shown(output: str) -> str:
 
 
 def seeded(script: str, sample_id: str) -> str:
-    """The bash script with RANDOM seeded from the sample's id, so that a sample is the same in every run."""
+    """A bash script with RANDOM seeded, so that a sample is the same in every run.
+
+    Args:
+        script: The script.
+        sample_id: The sample's id, of which the seed is a hash.
+    """
     seed = int.from_bytes(hashlib.sha256(sample_id.encode()).digest()[:4], "big") % 32768
     return f"RANDOM={seed}\n{script}"
 
@@ -60,6 +72,9 @@ def reads_only_arguments(script: tuple[str, str]) -> bool:
 
     Such a script is Python, imports from sys only, and calls by name only functions that it defines itself or that have
     no effect. Anything else, or what does not parse, is taken to look at the machine.
+
+    Args:
+        script: (language, text).
     """
     language, text = script
     if language != "python":

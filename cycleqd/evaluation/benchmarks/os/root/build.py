@@ -17,14 +17,8 @@ from pathlib import Path
 from cycleqd.errors import InvalidInputError, UnavailableError
 
 PACKAGES = "sudo procps python3 git vim curl wget unzip zip tree"
-_UNNEEDED = (
-    "usr/share/doc",
-    "usr/share/man",
-    "usr/share/info",
-    "usr/share/locale",
-    "var/cache/apt",
-    "var/lib/apt/lists",
-)
+_DOCUMENTATION = ("usr/share/doc", "usr/share/man", "usr/share/info", "usr/share/locale")
+_APT = ("var/cache/apt", "var/lib/apt/lists")
 _TEXTS = {
     "etc/hostname": "box\n",
     "etc/hosts": "127.0.0.1\tlocalhost box\n",
@@ -34,7 +28,15 @@ _TEXTS = {
 
 
 def build(tar: Path) -> None:
-    """Write the tar and beside it TAR.json, the packages and versions in it. Replaces an older one in one step."""
+    """Make the tar, and beside it TAR.json with the packages and versions in it.
+
+    Args:
+        tar: Where it goes; an older one is replaced in one step.
+
+    Raises:
+        InvalidInputError: This process is not root's.
+        UnavailableError: debootstrap or a package mirror is missing.
+    """
     if os.geteuid() != 0:
         raise InvalidInputError("Making the OS benchmark's root needs root: run this as root, or with sudo.")
     if shutil.which("debootstrap") is None:
@@ -45,13 +47,10 @@ def build(tar: Path) -> None:
         root, made = Path(scratch, "root"), Path(scratch, "made.tar")
         _debootstrap(root, release, mirror, Path(scratch, "log"))
         _tidy(root)
-        listing = subprocess.run(
-            ["dpkg-query", f"--admindir={root}/var/lib/dpkg", "-W", "-f", "${Package} ${Version}\n"],
-            check=True, capture_output=True, text=True,
-        ).stdout  # fmt: skip
+        query = ["dpkg-query", f"--admindir={root}/var/lib/dpkg", "-W", "-f", "${Package} ${Version}\n"]
         command = ["tar", "--sort=name", "--numeric-owner", "--exclude=./dev/*", "-C", str(root), "-cf", str(made), "."]
         subprocess.run(command, check=True)
-        versions = dict(line.split(" ") for line in listing.splitlines())
+        versions = dict(line.split(" ") for line in _output(query).splitlines())
         Path(f"{tar}.json").write_text(json.dumps({"release": release, "packages": versions}, indent=1) + "\n")
         made.replace(tar)
 
@@ -61,8 +60,7 @@ def _mirror() -> tuple[str, str]:
     lines = Path("/etc/os-release").read_text().splitlines()
     release = next((line.partition("=")[2].strip('"') for line in lines if line.startswith("VERSION_CODENAME=")), "")
     command = ["apt-get", "indextargets", "--format", "$(SITE) $(CODENAME) $(COMPONENT)", "Created-By: Packages"]
-    targets = subprocess.run(command, check=True, capture_output=True, text=True).stdout.splitlines()
-    for target in targets:
+    for target in _output(command).splitlines():
         site, codename, component = target.rsplit(" ", 2)
         if codename == release and component == "main":
             return release, site
@@ -73,9 +71,7 @@ def _mirror() -> tuple[str, str]:
 
 def _debootstrap(root: Path, release: str, mirror: str, log: Path) -> None:
     include = ",".join(PACKAGES.split())
-    proxy = subprocess.run(
-        ["apt-config", "dump", "--format", "%v", "Acquire::http::Proxy"], check=True, capture_output=True, text=True
-    ).stdout
+    proxy = _output(["apt-config", "dump", "--format", "%v", "Acquire::http::Proxy"])
     environment = {**os.environ, "http_proxy": proxy} if proxy else None
     command = ["debootstrap", "--variant=minbase", f"--include={include}", release, str(root), mirror]
     with log.open("wb") as file:
@@ -88,10 +84,14 @@ def _debootstrap(root: Path, release: str, mirror: str, log: Path) -> None:
 
 
 def _tidy(root: Path) -> None:
-    for folder in _UNNEEDED:
+    for folder in (*_DOCUMENTATION, *_APT):
         shutil.rmtree(root / folder, ignore_errors=True)
         (root / folder).mkdir(parents=True)
     for name, text in _TEXTS.items():
         path = root / name
         path.unlink(missing_ok=True)
         path.write_text(text)
+
+
+def _output(command: list[str]) -> str:
+    return subprocess.run(command, check=True, capture_output=True, text=True).stdout

@@ -22,7 +22,14 @@ def default_tar() -> Path:
 
 
 def opened(tar: Path) -> BufferedReader:
-    """The tar, open for reading. Raises UnavailableError where it is missing or closed to this user."""
+    """The tar, open for reading.
+
+    Args:
+        tar: Its path.
+
+    Raises:
+        UnavailableError: It is missing or closed to this user.
+    """
     try:
         return tar.open("rb")
     except OSError as error:
@@ -33,10 +40,19 @@ def opened(tar: Path) -> BufferedReader:
 
 
 def unpacked(tar: Path, keeper: Keeper, scratch: Path, sha256: str = "") -> Path:
-    """The folder with the unpacked tar: beside the tar or in ~/.cache/cycleqd, for later runs, else in `scratch`.
+    """The folder with the unpacked tar, kept for later runs: beside the tar or in ~/.cache/cycleqd; else in `scratch`.
 
-    The folder's name holds the tar's sha256 and the ids, and it appears complete or not at all. With `sha256`, a tar
-    that differs from it is refused.
+    Its name holds the tar's sha256 and the machines' user ids; it appears complete or not at all.
+
+    Args:
+        tar: The root's tar.
+        keeper: What unpacks it, with those ids.
+        scratch: A folder that is removed after the run.
+        sha256: The digest that the tar must have; empty for any.
+
+    Raises:
+        InvalidInputError: The tar has another digest.
+        UnavailableError: There is no tar, or no folder to unpack it in.
     """
     with opened(tar) as file:
         found = hashlib.file_digest(file, "sha256").hexdigest()
