@@ -16,8 +16,8 @@ from cycleqd.cli.progress import counting
 from cycleqd.cli.source import ConfigSource
 from cycleqd.run import checks, preflight
 from cycleqd.run.checks import Findings
-from cycleqd.run.decisions import FAILED, Action, Cancel, Done, Retry, Run, Standing, Start, Wait
-from cycleqd.run.driver import Driver, standing
+from cycleqd.run.decisions import FAILED, Action, Cancel, Done, Position, Retry, Run, Start, Wait
+from cycleqd.run.driver import Driver, position
 from cycleqd.run.kubeflow.client import Kubeflow
 from cycleqd.run.kubeflow.runs import Follow, Runs, Steps
 from cycleqd.run.sources import bring
@@ -41,28 +41,43 @@ class Access:
 
     def driver(
         self,
-        told: Callable[[Action, Standing], None],
+        announce: Callable[[Action, Position], None],
         follow: Follow = lambda task, event: None,
         warned: Callable[[str], None] = lambda sentence: None,
     ) -> Driver:
-        """What decides about its runs, and acts."""
+        """What decides about its runs, and acts.
+
+        Args:
+            announce: Called with every action before it is done, and with where the evolution is.
+            follow: Called with a task and what became of it.
+            warned: Called with every warning, a sentence.
+        """
         upload = partial(bring, self.config, self.store, counting)
         steps = Steps(self.config, self.kubeflow, self.store, upload, follow, warned)
-        return Driver(steps, self.standing, self.config.place.retries, told, warned)
-
-    def standing(self) -> Standing:
-        """What of the evolution is done, read from S3 now."""
-        return standing(self.config, self.store)
+        where = partial(position, self.config, self.store)
+        return Driver(steps, where, self.config.place.retries, announce, warned)
 
 
 def reach_runs(source: ConfigSource) -> Runs:
-    """The runs alone: neither S3 nor Kubernetes are asked."""
+    """The runs alone: neither S3 nor Kubernetes are asked.
+
+    Args:
+        source: Files and flags that make the configuration.
+    """
     config = source.load()
     return Runs(config, Kubeflow(config.place))
 
 
 def reach(source: ConfigSource) -> Access:
-    """Check, then connect. Raises UnavailableError when no server answers, else InvalidInputError with all problems."""
+    """Check, then connect.
+
+    Args:
+        source: Files and flags that make the configuration.
+
+    Raises:
+        UnavailableError: No server answers.
+        InvalidInputError: Anything else is wrong: all problems at once.
+    """
     config = source.load()
     kubeflow, findings = reach_server(config)
     store = reach_store(config)
@@ -79,7 +94,14 @@ def reach(source: ConfigSource) -> Access:
 
 
 def reach_server(config: Config) -> tuple[Kubeflow, Findings]:
-    """The server, and what was found of it and its objects. Raises InvalidInputError where it cannot run this."""
+    """The server, and what was found of it and its objects.
+
+    Args:
+        config: One whose place is a cluster.
+
+    Raises:
+        InvalidInputError: The configuration cannot run on a cluster.
+    """
     findings = Findings([*checks.check_cluster(config)], [*checks.cluster_warnings(config)])
     preflight.refuse(findings)
     kubeflow = Kubeflow(config.place)
@@ -94,23 +116,36 @@ def _seeds(config: Config, kubeflow: Kubeflow) -> bool:
 
 
 def reach_store(config: Config) -> Store:
-    """S3 as this machine reaches it. MLflow, which only pods need, may be unknown here."""
+    """S3 as this machine reaches it. MLflow, which only pods need, may be unknown here.
+
+    Args:
+        config: Its place names the bucket.
+    """
     known = {name: value for name, value in os.environ.items() if value}
     place = {"CYCLEQD_BUCKET": config.place.bucket}
     return Store.connect(Settings.from_environment({"MLFLOW_TRACKING_URI": "unknown", **known, **place}), config.name)
 
 
 def warn(findings: Findings) -> None:
-    """Print the findings' warnings on stderr."""
+    """Print the findings' warnings on stderr.
+
+    Args:
+        findings: Only their warnings count.
+    """
     for sentence in findings.warnings:
         errors.print(Text(f"warning: {plain(sentence)}"))
 
 
 def submit(source: ConfigSource, as_json: bool) -> None:
-    """Do the one thing that is due."""
+    """Do the one thing that is due.
+
+    Args:
+        source: Files and flags that make the configuration.
+        as_json: Print JSON.
+    """
     access = reach(source)
     action, run = access.driver(_tell_cancelling).submit()
-    facts = describe(access, action, run)
+    facts = _describe(access, action, run)
     if run is None:
         answer(as_json, facts, f"{access.config.name} is complete")
         return
@@ -118,31 +153,36 @@ def submit(source: ConfigSource, as_json: bool) -> None:
     answer(as_json, facts, f"{run.name}: {facts['action']} as run {run.id}", facts["url"], again)
 
 
-def describe(access: Access, action: Action, run: Run | None) -> dict[str, Any]:
+def _describe(access: Access, action: Action, run: Run | None) -> dict[str, Any]:
     """What was done, as JSON."""
     facts = {"evolution": access.config.name, "action": _WORDS[type(action)], "run": None, "step": None, "url": None}
     return facts | {"run": run.id, "step": run.name, "url": access.kubeflow.url(run.id)} if run else facts
 
 
-def _tell_cancelling(action: Action, where: Standing) -> None:
+def _tell_cancelling(action: Action, where: Position) -> None:
     if isinstance(action, Cancel):
         errors.print(Text(cancelled(action.run)))
 
 
 def drive(source: ConfigSource, as_json: bool) -> None:
-    """Act until all is done. Interrupted, it leaves the run going and says so."""
+    """Act until all is done. Interrupted, it leaves the run going and says so.
+
+    Args:
+        source: Files and flags that make the configuration.
+        as_json: Print JSON.
+    """
     access = reach(source)
     with Display(access.config, partial(find_state, access.store)) as display:
         try:
             access.driver(display.acts, display.task, display.warns).drive()
         except (KeyboardInterrupt, SystemExit):
             display.progress.stop()
-            errors.print(Text(left(access, display.run, source)))
+            errors.print(Text(_left(access, display.run, source)))
             raise
     conclude(access.config, current(access.store)[1], source, as_json)
 
 
-def left(access: Access, run: Run | None, source: ConfigSource) -> str:
+def _left(access: Access, run: Run | None, source: ConfigSource) -> str:
     """What an interrupted drive leaves behind, and how to go on.
 
     Args:

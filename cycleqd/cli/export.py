@@ -25,7 +25,16 @@ KINDS = ("a full checkpoint", "an adapter")
 
 
 def export(source: ConfigSource, model: str, folder: Path, merged: bool, rank: int | None, as_json: bool) -> None:
-    """Write a model into a folder: as it is, or in the span as an adapter or merged into the base."""
+    """Write a model into a folder: as it is, or in the span as an adapter or merged into the base.
+
+    Args:
+        source: Files and flags that make the configuration.
+        model: A model's id, or "best".
+        folder: Made if need be.
+        merged: Merge a core into the base.
+        rank: Cut a core's adapter to this rank.
+        as_json: Print JSON.
+    """
     refuse_filled(folder)
     with session(source) as opened:
         name = opened.model(model)
@@ -39,7 +48,7 @@ def export(source: ConfigSource, model: str, folder: Path, merged: bool, rank: i
             facts = _from_core(opened, name, folder, merged, rank)
         else:
             with counting(f"exporting {name}", recorded.size) as advance:
-                download(opened.store, name, recorded, folder, advance)
+                _download(opened.store, name, recorded, folder, advance)
             facts = {"digest": recorded.digest, "bytes": recorded.size}
     facts = {"model": name, "folder": str(folder), **facts}
     answer(as_json, facts, _sentence(facts))
@@ -63,11 +72,11 @@ def _from_core(opened: Session, model: str, folder: Path, merged: bool, rank: in
     found: dict[str, Any] = {"form": form, "digest": written.digest, "bytes": written.size, "scored_as": model}
     if rank is not None:
         found["relative_error"] = cut(core, rank)
-    scores = held_out(store, config, model)
+    scores = _held_out(store, config, model)
     return {**found, **({"held_out": scores} if scores else {})}
 
 
-def held_out(store: Store, config: Config, model: str) -> dict[str, float]:
+def _held_out(store: Store, config: Config, model: str) -> dict[str, float]:
     """Held-out scores that are recorded, by task."""
     found = {task: read_result(store, layout.evaluation(model, task, "test")) for task in config.tasks}
     return {task: body["outputs"]["score"] for task, body in found.items() if body is not None}
@@ -88,13 +97,22 @@ def _sentence(facts: Mapping[str, Any]) -> str:
 
 
 def refuse_filled(folder: Path) -> None:
-    """Raise InvalidInputError unless the folder is absent or empty."""
+    """Raise InvalidInputError unless the folder is absent or empty.
+
+    Args:
+        folder: Where files are to be written.
+    """
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise InvalidInputError(f"{folder} exists and is not an empty folder; give another one")
 
 
 def refuse_collected(store: Store, model: str) -> None:
-    """Raise InvalidInputError when the model's files were cleaned up."""
+    """Raise InvalidInputError when the model's files were cleaned up.
+
+    Args:
+        store: The evolution.
+        model: Id of a model that was made.
+    """
     if not stored(store, model):
         raise InvalidInputError(
             f"the files of '{model}' were cleaned up, as no archive needs them;"
@@ -102,7 +120,7 @@ def refuse_collected(store: Store, model: str) -> None:
         )
 
 
-def download(store: Store, model: str, recorded: Manifest, folder: Path, advance: Callable[[int], None]) -> None:
+def _download(store: Store, model: str, recorded: Manifest, folder: Path, advance: Callable[[int], None]) -> None:
     """Write the checkpoint's files into the folder, each verified; `advance` is called with every file's bytes."""
     for name, entry in recorded.files.items():
         store.get_file(f"{layout.checkpoint(model)}/{name}", folder / name, entry.sha256, advance)

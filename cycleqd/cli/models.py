@@ -11,15 +11,25 @@ from cycleqd.cli.source import ConfigSource
 from cycleqd.errors import InvalidInputError
 from cycleqd.search import state as states
 from cycleqd.search.config import Config
-from cycleqd.search.records import ModelRef
 from cycleqd.search.state import State
 
 
 def show(source: ConfigSource, sort: str, ascending: bool, limit: int, as_json: bool) -> None:
-    """Print the first `limit` models (0: all). InvalidInputError where `sort` is no task, average, generation or id."""
+    """Print a table of the models.
+
+    Args:
+        source: Files and flags that make the configuration.
+        sort: A task, average, generation or id.
+        ascending: Lowest first.
+        limit: So many rows; 0 is all.
+        as_json: Print JSON.
+
+    Raises:
+        InvalidInputError: `sort` is none of these.
+    """
     with session(source) as opened:
         config, state = opened.seeded(), opened.state()
-        found = rows(opened, config, state)
+        found = _rows(opened, config, state)
     keys = {"average", "generation", "id", *state.tasks}
     if sort not in keys:
         raise InvalidInputError(f"--sort {sort} is not one of {', '.join(sorted(keys))}")
@@ -47,7 +57,7 @@ def show(source: ConfigSource, sort: str, ascending: bool, limit: int, as_json: 
     )
 
 
-def rows(opened: Session, config: Config, state: State) -> list[dict[str, Any]]:
+def _rows(opened: Session, config: Config, state: State) -> list[dict[str, Any]]:
     """Base, experts, children, and final models if there are any; scores are those of the search split."""
     stored = {line.model.id for line in states.alive(config, state)}
     stored |= {"base", *config.combined, *(expert.model.id for expert in state.experts)}
@@ -56,7 +66,7 @@ def rows(opened: Session, config: Config, state: State) -> list[dict[str, Any]]:
     for name in config.combined:
         built = scores_of(opened.store, config, name, "search")
         if built is not None:
-            lines.append((state.generation, ModelRef(name, built.digest), built.values))
+            lines.append((state.generation, built.model, built.scores))
     return [
         {
             "id": model.id,

@@ -1,4 +1,4 @@
-"""What a driver does next: a pure function of where the evolution stands and of its runs.
+"""What a driver does next: a pure function of the evolution's records and its runs.
 
 A step's run has a name that follows from the step, so any driver, started at any time, finds it. A driver that is
 killed between two calls loses nothing: the next one decides from the same two things. Records in S3 say what is done,
@@ -20,7 +20,7 @@ RUNNING, SUCCEEDED, FAILED = "RUNNING", "SUCCEEDED", "FAILED"
 CANCELING, CANCELED, SKIPPED = "CANCELING", "CANCELED", "SKIPPED"
 ENDED = (SUCCEEDED, FAILED, CANCELED, SKIPPED)
 GIVEN_UP = (CANCELING, CANCELED, SKIPPED)
-"""The states of a run that somebody ends, or has ended."""
+"""The states of a run that was cancelled, or is being cancelled."""
 FIRST_PAUSE, LONGEST_PAUSE = 30.0, 600.0
 """Seconds between a failure and its repetition: the first, doubled each time, at most the second."""
 
@@ -59,7 +59,7 @@ class Run:
 
 
 @dataclass(frozen=True)
-class Standing:
+class Position:
     """Where the evolution is by S3: the step that is due, None when all is done, and the step before it.
 
     The step before has moved HEAD, but its logging and cleaning may not have ended.
@@ -106,7 +106,7 @@ class Replace:
 
 
 @dataclass(frozen=True)
-class Stop:
+class Halt:
     """Go no further; the sentence says why and what to do. `kind`: the error to end with."""
 
     sentence: str
@@ -118,32 +118,36 @@ class Done:
     """The evolution is complete."""
 
 
-Action = Start | Wait | Retry | Cancel | Replace | Stop | Done
+Action = Start | Wait | Retry | Cancel | Replace | Halt | Done
 
 
-def decide(standing: Standing, runs: Iterable[Run], ended_before: frozenset[str], retries: int) -> Action:
+def decide(position: Position, runs: Iterable[Run], ended_before: frozenset[str], retries: int) -> Action:
     """The next thing to do.
 
-    `runs` may hold others than the two steps' and the schedule's; `standing` must have been the same before and after
-    they were listed. `ended_before` are the ids of the runs that somebody had ended when this driver first looked: they
-    are replaced, while one that is cancelled under the driver's eyes stops it. A failed run is repeated, at most
-    `retries` times, unless its task refused.
+    A failed run is repeated, at most `retries` times, unless its task refused.
+
+    Args:
+        position: The same before and after the runs were listed.
+        runs: Those of the position's two steps and the schedule's; others are ignored.
+        ended_before: Ids of the runs that somebody had ended when this driver first looked: they are replaced, while
+            one that is cancelled under the driver's eyes stops it.
+        retries: How often a failed run is repeated.
     """
     known = sorted(runs, key=lambda run: (run.created_at, run.id))
     for run in known:
         if run.scheduled and run.live:
             return Replace(run) if run.stuck else Wait(run)
-    before = standing.before
+    before = position.before
     if before is not None:
         action = _unfinished(before, _of(before, known), ended_before, retries)
-        if standing.due is None and isinstance(action, Start):
+        if position.due is None and isinstance(action, Start):
             return Done()  # all records are there: nothing is worth a new run
         if action is not None:
             return action
-    if standing.due is None:
+    if position.due is None:
         return Done()
-    runs_due = _of(standing.due, known)
-    return _unfinished(standing.due, runs_due, ended_before, retries) or Stop(
+    runs_due = _of(position.due, known)
+    return _unfinished(position.due, runs_due, ended_before, retries) or Halt(
         f"run {runs_due[-1].name} succeeded, but its records are not in S3: they were deleted, or the run used another"
         " bucket; restore them, or archive the run in Kubeflow Pipelines to have the step run again"
     )
@@ -170,17 +174,17 @@ def _unfinished(step: Step, runs: Sequence[Run], ended_before: frozenset[str], r
             return Wait(run)
     failed = [run for run in runs if run.state == FAILED]
     if failed:
-        return _again(failed[-1], retries)  # beside it only its twin was ever cancelled
+        return _again(failed[-1], retries)  # others were cancelled as duplicates of it
     gone = [run for run in runs if run.id not in ended_before]
     if gone:
-        return Stop(f"run {gone[-1].name} ({gone[-1].id}) was cancelled; `cycleqd drive` starts it anew")
+        return Halt(f"run {gone[-1].name} ({gone[-1].id}) was cancelled; `cycleqd drive` starts it again")
     return Start(step)
 
 
-def _again(run: Run, retries: int) -> Retry | Stop:
+def _again(run: Run, retries: int) -> Retry | Halt:
     """What becomes of a run that failed."""
     if run.failure is not None and run.failure.refusal:
-        return Stop(
+        return Halt(
             f"run {run.name} ({run.id}) failed and is not repeated, which could not help: {run.why}; correct that, then"
             f" `cycleqd retry {run.name}` and drive on (what was corrected in a profile or an image reaches only a new"
             " run: archive this one in Kubeflow Pipelines, and drive on)",
@@ -189,7 +193,7 @@ def _again(run: Run, retries: int) -> Retry | Stop:
     if run.retries < retries:
         return Retry(run, min(FIRST_PAUSE * 2.0**run.retries, LONGEST_PAUSE))
     times = f" {run.retries + 1} times" if run.retries else ""
-    return Stop(
+    return Halt(
         f"run {run.name} ({run.id}) failed{times}{f': {run.why}' if run.why else ''}; read `cycleqd logs {run.name}`,"
         f" then go on with `cycleqd retry {run.name}`"
     )

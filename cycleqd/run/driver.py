@@ -1,6 +1,6 @@
 """The driver: decides what is due and has a runner do it, until the evolution is complete. May be killed at any time.
 
-It keeps no state that matters. Where the evolution stands, S3 says; what is in flight, its runner: see
+It keeps no state that matters: records in S3 show how far the evolution is, its runner knows what is in flight. See
 cycleqd.run.decisions.
 """
 
@@ -17,12 +17,12 @@ from cycleqd.run.decisions import (
     Action,
     Cancel,
     Done,
+    Halt,
+    Position,
     Replace,
     Retry,
     Run,
-    Standing,
     Start,
-    Stop,
     Wait,
     decide,
 )
@@ -51,6 +51,11 @@ class TaskLog:
     started: str
     read: Callable[[int], str]
 
+    @property
+    def live(self) -> bool:
+        """Whether the task works or will: one whose pod waits for a node, its image or a GPU counts."""
+        return self.phase not in ("Succeeded", FAILED_TASK)
+
 
 class Runner(Protocol):
     """Runs steps somewhere: processes or containers of this machine, or a cluster.
@@ -60,16 +65,32 @@ class Runner(Protocol):
     """
 
     def runs(self, names: Iterable[str]) -> list[Run]:
-        """All runs of these steps that are not archived, and the live ones of the schedule."""
+        """All runs of these steps that are not archived, and the live ones of the schedule.
+
+        Args:
+            names: Names of steps.
+        """
 
     def start(self, step: Step) -> Run:
-        """Start a run of the step. After an UnavailableError it may have been started all the same."""
+        """Start a run of the step. After an UnavailableError it may have been started all the same.
+
+        Args:
+            step: One that is due.
+        """
 
     def wait(self, run: Run) -> None:
-        """Return when the run has ended, or is stuck. Raises ConflictError when it is deleted."""
+        """Return when the run has ended, or is stuck. Raises ConflictError when it is deleted.
+
+        Args:
+            run: One that is in flight.
+        """
 
     def cancel(self, run: Run) -> None:
-        """Ask for its end; a run that has ended already is no error."""
+        """Ask for its end; a run that has ended already is no error.
+
+        Args:
+            run: In any state.
+        """
 
     def logs(self, run: Run, drivers: bool = False) -> list[TaskLog]:
         """The logs of the run's tasks as far as there are any, the oldest first.
@@ -80,32 +101,45 @@ class Runner(Protocol):
         """
 
     def retry(self, run: Run) -> None:
-        """Count it, then return when the run works again. Does nothing when another driver was faster."""
-        raise ConflictError(f"run {run.name} ({run.id}) cannot be repeated where it runs; start it anew")
+        """Count it, then return when the run works again. Does nothing when another driver was faster.
+
+        Args:
+            run: One that failed.
+        """
+        raise ConflictError(f"run {run.name} ({run.id}) cannot be repeated where it runs; start it again")
 
     def replace(self, run: Run) -> None:
-        """Archive a run that is stuck. Does nothing when another driver was faster."""
-        raise ConflictError(f"run {run.name} ({run.id}) cannot be replaced where it runs; start it anew")
+        """Archive a run that is stuck. Does nothing when another driver was faster.
+
+        Args:
+            run: One that is stuck.
+        """
+        raise ConflictError(f"run {run.name} ({run.id}) cannot be replaced where it runs; start it again")
 
 
-def standing(config: Config, store: Store) -> Standing:
-    """Where the evolution is, by HEAD and what finalising has recorded."""
+def position(config: Config, store: Store) -> Position:
+    """Where the evolution is, by HEAD and what finalising has recorded.
+
+    Args:
+        config: The evolution's configuration.
+        store: The evolution.
+    """
     state = find_state(store)
     due = next_step(config, store, state)
-    return Standing(due, Step("finalising") if due is None else previous_step(config, state))
+    return Position(due, Step("finalising") if due is None else previous_step(config, state))
 
 
 @dataclass
 class Driver:
-    """Decides and acts. `standing` reads S3; `told` hears of every action before it is done.
+    """Decides and acts. `position` reads S3; `announce` is called with every action before it is done.
 
     `retries`: how often a failed run is repeated.
     """
 
     runner: Runner
-    standing: Callable[[], Standing]
+    position: Callable[[], Position]
     retries: int = 0
-    told: Callable[[Action, Standing], None] = lambda action, standing: None
+    announce: Callable[[Action, Position], None] = lambda action, position: None
     warned: Callable[[str], None] = lambda sentence: None
     sleep: Callable[[float], None] = time.sleep
     outage: float = OUTAGE_SECONDS
@@ -121,13 +155,13 @@ class Driver:
         pause, quiet = _FIRST_PAUSE, 0.0
         while True:
             try:
-                action, standing = self.next()
-                self.told(action, standing)
+                action, position = self.next()
+                self.announce(action, position)
                 if isinstance(action, Done):
                     return
                 if isinstance(action, Retry):
                     self.sleep(action.pause)
-                    if self.next()[0] != action:  # somebody did it meanwhile
+                    if self.next()[0] != action:  # another driver did it meanwhile
                         continue
                 self.act(action)
                 pause, quiet = _FIRST_PAUSE, 0.0
@@ -141,31 +175,38 @@ class Driver:
     def submit(self) -> tuple[Action, Run | None]:
         """Do the one thing that is due without waiting for it: the action, and the run that is now under way."""
         while True:
-            action, standing = self.next()
-            self.told(action, standing)
+            action, position = self.next()
+            self.announce(action, position)
             if isinstance(action, Wait):
                 return action, action.run
             run = self.act(action)
             if not isinstance(action, Cancel | Replace):
                 return action, run
 
-    def next(self) -> tuple[Action, Standing]:
+    def next(self) -> tuple[Action, Position]:
         """What is to be done, from a look at the runs during which S3 did not change."""
-        standing = self.standing()
+        position = self.position()
         while True:
-            names = {step.name for step in (standing.before, standing.due) if step is not None}
+            names = {step.name for step in (position.before, position.due) if step is not None}
             runs = self.runner.runs(sorted(names))
             fresh = names - self._looked_for
             self._ended_before |= {run.id for run in runs if run.state in GIVEN_UP and run.name in fresh}
             self._ended_before -= {run.id for run in runs if run.live}  # retried: it is watched from here on
             self._looked_for |= names
-            again = self.standing()
-            if again == standing:
-                return decide(standing, runs, frozenset(self._ended_before), self.retries), standing
-            standing = again
+            again = self.position()
+            if again == position:
+                return decide(position, runs, frozenset(self._ended_before), self.retries), position
+            position = again
 
     def act(self, action: Action) -> Run | None:
-        """Do it. Raises the error of a Stop."""
+        """Do it; the run that is under way then, if one is.
+
+        Args:
+            action: What `next` decided.
+
+        Raises:
+            CycleQDError: The action is a Halt: the error that it names.
+        """
         match action:
             case Start(step):
                 return self.runner.start(step)
@@ -180,6 +221,6 @@ class Driver:
                 self.runner.cancel(run)
             case Replace(run):
                 self.runner.replace(run)
-            case Stop(sentence, kind):
+            case Halt(sentence, kind):
                 raise (named(kind) or ConflictError)(sentence)
         return None

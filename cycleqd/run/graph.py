@@ -10,8 +10,9 @@ from collections.abc import Callable, Mapping
 from concurrent.futures import FIRST_COMPLETED, CancelledError, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from graphlib import TopologicalSorter
+from pathlib import Path
 from threading import Event
-from typing import Any
+from typing import Any, Protocol
 
 from cycleqd.errors import UnavailableError
 
@@ -20,7 +21,7 @@ Values = Mapping[str, Any]
 
 
 @dataclass(frozen=True)
-class Task:
+class GraphTask:
     """A task whose inputs are known.
 
     name: as the pipeline calls it, once for all iterations of a loop. image: the container image of its stage. command:
@@ -36,10 +37,33 @@ class Task:
     outputs: tuple[str, ...]
 
 
+class Launcher(Protocol):
+    """Where tasks run."""
+
+    def run(
+        self, task: GraphTask, arguments: list[str], folder: Path, log: Path, environment: Mapping[str, str]
+    ) -> int:
+        """Run a task to its end: its exit code, 128 and more for a signal that killed it.
+
+        Args:
+            task: Where its program and its image come from.
+            arguments: The task's own with its inputs filled in.
+            folder: The task's own, empty; its outputs are to be there.
+            log: What the task prints is appended to it.
+            environment: What is added to this process' own.
+
+        Raises:
+            UnavailableError: The task cannot be run.
+        """
+
+    def end(self) -> None:
+        """End all tasks that run, and begin no more."""
+
+
 class Graph:
     """A compiled pipeline and what runs its tasks."""
 
-    def __init__(self, spec: Mapping[str, Any], launch: Callable[[Task], Values]) -> None:
+    def __init__(self, spec: Mapping[str, Any], launch: Callable[[GraphTask], Values]) -> None:
         """`spec`: the pipeline's document. `launch` runs a task to its end and returns its outputs, in any thread."""
         self.root = spec["root"]
         self.components = spec["components"]
@@ -52,8 +76,11 @@ class Graph:
 
         When a task fails no task that depends on it begins, nor a further iteration; what runs is waited for. Raises
         what `launch` raised.
+
+        Args:
+            arguments: The pipeline's parameters; one that is left out has its default.
         """
-        self._dag(self.root, _given(self.root, arguments))
+        self._dag(self.root, _with_defaults(self.root, arguments))
 
     def _dag(self, component: Mapping[str, Any], inputs: Values) -> Values:
         """Run the tasks of a pipeline, as many at a time as are ready; its outputs."""
@@ -96,20 +123,20 @@ class Graph:
         return {key: [one[key] for one in ended] for key in outputs}
 
     def _one(self, name: str, component: Mapping[str, Any], given: Values) -> Values:
-        inputs = _given(component, given)
+        inputs = _with_defaults(component, given)
         if "dag" in component:
             return self._dag(component, inputs)
         container = self.executors[component["executorLabel"]]["container"]
         outputs = component.get("outputDefinitions", {}).get("parameters", {})
         command, arguments = tuple(container["command"]), tuple(container["args"])
         try:
-            return self.launch(Task(name, container["image"], command, arguments, inputs, tuple(outputs)))
+            return self.launch(GraphTask(name, container["image"], command, arguments, inputs, tuple(outputs)))
         except BaseException:
             self._failed.set()
             raise
 
 
-def _given(component: Mapping[str, Any], given: Values) -> Values:
+def _with_defaults(component: Mapping[str, Any], given: Values) -> Values:
     """A component's parameters, defaults filled in. Whole numbers, which the compiler writes as 0.0, are such again."""
     found = {}
     for name, definition in component.get("inputDefinitions", {}).get("parameters", {}).items():

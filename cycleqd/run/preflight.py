@@ -16,7 +16,12 @@ from pipelines.placement import SECRET, SETTINGS
 
 
 def check_server(kubeflow: Kubeflow, findings: Findings) -> None:
-    """Whether the version is one that was tried."""
+    """Whether the version is one that was tried.
+
+    Args:
+        kubeflow: The server.
+        findings: A warning is added to it.
+    """
     if not kubeflow.version.lstrip("v").startswith(f"{TESTED}."):
         findings.warnings.append(
             f"{kubeflow.where} is Kubeflow Pipelines {kubeflow.version}; what was tried is {TESTED}.0"
@@ -24,7 +29,12 @@ def check_server(kubeflow: Kubeflow, findings: Findings) -> None:
 
 
 def check_objects(place: Place, findings: Findings) -> None:
-    """The objects in Kubernetes that pods name, as far as this account may ask for them."""
+    """The objects in Kubernetes that pods name, as far as this account may ask for them.
+
+    Args:
+        place: It names the objects.
+        findings: Problems and warnings are added to it.
+    """
     wanted = [("namespace", place.namespace, ()), ("secret", place.secret, SECRET)]
     wanted.append(("config_map", place.config_map, SETTINGS))
     if place.service_account:
@@ -44,7 +54,7 @@ def _check_object(
     try:
         found = kubernetes.find(kind, name, place.namespace)
     except ForbiddenError as error:
-        if kind != "namespace":  # few may ask for namespaces; the objects in one tell as much
+        if kind != "namespace":  # few accounts may ask for namespaces; the objects in one show that it exists
             findings.warnings.append(f"{error}; whether it is there was not checked")
         return
     if found is None:
@@ -66,7 +76,14 @@ def _missing(kind: str, name: str, namespace: str) -> str:
 
 
 def check_store(store: Store) -> None:
-    """Raises UnavailableError when S3 cannot be used from here."""
+    """Check that S3 can be used from here.
+
+    Args:
+        store: The evolution.
+
+    Raises:
+        UnavailableError: It cannot.
+    """
     try:
         probe(store)
     except UnavailableError as error:
@@ -77,7 +94,12 @@ def check_store(store: Store) -> None:
 
 
 def check_tracking(url: str | None, findings: Findings) -> None:
-    """MLflow is the pods' to reach; from here it is only looked for."""
+    """MLflow is the pods' to reach; from here it is only looked for.
+
+    Args:
+        url: The environment's; None where it names none.
+        findings: A warning is added to it.
+    """
     if not url:
         findings.warnings.append("MLFLOW_TRACKING_URI is not set here: whether MLflow answers the pods was not checked")
         return
@@ -86,7 +108,13 @@ def check_tracking(url: str | None, findings: Findings) -> None:
 
 
 def check_inputs(config: Config, store: Store, findings: Findings) -> None:
-    """What seeding reads: models that fit together, data and plug-ins that are there."""
+    """What seeding reads: models that fit together, data and plug-ins that are there.
+
+    Args:
+        config: The evolution's configuration.
+        store: The evolution.
+        findings: Problems and warnings are added to it.
+    """
     checks.check_models(config, store, findings)
     for name, task in config.tasks.items():
         try:
@@ -96,6 +124,13 @@ def check_inputs(config: Config, store: Store, findings: Findings) -> None:
 
 
 def refuse(findings: Findings) -> None:
-    """Raise InvalidInputError with every problem."""
+    """Refuse a configuration with problems.
+
+    Args:
+        findings: Everything that was checked.
+
+    Raises:
+        InvalidInputError: There are problems: it names all of them.
+    """
     if findings.problems:
         raise InvalidInputError("\n".join(findings.problems))

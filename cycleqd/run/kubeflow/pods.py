@@ -1,4 +1,4 @@
-"""The few things asked of Kubernetes itself: whether named objects are there, and what the pods of a run say."""
+"""The few things asked of Kubernetes itself: whether named objects are there, and the logs of a run's pods."""
 
 from __future__ import annotations
 
@@ -8,39 +8,24 @@ import logging
 import os
 import re
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from cycleqd.errors import InvalidInputError, UnavailableError
-from cycleqd.run.kubeflow.replies import said, short
+from cycleqd.run.driver import TaskLog
+from cycleqd.run.kubeflow.replies import message_of, short
 from cycleqd.storage import layout
 
 _TIMEOUT = (5, 30)
 _LABEL = "pipeline/runid"
 _CONTAINER = "main"  # Argo's name for the container that does a pod's work
-_DRIVER = re.compile(r"-driver-\d+$")  # KFP decides there what its executor pod is given
+_DRIVER = re.compile(r"-driver-\d+$")  # KFP's pod that prepares the inputs of the task's own pod
 _PAGE = 200
 _MOST = 8 << 20
 
 
 class ForbiddenError(UnavailableError):
     """This account may not ask for that."""
-
-
-@dataclass(frozen=True)
-class Pod:
-    """A pod of a run. `task` is the pipeline's name for what it does, `child` the child that it works on, if one."""
-
-    name: str
-    task: str
-    child: str
-    phase: str
-    started: str
-
-    @property
-    def live(self) -> bool:
-        """Whether it works or will: one that waits for a node, its image or a GPU counts."""
-        return self.phase not in ("Succeeded", "Failed")
 
 
 class Kubernetes:
@@ -62,14 +47,21 @@ class Kubernetes:
                 f"no Kubernetes cluster is known ({short(error)}); name a kubeconfig as KUBECONFIG"
             ) from error
         configuration.retries = Retry(1, backoff_factor=0.3)
-        logging.getLogger("urllib3").setLevel(logging.ERROR)  # its attempts are nobody's business
+        logging.getLogger("urllib3").setLevel(logging.ERROR)  # no line for every attempt
         self.where: str = configuration.host
         self._core = client.CoreV1Api(client.ApiClient(configuration))
 
     def find(self, kind: str, name: str, namespace: str) -> Any | None:
-        """A secret, config_map, service_account or (of no namespace) namespace; None when there is none.
+        """An object, None when there is none.
 
-        Raises ForbiddenError when it may not be asked for, UnavailableError when nobody answers.
+        Args:
+            kind: secret, config_map, service_account or namespace.
+            name: The object's.
+            namespace: Where it is; a namespace is in none.
+
+        Raises:
+            ForbiddenError: This account may not ask for it.
+            UnavailableError: Nobody answers.
         """
         with self._reported(f"{kind} '{name}'"):
             try:
@@ -82,8 +74,14 @@ class Kubernetes:
                     return None
                 raise
 
-    def pods(self, run_id: str, namespace: str, drivers: bool = False) -> list[Pod]:
-        """The pods of a run in the order of their start, those of KFP's own drivers only when wanted."""
+    def pods(self, run_id: str, namespace: str, drivers: bool = False) -> list[TaskLog]:
+        """The pods of a run in the order of their start.
+
+        Args:
+            run_id: The run's id in KFP.
+            namespace: Where its pods are.
+            drivers: Those of KFP's own drivers, too.
+        """
         found, token = [], None
         while True:
             with self._reported(f"the pods of run {run_id}"):
@@ -94,21 +92,21 @@ class Kubernetes:
                     _continue=token,
                     _request_timeout=_TIMEOUT,
                 )
-            found += [_pod(one) for one in page.items]
+            found += [self._pod(one, namespace) for one in page.items]
             token = page.metadata._continue
             if not token:
                 break
         kept = [pod for pod in found if drivers or not _DRIVER.search(pod.name)]
         return sorted(kept, key=lambda pod: (pod.started or "~", pod.name))
 
-    def log(self, pod: Pod, namespace: str, lines: int) -> str:
+    def _log(self, pod: str, namespace: str, lines: int) -> str:
         """The last lines that the pod's own container wrote; at most 8 MiB."""
         from kubernetes.client.exceptions import ApiException
 
-        with self._reported(f"the log of pod {pod.name}"):
+        with self._reported(f"the log of pod {pod}"):
             try:
                 answer = self._core.read_namespaced_pod_log(
-                    pod.name,
+                    pod,
                     namespace,
                     container=_CONTAINER,
                     tail_lines=lines,
@@ -118,9 +116,24 @@ class Kubernetes:
                 )
             except ApiException as error:
                 if error.status in (400, 404):  # it waits for its image, or is gone
-                    return f"(no log: {said(error)})"
+                    return f"(no log: {message_of(error)})"
                 raise
             return str(answer.data.decode(errors="replace"))
+
+    def _pod(self, one: Any, namespace: str) -> TaskLog:
+        """A pod as Kubernetes describes it."""
+        main = next((c for c in one.spec.containers if c.name == _CONTAINER), one.spec.containers[0])
+        given = [*(main.command or []), *(main.args or [])]
+        children = layout.children_in(" ".join(given))
+        started = one.status.start_time
+        return TaskLog(
+            name=one.metadata.name,
+            task=_task(given) or one.metadata.name,
+            child=children[0] if len(children) == 1 else "",
+            phase=one.status.phase or "Unknown",
+            started=started.isoformat() if started else "",
+            read=partial(self._log, one.metadata.name, namespace),
+        )
 
     @contextlib.contextmanager
     def _reported(self, what: str) -> Iterator[None]:
@@ -136,7 +149,7 @@ class Kubernetes:
                 ) from error
             kind = ForbiddenError if error.status == 403 else UnavailableError
             raise kind(
-                f"the Kubernetes API at {self.where} does not give {what} ({error.status}: {said(error)})"
+                f"the Kubernetes API at {self.where} does not return {what} ({error.status}: {message_of(error)})"
             ) from error
         except (HTTPError, OSError) as error:
             cause = getattr(error, "reason", None) or error
@@ -145,22 +158,8 @@ class Kubernetes:
             ) from error
 
 
-def _pod(one: Any) -> Pod:
-    main = next((c for c in one.spec.containers if c.name == _CONTAINER), one.spec.containers[0])
-    given = [*(main.command or []), *(main.args or [])]
-    children = layout.children_in(" ".join(given))
-    started = one.status.start_time
-    return Pod(
-        name=one.metadata.name,
-        task=_task(given) or one.metadata.name,
-        child=children[0] if len(children) == 1 else "",
-        phase=one.status.phase or "Unknown",
-        started=started.isoformat() if started else "",
-    )
-
-
 def _task(given: Sequence[str]) -> str:
-    """The pipeline's name for what KFP's launcher is to run, by the component that it is given; "" for another pod."""
+    """The pipeline's name of a pod's task, from the arguments of KFP's launcher; "" for another pod."""
     try:
         label = json.loads(given[given.index("--component_spec") + 1])["executorLabel"]
     except (ValueError, IndexError, KeyError, TypeError):

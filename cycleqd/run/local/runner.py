@@ -18,12 +18,12 @@ from dataclasses import replace
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from cycleqd.errors import ConflictError, CycleQDError, UnavailableError, named
 from cycleqd.run.decisions import RUNNING, SUCCEEDED, Run
 from cycleqd.run.driver import Runner, TaskLog
-from cycleqd.run.graph import Graph, Task, Values
+from cycleqd.run.graph import Graph, GraphTask, Launcher, Values
 from cycleqd.run.local.logs import StepLogs, find_logs
 from cycleqd.run.local.services import writable
 from cycleqd.run.steps import Step, arguments, find_state, previous_step
@@ -37,11 +37,12 @@ Follow = Callable[[str, str], None]
 
 
 def folder(config: Config) -> Path:
-    """Where this machine keeps what it knows of an evolution's runs; made if need be.
+    """Where this machine keeps what it knows of an evolution's runs.
 
-    Raises InvalidInputError where nothing can be written.
+    Args:
+        config: The evolution's configuration.
     """
-    return writable(Path(config.place.folder).resolve() / "runs" / config.name)
+    return Path(config.place.folder).resolve() / "runs" / config.name
 
 
 def logs(config: Config, step: str) -> list[TaskLog]:
@@ -55,22 +56,12 @@ def logs(config: Config, step: str) -> list[TaskLog]:
 
 
 def logged(config: Config) -> str:
-    """The steps that have logs on this machine, as a list for a sentence."""
-    return ", ".join(sorted(path.name for path in folder(config).iterdir() if path.is_dir())) or "none"
+    """The steps that have logs on this machine, as a list for a sentence.
 
-
-class Launcher(Protocol):
-    """Where tasks run."""
-
-    def run(self, task: Task, arguments: list[str], folder: Path, log: Path, environment: Mapping[str, str]) -> int:
-        """Run a task to its end: its exit code.
-
-        `arguments` are the task's own with its inputs filled in; `folder` is its own, in which its outputs are to be;
-        its output is appended to `log`. Raises CycleQDError when the task cannot be run.
-        """
-
-    def end(self) -> None:
-        """End all tasks that run, and begin no more."""
+    Args:
+        config: The evolution's configuration.
+    """
+    return ", ".join(sorted(path.parent.name for path in folder(config).glob("*/0001-*.json"))) or "none"
 
 
 class LocalRunner(Runner):
@@ -88,7 +79,7 @@ class LocalRunner(Runner):
         self.environment = environment
         self.follow = follow
         self.launcher = launcher
-        self.folder = folder(config)
+        self.folder = writable(folder(config))
         self._thread = ThreadPoolExecutor(1)
         self._made: dict[str, tuple[Run, Future[None]]] = {}
 
@@ -135,7 +126,11 @@ class LocalRunner(Runner):
         return logs(self.config, run.name)
 
     def finished(self, step: Step) -> bool:
-        """Whether a run of this step on this machine ended well, cleaning and logging included."""
+        """Whether a run of this step on this machine ended well, cleaning and logging included.
+
+        Args:
+            step: Of this evolution.
+        """
         note = self._note(step)
         return note.exists() and note.read_text() == self._evolution()
 
@@ -144,7 +139,7 @@ class LocalRunner(Runner):
         return self.folder / f"{step.name}.done"
 
     def _evolution(self) -> str:
-        """What tells evolutions of one name apart: where their objects are, and all that decides their results."""
+        """What distinguishes evolutions of one name: where their objects are, and all that decides their results."""
         endpoint = {**os.environ, **self.environment}.get("AWS_ENDPOINT_URL", "")
         return json.dumps([endpoint, self.config.place.bucket, self.config.frozen()])
 
@@ -155,7 +150,7 @@ class LocalRunner(Runner):
             Graph(self._compiled(step, temporary), launch).run(parameters)
         self._note(step).write_text(self._evolution())
 
-    def _launch(self, step: Step, temporary: Path, logs: StepLogs, task: Task) -> Values:
+    def _launch(self, step: Step, temporary: Path, logs: StepLogs, task: GraphTask) -> Values:
         """Run a task, as often as the pipeline asks, in a folder of its own; what it returned."""
         own = Path(tempfile.mkdtemp(dir=temporary, prefix="task-"))
         failure, returned = own / "failure.json", own / "outputs.json"
@@ -214,10 +209,15 @@ def _error(file: Path) -> CycleQDError | None:
 def alone(config: Config) -> Iterator[None]:
     """Hold the evolution for this process among those that share `place.folder`.
 
-    Raises ConflictError naming the process that holds it. Drivers elsewhere need no lock: they meet in S3, where the
-    second one adopts the first one's plan.
+    Drivers elsewhere need no lock: they meet in S3, where the second one adopts the first one's plan.
+
+    Args:
+        config: The evolution's configuration.
+
+    Raises:
+        ConflictError: Another process holds it: its id is named.
     """
-    with (folder(config) / "driver.lock").open("a+") as lock:
+    with (writable(folder(config)) / "driver.lock").open("a+") as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
