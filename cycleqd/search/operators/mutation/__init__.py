@@ -7,12 +7,9 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 import numpy as np
-from numpy.typing import NDArray
 
-from cycleqd.search.operators import Operator, Parameters
+from cycleqd.search.operators import Floats, Needs, Operator, Parameters
 from cycleqd.search.randomness import integer_seed
-
-Floats = NDArray[np.float32]
 
 
 @dataclass(frozen=True)
@@ -25,7 +22,7 @@ class Matrix:
 
 
 class Mutation(Operator):
-    """Changes a child's task vector. Which of the two subclasses one is says what it needs: the span, or elements."""
+    """Changes a child's task vector at random."""
 
     own_modules: ClassVar[str] = "cycleqd.search.operators.mutation.{}"
 
@@ -66,6 +63,8 @@ class SpanMutation(Mutation):
 
 class ElementMutation(Mutation):
     """Changes elements of every tensor of floats one by one, in pieces; needs dense task vectors."""
+
+    needs: ClassVar[Needs] = "elements"
 
     @abstractmethod
     def change(self, values: Parameters, tensor: str, start: int, elements: Floats) -> Floats:
