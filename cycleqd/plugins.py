@@ -4,17 +4,18 @@ This module stays where it is, whatever moves behind it, so that a stored plug-i
 """
 
 from cycleqd.evaluation.task import Episode, Message, Outcome, Sample, SingleTurn, Task, Verdict, Workspace
-from cycleqd.search.operators import Parameters
+from cycleqd.search.operators import Floats, Parameters
 from cycleqd.search.operators.copies import Copies
-from cycleqd.search.operators.crossover import Crossover
+from cycleqd.search.operators.crossover import ElementCrossover, NormalWeights, SpanCrossover
 from cycleqd.search.operators.final import Final, Recipe
-from cycleqd.search.operators.mutation import ElementMutation, Floats, Matrix, SpanMutation
+from cycleqd.search.operators.mutation import ElementMutation, Matrix, SpanMutation
 from cycleqd.search.operators.selection import Pair, Pool, Selection, draw_pair
 from cycleqd.search.pareto import score_matrix
 from cycleqd.search.randomness import tensor_stream
 
 __all__ = (  # noqa: RUF022 -- by subject
     "Task", "Sample", "Episode", "SingleTurn", "Message", "Verdict", "Outcome", "Workspace",
-    "Selection", "Pool", "Pair", "draw_pair", "score_matrix", "Crossover", "SpanMutation", "ElementMutation", "Matrix",
-    "Floats", "Copies", "Final", "Recipe", "Parameters", "tensor_stream",
+    "Selection", "Pool", "Pair", "draw_pair", "score_matrix", "SpanCrossover", "ElementCrossover",
+    "NormalWeights", "SpanMutation", "ElementMutation", "Matrix", "Floats", "Copies", "Final", "Recipe", "Parameters",
+    "tensor_stream",
 )  # fmt: skip

@@ -41,11 +41,7 @@ def page() -> str:
         section = definitions[name]
         parts += [f"## {_heading(places)}\n", f"{section['description']}\n"]
         operators = _operators(places[0])
-        if not operators:
-            parts.append(_table(section, definitions, paths))
-            continue
-        usual = getattr(Method(), places[0].removeprefix("method.")).kind
-        parts.append(f"`kind` names the operator; the default is `{usual}`. The other keys are its settings.\n")
+        parts.append(_table(_choice(places[0], operators) if operators else section, definitions, paths))
         for kind, own in operators.items():
             parts += [f"### {_heading(places)} with `kind: {kind}`\n", f"{own['description']}\n"]
             del own["properties"]["kind"]
@@ -61,6 +57,13 @@ def _operators(path: str) -> dict[str, Schema]:
     if not (isinstance(base, type) and issubclass(base, Operator)):
         return {}
     return {kind: load_class(kind, base).model_json_schema() for kind in own_names(base.own_modules)}
+
+
+def _choice(path: str, operators: dict[str, Schema]) -> Schema:
+    """A section with the one key that its operators share."""
+    usual: Operator = getattr(Method(), path.removeprefix("method."))
+    kind = {"enum": list(operators), "default": usual.kind, "description": Operator.model_fields["kind"].description}
+    return {"properties": {"kind": kind}}
 
 
 def _sections(section: Schema, path: str, definitions: Schema) -> Iterator[tuple[str, str]]:

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Iterator
 from typing import Literal
 
 import numpy as np
 
 Purpose = Literal["parents", "omega", "mutation"]
+
+_CHUNK = 1 << 20  # elements of a tensor that share a stream
 
 
 def stream(seed: int, generation: int, child: int, purpose: Purpose) -> np.random.Generator:
@@ -44,3 +47,17 @@ def tensor_stream(seed: int, tensor: str, *chunk: int) -> np.random.Generator:
     """
     words = np.frombuffer(hashlib.sha256(tensor.encode()).digest()[:16], dtype="<u4")
     return np.random.default_rng(np.random.SeedSequence(seed, spawn_key=(*map(int, words), *chunk)))
+
+
+def chunks(start: int, count: int) -> Iterator[tuple[int, slice, slice]]:
+    """The chunks that a piece of a flat tensor lies in: with a stream for each, it does not matter how it is cut.
+
+    Yields the chunk's index, which elements of the chunk are in the piece, and where they are in the piece.
+
+    Args:
+        start: Position of the piece's first element in the tensor.
+        count: Elements of the piece.
+    """
+    for chunk in range(start // _CHUNK, -(-(start + count) // _CHUNK)):
+        first, last = max(start, chunk * _CHUNK), min(start + count, (chunk + 1) * _CHUNK)
+        yield chunk, slice(first - chunk * _CHUNK, last - chunk * _CHUNK), slice(first - start, last - start)

@@ -9,8 +9,9 @@ from typing import Literal
 from cycleqd.errors import InvalidInputError
 from cycleqd.weights.checkpoint import Checkpoint
 from cycleqd.weights.compatibility import refuse_problems
+from cycleqd.weights.crossover import Linear, weighted
 from cycleqd.weights.manifest import Manifest
-from cycleqd.weights.merge import SHARD_SIZE, weighted
+from cycleqd.weights.merge import SHARD_SIZE
 from cycleqd.weights.protocols import Sink
 from cycleqd.weights.recipe import Combination
 from cycleqd.weights.stream import Progress, write_checkpoint
@@ -51,5 +52,5 @@ def combine(
         coefficients = [value / total for value in coefficients]
     weights = weighted(base, models, coefficients)
     refuse_problems(base, models)
-    recipe = Combination(base, lambda tensor: weights)
+    recipe = Combination(base, Linear(lambda tensor: weights))
     return write_checkpoint(base, recipe, sink, shard_size=shard_size, threads=threads, progress=progress)

@@ -2,24 +2,21 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 
-from cycleqd.errors import InvalidInputError
 from cycleqd.search.operators import Drawn
 from cycleqd.search.operators.crossover import Crossover
 from cycleqd.search.operators.mutation import Mutation
 from cycleqd.weights.checkpoint import Checkpoint
 from cycleqd.weights.compatibility import refuse_problems
+from cycleqd.weights.crossover import Linear, merging
 from cycleqd.weights.manifest import Manifest
 from cycleqd.weights.protocols import Sink
-from cycleqd.weights.recipe import Combination, Weighted
+from cycleqd.weights.recipe import Combination
 from cycleqd.weights.stream import Progress, write_checkpoint
 
 SHARD_SIZE = 5_000_000_000
 """Bytes of a shard, unless the config says otherwise."""
-
-_NO_WEIGHT = 1e-9  # below what fp32 can show; weights sum to 1 only up to rounding
 
 
 def merge(
@@ -56,14 +53,9 @@ def merge(
         IntegrityError: what was read is not what was recorded.
         UnavailableError: the disk is full, or the store fails.
     """
-
-    def weights(tensor: str) -> Weighted:
-        return weighted(base, parents, crossover.operator.coefficients(crossover.values, tensor))
-
-    for name in base.tensors:  # what is no combination at all is refused before anything is written
-        weights(name)
+    merger = merging(base, parents, crossover)
     refuse_problems(base, parents)
-    recipe = Combination(base, weights, mutation, device)
+    recipe = Combination(base, merger, mutation, device)
     return write_checkpoint(base, recipe, sink, shard_size=shard_size, threads=threads, progress=progress)
 
 
@@ -91,25 +83,5 @@ def mutate(
         progress: Called with the number of bytes written since the last call.
     """
     refuse_problems(base, [merged])
-    recipe = Combination(base, lambda tensor: [(merged, 1.0)], mutation, device)
+    recipe = Combination(base, Linear(lambda tensor: [(merged, 1.0)]), mutation, device)
     return write_checkpoint(base, recipe, sink, shard_size=shard_size, threads=threads, progress=progress)
-
-
-def weighted(base: Checkpoint, models: Sequence[Checkpoint], coefficients: Sequence[float]) -> Weighted:
-    """θ_base + Σ c_i τ_i as models with weights that sum to 1: those with a weight, and the base with what is left.
-
-    Args:
-        base: θ_base.
-        models: K models.
-        coefficients: c_i, one a model.
-
-    Raises:
-        InvalidInputError: there is not one finite coefficient a model.
-    """
-    if len(models) != len(coefficients) or not all(map(math.isfinite, coefficients)):
-        raise InvalidInputError(
-            f"Combining {len(models)} models needs as many finite coefficients, not {list(coefficients)}."
-        )
-    rest = 1.0 - math.fsum(coefficients)
-    found = [(model, value) for model, value in zip(models, coefficients, strict=True) if value]
-    return [(base, rest), *found] if abs(rest) > _NO_WEIGHT else found

@@ -18,7 +18,7 @@ from safetensors.torch import load, save
 
 from cycleqd.errors import IntegrityError, InvalidInputError
 from cycleqd.search.operators import Drawn, Parameters
-from cycleqd.search.operators.crossover import Crossover
+from cycleqd.search.operators.crossover import Crossover, SpanCrossover
 from cycleqd.search.operators.mutation import CoreMutation, Matrix, Mutation, SpanMutation
 from cycleqd.weights.basis import Basis, single_threaded
 from cycleqd.weights.checkpoint import Checkpoint
@@ -114,9 +114,14 @@ def merge(parents: Sequence[Core], crossover: Drawn[Crossover]) -> Core:
 
     Raises:
         IntegrityError: The parents have different bases.
-        InvalidInputError: The coefficients are not a finite number a parent.
+        InvalidInputError: The operator needs dense weights, or gives something else than a finite number a parent.
     """
-    return _combined(parents, lambda name: crossover.operator.coefficients(crossover.values, name))
+    operator = crossover.operator
+    if not isinstance(operator, SpanCrossover):
+        raise InvalidInputError(
+            f"crossover '{operator.kind}' works on dense weights; choose another, or set models.weights to dense"
+        )
+    return _combined(parents, lambda name: operator.coefficients(crossover.values, name))
 
 
 def combine(models: Sequence[Core], coefficients: Sequence[float]) -> Core:

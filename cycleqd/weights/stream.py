@@ -31,7 +31,6 @@ CHUNK = 1 << 22
 _READERS = 4
 _BATCH = 128_000_000  # bytes of stored matrices that are computed together on a GPU; larger ones fill it alone
 _TOO_LARGE = "The result's {0.name} does not fit {0.dtype}; use smaller coefficients or a smaller w_max."
-_FP32_COPIES = 4  # what a whole-matrix unit needs beside its inputs and output
 
 Progress = Callable[[int], None]
 """Called with the number of bytes written since the last call."""
@@ -76,6 +75,13 @@ class Recipe(Protocol):
 
     def whole(self, tensor: TensorInfo) -> bool:
         """Whether a tensor must be computed in one piece.
+
+        Args:
+            tensor: A tensor of the result.
+        """
+
+    def scratch(self, tensor: TensorInfo) -> int:
+        """How many fp32 arrays of a unit's size computing takes beside its inputs and its result.
 
         Args:
             tensor: A tensor of the result.
@@ -250,8 +256,8 @@ class _Pass:
 
     def _unit_cost(self, unit: Unit) -> int:
         elements = unit.stop - unit.start
-        copies = _FP32_COPIES * 4 if self._recipe.whole(unit.tensor) else 0
-        return elements * (unit.tensor.item_size * (len(self._recipe.inputs(unit.tensor)) + 1) + copies)
+        scratch = 4 * self._recipe.scratch(unit.tensor)
+        return elements * (unit.tensor.item_size * (len(self._recipe.inputs(unit.tensor)) + 1) + scratch)
 
     def _submit(self, batch: Batch, readers: ThreadPoolExecutor, workers: ThreadPoolExecutor) -> Future[list[Buffer]]:
         reads = [[readers.submit(self._read, c, unit) for c in self._recipe.inputs(unit.tensor)] for unit in batch]

@@ -17,18 +17,24 @@ from pathlib import Path
 from cycleqd.weights.checkpoint import open_checkpoint
 from cycleqd.weights.local import LocalSink, LocalSource
 from cycleqd.weights.merge import merge
+from cycleqd.search.operators import Drawn
+from cycleqd.search.operators.crossover.dare import Dare
 from cycleqd.search.operators.mutation.gaussian import Gaussian
 from tests.weights.models import drawn, mean
 model, out = sys.argv[1:]
 base, parent, other = (open_checkpoint(LocalSource(model)) for _ in range(3))
-for mutation in (None, drawn(Gaussian())):
-    merge(base, [parent, other], mean(1.0, 0.5), LocalSink(out), mutation=mutation, threads=2)
+for crossover, mutation in (
+    (mean(1.0, 0.5), None),
+    (mean(1.0, 0.5), drawn(Gaussian())),
+    (Drawn(Dare(), {"omega": [1.0, 0.5], "seed": 0}), None),
+):
+    merge(base, [parent, other], crossover, LocalSink(out), mutation=mutation, threads=2)
 print(re.search(r"VmHWM:\\s+(\\d+) kB", Path("/proc/self/status").read_text())[1])
 """
 
 
 def peak(model: Path, out: Path) -> int:
-    """Bytes at the peak of a process that merges a model with itself, without and with noise."""
+    """Bytes at the peak of a process that merges a model with itself, by mean, with noise, by DARE."""
     run = subprocess.run([sys.executable, "-c", WORK, str(model), str(out)], capture_output=True, text=True, check=True)
     return 1024 * int(run.stdout)
 

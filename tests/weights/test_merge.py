@@ -11,6 +11,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cycleqd.errors import InvalidInputError
+from cycleqd.search.operators import Drawn
+from cycleqd.search.operators.crossover import Crossover, ElementCrossover
+from cycleqd.search.operators.crossover.dare import Dare
+from cycleqd.search.operators.crossover.ties import Ties
 from cycleqd.search.operators.mutation import Mutation
 from cycleqd.search.operators.mutation.gaussian import Gaussian
 from cycleqd.search.operators.mutation.none import NoMutation
@@ -120,6 +124,7 @@ def test_fused_and_separate_give_the_same_bytes_with_any_number_of_threads(
 
 def test_matrices_of_one_shape_are_mutated_together_where_the_device_is_not_the_cpu(tmp_path: Path) -> None:
     """Torch takes "cpu:0" for the CPU; to the streaming code it is a device as "cuda" is."""
+    from cycleqd.weights.crossover import Linear
     from cycleqd.weights.recipe import Combination
 
     for seed in range(3):
@@ -129,7 +134,9 @@ def test_matrices_of_one_shape_are_mutated_together_where_the_device_is_not_the_
         write_model(tmp_path / str(seed), {**weights, **more})
     base = opened(tmp_path / "0")
     first, second = base.tensors["a.0.up.weight"], base.tensors["a.1.up.weight"]
-    recipes = {device: Combination(base, lambda _: [(base, 1.0)], drawn(), device) for device in ("cpu", "cpu:0")}
+    recipes = {
+        device: Combination(base, Linear(lambda _: [(base, 1.0)]), drawn(), device) for device in ("cpu", "cpu:0")
+    }
     assert {device: r.batches(first, second) for device, r in recipes.items()} == {"cpu": False, "cpu:0": True}
     for device in recipes:
         child(tmp_path, tmp_path / device, [1.0, 0.6], mutation=drawn(), device=device)
@@ -224,3 +231,60 @@ def test_transformers_loads_the_result_without_a_warning(
     assert ("lm_head.weight" in stored) is not tied
     assert all(torch.equal(model.state_dict()[name], value) for name, value in stored.items())
     assert torch.isfinite(model(torch.tensor([[1, 2, 3]])).logits).all()
+
+
+ELEMENTS: list[Drawn[Crossover]] = [
+    Drawn(Ties(density=0.3), {"omega": [1.0, 0.6]}),
+    Drawn(Dare(density=0.3), {"omega": [1.0, 0.6], "seed": 3}),
+]
+
+
+def crossed(crossover: Drawn[Crossover], to: Path, zoo: Path, **options: object) -> Manifest:
+    parents = [opened(zoo / "1"), opened(zoo / "2")]
+    return merge(opened(zoo / "0"), parents, crossover, LocalSink(to), **options)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("crossover", ELEMENTS, ids=lambda crossover: crossover.operator.kind)
+def test_an_element_wise_crossover_works_on_the_whole_tensors_task_vectors(
+    zoo: Path, tmp_path: Path, crossover: Drawn[Crossover]
+) -> None:
+    crossed(crossover, tmp_path, zoo)
+    base, *parents = (loaded(zoo / str(number)) for number in range(3))
+    operator = crossover.operator
+    assert isinstance(operator, ElementCrossover)
+    for name, value in loaded(tmp_path).items():
+        if value.dtype == torch.int64:
+            assert torch.equal(value, base[name])
+            continue
+        origin = base[name].float()
+        taus = torch.stack([(parent[name].float() - origin).flatten() for parent in parents])
+        tau = torch.from_numpy(operator.combine(crossover.values, name, 0, taus.numpy()))
+        assert tau.any() and not tau.all()
+        assert torch.equal(value, (origin + tau.view(origin.shape)).to(value.dtype))
+
+
+@pytest.mark.parametrize("mutation", [None, Svd(w_max=0.1), Gaussian()], ids=str)
+@pytest.mark.parametrize("crossover", ELEMENTS, ids=lambda crossover: crossover.operator.kind)
+def test_element_wise_children_have_the_same_bytes_fused_or_not_and_in_pieces_of_any_size(
+    zoo: Path, tmp_path: Path, crossover: Drawn[Crossover], mutation: Mutation | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    change = None if mutation is None else drawn(mutation, 5)
+    fused = crossed(crossover, tmp_path / "fused", zoo, mutation=change, threads=1)
+    monkeypatch.setattr("cycleqd.weights.stream.CHUNK", 100)
+    assert crossed(crossover, tmp_path / "pieces", zoo, mutation=change, threads=3) == fused
+    crossed(crossover, tmp_path / "merged", zoo)
+    if change is not None:
+        assert mutate(opened(zoo / "0"), opened(tmp_path / "merged"), change, LocalSink(tmp_path / "two")) == fused
+
+
+def test_element_wise_crossovers_refuse_broken_weights_and_missing_ones(zoo: Path, tmp_path: Path) -> None:
+    weights = tensors(2)
+    weights["model.norm.weight"][3] = float("nan")
+    write_model(tmp_path / "broken", weights)
+    parents = [opened(zoo / "1"), opened(tmp_path / "broken")]
+    for crossover in ELEMENTS:
+        with pytest.raises(InvalidInputError, match=r"model\.norm\.weight in .* holds NaN or Inf"):
+            merge(opened(zoo / "0"), parents, crossover, LocalSink(tmp_path / "out"))
+        with pytest.raises(InvalidInputError, match="Combining 1 models needs as many finite coefficients"):
+            merge(opened(zoo / "0"), parents[:1], crossover, LocalSink(tmp_path / "out"))
+    assert not list((tmp_path / "out").iterdir())

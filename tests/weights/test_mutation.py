@@ -10,7 +10,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cycleqd.search.operators.mutation import Floats, Matrix
+from cycleqd.search.operators import Floats
+from cycleqd.search.operators.mutation import Matrix
 from cycleqd.search.operators.mutation.gaussian import Gaussian
 from cycleqd.search.operators.mutation.svd import Svd
 from cycleqd.search.randomness import tensor_stream

@@ -16,8 +16,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cycleqd.errors import ConflictError, CycleQDError, IntegrityError, InvalidInputError, UnavailableError
-from cycleqd.search.operators import Parameters
-from cycleqd.search.operators.mutation import Floats, Matrix, Mutation
+from cycleqd.search.operators import Floats, Parameters
+from cycleqd.search.operators.mutation import Matrix, Mutation
 from cycleqd.search.operators.mutation.gaussian import Gaussian
 from cycleqd.search.operators.mutation.svd import Svd
 from cycleqd.weights.compatibility import problems
@@ -251,9 +251,9 @@ class Double(Gaussian):
     [
         (
             Short(),
-            r"mutation 'svd' gave an array of shape \(23,\) and type float32, where \(24,\) and float32 are needed",
+            r"operator 'svd' gave an array of shape \(23,\) and type float32, where \(24,\) and float32 are needed",
         ),
-        (Double(), r"mutation 'gaussian' gave an array of shape .* and type float64"),
+        (Double(), r"operator 'gaussian' gave an array of shape .* and type float64"),
     ],
 )
 def test_a_mutation_that_gives_the_wrong_numbers_is_named(

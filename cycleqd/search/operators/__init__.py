@@ -11,14 +11,23 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar, Generic, TypeVar
+from typing import Any, ClassVar, Generic, Literal, TypeVar
 
+import numpy as np
+from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict
 
 from cycleqd.loading import is_file, source_digest
 
 Parameters = Mapping[str, Any]
 """Plain JSON values: an operator's kind, its settings and what it drew for one child, as a plan holds them."""
+
+Floats = NDArray[np.float32]
+Doubles = NDArray[np.float64]
+
+Needs = Literal["span", "elements", "cores"]
+"""What an operator works on: linear combinations and singular values of task vectors, however they are kept; the single
+elements of dense ones; or the cores of those in the span of low-rank experts."""
 
 
 class Operator(BaseModel):
@@ -32,8 +41,11 @@ class Operator(BaseModel):
     own_modules: ClassVar[str]
     """Where the library's own are, with "{}" for their kind."""
 
+    needs: ClassVar[Needs] = "span"
+    """What task vectors must offer: those that are kept as coefficients of others have no elements."""
+
     kind: str
-    """Which operator: the name of one of the library's own, or `file.py:Class`."""
+    """Which operator; or your own, `file.py:Class` or `package.module:Class`."""
 
     @property
     def file(self) -> str | None:

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import math
 from abc import abstractmethod
 from collections.abc import Sequence
 from typing import ClassVar
 
 import numpy as np
+from pydantic import Field
 
-from cycleqd.search.operators import Operator, Parameters
+from cycleqd.search.operators import Floats, Needs, Operator, Parameters
 
 
 class Crossover(Operator):
-    """Combines task vectors linearly, tensor by tensor: θ_base + Σ c_i τ_i. Any form of task vector will do."""
+    """Combines the parents' task vectors into the child's."""
 
     own_modules: ClassVar[str] = "cycleqd.search.operators.crossover.{}"
 
@@ -27,6 +29,10 @@ class Crossover(Operator):
             rng: The only source of randomness.
         """
 
+
+class SpanCrossover(Crossover):
+    """Combines task vectors linearly, tensor by tensor: θ_base + Σ c_i τ_i. Any form of task vector will do."""
+
     @abstractmethod
     def coefficients(self, values: Parameters, tensor: str) -> Sequence[float]:
         """c_i, one a parent; a function of the arguments alone.
@@ -35,3 +41,43 @@ class Crossover(Operator):
             values: The operator's record for the child, with what it drew.
             tensor: Name of the tensor that is combined.
         """
+
+
+class ElementCrossover(Crossover):
+    """Combines task vectors element by element, in pieces or tensor by tensor; needs dense task vectors."""
+
+    needs: ClassVar[Needs] = "elements"
+
+    whole_tensors: ClassVar[bool] = False
+    """Whether each tensor must be combined in one piece, as an element's value depends on others of its tensor."""
+
+    @abstractmethod
+    def combine(self, values: Parameters, tensor: str, start: int, taus: Floats) -> Floats:
+        """The child's task vector on some of a tensor's elements, flat, in row-major order; [n] float32.
+
+        How a tensor is cut must not matter: a function of the record, the name and the positions alone.
+
+        Args:
+            values: The operator's record for the child, with what it drew.
+            tensor: Name of the tensor.
+            start: Position of the first of these elements in the flat tensor; 0 for whole tensors.
+            taus: The parents' task vectors, [parents, n] float32, which may be overwritten.
+        """
+
+
+class NormalWeights(Crossover):
+    """Draws the parents' weights ω_i ~ N(mu, sigma²), negatives allowed, the same for all tensors."""
+
+    mu: float = Field(default=1.0, gt=0)
+    """Mean of the parents' weights ω."""
+    sigma: float = Field(default=0.01, ge=0)
+    """Standard deviation of ω."""
+    min_total: float = Field(default=0.1, ge=0, lt=2)
+    """ω are drawn again while their sum is below min_total · mu in size: the child's weights would grow very large."""
+
+    def draw(self, parents: int, rng: np.random.Generator) -> Parameters:
+        """ω. As mu > 0 and min_total < 2, at most every second draw of two is refused."""
+        while True:
+            omega = [float(x) for x in rng.normal(self.mu, self.sigma, parents)]
+            if abs(math.fsum(omega)) >= self.min_total * self.mu:
+                return {"omega": omega}

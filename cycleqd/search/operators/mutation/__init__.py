@@ -7,13 +7,9 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 import numpy as np
-from numpy.typing import NDArray
 
-from cycleqd.search.operators import Operator, Parameters
+from cycleqd.search.operators import Doubles, Floats, Needs, Operator, Parameters
 from cycleqd.search.randomness import integer_seed
-
-Floats = NDArray[np.float32]
-Doubles = NDArray[np.float64]
 
 
 @dataclass(frozen=True)
@@ -26,7 +22,7 @@ class Matrix:
 
 
 class Mutation(Operator):
-    """Changes a child's task vector. Which of the two subclasses one is says what it needs: the span, or elements."""
+    """Changes a child's task vector at random."""
 
     own_modules: ClassVar[str] = "cycleqd.search.operators.mutation.{}"
 
@@ -68,6 +64,8 @@ class SpanMutation(Mutation):
 class ElementMutation(Mutation):
     """Changes elements of every tensor of floats one by one, in pieces; needs dense task vectors."""
 
+    needs: ClassVar[Needs] = "elements"
+
     @abstractmethod
     def change(self, values: Parameters, tensor: str, start: int, elements: Floats) -> Floats:
         """The new values of some of a tensor's elements, flat, in row-major order; [n] float32.
@@ -84,6 +82,8 @@ class ElementMutation(Mutation):
 
 class CoreMutation(Mutation):
     """Changes the cores of a model in the span of low-rank experts; it has no dense form."""
+
+    needs: ClassVar[Needs] = "cores"
 
     @abstractmethod
     def change_core(self, values: Parameters, matrix: str, shape: tuple[int, int], core: Doubles) -> Doubles:

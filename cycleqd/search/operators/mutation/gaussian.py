@@ -7,11 +7,9 @@ from typing import Literal
 import numpy as np
 from pydantic import Field
 
-from cycleqd.search.operators import Parameters
-from cycleqd.search.operators.mutation import ElementMutation, Floats
-from cycleqd.search.randomness import tensor_stream
-
-_CHUNK = 1 << 20  # elements that share a stream, so that noise does not depend on how a tensor is cut
+from cycleqd.search.operators import Floats, Parameters
+from cycleqd.search.operators.mutation import ElementMutation
+from cycleqd.search.randomness import chunks, tensor_stream
 
 
 class Gaussian(ElementMutation):
@@ -23,10 +21,8 @@ class Gaussian(ElementMutation):
 
     def change(self, values: Parameters, tensor: str, start: int, elements: Floats) -> Floats:
         """The elements plus noise, in float32."""
-        for chunk in range(start // _CHUNK, -(-(start + len(elements)) // _CHUNK)):
-            first, last = max(start, chunk * _CHUNK), min(start + len(elements), (chunk + 1) * _CHUNK)
-            stream = tensor_stream(values["seed"], tensor, chunk)
-            noise = stream.standard_normal(last - chunk * _CHUNK, dtype=np.float32)
+        for chunk, within, mine in chunks(start, len(elements)):
+            noise = tensor_stream(values["seed"], tensor, chunk).standard_normal(within.stop, dtype=np.float32)
             noise *= np.float32(self.sigma)
-            elements[first - start : last - start] += noise[first - chunk * _CHUNK :]
+            elements[mine] += noise[within]
         return elements

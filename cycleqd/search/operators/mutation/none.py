@@ -6,8 +6,8 @@ from typing import Literal
 
 import numpy as np
 
-from cycleqd.search.operators import Parameters
-from cycleqd.search.operators.mutation import Floats, Matrix, SpanMutation
+from cycleqd.search.operators import Floats, Parameters
+from cycleqd.search.operators.mutation import Matrix, SpanMutation
 
 
 class NoMutation(SpanMutation):

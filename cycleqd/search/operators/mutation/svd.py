@@ -8,8 +8,8 @@ from typing import Any, Literal
 import numpy as np
 from pydantic import Field
 
-from cycleqd.search.operators import Parameters
-from cycleqd.search.operators.mutation import Floats, Matrix, SpanMutation
+from cycleqd.search.operators import Floats, Parameters
+from cycleqd.search.operators.mutation import Matrix, SpanMutation
 from cycleqd.search.randomness import tensor_stream
 
 
