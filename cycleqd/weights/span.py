@@ -290,6 +290,10 @@ class Densified:
         total = arrays[0].float().view(unit.tensor.shape) + (q @ self._core.matrices[name]) @ p.T
         return rounded(total.reshape(-1), arrays[0].dtype)
 
+    def scratch(self, tensor: TensorInfo) -> int:
+        """τ, and the sum."""
+        return 2 * self.computes(tensor)
+
     def batches(self, first: TensorInfo, second: TensorInfo) -> bool:
         """No: each matrix by itself."""
         return False

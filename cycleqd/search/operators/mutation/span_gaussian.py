@@ -12,8 +12,8 @@ from typing import Literal
 import numpy as np
 from pydantic import Field
 
-from cycleqd.search.operators import Parameters
-from cycleqd.search.operators.mutation import CoreMutation, Doubles
+from cycleqd.search.operators import Doubles, Parameters
+from cycleqd.search.operators.mutation import CoreMutation
 from cycleqd.search.randomness import tensor_stream
 
 
