@@ -117,17 +117,20 @@ def positions(setting: Any, file: Path) -> list[str] | None:
     return [str(one) for one in setting]
 
 
-def selected(samples: Sequence[Sample], ids: Sequence[str], file: Path) -> list[Sample]:
-    """The samples with these ids, in the order of the ids.
+def selected(samples: list[Sample], setting: Any, file: Path) -> list[Sample]:
+    """The samples at the positions of a setting, in its order; all without a setting.
 
     Args:
-        samples: All samples of the data file.
-        ids: Ids of samples.
-        file: The data file, for the message.
+        samples: All samples of the data file; their ids are their positions.
+        setting: As of `positions`.
+        file: The data file.
 
     Raises:
-        InvalidInputError: An id does not exist.
+        InvalidInputError: A position does not exist.
     """
+    ids = positions(setting, file)
+    if ids is None:
+        return samples
     by_id = {sample.id: sample for sample in samples}
     if absent := [one for one in ids if one not in by_id]:
         raise InvalidInputError(

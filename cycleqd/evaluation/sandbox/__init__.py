@@ -18,29 +18,10 @@ from cycleqd.evaluation.sandbox.text import printable
 from cycleqd.evaluation.sandbox.turnstile import Turnstile
 from cycleqd.evaluation.sandbox.warm import WarmPool, WarmPython
 
-__all__ = [
-    "MACHINE_LIMITS",
-    "MIB",
-    "NAME_SPACES",
-    "Entry",
-    "Finished",
-    "Keeper",
-    "Limits",
-    "Machine",
-    "MachinePlan",
-    "Setup",
-    "Shell",
-    "Supervised",
-    "Turnstile",
-    "WarmPool",
-    "WarmPython",
-    "become_user",
-    "entry",
-    "id_range",
-    "interpreter",
-    "preflight",
-    "printable",
-    "run",
-    "start",
-    "unused_uid",
-]
+__all__ = (  # noqa: RUF022 -- by subject
+    "run", "start", "Supervised", "Limits", "Finished", "MIB", "Setup", "preflight",
+    "Entry", "entry", "interpreter", "unused_uid", "become_user", "NAME_SPACES",
+    "WarmPool", "WarmPython",
+    "Keeper", "Machine", "MachinePlan", "MACHINE_LIMITS", "Shell", "id_range",
+    "Turnstile", "printable",
+)  # fmt: skip

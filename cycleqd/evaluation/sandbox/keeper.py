@@ -34,7 +34,7 @@ ENVIRONMENT = {"PATH": PATH, "HOME": "/root", "LANG": "C.UTF-8", "HOSTNAME": "bo
 """Of a machine's programs."""
 KEPT = frozenset({0, 1, 3, 4, 5, 6, 7, 10, 18, 29, 31})
 """chown, dac_override, fowner, fsetid, kill, setgid, setuid, net_bind_service, sys_chroot, audit_write, setfcap."""
-_KEPT_NAMES = ("CHOWN", "DAC_OVERRIDE", "FOWNER", "FSETID", "KILL", "SETGID", "SETUID", "NET_BIND_SERVICE")
+_ROOTS_RIGHTS = ("CHOWN", "DAC_OVERRIDE", "FOWNER", "FSETID", "KILL", "SETGID", "SETUID", "NET_BIND_SERVICE")
 _FOLDERS = ["dev", "etc", "home", "mnt", "opt", "proc", "root", "run", "srv", "tmp", "usr", "var/log", "var/tmp"]
 _TEXTS = {
     "etc/passwd": "root:x:0:0:root:/root:/bin/bash\nnobody:x:65534:65534:nobody:/nonexistent:/usr/sbin/nologin\n",
@@ -247,12 +247,7 @@ def _bwrap(request: dict[str, Any], info: int, descriptors: list[int]) -> list[s
         if Path("/proc/tty/driver").is_dir():  # shut to all but the real root, so `find /` would fail
             line += ["--size", "4096", "--tmpfs", "/proc/tty/driver"]
     line += ["--unshare-pid", "--unshare-net", "--unshare-ipc", "--unshare-uts", "--hostname", ENVIRONMENT["HOSTNAME"]]
-    line += ["--cap-drop", "ALL"]
-    for name in _KEPT_NAMES:
-        line += ["--cap-add", f"CAP_{name}"]
-    line += ["--clearenv"]
-    for name, value in ENVIRONMENT.items():
-        line += ["--setenv", name, value]
+    line += [*command.rights(_ROOTS_RIGHTS), *command.environment(ENVIRONMENT)]
     if descriptors:
         line += ["--seccomp", str(descriptors[0])]
     line += ["--info-fd", str(info), "--chdir", "/", "--die-with-parent", "--as-pid-1", "--new-session"]

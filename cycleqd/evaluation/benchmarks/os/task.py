@@ -194,9 +194,7 @@ class OsTask(Task):
     def load(self, data: Path) -> list[Sample]:
         """Read the records. Refuses those that cannot run here (docs/benchmarks-os.md) unless they are excluded."""
         file = data / "samples.json" if data.is_dir() else data
-        samples = read(file)
-        if (ids := positions(self.options.ids, file)) is not None:
-            samples = selected(samples, ids, file)
+        samples = selected(read(file), self.options.ids, file)
         left_out = set(positions(self.options.exclude, file) or ())
         samples = [sample for sample in samples if sample.id not in left_out]
         check_needs(samples, machine_offers())
