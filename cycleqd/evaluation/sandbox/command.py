@@ -187,7 +187,7 @@ def _root(limits: Limits, setup: Setup, contents: Mapping[str, int]) -> list[str
     command: list[str] = []
     parents = {str(parent) for path in (*_ETC, *setup.binds, *contents) for parent in Path(path).parents}
     for folder in sorted(parents - {"/", "/usr"}):
-        command += ["--perms", "0755", "--dir", folder]  # bwrap's own choice shuts others than the maker out
+        command += ["--perms", "0755", "--dir", folder]  # bwrap's default would let only the maker in
     command += system()
     for inside, outside in setup.binds.items():
         command += ["--ro-bind", str(outside), inside]

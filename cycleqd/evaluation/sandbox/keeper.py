@@ -1,13 +1,13 @@
 """A small process that makes root boxes and starts programs in them, as `docker run` and `docker exec` do.
 
-It exists because entering name spaces needs fork without threads, and because it is quick: a program starts in a box
-within two milliseconds. Nothing of it lives in a box, so nothing in a box can change what it reports.
+It is a process of its own because entering name spaces needs fork without threads, and because that is quick: a program
+starts in a box within two milliseconds. Nothing of it is in a box, so nothing in a box can change what it reports.
 
     keeper ── handler ── bwrap ── bash, process 1 of the box          (request "open")
            └─ handler ── joins the box ── the program                 (request "enter")
 
-Requests and replies are JSON on SEQPACKET sockets, with descriptors beside them. The socket of a request's replies
-comes with it: first the start's facts or {"error"}, then, when the program has ended, {"status"}. Closing the
+Requests and replies are JSON on SEQPACKET sockets, with descriptors attached. The socket for the replies comes
+with the request: first the start's facts or {"error"}, then, when the program has ended, {"status"}. Closing the
 keeper's own socket, or its death, ends every box.
 """
 

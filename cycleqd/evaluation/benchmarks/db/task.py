@@ -67,7 +67,7 @@ class DbSettings(Settings):
     task: ClassVar[str] = "DB"
 
     ids: Any = None
-    """Which records to use: a list of 0-based positions, or the name of a JSON file with one, beside the data."""
+    """Which records to use: a list of 0-based positions, or the name of a JSON file with one in the data's folder."""
     max_rounds: int = Field(5, ge=1)
     """How many statements an episode may run."""
     prompt: str | None = None
