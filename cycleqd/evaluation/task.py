@@ -43,7 +43,7 @@ class Sample:
     """One item of a task.
 
     `id` is unique within the task and stable across runs: splits, subsets and seeds are derived from it. `group` names
-    a category whose own score is logged beside the task's (AgentBench's SELECT, INSERT, UPDATE), empty for none.
+    a category whose own score is logged as well (AgentBench's SELECT, INSERT, UPDATE), empty for none.
     """
 
     id: str

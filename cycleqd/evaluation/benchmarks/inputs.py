@@ -1,4 +1,4 @@
-"""What a benchmark is given, read and checked: settings, the data file, positions of records, a prompt's template."""
+"""The inputs of a benchmark, read and checked: settings, data file, positions of records, template of a prompt."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def filled(template: str, fields: Mapping[str, Any], record: str) -> str:
         record: The record that the fields are from, for the message.
 
     Raises:
-        InvalidInputError: The template names what there is not.
+        InvalidInputError: The template names a field that does not exist.
     """
     try:
         return _PlainFields().vformat(template, (), fields)
@@ -95,7 +95,7 @@ def positions(setting: Any, file: Path) -> list[str] | None:
 
     Args:
         setting: 0-based positions of records: a list, or the name of a JSON file with one; None for no setting.
-        file: The data file, beside which the JSON file lies.
+        file: The data file; the JSON file is in the same folder.
 
     Raises:
         InvalidInputError: The setting is neither, or its file cannot be read.
@@ -117,17 +117,20 @@ def positions(setting: Any, file: Path) -> list[str] | None:
     return [str(one) for one in setting]
 
 
-def selected(samples: Sequence[Sample], ids: Sequence[str], file: Path) -> list[Sample]:
-    """The samples with these ids, in the order of the ids.
+def selected(samples: list[Sample], setting: Any, file: Path) -> list[Sample]:
+    """The samples at the positions of a setting, in its order; all without a setting.
 
     Args:
-        samples: All samples of the data file.
-        ids: Ids of samples.
-        file: The data file, for the message.
+        samples: All samples of the data file; their ids are their positions.
+        setting: As of `positions`.
+        file: The data file.
 
     Raises:
-        InvalidInputError: An id does not exist.
+        InvalidInputError: A position does not exist.
     """
+    ids = positions(setting, file)
+    if ids is None:
+        return samples
     by_id = {sample.id: sample for sample in samples}
     if absent := [one for one in ids if one not in by_id]:
         raise InvalidInputError(

@@ -2,9 +2,9 @@
 
     finished = run(["/usr/bin/python3", "-c", "print(1)"], limits=Limits(wall=5))
 
-`run` takes a program to its end; `start` gives a live one (`Supervised`), to talk to over its pipes; `WarmPool` runs a
-Python script's `main()` again and again without a start each time; `Keeper` makes machines, boxes with a root
-and users of their own, and `Shell` talks to one. What other rooms need of this one is exported here.
+`run` runs a program to its end; `start` starts one (`Supervised`) to exchange data with over pipes; `WarmPool` runs a
+Python script's `main()` again and again without a start each time; `Keeper` makes machines, which are boxes with a root
+file system and users of their own, and `Shell` is a login shell in one. Other packages import from here only.
 """
 
 from cycleqd.evaluation.sandbox.box import Supervised, preflight, run, start
@@ -18,29 +18,10 @@ from cycleqd.evaluation.sandbox.text import printable
 from cycleqd.evaluation.sandbox.turnstile import Turnstile
 from cycleqd.evaluation.sandbox.warm import WarmPool, WarmPython
 
-__all__ = [
-    "MACHINE_LIMITS",
-    "MIB",
-    "NAME_SPACES",
-    "Entry",
-    "Finished",
-    "Keeper",
-    "Limits",
-    "Machine",
-    "MachinePlan",
-    "Setup",
-    "Shell",
-    "Supervised",
-    "Turnstile",
-    "WarmPool",
-    "WarmPython",
-    "become_user",
-    "entry",
-    "id_range",
-    "interpreter",
-    "preflight",
-    "printable",
-    "run",
-    "start",
-    "unused_uid",
-]
+__all__ = (  # noqa: RUF022 -- by subject
+    "run", "start", "Supervised", "Limits", "Finished", "MIB", "Setup", "preflight",
+    "Entry", "entry", "interpreter", "unused_uid", "become_user", "NAME_SPACES",
+    "WarmPool", "WarmPython",
+    "Keeper", "Machine", "MachinePlan", "MACHINE_LIMITS", "Shell", "id_range",
+    "Turnstile", "printable",
+)  # fmt: skip

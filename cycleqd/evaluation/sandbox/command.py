@@ -59,12 +59,12 @@ class Setup:
 
 def unused_uid() -> int:
     """A user id of this machine that no other box has now, from the top of the range that this process may use."""
-    start, _, length = _own_ids()
+    start, _, length = own_ids()
     top, span = min(start + length, _TOP_UID), min(length // 2, 1 << 30)
     return top - 1 - (os.getpid() * 256 + next(_counter) % 256) % span
 
 
-def _own_ids() -> tuple[int, int, int]:
+def own_ids() -> tuple[int, int, int]:
     """The last range of user ids that this process has: (first, first outside, length)."""
     start, outside, length = map(int, Path("/proc/self/uid_map").read_text().splitlines()[-1].split())
     return start, outside, length
@@ -105,12 +105,12 @@ def box_command(
         trusted: The program is ours and makes further name spaces: it has the rights for that, and no filter or limits.
     """
     command = [*_outer(entry, uid, info), *_root(limits, setup, contents or {})]
-    rights = ["CAP_SETUID", "CAP_SETGID"] if entry is Entry.ROOT else []  # to change its user
+    kept = ["SETUID", "SETGID"] if entry is Entry.ROOT else []  # to change its user
     if trusted:
-        return [*command, *_rights(["CAP_SYS_ADMIN", *rights]), "--", *argv]
+        return [*command, *rights(["SYS_ADMIN", *kept]), "--", *argv]
     if seccomp is not None:
         command += ["--seccomp", str(seccomp)]
-    return [*command, *_rights(rights), "--", *_inner(entry, limits, uid), *argv]
+    return [*command, *rights(kept), "--", *_inner(entry, limits, uid), *argv]
 
 
 def accounts(uid: int) -> dict[str, bytes]:
@@ -133,6 +133,24 @@ def become_user(uid: int) -> list[str]:
     """
     identity = [f"--reuid={uid}", f"--regid={uid}", "--clear-groups"]
     return ["/usr/bin/setpriv", *identity, "--inh-caps=-all", "--bounding-set=-all", "--no-new-privs", "--"]
+
+
+def rights(kept: Sequence[str]) -> list[str]:
+    """bwrap's arguments that take all capabilities but some.
+
+    Args:
+        kept: Their names, without CAP_.
+    """
+    return ["--cap-drop", "ALL", *(word for right in kept for word in ("--cap-add", f"CAP_{right}"))]
+
+
+def environment(values: Mapping[str, str]) -> list[str]:
+    """bwrap's arguments that set the whole environment.
+
+    Args:
+        values: Name → value.
+    """
+    return ["--clearenv", *(word for name, value in values.items() for word in ("--setenv", name, value))]
 
 
 def system() -> list[str]:
@@ -158,10 +176,6 @@ def _outer(entry: Entry, uid: int, info: int | None) -> list[str]:
     return [*become, "bwrap", "--unshare-user", "--uid", str(BOX_UID), "--gid", str(BOX_UID), *options]
 
 
-def _rights(kept: Sequence[str]) -> list[str]:
-    return ["--cap-drop", "ALL", *(word for right in kept for word in ("--cap-add", right))]
-
-
 def _inner(entry: Entry, limits: Limits, uid: int) -> list[str]:
     """Limits and identity are taken on inside the name spaces, where the count of processes starts from nothing."""
     bounds = [f"--{name}={value}" for name, value in limits.of_each_process(SLACK).items()]
@@ -173,7 +187,7 @@ def _root(limits: Limits, setup: Setup, contents: Mapping[str, int]) -> list[str
     command: list[str] = []
     parents = {str(parent) for path in (*_ETC, *setup.binds, *contents) for parent in Path(path).parents}
     for folder in sorted(parents - {"/", "/usr"}):
-        command += ["--perms", "0755", "--dir", folder]  # bwrap's own choice shuts others than the maker out
+        command += ["--perms", "0755", "--dir", folder]  # bwrap's default would let only the maker in
     command += system()
     for inside, outside in setup.binds.items():
         command += ["--ro-bind", str(outside), inside]
@@ -182,10 +196,8 @@ def _root(limits: Limits, setup: Setup, contents: Mapping[str, int]) -> list[str
     command += ["--dev", "/dev"]
     for scratch in ("/dev/shm", "/tmp"):
         command += ["--size", str(limits.scratch), "--perms", "1777", "--tmpfs", scratch]
-    command += ["--remount-ro", "/dev", "--remount-ro", "/", "--chdir", "/tmp", "--clearenv"]
-    for name, value in {**ENVIRONMENT, **setup.environment}.items():
-        command += ["--setenv", name, value]
-    return command
+    command += ["--remount-ro", "/dev", "--remount-ro", "/", "--chdir", "/tmp"]
+    return [*command, *environment({**ENVIRONMENT, **setup.environment})]
 
 
 def missing_programs() -> list[str]:
@@ -201,7 +213,7 @@ def entry() -> Entry | None:
 
 def candidates() -> list[Entry]:
     """The ways in that are open to this user, the best first."""
-    has_ids = os.geteuid() == 0 and _own_ids()[2] > 1  # root of a user name space of one id is an ordinary user outside
+    has_ids = os.geteuid() == 0 and own_ids()[2] > 1  # root of a user name space of one id is an ordinary user outside
     return [Entry.ROOT, Entry.DROPPED] if has_ids else [Entry.USER]
 
 

@@ -16,7 +16,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
-from cycleqd.evaluation.sandbox import keeper, kernel
+from cycleqd.evaluation.sandbox import command, keeper, kernel
 
 _COUNT = 65536  # user ids of a machine
 _FEWEST = 2000  # users that are made in a machine are numbered from 1000 on
@@ -32,7 +32,7 @@ def id_range() -> tuple[int, int]:
 def _candidates() -> list[tuple[int, int]]:
     """The ranges (first, count) that this process should be able to map, the best first."""
     if os.geteuid() == 0:
-        start, _, length = map(int, Path("/proc/self/uid_map").read_text().splitlines()[-1].split())
+        start, _, length = command.own_ids()
         end = start + length
         return [(_BASE, _COUNT) if end > _BASE + _COUNT else (end - length // 2, length // 2)]
     return sorted(_lent("/etc/subuid") & _lent("/etc/subgid"), key=lambda ids: -ids[1])

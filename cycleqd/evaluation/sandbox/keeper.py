@@ -1,13 +1,13 @@
 """A small process that makes root boxes and starts programs in them, as `docker run` and `docker exec` do.
 
-It exists because entering name spaces needs fork without threads, and because it is quick: a program starts in a box
-within two milliseconds. Nothing of it lives in a box, so nothing in a box can change what it reports.
+It is a process of its own because entering name spaces needs fork without threads, and because that is quick: a program
+starts in a box within two milliseconds. Nothing of it is in a box, so nothing in a box can change what it reports.
 
     keeper ── handler ── bwrap ── bash, process 1 of the box          (request "open")
            └─ handler ── joins the box ── the program                 (request "enter")
 
-Requests and replies are JSON on SEQPACKET sockets, with descriptors beside them. The socket of a request's replies
-comes with it: first the start's facts or {"error"}, then, when the program has ended, {"status"}. Closing the
+Requests and replies are JSON on SEQPACKET sockets, with descriptors attached. The socket for the replies comes
+with the request: first the start's facts or {"error"}, then, when the program has ended, {"status"}. Closing the
 keeper's own socket, or its death, ends every box.
 """
 
@@ -34,7 +34,7 @@ ENVIRONMENT = {"PATH": PATH, "HOME": "/root", "LANG": "C.UTF-8", "HOSTNAME": "bo
 """Of a machine's programs."""
 KEPT = frozenset({0, 1, 3, 4, 5, 6, 7, 10, 18, 29, 31})
 """chown, dac_override, fowner, fsetid, kill, setgid, setuid, net_bind_service, sys_chroot, audit_write, setfcap."""
-_KEPT_NAMES = ("CHOWN", "DAC_OVERRIDE", "FOWNER", "FSETID", "KILL", "SETGID", "SETUID", "NET_BIND_SERVICE")
+_ROOTS_RIGHTS = ("CHOWN", "DAC_OVERRIDE", "FOWNER", "FSETID", "KILL", "SETGID", "SETUID", "NET_BIND_SERVICE")
 _FOLDERS = ["dev", "etc", "home", "mnt", "opt", "proc", "root", "run", "srv", "tmp", "usr", "var/log", "var/tmp"]
 _TEXTS = {
     "etc/passwd": "root:x:0:0:root:/root:/bin/bash\nnobody:x:65534:65534:nobody:/nonexistent:/usr/sbin/nologin\n",
@@ -247,12 +247,7 @@ def _bwrap(request: dict[str, Any], info: int, descriptors: list[int]) -> list[s
         if Path("/proc/tty/driver").is_dir():  # shut to all but the real root, so `find /` would fail
             line += ["--size", "4096", "--tmpfs", "/proc/tty/driver"]
     line += ["--unshare-pid", "--unshare-net", "--unshare-ipc", "--unshare-uts", "--hostname", ENVIRONMENT["HOSTNAME"]]
-    line += ["--cap-drop", "ALL"]
-    for name in _KEPT_NAMES:
-        line += ["--cap-add", f"CAP_{name}"]
-    line += ["--clearenv"]
-    for name, value in ENVIRONMENT.items():
-        line += ["--setenv", name, value]
+    line += [*command.rights(_ROOTS_RIGHTS), *command.environment(ENVIRONMENT)]
     if descriptors:
         line += ["--seccomp", str(descriptors[0])]
     line += ["--info-fd", str(info), "--chdir", "/", "--die-with-parent", "--as-pid-1", "--new-session"]

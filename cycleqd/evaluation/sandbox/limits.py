@@ -35,7 +35,7 @@ class Limits:
     open_files: int = 128
     """File descriptors of one process: kernel."""
     output: int = 1 * MIB
-    """Bytes kept of stdout, and of stderr; one more and the box is killed: whoever reads them."""
+    """Bytes kept of stdout, and of stderr; one more and the box is killed: who reads them (`descriptors.collect`)."""
 
     def of_each_process(self, slack: int = 0) -> dict[str, int]:
         """The limits that the kernel enforces on each process, by the names that prlimit has for them.

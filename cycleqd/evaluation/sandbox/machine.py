@@ -52,7 +52,7 @@ class MachinePlan:
 class Keeper:
     """The process that makes machines (see keeper.py). Use as a context manager; leaving it ends every machine.
 
-    `turns`: what runs in its machines beside other programs, and what runs alone.
+    `turns` lets many programs run in its machines at once, or one alone.
     """
 
     def __init__(self) -> None:

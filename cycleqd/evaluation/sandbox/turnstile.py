@@ -1,4 +1,4 @@
-"""Many at once, or one alone."""
+"""A readers-writer lock: many at once, or one alone."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ class Turnstile:
 
     def __init__(self) -> None:
         self._inside = 0
-        self._door = threading.Lock()  # held by who waits to be alone: nobody new comes in
+        self._door = threading.Lock()  # held while one waits to be alone, so that no other comes in
         self._change = threading.Condition()
 
     @contextmanager
     def shared(self) -> Iterator[None]:
-        """Be inside together with others; waits while somebody is, or waits to be, alone."""
+        """Run the block at the same time as others; waits while one runs alone or waits to."""
         with self._door, self._change:
             self._inside += 1
         try:
@@ -29,7 +29,7 @@ class Turnstile:
 
     @contextmanager
     def alone(self) -> Iterator[None]:
-        """Be the only one inside; waits until all are out, and nobody new comes in meanwhile."""
+        """Run the block alone: wait until all others are out, and keep new ones out meanwhile."""
         with self._door:
             with self._change:
                 while self._inside:

@@ -114,7 +114,7 @@ class WarmPython:
     def _complaint(self, box: Supervised) -> str:
         assert box.process.stderr is not None
         os.set_blocking(box.process.stderr.fileno(), False)
-        return (box.process.stderr.read() or b"no reason given").decode("utf-8", "replace").strip()
+        return (box.process.stderr.read() or b"unknown reason").decode("utf-8", "replace").strip()
 
 
 class WarmPool:

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from cycleqd.evaluation.benchmarks.inputs import positions, selected
+from cycleqd.evaluation.benchmarks.inputs import selected
 from cycleqd.evaluation.benchmarks.os.needs import NO_PROCESSES, NO_USERS, machine_offers, needs
 from cycleqd.evaluation.benchmarks.os.records import read
 from cycleqd.evaluation.benchmarks.os.task import OsTask
@@ -48,7 +48,7 @@ def task(data: Path, os_image: Path, tmp_path_factory: pytest.TempPathFactory) -
 
 def test_the_tasks_are_of_three_kinds_and_their_needs_are_known(data: Path) -> None:
     file = data / "samples.json"
-    samples = selected(read(file), positions("task_ids.json", file) or [], file)
+    samples = selected(read(file), "task_ids.json", file)
     assert Counter(sample.group for sample in samples) == {"match": 12, "answer": 88, "state": 10}
     assert {sample.id for sample in samples if NO_USERS in needs(sample)} == NEED_USERS
     assert {sample.id for sample in samples if NO_PROCESSES in needs(sample)} == NEED_PROCESSES

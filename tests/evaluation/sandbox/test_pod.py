@@ -15,6 +15,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import pydantic
 import pytest
 
 from cycleqd.evaluation import sandbox
@@ -28,6 +29,7 @@ ROOT = Path(__file__).parents[3]
 SMALL = ROOT / "tests/data/os_small.json"
 IMAGE_USER = 1000  # USER of docker/Dockerfile
 ONE = [IMAGE_USER, 1]
+PYDANTIC = ("pydantic", "pydantic_core", "annotated_types", "typing_inspection", "typing_extensions.py")
 KINDS = ["file capabilities", "set-user-id"]
 
 PLAY = """
@@ -85,6 +87,8 @@ def pod(tmp_path: Path) -> Pod:
         show = {path.strip("/"): str(folder) for path, folder in binds.items()}  # "python", where it is not below /usr
         show |= {f"data-{number}": str(data) for number, (data, _, _) in enumerate(plays)}
         program = str(PLACE / program.strip("/")) if binds else program
+        packages = Path(pydantic.__file__).parents[1]
+        show |= {f"code/{name}": str(packages / name) for name in PYDANTIC}
         show |= {"os-root.tar": str(default_tar())} if default_tar().exists() else {}
         given = [(str(PLACE / f"data-{number}"), settings, model) for number, (_, settings, model) in enumerate(plays)]
         environment = {"HOME": PLACE / "home", "PYTHONPATH": PLACE / "code", "CYCLEQD_OS_ROOT": PLACE / "os-root.tar"}

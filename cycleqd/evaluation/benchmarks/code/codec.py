@@ -1,9 +1,9 @@
-"""Python values as JSON and back, for the way between the box and the judge.
+"""Python values as JSON and back, for passing them between the box and the judge.
 
 Both sides use this file; it needs the standard library only (and numpy where a value is such). None, bool, str, float
 and small int are themselves; everything else is a list that starts with a tag. What has no plain form becomes
 ["o", type name], and decodes to an `Opaque`, which equals nothing: an object cannot bring its own `__eq__` along.
-A subclass counts as its base type, which is how it compares unless it says otherwise.
+A subclass counts as its base type, as which it compares unless it has its own `__eq__`.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ _CROWDED = 100  # elements of a set that may share a hash value
 
 
 class Opaque:
-    """A value that did not come along. Equal to nothing, not even to itself."""
+    """A value that cannot be encoded. Equal to nothing, not even to itself."""
 
     __slots__ = ("name",)
     __hash__ = None  # type: ignore[assignment]

@@ -27,7 +27,7 @@ class Expected:
 
 @dataclass(frozen=True)
 class Judged:
-    """The judgement of one suite. `slept`: the clock, not the processor, ended it; worth one more try alone."""
+    """The judgement of one suite. `slept`: the clock ended it, not its processor time, so it is tried again alone."""
 
     outcome: Outcome
     reason: str

@@ -1,4 +1,4 @@
-"""Runs one answer on its inputs, in a fork of a warm box. `codec.py` and `sanitizer.py` lie beside it.
+"""Runs one answer on its inputs, in a fork of a warm box. `codec.py` and `sanitizer.py` are in the same folder.
 
 stdin: one JSON line {"code" or "reply", "entry_point", "extraction": seconds, "limits": [seconds, ...], "iterate"},
 then one line an input: its encoded arguments. Of a reply `sanitizer.py` keeps the code, and a first line says which:
@@ -72,7 +72,7 @@ _ABSENT = ("ipdb", "joblib", "resource", "psutil", "tkinter")
 
 
 class TimeLimitError(Exception):
-    """An ordinary exception, as in EvalPlus: an answer may catch it, and meets the box's own limit instead."""
+    """An ordinary exception, as in EvalPlus: an answer that catches it is ended by the box's own limit."""
 
 
 class _Unreadable(io.StringIO):
@@ -153,9 +153,9 @@ def _answers(task: dict[str, Any], code: str, arguments: list[Any]) -> Any:
         yield ["x", _sentence(problem)]
         return
     seconds = []
-    for given, limit in zip(arguments, task["limits"], strict=True):
+    for inputs, limit in zip(arguments, task["limits"], strict=True):
         began = time.process_time()
-        line = _answer(function, given, limit, task["iterate"])
+        line = _answer(function, inputs, limit, task["iterate"])
         seconds.append(time.process_time() - began)
         yield line
         if line[0] in "et":
@@ -163,7 +163,7 @@ def _answers(task: dict[str, Any], code: str, arguments: list[Any]) -> Any:
     yield ["s", seconds]
 
 
-def _answer(function: Callable[..., Any], given: Any, limit: float, iterate: bool) -> list[Any]:
+def _answer(function: Callable[..., Any], inputs: Any, limit: float, iterate: bool) -> list[Any]:
     late: list[str] = []
 
     def stop(number: int, frame: object) -> None:
@@ -176,7 +176,7 @@ def _answer(function: Callable[..., Any], given: Any, limit: float, iterate: boo
         signal.setitimer(signal.ITIMER_PROF, limit)
         signal.setitimer(signal.ITIMER_REAL, limit * _WALL_FACTOR + _WALL_SLACK)
         try:
-            value = function(*given)
+            value = function(*inputs)
         finally:
             signal.setitimer(signal.ITIMER_PROF, 0)
             signal.setitimer(signal.ITIMER_REAL, 0)

@@ -1,4 +1,4 @@
-"""The code that EvalPlus' `sanitize` keeps of a reply. Runs in the box, beside `runner.py`: replies are hostile.
+"""The code that EvalPlus' `sanitize` keeps of a reply. Runs in the box, with `runner.py`: replies are hostile.
 
 EvalPlus first looks for the most lines in a row that are Python, then keeps of them, by tree-sitter's reading, the
 imports and what the entry point needs. The second half here is EvalPlus' own code. Its search parses every pair of a
@@ -180,7 +180,7 @@ def _parse(code: str) -> ast.Module | None:
 
 @functools.cache
 def _evalplus() -> ModuleType:
-    """A copy of `evalplus.sanitize` of our own, with our search in the place of its own."""
+    """A copy of `evalplus.sanitize` that uses our search."""
     spec = importlib.util.find_spec("evalplus.sanitize")
     assert spec is not None and spec.loader is not None
     module = importlib.util.module_from_spec(spec)

@@ -121,8 +121,7 @@ class CodeTask(Task):
         return Verdict(judged.outcome, judged.reason, passed)
 
     def _suite(self, problem: Problem, suite: Suite, answer: Mapping[str, str]) -> tuple[Judged, str | None]:
-        """Judge one suite; also the code that was kept of a reply. An answer that the clock ended runs once more with
-        nothing beside it."""
+        """Judge one suite; also the code that was kept of a reply. What the clock ended runs once more, alone."""
         if not suite.arguments:
             return Judged(Outcome.PASSED, f"{suite.name}: all 0 tests passed"), None
         with self._turnstile.shared():

@@ -38,7 +38,7 @@ from cycleqd.evaluation.benchmarks.db.mariadb.box import missing
 from cycleqd.evaluation.benchmarks.db.mariadb.database import RESERVED, Answer, Database, Databases, quoted
 from cycleqd.evaluation.benchmarks.db.mariadb.guard import StatementLimits
 from cycleqd.evaluation.benchmarks.db.mariadb.server import MariaDB
-from cycleqd.evaluation.benchmarks.inputs import Settings, filled, positions, selected, single_file
+from cycleqd.evaluation.benchmarks.inputs import Settings, filled, selected, single_file
 from cycleqd.evaluation.task import Episode, Message, Outcome, Sample, Task, Verdict, Workspace
 
 INSTRUCTIONS = """You answer a question by working on a MySQL database with SQL.
@@ -67,7 +67,7 @@ class DbSettings(Settings):
     task: ClassVar[str] = "DB"
 
     ids: Any = None
-    """Which records to use: a list of 0-based positions, or the name of a JSON file with one, beside the data."""
+    """Which records to use: a list of 0-based positions, or the name of a JSON file with one in the data's folder."""
     max_rounds: int = Field(5, ge=1)
     """How many statements an episode may run."""
     prompt: str | None = None
@@ -155,8 +155,7 @@ class DbTask(Task):
             name = _database_name(record["table"]["table_name"], names)
             names.add(name)
             samples.append(Sample(str(position), record | {"database": name}, _group(record)))
-        chosen = positions(self._options.ids, file)
-        return samples if chosen is None else selected(samples, chosen, file)
+        return selected(samples, self._options.ids, file)
 
     def start(self, sample: Sample) -> DbEpisode:
         """Create the sample's database and ask its question."""

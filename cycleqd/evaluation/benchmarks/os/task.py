@@ -54,7 +54,7 @@ class OsSettings(Settings):
     task: ClassVar[str] = "OS"
 
     ids: Any = None
-    """Which records to use: a list of 0-based positions, or the name of a JSON file with one, beside the data."""
+    """Which records to use: a list of 0-based positions, or the name of a JSON file with one in the data's folder."""
     exclude: Any = None
     """Positions to leave out of them, in the same form: where this machine cannot run them."""
     max_rounds: int = Field(5, ge=1)
@@ -194,9 +194,7 @@ class OsTask(Task):
     def load(self, data: Path) -> list[Sample]:
         """Read the records. Refuses those that cannot run here (docs/benchmarks-os.md) unless they are excluded."""
         file = data / "samples.json" if data.is_dir() else data
-        samples = read(file)
-        if (ids := positions(self.options.ids, file)) is not None:
-            samples = selected(samples, ids, file)
+        samples = selected(read(file), self.options.ids, file)
         left_out = set(positions(self.options.exclude, file) or ())
         samples = [sample for sample in samples if sample.id not in left_out]
         check_needs(samples, machine_offers())
@@ -250,8 +248,8 @@ class OsTask(Task):
             script: Script = entry or record["example_script"]
             if max(map(len, arguments)) > _LONGEST_ARGUMENT or any("\0" in text for text in arguments):
                 return _verdict(False, f"script {number} was not run: the answer or an output cannot be an argument")
-            place = self._judge if reads_only_arguments(script) else machine
-            done = place.run(command(script, arguments), self.options.script_seconds)
+            runs_in = self._judge if reads_only_arguments(script) else machine
+            done = runs_in.run(command(script, arguments), self.options.script_seconds)
             if self._judge.reason:
                 raise EvaluationError(f"The OS task's comparators were ended by the limit on {self._judge.reason}.")
             if done.timed_out:

@@ -1,4 +1,4 @@
-"""The box that the private MariaDB server itself runs in: its parser meets hostile statements all day.
+"""The box that the private MariaDB server itself runs in: its parser reads hostile statements.
 
 No network, name spaces of its own, a read-only system, no environment, an unprivileged user, its data folder the only
 place it can write to, and a temporary folder of bounded size. It shares the way in with the other boxes

@@ -89,7 +89,7 @@ class MariaDB:
             raise UnavailableError(lacks[0])
         started = time.monotonic()
         self.folder = Path(tempfile.mkdtemp(prefix="mariadb-", dir=self._scratch))
-        # A socket's path may have 108 bytes only; through the descriptor of its folder it is short wherever that lies.
+        # A socket's path may have 108 bytes only; through the descriptor of its folder it is always short.
         self._folder_fd = os.open(self.folder, os.O_PATH | os.O_DIRECTORY)
         try:
             self._create()
@@ -155,9 +155,9 @@ class MariaDB:
         )
 
     def _launch(self) -> subprocess.Popen[bytes]:
-        place = [f"--datadir={INSIDE}/db", f"--tmpdir={TEMPORARY}", f"--socket={INSIDE}/socket"]
+        paths = [f"--datadir={INSIDE}/db", f"--tmpdir={TEMPORARY}", f"--socket={INSIDE}/socket"]
         files = [f"--init-file={INSIDE}/init.sql", f"--log-error={INSIDE}/log.err", f"--pid-file={INSIDE}/pid"]
-        server = [*self._box, "mariadbd", "--no-defaults", *place, *files, *STORAGE, *LIMITS, *BEHAVIOUR]
+        server = [*self._box, "mariadbd", "--no-defaults", *paths, *files, *STORAGE, *LIMITS, *BEHAVIOUR]
         return subprocess.Popen(
             [sys.executable, "-I", "-S", str(KEEPER), str(self.folder), *server],
             stdin=subprocess.PIPE,
