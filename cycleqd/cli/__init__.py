@@ -7,8 +7,8 @@ from typing import Annotated
 
 import typer
 
-from cycleqd.cli.app import DEFAULT, Config, Json, Model, Profile, app, command
-from cycleqd.cli.source import ConfigSource
+from cycleqd.cli.app import app, command
+from cycleqd.cli.options import DEFAULT, Cluster, ConfigFile, Json, Limit, Model, RunName, Source
 
 __all__ = ["app", "main"]
 
@@ -27,7 +27,7 @@ def init(
             help="A task and its data; once for each. code, db and os are built in; others need file.py:Class.",
         ),
     ],
-    config: Config = DEFAULT,
+    config: ConfigFile = DEFAULT,
     name: Annotated[str | None, typer.Option(help="The evolution's name; default: the file's, without .yaml.")] = None,
 ) -> None:
     """Write a commented starting configuration for your own models and tasks, to a new file."""
@@ -37,186 +37,254 @@ def init(
 
 
 @command
-def validate(config: Config = DEFAULT, profile: Profile = None, json: Json = False) -> None:
+def validate(source: Source, json: Json = False) -> None:
     """Check a configuration, its models, data and services; estimate the cost. Every problem at once."""
     from cycleqd.cli.validate import show
 
-    show(ConfigSource(config, profile), json)
+    show(source, json)
 
 
 @command
 def run(
-    config: Config = DEFAULT,
-    profile: Profile = None,
+    source: Source,
     runner: Annotated[str | None, typer.Option(help="local or docker, in place of place.runner.")] = None,
     json: Json = False,
 ) -> None:
     """Run the evolution to its end, from wherever it is. May be stopped and started again at any time."""
     from cycleqd.cli.run import run as start
 
-    start(ConfigSource(config, profile, {"runner": runner}), json)
+    start(source.changed(runner=runner), json)
 
 
 @command
-def status(config: Config = DEFAULT, profile: Profile = None, json: Json = False) -> None:
+def status(source: Source, json: Json = False) -> None:
     """How far the evolution is, its best models, and what is in flight."""
     from cycleqd.cli.status import show
 
-    show(ConfigSource(config, profile), json)
+    show(source, json)
 
 
 @command
 def archive(
-    config: Config = DEFAULT,
-    profile: Profile = None,
+    source: Source,
     generation: Annotated[int | None, typer.Option(help="After so many generations; default: now.")] = None,
     json: Json = False,
 ) -> None:
     """The archives' grids in the terminal."""
     from cycleqd.cli.archive import show
 
-    show(ConfigSource(config, profile), generation, json)
+    show(source, generation, json)
 
 
 @command
 def models(
-    config: Config = DEFAULT,
-    profile: Profile = None,
+    source: Source,
     sort: Annotated[str, typer.Option(help="A task, or: average, generation, id.")] = "average",
     ascending: Annotated[bool, typer.Option("--ascending", help="Lowest first.")] = False,
-    limit: Annotated[int, typer.Option(min=0, help="Show so many; 0 is all.")] = 20,
+    limit: Limit = 20,
     json: Json = False,
 ) -> None:
     """A table of all models that were scored."""
     from cycleqd.cli.models import show
 
-    show(ConfigSource(config, profile), sort, ascending, limit, json)
+    show(source, sort, ascending, limit, json)
 
 
 @command
-def lineage(model: Model, config: Config = DEFAULT, profile: Profile = None, json: Json = False) -> None:
+def lineage(source: Source, model: Model, json: Json = False) -> None:
     """The family tree of a model, back to the experts."""
     from cycleqd.cli.lineage import show
 
-    show(ConfigSource(config, profile), model, json)
+    show(source, model, json)
 
 
 @command
 def samples(
+    source: Source,
     model: Model,
     task: Annotated[str, typer.Argument(help="A task of the configuration.")],
-    config: Config = DEFAULT,
-    profile: Profile = None,
     split: Annotated[str, typer.Option(help="search or test.")] = "search",
     outcome: Annotated[str, typer.Option(help="Only: passed, wrong, error, time-out, format.")] = "",
-    limit: Annotated[int, typer.Option(min=0, help="Show so many; 0 is all.")] = 10,
+    limit: Limit = 10,
     json: Json = False,
 ) -> None:
     """A model's prompts, replies and verdicts on one task."""
     from cycleqd.cli.samples import show
 
-    show(ConfigSource(config, profile), model, task, split, outcome, limit, json)
+    show(source, model, task, split, outcome, limit, json)
 
 
 @command
 def replay(
+    source: Source,
     model: Model,
-    config: Config = DEFAULT,
-    profile: Profile = None,
     folder: Annotated[Path | None, typer.Option(help="Keep the rebuilt model in this new folder.")] = None,
     json: Json = False,
 ) -> None:
     """Rebuild a model, and its collected ancestors, from its lineage; compare the digest with the recorded one."""
     from cycleqd.cli.replay import replay as rebuild
 
-    rebuild(ConfigSource(config, profile), model, folder, json)
+    rebuild(source, model, folder, json)
 
 
 @command
-def rescore(config: Config = DEFAULT, profile: Profile = None, json: Json = False) -> None:
+def rescore(source: Source, json: Json = False) -> None:
     """Score base, experts and living children anew where a task's method has another version now."""
     from cycleqd.cli.rescore import run as start
 
-    start(ConfigSource(config, profile), json)
+    start(source, json)
 
 
 @command
 def audit(
+    source: Source,
     model: Annotated[str, typer.Argument(help="A model id, best, or the id of an MLflow run or a KFP run.")],
-    config: Config = DEFAULT,
-    profile: Profile = None,
     json: Json = False,
 ) -> None:
     """Who made a model in what image and from what, back to the experts; every digest verified against S3."""
     from cycleqd.cli.audit import show
 
-    show(ConfigSource(config, profile), model, json)
+    show(source, model, json)
 
 
 @command
 def export(
+    source: Source,
     model: Model,
     folder: Annotated[Path, typer.Argument(help="A folder that does not exist yet, or is empty.")],
-    config: Config = DEFAULT,
-    profile: Profile = None,
     json: Json = False,
 ) -> None:
     """Write a model as a Hugging Face folder."""
     from cycleqd.cli.export import export as write
 
-    write(ConfigSource(config, profile), model, folder, json)
+    write(source, model, folder, json)
 
 
 @command
 def compare(
+    source: Source,
     evolutions: Annotated[list[str], typer.Argument(help="Names of evolutions in the configuration's bucket.")],
-    config: Config = DEFAULT,
-    profile: Profile = None,
     json: Json = False,
 ) -> None:
     """Evolutions side by side."""
     from cycleqd.cli.compare import show
 
-    show(ConfigSource(config, profile), evolutions, json)
+    show(source, evolutions, json)
 
 
 @command
 def report(
-    config: Config = DEFAULT,
-    profile: Profile = None,
+    source: Source,
     folder: Annotated[Path, typer.Option(help="Where to write it.")] = Path("report"),
     json: Json = False,
 ) -> None:
     """Write the report: one HTML file and its pictures."""
     from cycleqd.cli.report import write
 
-    write(ConfigSource(config, profile), folder, json)
+    write(source, folder, json)
 
 
 @command
-def ui(config: Config = DEFAULT, profile: Profile = None) -> None:
+def ui(source: Source) -> None:
     """Keep the embedded S3 and MLflow servers up until Ctrl-C, and print the address of MLflow's pages."""
     from cycleqd.cli.ui import serve
 
-    serve(ConfigSource(config, profile))
+    serve(source)
 
 
 @command
 def compile(
+    source: Source,
     folder: Annotated[Path, typer.Argument(help="Where to write the YAML files.")],
-    config: Config = DEFAULT,
-    profile: Profile = None,
     json: Json = False,
 ) -> None:
     """Write the pipelines as KFP YAML, to be uploaded to a cluster."""
     from cycleqd.cli.compile import write
 
-    write(ConfigSource(config, profile, {"runner": "kubeflow"}), folder, json)
+    write(source.changed(runner="kubeflow"), folder, json)
+
+
+@command
+def submit(source: Cluster, json: Json = False) -> None:
+    """Start the one run that is due on the cluster, or name the one in flight."""
+    from cycleqd.cli.cluster import submit as start
+
+    start(source, json)
+
+
+@command
+def drive(source: Cluster, json: Json = False) -> None:
+    """Keep one run in flight on the cluster until the evolution is complete. May be stopped and started again."""
+    from cycleqd.cli.cluster import drive as go
+
+    go(source, json)
+
+
+@command
+def schedule(
+    cron: Annotated[str, typer.Option(help="Six fields, seconds first: '0 */30 * * * *' is every half hour.")],
+    source: Cluster,
+    json: Json = False,
+) -> None:
+    """Have the cluster run the next generations by the clock, one run at a time."""
+    from cycleqd.cli.schedule import schedule as apply
+
+    apply(source, cron, json)
+
+
+@command
+def unschedule(source: Cluster, json: Json = False) -> None:
+    """Remove the schedule; a run in flight goes on."""
+    from cycleqd.cli.schedule import unschedule as remove
+
+    remove(source, json)
+
+
+@command
+def runs(source: Cluster, limit: Limit = 20, json: Json = False) -> None:
+    """The evolution's runs on the cluster, the newest first."""
+    from cycleqd.cli.runs import show
+
+    show(source, limit, json)
+
+
+@command
+def logs(
+    source: Cluster,
+    run: RunName,
+    task: Annotated[str, typer.Option(help="Only this task (merge, evaluate-child …), pod or child.")] = "",
+    drivers: Annotated[bool, typer.Option("--drivers", help="KFP's own driver pods, too.")] = False,
+    lines: Annotated[int, typer.Option(min=1, max=100_000, help="The last lines of each pod.")] = 200,
+    json: Json = False,
+) -> None:
+    """What the pods of a run wrote."""
+    from cycleqd.cli.runs import logs as show
+
+    show(source, run, task, drivers, lines, json)
+
+
+@command
+def retry(source: Cluster, run: RunName, json: Json = False) -> None:
+    """Run what failed in a run, and what follows it, again; wait until it works."""
+    from cycleqd.cli.runs import retry as again
+
+    again(source, run, json)
+
+
+@command
+def cancel(
+    source: Cluster,
+    run: Annotated[
+        str | None, typer.Argument(metavar="RUN", help="A run's id or step; default: all in flight.")
+    ] = None,
+    json: Json = False,
+) -> None:
+    """End runs of the evolution. What they finished stays."""
+    from cycleqd.cli.runs import cancel as end
+
+    end(source, run, json)
 
 
 def main() -> None:
     """Entry point of the `cycleqd` program."""
     app()
-
-
-from cycleqd.cli import on_cluster  # noqa: E402, F401  registers its commands, after these in the help

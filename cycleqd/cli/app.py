@@ -1,14 +1,14 @@
-"""The program `cycleqd`: its options, and how a command is registered and fails."""
+"""The program `cycleqd`: how a command is registered and fails."""
 
 from __future__ import annotations
 
 import functools
+import inspect
 import os
 import signal
 import sys
 from collections.abc import Callable
-from pathlib import Path
-from typing import Annotated, NoReturn, ParamSpec
+from typing import Annotated, Any, NoReturn
 
 import typer
 
@@ -31,20 +31,6 @@ app = typer.Typer(
     rich_markup_mode=None,
 )
 
-P = ParamSpec("P")
-Config = Annotated[
-    Path, typer.Option("--config", "-c", envvar="CYCLEQD_CONFIG", help="The evolution's configuration file.")
-]
-Profile = Annotated[
-    Path | None, typer.Option(envvar="CYCLEQD_PROFILE", help="A file of `place` keys laid over the configuration's.")
-]
-Json = Annotated[bool, typer.Option("--json", help="Print data as JSON.")]
-Endpoint = Annotated[str | None, typer.Option(help="URL of the KFP API, in place of place.endpoint.")]
-Namespace = Annotated[str | None, typer.Option(help="Where runs execute, in place of place.namespace.")]
-RunName = Annotated[str, typer.Argument(metavar="RUN", help="A run's id, or its step: generation-000003.")]
-Model = Annotated[str, typer.Argument(help="A model id: base, expert-NAME, g000012-c00, final, naive; or best.")]
-DEFAULT = Path("cycleqd.yaml")
-
 
 def _print_version(chosen: bool) -> None:
     if chosen:
@@ -64,14 +50,32 @@ def options(
         os.environ["CYCLEQD_DEBUG"] = "1"
 
 
-def command(function: Callable[P, None]) -> Callable[P, None]:
-    """Register a command whose failures are one sentence and an exit code, and which an interrupt ends cleanly."""
+def command(function: Callable[..., None]) -> Callable[..., None]:
+    """Register a command whose failures are one sentence and an exit code, and which an interrupt ends cleanly.
+
+    A parameter `Annotated[…, factory]` is made by calling the factory, whose parameters become options of the command.
+
+    Args:
+        function: The command: its name, docstring and parameters are those of the command line.
+    """
+    shown: list[inspect.Parameter] = []
+    factories: dict[str, tuple[Callable[..., object], list[str]]] = {}
+    for parameter in _parameters(function):
+        (factory,) = getattr(parameter.annotation, "__metadata__", (None,))
+        if inspect.isfunction(factory):
+            options = _parameters(factory)
+            factories[parameter.name] = factory, [option.name for option in options]
+            shown += options
+        else:
+            shown.append(parameter)
 
     @functools.wraps(function)
-    def reported(*args: P.args, **kwargs: P.kwargs) -> None:
+    def reported(**given: Any) -> None:
         signal.signal(signal.SIGTERM, _terminated)
+        for name, (factory, needed) in factories.items():
+            given[name] = factory(**{option: given.pop(option) for option in needed})
         try:
-            function(*args, **kwargs)
+            function(**given)
         except CycleQDError as error:
             if os.environ.get("CYCLEQD_DEBUG"):
                 raise
@@ -85,7 +89,15 @@ def command(function: Callable[P, None]) -> Callable[P, None]:
         except BrokenPipeError:  # the reader of our output has ended
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
+    reported.__dict__["__signature__"] = inspect.Signature(shown)
+    reported.__annotations__ = {one.name: one.annotation for one in shown}
     return app.command()(reported)
+
+
+def _parameters(function: Callable[..., object]) -> list[inspect.Parameter]:
+    """A function's parameters with their annotations as objects, to be passed by name."""
+    found = inspect.signature(function, eval_str=True).parameters.values()
+    return [parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY) for parameter in found]
 
 
 def _terminated(number: int, frame: object) -> NoReturn:

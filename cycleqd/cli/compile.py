@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from cycleqd.cli.output import print_json, say
+from cycleqd.cli.output import answer
 from cycleqd.cli.source import ConfigSource
 from pipelines.definitions import Kind
 from pipelines.definitions import write as write_pipeline
@@ -19,8 +19,4 @@ def write(source: ConfigSource, folder: Path, as_json: bool) -> None:
     files = {kind: folder / f"{kind}.yaml" for kind in _KINDS}
     for kind, file in files.items():
         write_pipeline(config, kind, config.place.generations_per_run, file)
-    if as_json:
-        print_json({kind: str(file) for kind, file in files.items()})
-        return
-    for file in files.values():
-        say(str(file))
+    answer(as_json, {kind: str(file) for kind, file in files.items()}, *map(str, files.values()))

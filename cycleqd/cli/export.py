@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
-from cycleqd.cli.output import print_json, say, size
+from cycleqd.cli.output import answer, size
 from cycleqd.cli.progress import counting
 from cycleqd.cli.session import session
 from cycleqd.cli.source import ConfigSource
@@ -26,10 +26,8 @@ def export(source: ConfigSource, model: str, folder: Path, as_json: bool) -> Non
         refuse_collected(opened.store, name)
         with counting(f"exporting {name}", recorded.size) as advance:
             download(opened.store, name, recorded, folder, advance)
-    if as_json:
-        print_json({"model": name, "folder": str(folder), "digest": recorded.digest, "bytes": recorded.size})
-    else:
-        say(f"{name} is in {folder} ({size(recorded.size)}), digest {recorded.digest}")
+    facts = {"model": name, "folder": str(folder), "digest": recorded.digest, "bytes": recorded.size}
+    answer(as_json, facts, f"{name} is in {folder} ({size(recorded.size)}), digest {recorded.digest}")
 
 
 def refuse_filled(folder: Path) -> None:

@@ -11,6 +11,7 @@ from cycleqd.cli.source import ConfigSource
 from cycleqd.errors import InvalidInputError
 from cycleqd.search import state as states
 from cycleqd.search.config import Config
+from cycleqd.search.records import ModelRef
 from cycleqd.search.state import State
 
 
@@ -52,7 +53,11 @@ def rows(opened: Session, config: Config, state: State) -> list[dict[str, Any]]:
     stored |= {"base", *config.combined, *(expert.model.id for expert in state.experts)}
     lines = [(states.SEEDING, state.base.model, state.base.scores)]
     lines += [(line.generation, line.model, line.scores) for line in state.history]
-    found = [
+    for name in config.combined:
+        built = scores_of(opened.store, config, name, "search")
+        if built is not None:
+            lines.append((state.generation, ModelRef(name, built.digest), built.values))
+    return [
         {
             "id": model.id,
             "digest": model.digest,
@@ -64,18 +69,3 @@ def rows(opened: Session, config: Config, state: State) -> list[dict[str, Any]]:
         }
         for generation, model, scores in lines
     ]
-    for name in config.combined:
-        scores = scores_of(opened.store, config, name, "search")
-        if scores is not None:
-            found.append(
-                {
-                    "id": name,
-                    "digest": scores.digest,
-                    "generation": state.generation,
-                    "scores": dict(scores.values),
-                    "average": states.average(scores.values),
-                    "elite_of": [],
-                    "stored": True,
-                }
-            )
-    return found

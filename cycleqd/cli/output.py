@@ -37,6 +37,21 @@ def say(sentence: str) -> None:
     console.print(Text(plain(sentence)))
 
 
+def answer(as_json: bool, facts: Any, *sentences: str) -> None:
+    """Print what a command found or did.
+
+    Args:
+        as_json: Whether a program reads it.
+        facts: JSON values, for programs.
+        sentences: The same for people, a line each.
+    """
+    if as_json:
+        print_json(facts)
+    else:
+        for sentence in sentences:
+            say(sentence)
+
+
 def table(title: str, columns: Sequence[str], rows: Iterable[Sequence[str]], right: Iterable[str] = ()) -> None:
     """A table; columns named in `right` are aligned to the right."""
     numbers = set(right)

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from cycleqd.cli.export import refuse_filled
-from cycleqd.cli.output import errors, print_json, say
+from cycleqd.cli.output import answer, errors
 from cycleqd.cli.progress import counting
 from cycleqd.cli.session import session
 from cycleqd.cli.source import ConfigSource
@@ -39,12 +39,16 @@ def replay(source: ConfigSource, model: str, folder: Path | None, as_json: bool)
             folder.mkdir(parents=True, exist_ok=True)
             for file in (scratch / name).iterdir():
                 shutil.move(file, folder / file.name)
-    facts = {"model": name, "rebuilt": names, "digest": built.digest, "same": built.digest == recorded.digest}
-    if as_json:
-        print_json({**facts, "folder": str(folder) if folder else None})
-        return
+    facts = {
+        "model": name,
+        "rebuilt": names,
+        "digest": built.digest,
+        "same": built.digest == recorded.digest,
+        "folder": str(folder) if folder else None,
+    }
     ancestors = f" (with {len(names) - 1} collected ancestors)" if len(names) > 1 else ""
-    say(f"{name} rebuilt{ancestors}: digest {built.digest}, as recorded" + (f"; it is in {folder}" if folder else ""))
+    kept = f"; it is in {folder}" if folder else ""
+    answer(as_json, facts, f"{name} rebuilt{ancestors}: digest {built.digest}, as recorded{kept}")
 
 
 @contextlib.contextmanager

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from cycleqd.cli.output import print_json, say
+from cycleqd.cli.output import answer
 from cycleqd.cli.progress import counting
 from cycleqd.cli.session import session
 from cycleqd.cli.source import ConfigSource
@@ -17,7 +17,4 @@ def write(source: ConfigSource, folder: Path, as_json: bool) -> None:
     with session(source) as opened:
         opened.state()
         page = run(opened.store, folder, counting)
-    if as_json:
-        print_json({"page": str(page)})
-    else:
-        say(f"the report is {page}")
+    answer(as_json, {"page": str(page)}, f"the report is {page}")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from cycleqd.cli.output import print_json, say
+from cycleqd.cli.output import answer
 from cycleqd.cli.session import session
 from cycleqd.cli.source import ConfigSource
 from cycleqd.run import rescore
@@ -17,12 +17,14 @@ def run(source: ConfigSource, as_json: bool) -> None:
         state = opened.state()
     tasks = sorted({task for _, task in changed})
     models = list(dict.fromkeys(model for model, _ in changed))
-    if as_json:
-        facts = {"evolution": config.name, "models": models, "tasks": tasks}
-        print_json({**facts, "snapshot": state.generation, "sha256": state.digest, "forgotten": state.forgotten})
-        return
-    if not changed:
-        say(f"{config.name}: every score is of the present method versions")
-        return
+    facts = {
+        "evolution": config.name,
+        "models": models,
+        "tasks": tasks,
+        "snapshot": state.generation,
+        "sha256": state.digest,
+        "forgotten": state.forgotten,
+    }
     gone = f"; {state.forgotten} children that are gone are only counted from now on" if state.forgotten else ""
-    say(f"{config.name}: {len(models)} models scored anew on {', '.join(tasks)}{gone}")
+    done = f"{len(models)} models scored anew on {', '.join(tasks)}{gone}"
+    answer(as_json, facts, f"{config.name}: {done if changed else 'every score is of the present method versions'}")

@@ -7,12 +7,11 @@ import json as json_
 import re
 from typing import TYPE_CHECKING
 
-from cycleqd.cli.cluster import check_placement, reach_runs, reach_store, warn
-from cycleqd.cli.output import print_json, say
+from cycleqd.cli.cluster import reach_runs, reach_server, reach_store, warn
+from cycleqd.cli.output import answer
 from cycleqd.cli.source import ConfigSource
 from cycleqd.errors import CycleQDError, InvalidInputError
 from cycleqd.run import preflight
-from cycleqd.run.kubeflow.client import Kubeflow
 from cycleqd.run.kubeflow.runs import Runs
 from cycleqd.run.steps import Step, arguments
 from cycleqd.storage.evolution import find_head
@@ -34,10 +33,8 @@ def schedule(source: ConfigSource, cron: str, as_json: bool) -> None:
             f"--cron is '{cron}'; write six fields, seconds first: '0 */30 * * * *' is every half hour"
         )
     config = source.load()
-    findings = check_placement(config)
-    runs = Runs(config, Kubeflow(config.place))
-    preflight.check_server(runs.kubeflow, findings)
-    preflight.check_objects(config.place, findings)
+    kubeflow, findings = reach_server(config)
+    runs = Runs(config, kubeflow)
     try:
         store = reach_store(config)
         seeded = find_head(store) is not None
@@ -52,12 +49,11 @@ def schedule(source: ConfigSource, cron: str, as_json: bool) -> None:
             )
     warn(findings)
     preflight.refuse(findings)
-    made, schedule_id = _apply(runs, " ".join(fields))
-    if as_json:
-        print_json({"evolution": config.name, "cron": " ".join(fields), "schedule": schedule_id, "changed": made})
-        return
-    word = "scheduled" if made else "is scheduled so already"
-    say(f"{config.name} {word}: {' '.join(fields)} ({schedule_id}); end it with: cycleqd unschedule {source.flags}")
+    cron = " ".join(fields)
+    made, schedule_id = _apply(runs, cron)
+    facts = {"evolution": config.name, "cron": cron, "schedule": schedule_id, "changed": made}
+    done = f"{config.name} {'scheduled' if made else 'is scheduled so already'}: {cron} ({schedule_id})"
+    answer(as_json, facts, f"{done}; end it with: cycleqd unschedule {source.flags}")
 
 
 def _apply(runs: Runs, cron: str) -> tuple[bool, str]:
@@ -94,11 +90,10 @@ def unschedule(source: ConfigSource, as_json: bool) -> None:
     found = runs.kubeflow.schedules(experiment, runs.full_name("schedule")) if experiment else []
     for one in found:
         runs.kubeflow.delete_schedule(str(one.recurring_run_id))
-    if as_json:
-        print_json({"evolution": runs.config.name, "removed": [str(one.recurring_run_id) for one in found]})
-        return
+    facts = {"evolution": runs.config.name, "removed": [str(one.recurring_run_id) for one in found]}
     if not found:
-        say(f"{runs.config.name} has no schedule")
+        answer(as_json, facts, f"{runs.config.name} has no schedule")
         return
     live = [run.name for run, _ in runs.all(20) if run.live]
-    say(f"{runs.config.name} is not scheduled any more" + (f"; in flight: {', '.join(live)}" if live else ""))
+    going_on = f"; in flight: {', '.join(live)}" if live else ""
+    answer(as_json, facts, f"{runs.config.name} is not scheduled any more{going_on}")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -19,6 +19,14 @@ class ConfigSource:
     path: Path
     profile: Path | None = None
     changes: Mapping[str, object] = field(default_factory=dict)
+
+    def changed(self, **changes: object) -> ConfigSource:
+        """The same files under other flags.
+
+        Args:
+            changes: Keys of `place` as above.
+        """
+        return replace(self, changes={**self.changes, **changes})
 
     def load(self) -> Config:
         """The configuration. Raises InvalidInputError with one sentence a problem."""

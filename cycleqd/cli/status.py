@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from cycleqd.cli.display import summarise
 from cycleqd.cli.output import percent, print_json, say, size, table
-from cycleqd.cli.run import summarise
 from cycleqd.cli.session import session
 from cycleqd.cli.source import ConfigSource
 from cycleqd.run.steps import find_state, next_step

@@ -8,7 +8,7 @@ import pytest
 from rich.console import Console
 
 from cycleqd.cli import progress
-from cycleqd.cli.run import Display
+from cycleqd.cli.display import Display
 from tests.pipelines.configs import two_tasks
 
 

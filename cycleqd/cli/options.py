@@ -1,0 +1,41 @@
+"""The options that commands share, each declared once."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from cycleqd.cli.source import ConfigSource
+
+Json = Annotated[bool, typer.Option("--json", help="Print data as JSON.")]
+Model = Annotated[str, typer.Argument(help="A model id: base, expert-NAME, g000012-c00, final, naive; or best.")]
+RunName = Annotated[str, typer.Argument(metavar="RUN", help="A run's id, or its step: generation-000003.")]
+ConfigFile = Annotated[
+    Path, typer.Option("--config", "-c", envvar="CYCLEQD_CONFIG", help="The evolution's configuration file.")
+]
+Profile = Annotated[
+    Path | None, typer.Option(envvar="CYCLEQD_PROFILE", help="A file of `place` keys laid over the configuration's.")
+]
+Endpoint = Annotated[str | None, typer.Option(help="URL of the KFP API, in place of place.endpoint.")]
+Namespace = Annotated[str | None, typer.Option(help="Where runs execute, in place of place.namespace.")]
+Limit = Annotated[int, typer.Option(min=0, help="Show so many; 0 is all.")]
+DEFAULT = Path("cycleqd.yaml")
+
+
+def from_files(config: ConfigFile = DEFAULT, profile: Profile = None) -> ConfigSource:
+    """The configuration of --config and --profile."""
+    return ConfigSource(config, profile)
+
+
+def on_cluster(
+    config: ConfigFile = DEFAULT, profile: Profile = None, endpoint: Endpoint = None, namespace: Namespace = None
+) -> ConfigSource:
+    """The configuration of --config and --profile, to be run on the cluster of --endpoint and --namespace."""
+    return ConfigSource(config, profile, {"runner": "kubeflow", "endpoint": endpoint, "namespace": namespace})
+
+
+Source = Annotated[ConfigSource, from_files]
+Cluster = Annotated[ConfigSource, on_cluster]
+"""Parameters that a command gets from the options of the function beside the type: see `app.command`."""
