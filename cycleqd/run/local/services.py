@@ -24,12 +24,18 @@ import urllib.request
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from cycleqd.errors import InvalidInputError, UnavailableError
 from cycleqd.search.place import Place
 
+if TYPE_CHECKING:
+    from mypy_boto3_s3 import S3Client
+
 START_SECONDS = 120
-STOP_SECONDS = 1  # SeaweedFS would idle for 15; nobody is writing any more, and what it acknowledged is with the kernel
+# Until a server is killed. SeaweedFS closes its volumes at once and would then idle for 15; nobody is writing any more,
+# and the kernel has what was acknowledged.
+STOP_SECONDS = {"s3": 0.2, "mlflow": 1.0}
 _PORTS = ("s3", "s3.grpc", "master", "master.grpc", "volume", "volume.grpc", "filer", "filer.grpc", "mlflow")
 
 
@@ -79,25 +85,32 @@ class Services:
                 if not self._alive(service.name) or time.monotonic() > deadline:
                     log = self.folder / f"{service.name}.log"
                     raise UnavailableError(f"the embedded {service.name} server did not start; its log is {log}")
-                time.sleep(0.1)
+                time.sleep(0.05)
 
-    def make_bucket(self, name: str) -> None:
-        """Create the bucket unless it exists, and wait until objects can be written and read.
-
-        SeaweedFS says that it is well some seconds before its volumes are; until then it answers 500.
-        """
+    def client(self) -> S3Client:
+        """A client of the S3 server, without retries. Making one takes a while: do it while the server starts."""
         import boto3
-        from botocore.exceptions import BotoCoreError, ClientError
+        from botocore.config import Config
 
-        reach, key = self.environment(), "cycleqd-ready"
-        client = boto3.client(
+        reach = self.environment()
+        return boto3.client(
             "s3",
             endpoint_url=reach["AWS_ENDPOINT_URL"],
             region_name=reach["AWS_REGION"],
             aws_access_key_id=reach["AWS_ACCESS_KEY_ID"],
             aws_secret_access_key=reach["AWS_SECRET_ACCESS_KEY"],
+            # A request that comes before the volumes hangs for 13 s, a later one does not; boto3 pauses between attempts.
+            config=Config(read_timeout=2, retries={"total_max_attempts": 1}),
         )
-        deadline = time.monotonic() + START_SECONDS
+
+    def make_bucket(self, client: S3Client, name: str) -> None:
+        """Create the bucket unless it exists, and wait until objects can be written and read.
+
+        SeaweedFS reports that it is healthy some seconds before its volumes are; until then it answers 500.
+        """
+        from botocore.exceptions import BotoCoreError, ClientError
+
+        key, deadline = "cycleqd-ready", time.monotonic() + START_SECONDS
         while True:
             try:
                 if name not in [bucket["Name"] for bucket in client.list_buckets()["Buckets"]]:
@@ -120,7 +133,7 @@ class Services:
     def _stop(self, name: str) -> None:
         if pid := self._alive(name):
             self._stopping(name).touch()
-            _end(pid)
+            _end(pid, STOP_SECONDS[name])
         self._stopping(name).unlink(missing_ok=True)
 
     def _stopping(self, name: str) -> Path:
@@ -253,8 +266,9 @@ def running(place: Place, tracking: bool = True) -> Iterator[dict[str, str]]:
         fcntl.flock(users, fcntl.LOCK_SH)
         try:
             services.start(tracking)
+            client = services.client()
             services.wait(tracking)
-            services.make_bucket(place.bucket)
+            services.make_bucket(client, place.bucket)
             yield {**common, "CYCLEQD_CACHE": str(folder / "cache"), **services.environment()}
         finally:
             with contextlib.suppress(BlockingIOError):  # another command still uses them
@@ -324,9 +338,9 @@ def _session(pid: int) -> int:
     return 0 if state == "Z" else int(session)
 
 
-def _end(group: int) -> None:
-    """End a session's processes: TERM, and KILL for what is left after STOP_SECONDS."""
-    for number, seconds in ((signal.SIGTERM, STOP_SECONDS), (signal.SIGKILL, STOP_SECONDS)):
+def _end(group: int, seconds: float) -> None:
+    """End a session's processes: TERM, and KILL for what is left after some seconds."""
+    for number in (signal.SIGTERM, signal.SIGKILL):
         with contextlib.suppress(ProcessLookupError):
             os.killpg(group, number)
         deadline = time.monotonic() + seconds
@@ -335,4 +349,4 @@ def _end(group: int) -> None:
                 os.waitpid(group, os.WNOHANG)
             if not _session(group):
                 return
-            time.sleep(0.05)
+            time.sleep(0.02)
