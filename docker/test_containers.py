@@ -109,7 +109,7 @@ def grow(folder: Path, runner: str) -> Grown:
     path = make(folder)
     with services(path) as store:
         done = run_cycleqd(path, runner)
-        logs = "\n".join(log.read_text() for log in sorted((folder / "state/runs/world").glob("*.log")))
+        logs = "\n".join(log.read_text() for log in sorted((folder / "state/runs/world").glob("*/*.log")))
         assert done.returncode == 0, f"{done.stderr}\n{logs[-8000:]}"
         return Grown({key: store.get(key) for key in store.list("")}, logs)
 

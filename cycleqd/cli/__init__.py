@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from cycleqd.cli.app import app, command
-from cycleqd.cli.options import DEFAULT, Cluster, ConfigFile, Json, Limit, Model, RunName, Source
+from cycleqd.cli.options import DEFAULT, Anywhere, Cluster, ConfigFile, Json, Limit, Model, RunName, Source
 
 __all__ = ["app", "main"]
 
@@ -250,14 +250,14 @@ def runs(source: Cluster, limit: Limit = 20, json: Json = False) -> None:
 
 @command
 def logs(
-    source: Cluster,
+    source: Anywhere,
     run: RunName,
     task: Annotated[str, typer.Option(help="Only this task (merge, evaluate-child …), pod or child.")] = "",
     drivers: Annotated[bool, typer.Option("--drivers", help="KFP's own driver pods, too.")] = False,
-    lines: Annotated[int, typer.Option(min=1, max=100_000, help="The last lines of each pod.")] = 200,
+    lines: Annotated[int, typer.Option(min=1, max=100_000, help="The last lines of each task.")] = 200,
     json: Json = False,
 ) -> None:
-    """What the pods of a run wrote."""
+    """What the tasks of a run wrote, those that failed or else all: of a run here, or of one on the cluster."""
     from cycleqd.cli.runs import logs as show
 
     show(source, run, task, drivers, lines, json)

@@ -11,17 +11,17 @@ from rich.tree import Tree
 from cycleqd.cli.output import console, percent, plain, print_json
 from cycleqd.cli.session import session
 from cycleqd.cli.source import ConfigSource
-from cycleqd.run.family import Family, family
 from cycleqd.search.operators import describe
 from cycleqd.search.records import Scores
 from cycleqd.search.state import average
+from cycleqd.storage.family import Family, family
 
 
 def show(source: ConfigSource, model: str, as_json: bool) -> None:
     """Print a model and all its ancestors, with how each was made and its scores."""
     with session(source) as opened:
         state, name = opened.state(), opened.model(model)
-        members = family(opened.store, name)
+        members = family(opened.store, [name])
     scores = {line.model.id: line.scores for line in state.history} | {"base": state.base.scores}
     if as_json:
         print_json({"model": name, "models": to_json(members, scores)})

@@ -36,6 +36,15 @@ def on_cluster(
     return ConfigSource(config, profile, {"runner": "kubeflow", "endpoint": endpoint, "namespace": namespace})
 
 
+def anywhere(
+    config: ConfigFile = DEFAULT, profile: Profile = None, endpoint: Endpoint = None, namespace: Namespace = None
+) -> ConfigSource:
+    """The configuration of --config and --profile; on a cluster where --endpoint or --namespace names one."""
+    runner = "kubeflow" if endpoint or namespace else None
+    return ConfigSource(config, profile, {"runner": runner, "endpoint": endpoint, "namespace": namespace})
+
+
 Source = Annotated[ConfigSource, from_files]
 Cluster = Annotated[ConfigSource, on_cluster]
+Anywhere = Annotated[ConfigSource, anywhere]
 """Parameters that a command gets from the options of the function beside the type: see `app.command`."""

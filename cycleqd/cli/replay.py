@@ -14,9 +14,9 @@ from cycleqd.cli.progress import counting
 from cycleqd.cli.session import session
 from cycleqd.cli.source import ConfigSource
 from cycleqd.errors import InvalidInputError
-from cycleqd.run.family import family
 from cycleqd.run.replay import difference, rebuild, to_rebuild, weights_size
 from cycleqd.storage.evolution import manifest
+from cycleqd.storage.family import family
 
 
 def replay(source: ConfigSource, model: str, folder: Path | None, as_json: bool) -> None:
@@ -25,7 +25,7 @@ def replay(source: ConfigSource, model: str, folder: Path | None, as_json: bool)
         refuse_filled(folder)
     with session(source) as opened, _scratch(folder) as scratch:
         name = opened.model(model)
-        members = family(opened.store, name)
+        members = family(opened.store, [name])
         if not members[name].parents:
             raise InvalidInputError(f"'{name}' was given to the evolution, not made by it; `cycleqd export` copies it")
         names = to_rebuild(opened.store, name, members)

@@ -1,17 +1,20 @@
-"""cycleqd runs, logs, retry and cancel: living with what was submitted."""
+"""cycleqd runs, logs, retry and cancel: looking after what was started."""
 
 from __future__ import annotations
 
 import re
 import sys
+from collections.abc import Iterable
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 from cycleqd.cli.cluster import reach_runs
-from cycleqd.cli.output import duration, plain, print_json, say, table
+from cycleqd.cli.output import answer, duration, plain, print_json, say, table
 from cycleqd.cli.source import ConfigSource
 from cycleqd.errors import InvalidInputError
 from cycleqd.run.decisions import CANCELING, ENDED, Run
+from cycleqd.run.driver import FAILED_TASK, TaskLog
+from cycleqd.run.local import runner as local
 
 if TYPE_CHECKING:
     from kfp_server_api import V2beta1Run
@@ -65,29 +68,69 @@ def gather(run: Run, one: V2beta1Run, url: str) -> dict[str, Any]:
 
 
 def logs(source: ConfigSource, name: str, task: str, drivers: bool, lines: int, as_json: bool) -> None:
-    """What the pods of a run wrote, oldest pod first. Raises InvalidInputError when none is left."""
-    from cycleqd.run.kubeflow.pods import Kubernetes
+    """What the tasks of a run wrote, the oldest first: those that failed, else all.
 
-    runs = reach_runs(source)
-    run, namespace = runs.resolve(name), runs.config.place.namespace
-    kubernetes = Kubernetes()
-    pods = kubernetes.pods(run.id, namespace, drivers)
-    chosen = [pod for pod in pods if not task or task in (pod.task, pod.name, pod.child) or pod.task.startswith(task)]
-    if not chosen:
-        there = ", ".join(sorted({pod.task for pod in pods}))
-        raise InvalidInputError(
-            f"run {run.name} has no pods of '{task}' in namespace '{namespace}'; it has: {there}"
-            if pods and task
-            else f"run {run.name} ({run.id}) has no pods in namespace '{namespace}': they were not made yet, or are"
-            f" cleaned up; look at {runs.kubeflow.url(run.id)}"
-        )
-    facts = [{**pod.__dict__, "log": kubernetes.log(pod, namespace, lines)} for pod in chosen]
+    A step that ran on this machine is looked for here, unless the configuration is of a cluster; any other there.
+
+    Args:
+        source: The configuration.
+        name: A step, or the id of a run in a cluster.
+        task: Only tasks of this name or beginning, this child or this pod; "" for any.
+        drivers: The pods of KFP's own drivers, too.
+        lines: How many lines of each are shown, the last ones.
+        as_json: Print JSON.
+
+    Raises:
+        InvalidInputError: There is no such run, or no log of it is left.
+    """
+    step, found = _find_logs(source, name, drivers)
+    named = [log for log in found if not task or task in (log.task, log.name, log.child) or log.task.startswith(task)]
+    if not named:
+        raise InvalidInputError(f"run {step} has no logs of '{task}'; it has: {_tasks(found)}")
+    failed = [log for log in named if log.phase == FAILED_TASK]
+    shown = failed if failed and not (task or drivers) else named
+    facts = [
+        {
+            "name": log.name,
+            "task": log.task,
+            "child": log.child,
+            "phase": log.phase,
+            "started": log.started,
+            "log": log.read(lines),
+        }
+        for log in shown
+    ]
     if as_json:
         print_json(facts)
         return
     for fact in facts:
         title = " ".join(filter(None, (fact["task"], fact["child"])))
         sys.stdout.write(plain(f"=== {title} · {fact['phase']} · {fact['name']}\n{fact['log'].rstrip()}\n\n"))
+    if len(shown) < len(named):
+        say(f"{len(named) - len(shown)} tasks that did not fail are left out; name one with --task: {_tasks(named)}")
+
+
+def _find_logs(source: ConfigSource, name: str, drivers: bool) -> tuple[str, list[TaskLog]]:
+    """The step of a run and the logs of its tasks, at least one."""
+    config = source.load()
+    found = local.logs(config, name) if config.place.runner != "kubeflow" else []
+    if found:
+        return name, found
+    if config.place.services == "embedded":
+        raise InvalidInputError(f"no logs of '{name}' are in {local.folder(config)}; there are: {local.logged(config)}")
+    runs = reach_runs(source)
+    run = runs.resolve(name)
+    found = runs.logs(run, drivers)
+    if not found:
+        raise InvalidInputError(
+            f"run {run.name} ({run.id}) has no pods in namespace '{config.place.namespace}': they were not made yet, or"
+            f" are cleaned up; look at {runs.kubeflow.url(run.id)}"
+        )
+    return run.name, found
+
+
+def _tasks(logs: Iterable[TaskLog]) -> str:
+    return ", ".join(sorted({log.task for log in logs}))
 
 
 def retry(source: ConfigSource, name: str, as_json: bool) -> None:
@@ -95,34 +138,22 @@ def retry(source: ConfigSource, name: str, as_json: bool) -> None:
     runs = reach_runs(source)
     run = runs.resolve(name)
     runs.retry(run)
-    _tell(run, "runs again", runs.kubeflow.url(run.id), as_json)
+    url = runs.kubeflow.url(run.id)
+    answer(as_json, {"run": run.id, "name": run.name, "url": url}, f"run {run.name} ({run.id}) runs again: {url}")
 
 
 def cancel(source: ConfigSource, name: str | None, as_json: bool) -> None:
     """End a run, or all that are in flight. What they finished stays: the step's next run takes it up."""
     runs = reach_runs(source)
     chosen = [runs.resolve(name)] if name else [run for run, _ in runs.all(_RECENT) if run.live]
-    live = [run for run in chosen if run.live]
-    for run in live:
-        runs.cancel(run)
-    if as_json:
-        print_json([{"run": run.id, "name": run.name} for run in live])
-        return
-    for run in live:
-        _tell(run, "is being cancelled", runs.kubeflow.url(run.id), False)
+    sentences = []
     for run in chosen:
-        if not run.live:
-            say(
-                f"run {run.name} ({run.id}) is {run.state} already"
-                if run.state != CANCELING
-                else f"{run.name} is ending"
-            )
-    if not chosen:
-        say(f"no run of {runs.config.name} is in flight")
-
-
-def _tell(run: Run, what: str, url: str, as_json: bool) -> None:
-    if as_json:
-        print_json({"run": run.id, "name": run.name, "url": url})
-        return
-    say(f"run {run.name} ({run.id}) {what}: {url}")
+        if run.live:
+            runs.cancel(run)
+            sentences.append(f"run {run.name} ({run.id}) is being cancelled: {runs.kubeflow.url(run.id)}")
+        elif run.state == CANCELING:
+            sentences.append(f"{run.name} is ending")
+        else:
+            sentences.append(f"run {run.name} ({run.id}) is {run.state} already")
+    facts = [{"run": run.id, "name": run.name} for run in chosen if run.live]
+    answer(as_json, facts, *(sentences or [f"no run of {runs.config.name} is in flight"]))

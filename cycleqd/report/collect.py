@@ -12,9 +12,10 @@ from cycleqd.progress import Bar, no_bar
 from cycleqd.report.data import Cost, ReportData, Split, Tally
 from cycleqd.search import state as states
 from cycleqd.search.config import Config
-from cycleqd.search.records import JSON, Child
+from cycleqd.search.records import JSON
 from cycleqd.storage import layout
-from cycleqd.storage.evolution import current, find_plan, load_config, model_ref
+from cycleqd.storage.evolution import current, load_config, model_ref
+from cycleqd.storage.family import family, member
 from cycleqd.storage.objects import Store
 from cycleqd.storage.results import need_result, read_result
 from cycleqd.storage.scores import refuse_other_conditions
@@ -31,7 +32,7 @@ def collect(store: Store, bar: Bar = no_bar) -> ReportData:
     experts = [expert.model.id for expert in state.experts]
     with bar("reading scores and the family tree", None):
         scored = results(store, config, ["base", *experts, best, *config.combined])
-        children = ancestry(store, {best, *(name for name, _ in recipe)})
+        members = family(store, [best, *(name for name, _ in recipe)])
     return ReportData(
         config=config,
         state=state,
@@ -39,7 +40,7 @@ def collect(store: Store, bar: Bar = no_bar) -> ReportData:
         recipe=recipe,
         final_snapshot=plan["snapshot"] if plan and recipe else None,
         best=best,
-        children=children,
+        children={name: one.child for name, one in members.items() if one.child},
         cost=cost(store, bar),
         url=store.url(""),
     )
@@ -47,11 +48,7 @@ def collect(store: Store, bar: Bar = no_bar) -> ReportData:
 
 def final_recipe(store: Store) -> tuple[tuple[str, float], ...]:
     """Models and coefficients of the final model as it was built; empty before finalising."""
-    body = read_result(store, layout.stage("final", "make"))
-    if body is None:
-        return ()
-    models = (model["id"] for model in body["inputs"]["models"])
-    return tuple(zip(models, body["inputs"]["coefficients"], strict=True))
+    return member(store, "final").parents if read_result(store, layout.stage("final", "make")) else ()
 
 
 def results(store: Store, config: Config, models: Iterable[str]) -> Mapping[Split, Mapping[str, Mapping[str, Tally]]]:
@@ -72,23 +69,6 @@ def results(store: Store, config: Config, models: Iterable[str]) -> Mapping[Spli
                 continue
             refuse_other_conditions(model, task, body, base)
             found[split].setdefault(model, {})[task] = Tally(body["outputs"]["verdicts"])
-    return found
-
-
-def ancestry(store: Store, models: Iterable[str]) -> dict[str, Child]:
-    """The children among these models and all their ancestors, by id."""
-    found: dict[str, Child] = {}
-    waiting = list(models)
-    while waiting:
-        name = waiting.pop()
-        generation = layout.child_generation(name)
-        if generation is None or name in found:
-            continue
-        plan = find_plan(store, generation)
-        for child in plan.children if plan else ():
-            if child.id == name:
-                found[name] = child
-                waiting += [parent.id for parent in child.parents]
     return found
 
 

@@ -13,12 +13,12 @@ from dataclasses import dataclass, field, replace
 
 from cycleqd.evaluation.records import TRANSCRIPTS
 from cycleqd.loading import source_digest
-from cycleqd.run.family import Family, Member, family
 from cycleqd.search.config import Config
 from cycleqd.search.records import JSON
 from cycleqd.storage import layout
 from cycleqd.storage.cleaning import needed
 from cycleqd.storage.evolution import current, find_child, manifest, need_plan
+from cycleqd.storage.family import Family, family
 from cycleqd.storage.objects import Store
 from cycleqd.storage.results import need_record, need_result, read_result
 from cycleqd.tracking.logbook import ids_of, model_key
@@ -119,10 +119,7 @@ def trace(store: Store, config: Config, models: Sequence[str], pins: Iterable[st
 
     Raises IntegrityError where a record is missing or its seal is broken.
     """
-    members: dict[str, Member] = {}
-    for model in models:
-        members |= family(store, model)
-    members |= {"base": Member()}
+    members = family(store, [*models, "base"])
     found, seed = Audit(), need_result(store, layout.SEED)
     found.names(layout.CONFIG, seed["inputs"]["config"])
     for task, files in seed["outputs"]["tasks"].items():

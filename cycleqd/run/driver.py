@@ -31,7 +31,25 @@ from cycleqd.search.config import Config
 from cycleqd.storage.objects import Store
 
 OUTAGE_SECONDS = 300.0
+FAILED_TASK = "Failed"
 _FIRST_PAUSE, _LONGEST_PAUSE = 1.0, 30.0
+
+
+@dataclass(frozen=True)
+class TaskLog:
+    """The log of one task of a run.
+
+    `name`: its pod's or its file's. `task`: the pipeline's name for it. `child`: the child that it works on, if it is
+    one. `phase`: Running, Succeeded, Failed; in a cluster also Pending or Unknown. `started`: when, ISO 8601. `read`:
+    its last lines, as many as are asked for.
+    """
+
+    name: str
+    task: str
+    child: str
+    phase: str
+    started: str
+    read: Callable[[int], str]
 
 
 class Runner(Protocol):
@@ -52,6 +70,14 @@ class Runner(Protocol):
 
     def cancel(self, run: Run) -> None:
         """Ask for its end; a run that has ended already is no error."""
+
+    def logs(self, run: Run, drivers: bool = False) -> list[TaskLog]:
+        """The logs of the run's tasks as far as there are any, the oldest first.
+
+        Args:
+            run: One of the evolution's, in any state.
+            drivers: Those of the tasks by which the runner itself works, too.
+        """
 
     def retry(self, run: Run) -> None:
         """Count it, then return when the run works again. Does nothing when another driver was faster."""

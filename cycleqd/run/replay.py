@@ -6,12 +6,12 @@ from collections.abc import Callable
 from pathlib import Path
 
 from cycleqd.errors import IntegrityError, InvalidInputError
-from cycleqd.run.family import Family
 from cycleqd.search.config import Config
 from cycleqd.search.operators import Drawn
 from cycleqd.search.records import JSON, ModelRef
 from cycleqd.storage import layout
 from cycleqd.storage.evolution import find_child, manifest, size_in_bytes
+from cycleqd.storage.family import Family
 from cycleqd.storage.models import open_model
 from cycleqd.storage.objects import Store
 from cycleqd.storage.results import machine, need_result

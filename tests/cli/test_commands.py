@@ -13,6 +13,7 @@ from typer.testing import CliRunner
 from cycleqd.cli import app
 from cycleqd.run.replay import stored
 from cycleqd.search import state as states
+from cycleqd.search.config import load
 from cycleqd.storage import layout
 from cycleqd.storage.evolution import current, manifest
 from tests.run.conftest import Finished
@@ -133,6 +134,23 @@ def test_an_exported_model_opens_in_transformers(call: Call, tmp_path: Path) -> 
     assert AutoTokenizer.from_pretrained(tmp_path / "final").chat_template
 
 
+def test_logs_of_a_run_on_this_machine(call: Call, text: Call, finished: Finished) -> None:
+    tasks = {log["task"]: log for log in call("logs", "generation-000001", "--lines", "3")}
+    assert {"select-parents", "merge", "update-archives"} <= set(tasks)
+    assert tasks["merge"]["child"] == "g000001-c00" and tasks["merge"]["phase"] == "Succeeded"
+    assert len(tasks["merge"]["log"].splitlines()) <= 3
+    shown = text("logs", "seeding", "--task", "seed")
+    assert shown.startswith("=== seed · Succeeded · 0001-seed\n") and shown.count("===") == 1
+    note = Path(load(finished.path).place.folder) / "runs/world/seeding/0001-seed.json"
+    before = note.read_text()
+    try:
+        note.write_text(before.replace("Succeeded", "Failed"))
+        shown = text("logs", "seeding")
+        assert shown.count("===") == 1 and "=== seed · Failed" in shown and "update-archives" in shown.splitlines()[-1]
+    finally:
+        note.write_text(before)
+
+
 def test_compare_puts_evolutions_side_by_side(call: Call, text: Call, finished: Finished) -> None:
     facts = call("compare", "world")["world"]
     assert facts["generations"] == 2 and facts["mutation"].startswith("svd")
@@ -174,6 +192,8 @@ def test_running_again_changes_no_byte(finished: Finished) -> None:
     ("arguments", "said"),
     [
         (["lineage", "g000099-c00"], "no model 'g000099-c00'"),
+        (["logs", "generation-000009"], "there are: finalising, generation-000000, generation-000001, seeding"),
+        (["logs", "seeding", "--task", "merge"], "run seeding has no logs of 'merge'; it has: evaluate"),
         (["lineage", "nonsense"], "not a model id"),
         (["samples", "final", "three"], "no task 'three'"),
         (["samples", "final", "one", "--split", "all"], "--split is 'all'"),

@@ -20,10 +20,10 @@ from tests.run.world import make_world
 pytestmark = pytest.mark.timeout(1800)
 
 
-def wait_for(path: Path, text: str, process: subprocess.Popen[str]) -> None:
-    """Until a log says something."""
-    while text not in (path.read_text() if path.exists() else ""):
-        assert process.poll() is None, f"ended before {path.name} said {text!r}: {process.communicate()[1]}"
+def wait_for(step: Path, task: str, process: subprocess.Popen[str]) -> None:
+    """Until a task of a step has begun, as its log shows."""
+    while not list(step.glob(f"*-{task}*.log")):
+        assert process.poll() is None, f"ended before {task} of {step.name} began: {process.communicate()[1]}"
         time.sleep(0.05)
 
 
@@ -33,7 +33,7 @@ def test_an_evolution_survives_ctrl_c_and_kill_9_unchanged(finished: Finished, t
     runs = tmp_path / "state" / "runs" / "world"
 
     process = start("run", "-c", str(path))
-    wait_for(runs / "seeding.log", "': started", process)
+    wait_for(runs / "seeding", "seed", process)
     process.send_signal(signal.SIGINT)
     _, errors = process.communicate(timeout=120)
     assert process.returncode == 130
@@ -41,9 +41,9 @@ def test_an_evolution_survives_ctrl_c_and_kill_9_unchanged(finished: Finished, t
     assert "Traceback" not in errors
     wait_for_none(tmp_path)
 
-    for log, task in (("seeding", "evaluate"), ("generation-000000", "merge"), ("generation-000001", "update")):
+    for step, task in (("seeding", "evaluate"), ("generation-000000", "merge"), ("generation-000001", "update")):
         process = start("run", "-c", str(path))
-        wait_for(runs / f"{log}.log", f"task '{task}", process)
+        wait_for(runs / step, task, process)
         process.kill()
         process.communicate(timeout=120)
 
@@ -64,7 +64,9 @@ def test_a_second_driver_is_told_of_the_first(tmp_path: Path) -> None:
     path = make_world(tmp_path)
     first = start("run", "-c", str(path))
     lock = tmp_path / "state" / "runs" / "world" / "driver.lock"
-    wait_for(lock, str(first.pid), first)
+    while str(first.pid) not in (lock.read_text() if lock.exists() else ""):
+        assert first.poll() is None, first.communicate()[1]
+        time.sleep(0.05)
     second = start("run", "-c", str(path))
     _, errors = second.communicate(timeout=120)
     assert second.returncode == 4

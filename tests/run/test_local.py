@@ -16,7 +16,8 @@ from cycleqd.run.decisions import Standing
 from cycleqd.run.driver import Driver
 from cycleqd.run.graph import Task
 from cycleqd.run.local.forks import Forks
-from cycleqd.run.local.runner import LocalRunner
+from cycleqd.run.local.logs import StepLogs
+from cycleqd.run.local.runner import LocalRunner, logs
 from cycleqd.run.steps import Step
 from cycleqd.search.config import Config, load
 from tests.pipelines.configs import two_tasks
@@ -25,7 +26,8 @@ from tests.run.processes import processes_of, run_until, wait_for_none
 
 SEEDING = """
 from cycleqd.run.local.forks import Forks
-from cycleqd.run.local.runner import LocalRunner
+from cycleqd.run.local.logs import StepLogs
+from cycleqd.run.local.runner import LocalRunner, logs
 from cycleqd.run.steps import Step
 from tests.pipelines.configs import two_tasks
 
@@ -53,8 +55,13 @@ def f():
 def test_a_task_whose_driver_was_killed_as_it_was_told_its_job_ends(folder: Path, event: str) -> None:
     run_until(event, "socket.sendall", SEEDING.format(folder=str(folder)), folder)
     wait_for_none(folder)
-    (log,) = folder.glob("runs/golden/seeding.log")
-    assert "task 'seed': started" in log.read_text() and "done" not in log.read_text()
+    (note,) = folder.glob("runs/golden/seeding/*.json")
+    assert json.loads(note.read_text()) | {"started": ""} == {
+        "task": "seed",
+        "child": "",
+        "phase": "Running",
+        "started": "",
+    }
 
 
 @pytest.mark.timeout(300)
@@ -102,6 +109,27 @@ def test_ended_tasks_take_their_processes_along(folder: Path) -> None:
         assert launch(forks, "def f():\n    raise AssertionError('begun')\n", folder) == 137
 
 
+def task(name: str, **inputs: str) -> Task:
+    return Task(name, "image", ("",), (), inputs, ())
+
+
+def test_logs_of_a_step_are_those_of_its_last_run(tmp_path: Path) -> None:
+    config = two_tasks(folder=str(tmp_path))
+    StepLogs(tmp_path / "runs/golden/seeding")
+    written = StepLogs(tmp_path / "runs/golden/seeding").written
+    with written(task("merge", item='{"child": "g000003-c01"}')) as log:
+        log.write_text("one\ntwo\nthree\n")
+        (running,) = logs(config, "seeding")
+        assert (running.name, running.child, running.phase) == ("0001-merge", "g000003-c01", "Running")
+    with pytest.raises(KeyError), written(task("evaluate", models='["base", "g000003-c01", "g000003-c02"]')):
+        raise KeyError
+    merged, evaluated = logs(config, "golden-seeding")
+    assert (merged.phase, merged.read(2)) == ("Succeeded", "two\nthree\n")
+    assert (evaluated.phase, evaluated.child, evaluated.read(2)) == ("Failed", "", "")
+    assert logs(config, "finalising") == logs(config, "../golden") == []
+    assert StepLogs(tmp_path / "runs/golden/seeding") and logs(config, "seeding") == []
+
+
 class Nothing:
     """S3 before anything is seeded."""
 
@@ -142,12 +170,13 @@ def test_the_driver_ends_with_what_the_failed_task_recorded(kind: type[CycleQDEr
     with pytest.raises(kind, match=r"^the model is gone$"):
         drive(desk, tmp_path)
     assert desk.ran == ["seed"]
-    assert (tmp_path / "runs/golden/seeding.log").read_text() == "task 'seed': started\ntask 'seed': failed\n"
+    (log,) = logs(two_tasks(folder=str(tmp_path)), "seeding")
+    assert (log.task, log.phase) == ("seed", "Failed")
 
 
 @pytest.mark.parametrize("desk", [Desk(137), Desk(0, returns=False), Desk(1, {"kind": "OSError", "sentence": "x"})])
 def test_a_task_that_ends_without_a_reason_of_ours_is_named_with_its_log(desk: Desk, tmp_path: Path) -> None:
-    log = tmp_path / "runs/golden/seeding.log"
+    log = tmp_path / "runs/golden/seeding/0001-seed.log"
     with pytest.raises(UnavailableError, match=f"task 'seed' of seeding .* exit code {desk.code} .*read {log}"):
         drive(desk, tmp_path)
 

@@ -7,10 +7,10 @@ from pathlib import Path
 import pytest
 
 from cycleqd.errors import IntegrityError
-from cycleqd.run.family import family
 from cycleqd.run.replay import difference, rebuild, to_rebuild, weights_size
 from cycleqd.storage import layout
 from cycleqd.storage.evolution import manifest
+from cycleqd.storage.family import family
 from cycleqd.storage.objects import Store
 from cycleqd.weights.checkpoint import open_checkpoint
 from cycleqd.weights.local import LocalSource
@@ -22,7 +22,7 @@ def grandchild(store: Store) -> tuple[str, str]:
     for generation in (2, 1):
         for index in range(2):
             child = f"g{generation:06d}-c{index:02d}"
-            for parent, _ in family(store, child)[child].parents:
+            for parent, _ in family(store, [child])[child].parents:
                 if layout.child_generation(parent) is not None:
                     return child, parent
     raise AssertionError("the example needs a grandchild")
@@ -34,7 +34,7 @@ def test_a_model_and_its_collected_ancestors_are_rebuilt(grown: Evolution, tmp_p
     taken = {key: store.get(key) for model in (child, parent) for key in store.list(layout.checkpoint(model))}
     store.delete(taken)
     try:
-        order = to_rebuild(store, child, family(store, child))
+        order = to_rebuild(store, child, family(store, [child]))
         assert order.index(parent) < order.index(child) == len(order) - 1
         done: list[int] = []
         found = rebuild(store, grown.config, order, tmp_path, done.append)

@@ -8,13 +8,16 @@ import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cycleqd.errors import ConflictError, InvalidInputError, UnavailableError
 from cycleqd.run.decisions import CANCELED, CANCELING, ENDED, FAILED, Run
+from cycleqd.run.driver import TaskLog
 from cycleqd.run.kubeflow.client import Kubeflow, MissingError
 from cycleqd.run.kubeflow.liveness import Liveness
+from cycleqd.run.kubeflow.pods import Kubernetes
 from cycleqd.run.kubeflow.repeats import Ledger
 from cycleqd.run.steps import Step, arguments, find_state
 from cycleqd.search.config import Config
@@ -142,6 +145,14 @@ class Runs:
         except (ConflictError, UnavailableError):
             if str(self.kubeflow.get_run(run.id).state) not in (*ENDED, CANCELING):
                 raise
+
+    def logs(self, run: Run, drivers: bool = False) -> list[TaskLog]:
+        """What the run's pods wrote, as long as they are there."""
+        kubernetes, namespace = Kubernetes(), self.config.place.namespace
+        return [
+            TaskLog(pod.name, pod.task, pod.child, pod.phase, pod.started, partial(kubernetes.log, pod, namespace))
+            for pod in kubernetes.pods(run.id, namespace, drivers)
+        ]
 
     def looks(self, run: Run) -> Iterator[V2beta1Run]:
         """The run as it is now and with every poll, until it has ended. Raises ConflictError when it is deleted."""

@@ -22,8 +22,9 @@ from typing import Any, Protocol
 
 from cycleqd.errors import ConflictError, CycleQDError, UnavailableError, named
 from cycleqd.run.decisions import RUNNING, SUCCEEDED, Run
-from cycleqd.run.driver import Runner
+from cycleqd.run.driver import Runner, TaskLog
 from cycleqd.run.graph import Graph, Task, Values
+from cycleqd.run.local.logs import StepLogs, find_logs
 from cycleqd.run.local.services import writable
 from cycleqd.run.steps import Step, arguments, find_state, previous_step
 from cycleqd.search.config import Config
@@ -43,9 +44,19 @@ def folder(config: Config) -> Path:
     return writable(Path(config.place.folder).resolve() / "runs" / config.name)
 
 
-def log(config: Config, step: str) -> Path:
-    """The log file of a step, by its name, on this machine."""
-    return folder(config) / f"{step}.log"
+def logs(config: Config, step: str) -> list[TaskLog]:
+    """The logs of a step's last run on this machine, the oldest first; none where it has not run here.
+
+    Args:
+        config: The evolution's.
+        step: The step's name.
+    """
+    return find_logs(folder(config) / Path(step.removeprefix(f"{config.name}-")).name)
+
+
+def logged(config: Config) -> str:
+    """The steps that have logs on this machine, as a list for a sentence."""
+    return ", ".join(sorted(path.name for path in folder(config).iterdir() if path.is_dir())) or "none"
 
 
 class Launcher(Protocol):
@@ -104,9 +115,9 @@ class LocalRunner(Runner):
         """Start a run of the step, under its name."""
         parameters = arguments(self.config, step, find_state(self.store))
         self._note(step).unlink(missing_ok=True)
-        log(self.config, step.name).write_text("")
+        logs = StepLogs(self.folder / step.name)
         run = Run(step.name, step.name, RUNNING, datetime.now(UTC))
-        self._made[run.id] = run, self._thread.submit(self._run, step, parameters)
+        self._made[run.id] = run, self._thread.submit(self._run, step, parameters, logs)
         return run
 
     def wait(self, run: Run) -> None:
@@ -118,6 +129,10 @@ class LocalRunner(Runner):
     def cancel(self, run: Run) -> None:
         """End all that runs; nothing more begins."""
         self.launcher.end()
+
+    def logs(self, run: Run, drivers: bool = False) -> list[TaskLog]:
+        """Those of the run's step; this runner needs no tasks of its own."""
+        return logs(self.config, run.name)
 
     def finished(self, step: Step) -> bool:
         """Whether a run of this step on this machine ended well, cleaning and logging included."""
@@ -133,13 +148,14 @@ class LocalRunner(Runner):
         endpoint = {**os.environ, **self.environment}.get("AWS_ENDPOINT_URL", "")
         return json.dumps([endpoint, self.config.place.bucket, self.config.frozen()])
 
-    def _run(self, step: Step, parameters: Mapping[str, Any]) -> None:
+    def _run(self, step: Step, parameters: Mapping[str, Any], logs: StepLogs) -> None:
         """Run the step's pipeline to its end."""
         with self._temporary() as temporary:
-            Graph(self._compiled(step, temporary), partial(self._launch, step, temporary)).run(parameters)
+            launch = partial(self._launch, step, temporary, logs)
+            Graph(self._compiled(step, temporary), launch).run(parameters)
         self._note(step).write_text(self._evolution())
 
-    def _launch(self, step: Step, temporary: Path, task: Task) -> Values:
+    def _launch(self, step: Step, temporary: Path, logs: StepLogs, task: Task) -> Values:
         """Run a task, as often as the pipeline asks, in a folder of its own; what it returned."""
         own = Path(tempfile.mkdtemp(dir=temporary, prefix="task-"))
         failure, returned = own / "failure.json", own / "outputs.json"
@@ -150,22 +166,17 @@ class LocalRunner(Runner):
         }
         filled = [json.dumps(known) if part == "{{$}}" else part for part in task.arguments]
         environment = {**self.environment, FAILURE: str(failure)}
-        self._tell(step, task, "started")
-        code = self.launcher.run(task, filled, own, log(self.config, step.name), environment)
-        if code or not returned.exists():
-            self._tell(step, task, "failed")
-            raise _error(failure) or UnavailableError(
-                f"task '{task.name}' of {step.name} ended with exit code {code} and no reason;"
-                f" read {log(self.config, step.name)}"
-            )
-        self._tell(step, task, "done")
+        self.follow(task.name, "started")
+        with logs.written(task) as log:
+            code = self.launcher.run(task, filled, own, log, environment)
+            if code or not returned.exists():
+                self.follow(task.name, "failed")
+                raise _error(failure) or UnavailableError(
+                    f"task '{task.name}' of {step.name} ended with exit code {code} and no reason; read {log}"
+                )
+        self.follow(task.name, "done")
         outputs: Values = json.loads(returned.read_text()).get("parameterValues", {})
         return outputs
-
-    def _tell(self, step: Step, task: Task, event: str) -> None:
-        with log(self.config, step.name).open("a") as file:
-            file.write(f"task '{task.name}': {event}\n")
-        self.follow(task.name, event)
 
     def _compiled(self, step: Step, temporary: Path) -> dict[str, Any]:
         import yaml

@@ -99,7 +99,7 @@ class Services:
             region_name=reach["AWS_REGION"],
             aws_access_key_id=reach["AWS_ACCESS_KEY_ID"],
             aws_secret_access_key=reach["AWS_SECRET_ACCESS_KEY"],
-            # A request that comes before the volumes hangs for 13 s, a later one does not; boto3 pauses between attempts.
+            # A request that comes before the volumes hangs for 13 s, a later one does not; boto3 would pause before it.
             config=Config(read_timeout=2, retries={"total_max_attempts": 1}),
         )
 
