@@ -21,7 +21,16 @@ _WIDTH = 4
 
 
 def show(source: ConfigSource, generation: int | None, as_json: bool) -> None:
-    """Print the archives of HEAD's snapshot, or of an earlier one. InvalidInputError where there is none."""
+    """Print the archives of HEAD's snapshot, or of an earlier one.
+
+    Args:
+        source: Files and flags that make the configuration.
+        generation: Of which snapshot: after so many generations; None is now.
+        as_json: Print JSON.
+
+    Raises:
+        InvalidInputError: There is no such snapshot.
+    """
     with session(source) as opened:
         state = opened.state()
         if generation is not None:
@@ -29,16 +38,16 @@ def show(source: ConfigSource, generation: int | None, as_json: bool) -> None:
                 raise InvalidInputError(f"there is no snapshot {generation}; they are 0 to {state.generation}")
             state = state if generation == state.generation else load_state(opened.store, generation)
     if as_json:
-        print_json(to_json(state))
+        print_json(_to_json(state))
         return
     say(f"after {state.generation} generations; cells show the elite's quality in per cent")
     for archive in state.archives:
         coverage = f"{len(archive.elites)} of {archive.grid.cells} cells"
         say(f"\nquality {archive.quality}: {coverage}, QD-score {archive.qd_score:.3f}")
-        draw(archive)
+        _draw(archive)
 
 
-def to_json(state: State) -> Any:
+def _to_json(state: State) -> Any:
     """The axes with their edges, and every archive's elites, coverage and QD-score, as JSON."""
     grid = {task: {**axis.to_json(), "edges": list(axis.edges)} for task, axis in state.axes.items()}
     archives = [
@@ -53,7 +62,7 @@ def to_json(state: State) -> Any:
     return {"generation": state.generation, "grid": grid, "archives": archives}
 
 
-def draw(archive: Archive) -> None:
+def _draw(archive: Archive) -> None:
     """One plane a pair of behaviour axes, each cell the best quality over the axes that are not shown."""
     axes = range(len(archive.grid.tasks))
     pairs: list[tuple[int, int | None]] = list(combinations(axes, 2)) or [(0, None)]
@@ -62,7 +71,7 @@ def draw(archive: Archive) -> None:
 
 
 def _draw_plane(archive: Archive, across: int, up: int | None) -> None:
-    grid, cells = archive.grid, plane(archive, across, up)
+    grid, cells = archive.grid, _plane(archive, across, up)
     best = max(cells.values(), default=0.0)
     rows = range(grid.shape[up] - 1, -1, -1) if up is not None else (0,)
     for row in rows:
@@ -77,7 +86,7 @@ def _draw_plane(archive: Archive, across: int, up: int | None) -> None:
     say(f"       across: {grid.tasks[across]}{upwards} (upper edges)")
 
 
-def plane(archive: Archive, across: int, up: int | None) -> Plane:
+def _plane(archive: Archive, across: int, up: int | None) -> Plane:
     """(column, row) → best quality."""
     found: dict[tuple[int, int], float] = {}
     for cell, elite in archive.elites.items():

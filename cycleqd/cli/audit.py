@@ -22,23 +22,29 @@ from cycleqd.tracking.tracker import Tracker
 
 
 def show(source: ConfigSource, name: str, as_json: bool) -> None:
-    """Print the chain and what differs. Exits with IntegrityError's code when something does."""
+    """Print the chain and what differs. Exits with IntegrityError's code when something does.
+
+    Args:
+        source: Files and flags that make the configuration.
+        name: A model's id, "best", or the id of an MLflow run or a KFP run.
+        as_json: Print JSON.
+    """
     with session(source, tracking=True) as opened:
         tracker = Tracker(opened.settings)
-        models = find_models(opened, tracker, name)
+        models = _find_models(opened, tracker, name)
         found = trace(opened.store, opened.seeded(), models, opened.config.place.pins)
         found.problems += compare_tracking(tracker, found.links)
         with counting("hashing objects", len(found.objects)) as advance:
             found.problems += verify(opened.store, found.objects, advance)
         if as_json:
-            print_json(to_json(opened.store, models, found))
+            print_json(_to_json(opened.store, models, found))
         else:
             _print(opened.store, found)
     if found.problems:
         sys.exit(IntegrityError.exit_code)
 
 
-def find_models(opened: Session, tracker: Tracker, name: str) -> list[str]:
+def _find_models(opened: Session, tracker: Tracker, name: str) -> list[str]:
     """The models that a model's id, "best", an MLflow run's id or a KFP run's id stands for.
 
     Raises InvalidInputError for an unknown id.
@@ -52,7 +58,7 @@ def find_models(opened: Session, tracker: Tracker, name: str) -> list[str]:
     return models
 
 
-def to_json(store: Store, models: list[str], found: Audit) -> dict[str, Any]:
+def _to_json(store: Store, models: list[str], found: Audit) -> dict[str, Any]:
     """All that was found; `objects` are keys below `url` with the sha256 that was recorded."""
     return {
         "models": models,

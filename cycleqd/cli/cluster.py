@@ -45,7 +45,13 @@ class Access:
         follow: Follow = lambda task, event: None,
         warned: Callable[[str], None] = lambda sentence: None,
     ) -> Driver:
-        """What decides about its runs, and acts."""
+        """What decides about its runs, and acts.
+
+        Args:
+            told: Called with every action before it is done, and with where the evolution is.
+            follow: Called with a task and what became of it.
+            warned: Called with every warning, a sentence.
+        """
         upload = partial(bring, self.config, self.store, counting)
         steps = Steps(self.config, self.kubeflow, self.store, upload, follow, warned)
         return Driver(steps, self.standing, self.config.place.retries, told, warned)
@@ -56,13 +62,25 @@ class Access:
 
 
 def reach_runs(source: ConfigSource) -> Runs:
-    """The runs alone: neither S3 nor Kubernetes are asked."""
+    """The runs alone: neither S3 nor Kubernetes are asked.
+
+    Args:
+        source: Files and flags that make the configuration.
+    """
     config = source.load()
     return Runs(config, Kubeflow(config.place))
 
 
 def reach(source: ConfigSource) -> Access:
-    """Check, then connect. Raises UnavailableError when no server answers, else InvalidInputError with all problems."""
+    """Check, then connect.
+
+    Args:
+        source: Files and flags that make the configuration.
+
+    Raises:
+        UnavailableError: No server answers.
+        InvalidInputError: Anything else is wrong: all problems at once.
+    """
     config = source.load()
     kubeflow, findings = reach_server(config)
     store = reach_store(config)
@@ -79,7 +97,14 @@ def reach(source: ConfigSource) -> Access:
 
 
 def reach_server(config: Config) -> tuple[Kubeflow, Findings]:
-    """The server, and what was found of it and its objects. Raises InvalidInputError where it cannot run this."""
+    """The server, and what was found of it and its objects.
+
+    Args:
+        config: One whose place is a cluster.
+
+    Raises:
+        InvalidInputError: The configuration cannot run on a cluster.
+    """
     findings = Findings([*checks.check_cluster(config)], [*checks.cluster_warnings(config)])
     preflight.refuse(findings)
     kubeflow = Kubeflow(config.place)
@@ -94,23 +119,36 @@ def _seeds(config: Config, kubeflow: Kubeflow) -> bool:
 
 
 def reach_store(config: Config) -> Store:
-    """S3 as this machine reaches it. MLflow, which only pods need, may be unknown here."""
+    """S3 as this machine reaches it. MLflow, which only pods need, may be unknown here.
+
+    Args:
+        config: Its place names the bucket.
+    """
     known = {name: value for name, value in os.environ.items() if value}
     place = {"CYCLEQD_BUCKET": config.place.bucket}
     return Store.connect(Settings.from_environment({"MLFLOW_TRACKING_URI": "unknown", **known, **place}), config.name)
 
 
 def warn(findings: Findings) -> None:
-    """Print the findings' warnings on stderr."""
+    """Print the findings' warnings on stderr.
+
+    Args:
+        findings: Only their warnings count.
+    """
     for sentence in findings.warnings:
         errors.print(Text(f"warning: {plain(sentence)}"))
 
 
 def submit(source: ConfigSource, as_json: bool) -> None:
-    """Do the one thing that is due."""
+    """Do the one thing that is due.
+
+    Args:
+        source: Files and flags that make the configuration.
+        as_json: Print JSON.
+    """
     access = reach(source)
     action, run = access.driver(_tell_cancelling).submit()
-    facts = describe(access, action, run)
+    facts = _describe(access, action, run)
     if run is None:
         answer(as_json, facts, f"{access.config.name} is complete")
         return
@@ -118,7 +156,7 @@ def submit(source: ConfigSource, as_json: bool) -> None:
     answer(as_json, facts, f"{run.name}: {facts['action']} as run {run.id}", facts["url"], again)
 
 
-def describe(access: Access, action: Action, run: Run | None) -> dict[str, Any]:
+def _describe(access: Access, action: Action, run: Run | None) -> dict[str, Any]:
     """What was done, as JSON."""
     facts = {"evolution": access.config.name, "action": _WORDS[type(action)], "run": None, "step": None, "url": None}
     return facts | {"run": run.id, "step": run.name, "url": access.kubeflow.url(run.id)} if run else facts
@@ -130,19 +168,24 @@ def _tell_cancelling(action: Action, where: Standing) -> None:
 
 
 def drive(source: ConfigSource, as_json: bool) -> None:
-    """Act until all is done. Interrupted, it leaves the run going and says so."""
+    """Act until all is done. Interrupted, it leaves the run going and says so.
+
+    Args:
+        source: Files and flags that make the configuration.
+        as_json: Print JSON.
+    """
     access = reach(source)
     with Display(access.config, partial(find_state, access.store)) as display:
         try:
             access.driver(display.acts, display.task, display.warns).drive()
         except (KeyboardInterrupt, SystemExit):
             display.progress.stop()
-            errors.print(Text(left(access, display.run, source)))
+            errors.print(Text(_left(access, display.run, source)))
             raise
     conclude(access.config, current(access.store)[1], source, as_json)
 
 
-def left(access: Access, run: Run | None, source: ConfigSource) -> str:
+def _left(access: Access, run: Run | None, source: ConfigSource) -> str:
     """What an interrupted drive leaves behind, and how to go on.
 
     Args:

@@ -23,9 +23,15 @@ _FRACTIONS = ("best", "best_average", "worst_of_best", "coverage", "diversity", 
 
 
 def show(source: ConfigSource, names: list[str], as_json: bool) -> None:
-    """Print a column an evolution, named by its name in the bucket, and a row a fact."""
+    """Print a column an evolution, named by its name in the bucket, and a row a fact.
+
+    Args:
+        source: Files and flags that make the configuration.
+        names: Evolutions in the configuration's bucket.
+        as_json: Print JSON.
+    """
     with session(source) as opened:
-        found = {name: gather(Store(opened.store.client, opened.store.bucket, name)) for name in names}
+        found = {name: _gather(Store(opened.store.client, opened.store.bucket, name)) for name in names}
     if as_json:
         print_json(found)
         return
@@ -34,7 +40,7 @@ def show(source: ConfigSource, names: list[str], as_json: bool) -> None:
     table("", ["", *found], rows, right=list(found))
 
 
-def gather(store: Store) -> dict[str, Any]:
+def _gather(store: Store) -> dict[str, Any]:
     """An evolution in figures: method, measures, final model. Raises InvalidInputError when it does not exist."""
     if not store.exists(layout.CONFIG):
         raise InvalidInputError(f"there is no evolution '{store.evolution}' in s3://{store.bucket}")

@@ -13,7 +13,13 @@ _KINDS: tuple[Kind, ...] = ("seeding", "generation", "finalising")
 
 
 def write(source: ConfigSource, folder: Path, as_json: bool) -> None:
-    """Compile all three pipelines of a configuration into a folder."""
+    """Compile all three pipelines of a configuration into a folder.
+
+    Args:
+        source: Files and flags that make the configuration.
+        folder: Made if need be; YAML files in it are overwritten.
+        as_json: Print JSON.
+    """
     config = source.load()
     folder.mkdir(parents=True, exist_ok=True)
     files = {kind: folder / f"{kind}.yaml" for kind in _KINDS}

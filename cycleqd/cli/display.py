@@ -70,7 +70,12 @@ class Display:
         self.progress.stop()
 
     def task(self, name: str, event: str) -> None:
-        """A task of the running step began or ended: may be told again."""
+        """A task of the running step began or ended; repeated calls change nothing.
+
+        Args:
+            name: The task's name in the pipeline; of an iteration with a number behind it.
+            event: "started", "done" or "failed"; others are ignored.
+        """
         kind = next((kind for kind in _DOING if name == kind or name.startswith(f"{kind}-")), None)
         if kind is None or name.endswith("-driver"):  # KFP's own pods are named so
             return
@@ -87,7 +92,11 @@ class Display:
         return f"{self.step}: {self.doing or 'starting'} ({len(self.done)} done)"
 
     def begins(self, step: str) -> None:
-        """A step begins, or is found in flight."""
+        """A step begins, or is found in flight.
+
+        Args:
+            step: The step's name.
+        """
         if step != self.step:
             self.step, self.doing, self.done = step, "", set()
         self.progress.update(self.bar, description=self._description())
@@ -126,7 +135,11 @@ class Display:
                 self._print(cancelled(run))
 
     def ended(self, step: Step) -> None:
-        """Move the bar to the snapshot's generation, and print a line about each new one."""
+        """Move the bar to the snapshot's generation, and print a line about each new one.
+
+        Args:
+            step: The one whose records are complete now.
+        """
         state = self.look()
         if state is None:
             return
@@ -134,11 +147,15 @@ class Display:
         if step.kind == "finalising":
             self._print("final model built and scored")
         elif step.kind == "seeding" or state.generation > self.shown:
-            self._print(line(state))
+            self._print(_line(state))
         self.shown = state.generation
 
     def warns(self, sentence: str) -> None:
-        """Print the sentence above the bar."""
+        """Print the sentence above the bar.
+
+        Args:
+            sentence: Without a full stop.
+        """
         self._print(f"warning: {plain(sentence)}")
 
     def _print(self, sentence: str) -> None:
@@ -146,11 +163,15 @@ class Display:
 
 
 def cancelled(run: Run) -> str:
-    """Why a run is cancelled, as a sentence."""
+    """Why a run is cancelled, as a sentence.
+
+    Args:
+        run: The newer of two runs of a step.
+    """
     return f"run {run.id} is cancelled: an older run of {run.name} is in flight"
 
 
-def line(state: State) -> str:
+def _line(state: State) -> str:
     """A snapshot in one line: best per task and on average, filled cells, the newest children."""
     bests = state.bests
     parts = [f"{task} {percent(bests[task].scores[task])}" for task in state.tasks]
@@ -163,7 +184,12 @@ def line(state: State) -> str:
 
 
 def summarise(config: Config, state: State) -> dict[str, Any]:
-    """The evolution in figures."""
+    """The evolution in figures.
+
+    Args:
+        config: As it was frozen.
+        state: The snapshot.
+    """
     best = states.best_average(state)
     return {
         "evolution": config.name,
@@ -179,7 +205,14 @@ def summarise(config: Config, state: State) -> dict[str, Any]:
 
 
 def conclude(config: Config, state: State, source: ConfigSource, as_json: bool) -> None:
-    """Print the summary of a complete evolution, and the commands that look at it."""
+    """Print the summary of a complete evolution, and the commands that look at it.
+
+    Args:
+        config: As it was frozen.
+        state: The last snapshot.
+        source: Files and flags that make the configuration.
+        as_json: Print JSON.
+    """
     summary = summarise(config, state)
     looks = " · ".join(f"cycleqd {look} {source.flags}" for look in ("models", "lineage final", "report"))
     done = f"done: {summary['generations']} generations, {summary['evaluations']} children evaluated"

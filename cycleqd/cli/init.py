@@ -44,14 +44,20 @@ _SPLIT = "    split: {share: 0.5} # half of the samples for the search, half hel
 def write(path: Path, name: str | None, base: str, experts: Sequence[str], tasks: Sequence[str]) -> None:
     """Write the configuration to a new file.
 
-    `name` is the evolution's; by default the file's without its suffix. `experts` are NAME=PATH:TASK, `tasks`
-    NAME=DATA for a built-in benchmark and NAME=DATA,CLASS for another task. Raises InvalidInputError, and writes
-    nothing, where the file exists or the result would not be a valid configuration.
+    Args:
+        path: The new file.
+        name: The evolution's; None is the file's name without its suffix.
+        base: A folder or an s3:// prefix; a relative path from the working folder, as all here.
+        experts: Each NAME=PATH:TASK.
+        tasks: Each NAME=DATA for a built-in benchmark, NAME=DATA,CLASS for another task.
+
+    Raises:
+        InvalidInputError: The file exists, or the result would not be a valid configuration: nothing is written.
     """
     for argument in (str(path), name or "", base, *experts, *tasks):
         if not argument.isprintable():
             raise InvalidInputError(f"{argument!r} holds a character that cannot be printed; rename it")
-    text = draft(path, name or path.stem, base, experts, tasks)
+    text = _draft(path, name or path.stem, base, experts, tasks)
     config = parse(yaml.safe_load(text), "cycleqd init")
     if (len(config.models.experts), len(config.tasks)) != (len(experts), len(tasks)):
         raise InvalidInputError("two experts or two tasks have the same name; give each a name of its own")
@@ -65,7 +71,7 @@ def write(path: Path, name: str | None, base: str, experts: Sequence[str], tasks
     say(f"wrote {path}; next: cycleqd validate -c {path}")
 
 
-def draft(path: Path, name: str, base: str, experts: Sequence[str], tasks: Sequence[str]) -> str:
+def _draft(path: Path, name: str, base: str, experts: Sequence[str], tasks: Sequence[str]) -> str:
     """The configuration's text, for a file at `path`; arguments as for `write`."""
     return _TEMPLATE.format(
         file=path,

@@ -18,18 +18,24 @@ from cycleqd.storage.family import Family, family
 
 
 def show(source: ConfigSource, model: str, as_json: bool) -> None:
-    """Print a model and all its ancestors, with how each was made and its scores."""
+    """Print a model and all its ancestors, with how each was made and its scores.
+
+    Args:
+        source: Files and flags that make the configuration.
+        model: A model's id, or "best".
+        as_json: Print JSON.
+    """
     with session(source) as opened:
         state, name = opened.state(), opened.model(model)
         members = family(opened.store, [name])
     scores = {line.model.id: line.scores for line in state.history} | {"base": state.base.scores}
     if as_json:
-        print_json({"model": name, "models": to_json(members, scores)})
+        print_json({"model": name, "models": _to_json(members, scores)})
     else:
-        console.print(draw(name, members, scores))
+        console.print(_draw(name, members, scores))
 
 
-def to_json(members: Family, scores: Mapping[str, Scores]) -> dict[str, Any]:
+def _to_json(members: Family, scores: Mapping[str, Scores]) -> dict[str, Any]:
     """The family as a table: id → parents with weights, mutation, scores."""
     return {
         name: {
@@ -41,7 +47,7 @@ def to_json(members: Family, scores: Mapping[str, Scores]) -> dict[str, Any]:
     }
 
 
-def draw(name: str, members: Family, scores: Mapping[str, Scores]) -> Tree:
+def _draw(name: str, members: Family, scores: Mapping[str, Scores]) -> Tree:
     """The tree, parents below their child; a family that stands further up is only named again."""
     root = Tree(_label(name, members, scores))
     waiting, seen = [(root, name)], set()

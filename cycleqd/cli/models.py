@@ -16,10 +16,21 @@ from cycleqd.search.state import State
 
 
 def show(source: ConfigSource, sort: str, ascending: bool, limit: int, as_json: bool) -> None:
-    """Print the first `limit` models (0: all). InvalidInputError where `sort` is no task, average, generation or id."""
+    """Print a table of the models.
+
+    Args:
+        source: Files and flags that make the configuration.
+        sort: A task, average, generation or id.
+        ascending: Lowest first.
+        limit: So many rows; 0 is all.
+        as_json: Print JSON.
+
+    Raises:
+        InvalidInputError: `sort` is none of these.
+    """
     with session(source) as opened:
         config, state = opened.seeded(), opened.state()
-        found = rows(opened, config, state)
+        found = _rows(opened, config, state)
     keys = {"average", "generation", "id", *state.tasks}
     if sort not in keys:
         raise InvalidInputError(f"--sort {sort} is not one of {', '.join(sorted(keys))}")
@@ -47,7 +58,7 @@ def show(source: ConfigSource, sort: str, ascending: bool, limit: int, as_json: 
     )
 
 
-def rows(opened: Session, config: Config, state: State) -> list[dict[str, Any]]:
+def _rows(opened: Session, config: Config, state: State) -> list[dict[str, Any]]:
     """Base, experts, children, and final models if there are any; scores are those of the search split."""
     stored = {line.model.id for line in states.alive(config, state)}
     stored |= {"base", *config.combined, *(expert.model.id for expert in state.experts)}

@@ -25,21 +25,40 @@ DEFAULT = Path("cycleqd.yaml")
 
 
 def from_files(config: ConfigFile = DEFAULT, profile: Profile = None) -> ConfigSource:
-    """The configuration of --config and --profile."""
+    """The configuration of --config and --profile.
+
+    Args:
+        config: The file.
+        profile: A file of `place` keys laid over it.
+    """
     return ConfigSource(config, profile)
 
 
 def on_cluster(
     config: ConfigFile = DEFAULT, profile: Profile = None, endpoint: Endpoint = None, namespace: Namespace = None
 ) -> ConfigSource:
-    """The configuration of --config and --profile, to be run on the cluster of --endpoint and --namespace."""
+    """The configuration of --config and --profile, to be run on the cluster of --endpoint and --namespace.
+
+    Args:
+        config: The file.
+        profile: A file of `place` keys laid over it.
+        endpoint: URL of the KFP API; None leaves place.endpoint.
+        namespace: Where runs execute; None leaves place.namespace.
+    """
     return ConfigSource(config, profile, {"runner": "kubeflow", "endpoint": endpoint, "namespace": namespace})
 
 
 def anywhere(
     config: ConfigFile = DEFAULT, profile: Profile = None, endpoint: Endpoint = None, namespace: Namespace = None
 ) -> ConfigSource:
-    """The configuration of --config and --profile; on a cluster where --endpoint or --namespace names one."""
+    """The configuration of --config and --profile; on a cluster where --endpoint or --namespace names one.
+
+    Args:
+        config: The file.
+        profile: A file of `place` keys laid over it.
+        endpoint: URL of the KFP API; None leaves place.endpoint.
+        namespace: Where runs execute; None leaves place.namespace.
+    """
     runner = "kubeflow" if endpoint or namespace else None
     return ConfigSource(config, profile, {"runner": runner, "endpoint": endpoint, "namespace": namespace})
 

@@ -23,17 +23,28 @@ def plain(text: str) -> str:
     """Text with every character made visible that a terminal would obey: escapes, control and direction characters.
 
     Model output and stored names are printed only through this. Line feeds and tabs stay.
+
+    Args:
+        text: From anywhere.
     """
     return _CONTROL.sub(lambda found: f"\\x{ord(found[0]):02x}", text)
 
 
 def print_json(value: Any) -> None:
-    """Indented JSON, ASCII only: nothing in it can drive a terminal."""
+    """Indented JSON, ASCII only: nothing in it can drive a terminal.
+
+    Args:
+        value: What json.dumps takes.
+    """
     print(json.dumps(value, indent=2))
 
 
 def say(sentence: str) -> None:
-    """Print a sentence as it is: no markup, control characters made visible."""
+    """Print a sentence as it is: no markup, control characters made visible.
+
+    Args:
+        sentence: Without markup.
+    """
     console.print(Text(plain(sentence)))
 
 
@@ -53,7 +64,14 @@ def answer(as_json: bool, facts: Any, *sentences: str) -> None:
 
 
 def table(title: str, columns: Sequence[str], rows: Iterable[Sequence[str]], right: Iterable[str] = ()) -> None:
-    """A table; columns named in `right` are aligned to the right."""
+    """Print a table.
+
+    Args:
+        title: Above it; may be empty.
+        columns: Their heads.
+        rows: A text a column.
+        right: Columns that are aligned to the right.
+    """
     numbers = set(right)
     drawn = Table(title=title or None, title_justify="left", title_style="bold", header_style="bold")
     for column in columns:
@@ -64,12 +82,20 @@ def table(title: str, columns: Sequence[str], rows: Iterable[Sequence[str]], rig
 
 
 def percent(score: float) -> str:
-    """A fraction as per cent with one decimal."""
+    """A fraction as per cent with one decimal.
+
+    Args:
+        score: In [0, 1].
+    """
     return f"{100 * score:.1f}"
 
 
 def size(count: float) -> str:
-    """Bytes in decimal units."""
+    """Bytes in decimal units.
+
+    Args:
+        count: Bytes.
+    """
     for unit in ("B", "KB", "MB", "GB"):
         if count < 1000:
             return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
@@ -78,7 +104,11 @@ def size(count: float) -> str:
 
 
 def duration(seconds: float) -> str:
-    """Seconds as 12 s, 3 min 20 s, 2 h 05 min or 3 d 4 h."""
+    """Seconds as 12 s, 3 min 20 s, 2 h 05 min or 3 d 4 h.
+
+    Args:
+        seconds: At least 0.
+    """
     whole = round(seconds)
     if whole < 60:
         return f"{whole} s"

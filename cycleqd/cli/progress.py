@@ -21,7 +21,12 @@ from cycleqd.cli.output import errors
 
 @contextlib.contextmanager
 def counting(what: str, total: float | None) -> Iterator[Callable[[int], None]]:
-    """Show a bar for `what`; the function that is given advances it. Without a total it only moves."""
+    """Show a bar for work in bytes or items; yields the function that advances it.
+
+    Args:
+        what: What is being done.
+        total: Bytes or items; without a total the bar only moves.
+    """
     left = () if total is None else (TaskProgressColumn(), TimeRemainingColumn())
     with _shown(TextColumn("{task.description}"), BarColumn(), *left) as progress:
         bar = progress.add_task(what, total=total)
@@ -30,7 +35,12 @@ def counting(what: str, total: float | None) -> Iterator[Callable[[int], None]]:
 
 @contextlib.contextmanager
 def parts(what: str, total: int) -> Iterator[Callable[[str], None]]:
-    """Show `what` and the part that it is at; the function that is given is told of each one as it begins."""
+    """Show a bar for work in parts; yields the function to call with each part's name as it begins.
+
+    Args:
+        what: What is being done.
+        total: How many parts there are.
+    """
     with _shown(TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn()) as progress:
         bar, begun = progress.add_task(what, total=total), itertools.count()
         yield lambda part: progress.update(bar, description=f"{what} {part}", completed=next(begun))

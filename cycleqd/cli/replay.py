@@ -20,7 +20,14 @@ from cycleqd.storage.family import family
 
 
 def replay(source: ConfigSource, model: str, folder: Path | None, as_json: bool) -> None:
-    """Rebuild the model with the ancestors that were cleaned up; keep it in `folder` if one is given."""
+    """Rebuild the model with the ancestors that were cleaned up.
+
+    Args:
+        source: Files and flags that make the configuration.
+        model: A model's id, or "best".
+        folder: Where it is kept: a new folder or an empty one; None keeps nothing.
+        as_json: Print JSON.
+    """
     if folder is not None:
         refuse_filled(folder)
     with session(source) as opened, _scratch(folder) as scratch:

@@ -11,7 +11,13 @@ from cycleqd.cli.source import ConfigSource
 
 
 def write(source: ConfigSource, folder: Path, as_json: bool) -> None:
-    """Write the report of the evolution as it is now."""
+    """Write the report of the evolution as it is now.
+
+    Args:
+        source: Files and flags that make the configuration.
+        folder: Made if need be.
+        as_json: Print JSON.
+    """
     from cycleqd.report.write import run
 
     with session(source) as opened:

@@ -10,7 +10,12 @@ from cycleqd.run.local.runner import alone
 
 
 def run(source: ConfigSource, as_json: bool) -> None:
-    """Score on this machine what is of another method version, and give the archives these scores alone."""
+    """Score on this machine what is of another method version, and give the archives these scores alone.
+
+    Args:
+        source: Files and flags that make the configuration.
+        as_json: Print JSON.
+    """
     config = source.load()
     with alone(config), session(source, tracking=True) as opened:
         changed = rescore.rescore(opened.settings, opened.store, opened.seeded())

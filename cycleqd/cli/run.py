@@ -23,9 +23,14 @@ from cycleqd.storage.frozen import adopt
 
 
 def run(source: ConfigSource, as_json: bool) -> None:
-    """Run to the end. On Ctrl-C everything started here is ended, and said what is saved.
+    """Run to the end. Ctrl-C ends everything that was started here; what is saved is printed.
 
-    Raises InvalidInputError where the place is a cluster: other commands run the evolution there.
+    Args:
+        source: Files and flags that make the configuration.
+        as_json: Print JSON.
+
+    Raises:
+        InvalidInputError: The place is a cluster: other commands run the evolution there.
     """
     config = source.load()
     if config.place.runner == "kubeflow":
@@ -44,7 +49,7 @@ def run(source: ConfigSource, as_json: bool) -> None:
             ):
                 Driver(runner, partial(standing, config, store), told=display.acts, outage=0).drive()
         except (KeyboardInterrupt, SystemExit):
-            errors.print(Text(saved(config, find_state(store), source)))
+            errors.print(Text(_saved(config, find_state(store), source)))
             raise
         state = session.state()
     conclude(config, state, source, as_json)
@@ -55,7 +60,7 @@ def _launcher(config: Config) -> Forks | Containers:
     return Containers(config) if config.place.runner == "docker" else Forks()
 
 
-def saved(config: Config, state: State | None, source: ConfigSource) -> str:
+def _saved(config: Config, state: State | None, source: ConfigSource) -> str:
     """What an interrupted run leaves, and how to go on."""
     kept = (
         "nothing is complete yet" if state is None else f"{state.generation} of {config.method.generations} generations"

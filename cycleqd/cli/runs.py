@@ -24,9 +24,15 @@ _GENERATION = re.compile(r"^generations?-(\d+)(?:-(\d+))?$")
 
 
 def show(source: ConfigSource, limit: int, as_json: bool) -> None:
-    """A table of the evolution's runs, the newest first."""
+    """A table of the evolution's runs, the newest first.
+
+    Args:
+        source: Files and flags that make the configuration.
+        limit: So many runs; 0 is all.
+        as_json: Print JSON.
+    """
     runs = reach_runs(source)
-    facts = [gather(run, one, runs.kubeflow.url(run.id)) for run, one in runs.all(limit)]
+    facts = [_gather(run, one, runs.kubeflow.url(run.id)) for run, one in runs.all(limit)]
     if as_json:
         print_json(facts)
         return
@@ -48,7 +54,7 @@ def show(source: ConfigSource, limit: int, as_json: bool) -> None:
     table(f"{runs.config.name} at {runs.kubeflow.where}", columns, rows, ["generation", "took"])
 
 
-def gather(run: Run, one: V2beta1Run, url: str) -> dict[str, Any]:
+def _gather(run: Run, one: V2beta1Run, url: str) -> dict[str, Any]:
     """A run as JSON values."""
     found = _GENERATION.match(run.name)
     finished = one.finished_at if run.state in ENDED and one.finished_at and one.finished_at.year > 1970 else None
@@ -89,17 +95,8 @@ def logs(source: ConfigSource, name: str, task: str, drivers: bool, lines: int, 
         raise InvalidInputError(f"run {step} has no logs of '{task}'; it has: {_tasks(found)}")
     failed = [log for log in named if log.phase == FAILED_TASK]
     shown = failed if failed and not (task or drivers) else named
-    facts = [
-        {
-            "name": log.name,
-            "task": log.task,
-            "child": log.child,
-            "phase": log.phase,
-            "started": log.started,
-            "log": log.read(lines),
-        }
-        for log in shown
-    ]
+    keys = ("name", "task", "child", "phase", "started")
+    facts = [{**{key: getattr(log, key) for key in keys}, "log": log.read(lines)} for log in shown]
     if as_json:
         print_json(facts)
         return
@@ -134,7 +131,13 @@ def _tasks(logs: Iterable[TaskLog]) -> str:
 
 
 def retry(source: ConfigSource, name: str, as_json: bool) -> None:
-    """Run what failed, and what follows it, again in the same run."""
+    """Run what failed, and what follows it, again in the same run.
+
+    Args:
+        source: Files and flags that make the configuration.
+        name: A run's id, or its step.
+        as_json: Print JSON.
+    """
     runs = reach_runs(source)
     run = runs.resolve(name)
     runs.retry(run)
@@ -143,7 +146,13 @@ def retry(source: ConfigSource, name: str, as_json: bool) -> None:
 
 
 def cancel(source: ConfigSource, name: str | None, as_json: bool) -> None:
-    """End a run, or all that are in flight. What they finished stays: the step's next run takes it up."""
+    """End a run, or all that are in flight. What they finished stays: the step's next run takes it up.
+
+    Args:
+        source: Files and flags that make the configuration.
+        name: A run's id, or its step; None is all in flight.
+        as_json: Print JSON.
+    """
     runs = reach_runs(source)
     chosen = [runs.resolve(name)] if name else [run for run, _ in runs.all(_RECENT) if run.live]
     sentences = []

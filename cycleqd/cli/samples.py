@@ -18,9 +18,19 @@ from cycleqd.storage.results import read_result
 
 
 def show(source: ConfigSource, model: str, task: str, split: str, outcome: str, limit: int, as_json: bool) -> None:
-    """Print the first `limit` samples (0: all) with the outcome (empty: any).
+    """Print a model's samples of a task.
 
-    Raises InvalidInputError for an unknown split, outcome or task.
+    Args:
+        source: Files and flags that make the configuration.
+        model: A model's id, or "best".
+        task: A task of the configuration.
+        split: search or test.
+        outcome: Only samples with this outcome; empty for any.
+        limit: So many samples; 0 is all.
+        as_json: Print JSON.
+
+    Raises:
+        InvalidInputError: There is no such split, outcome or task.
     """
     if split not in ("search", "test"):
         raise InvalidInputError(f"--split is '{split}'; it is search or test")
@@ -30,7 +40,7 @@ def show(source: ConfigSource, model: str, task: str, split: str, outcome: str, 
         if task not in opened.config.tasks:
             raise InvalidInputError(f"there is no task '{task}'; the tasks are {', '.join(opened.config.tasks)}")
         name = opened.model(model)
-        found = read(opened.store, name, task, cast(Split, split))
+        found = _read(opened.store, name, task, cast(Split, split))
     chosen = [sample for sample in found if not outcome or sample["outcome"] == outcome][: limit or None]
     if as_json:
         print_json(chosen)
@@ -41,7 +51,7 @@ def show(source: ConfigSource, model: str, task: str, split: str, outcome: str, 
         _print(sample)
 
 
-def read(store: Store, model: str, task: str, split: Split) -> list[JSON]:
+def _read(store: Store, model: str, task: str, split: Split) -> list[JSON]:
     """All per-sample results, with the seconds of the task's own work on each as far as they are known.
 
     Raises InvalidInputError when the model was not evaluated there.

@@ -26,7 +26,13 @@ _SETTINGS = "settings "
 
 
 def schedule(source: ConfigSource, cron: str, as_json: bool) -> None:
-    """Have the next generations run at the times of `cron`. The same settings again change nothing, others replace."""
+    """Have the next generations run by the clock. The same settings again change nothing, others replace.
+
+    Args:
+        source: Files and flags that make the configuration.
+        cron: Six fields, seconds first.
+        as_json: Print JSON.
+    """
     fields = cron.split()
     if len(fields) != 6 or not all(_FIELD.fullmatch(field) for field in fields):
         raise InvalidInputError(
@@ -84,7 +90,12 @@ def _disabled(one: V2beta1RecurringRun) -> bool:
 
 
 def unschedule(source: ConfigSource, as_json: bool) -> None:
-    """Remove the schedule; a run that it has started goes on."""
+    """Remove the schedule; a run that it has started goes on.
+
+    Args:
+        source: Files and flags that make the configuration.
+        as_json: Print JSON.
+    """
     runs = reach_runs(source)
     experiment = runs.experiment()
     found = runs.kubeflow.schedules(experiment, runs.full_name("schedule")) if experiment else []

@@ -20,7 +20,14 @@ class ModelScores:
 
 
 def scores_of(store: Store, config: Config, model: str, split: str) -> ModelScores | None:
-    """A model's scores on the search tasks; None unless all are recorded."""
+    """A model's scores on the search tasks; None unless all are recorded.
+
+    Args:
+        store: The evolution.
+        config: Its search tasks are those that count.
+        model: A model's id.
+        split: search or test.
+    """
     bodies = {task: read_result(store, layout.evaluation(model, task, split)) for task in config.search_tasks}
     if any(body is None for body in bodies.values()):
         return None

@@ -43,9 +43,13 @@ class Session:
         return current(self.store)[1]
 
     def model(self, name: str) -> str:
-        """A model's id; "best" stands for the living model with the best average.
+        """A model's id; "best" is the living model with the best average.
 
-        Raises InvalidInputError for what was never made.
+        Args:
+            name: An id, or "best".
+
+        Raises:
+            InvalidInputError: No such model was ever made.
         """
         if name == "best":
             state = self.state()
@@ -60,14 +64,24 @@ class Session:
 
 @contextlib.contextmanager
 def session(source: ConfigSource, tracking: bool = False) -> Iterator[Session]:
-    """Read the configuration and reach (if embedded: start) its services. `tracking`: MLflow is needed too."""
+    """Read the configuration and reach (if embedded: start) its services.
+
+    Args:
+        source: Files and flags that make the configuration.
+        tracking: MLflow is needed, too.
+    """
     config = source.load()
     with running(config.place, tracking) as environment:
         yield connect(config, environment)
 
 
 def connect(config: Config, environment: dict[str, str]) -> Session:
-    """The session of a configuration whose services run."""
+    """The session of a configuration whose services run.
+
+    Args:
+        config: The file's.
+        environment: What `running` yields; it is set for this process.
+    """
     os.environ.update(environment)
     settings = Settings.from_environment()
     return Session(config, settings, Store.connect(settings, config.name), environment)

@@ -18,11 +18,16 @@ from cycleqd.storage.objects import Store
 
 
 def show(source: ConfigSource, as_json: bool) -> None:
-    """Print how far the evolution is; also when nothing of it has been seeded."""
+    """Print how far the evolution is; also when nothing of it has been seeded.
+
+    Args:
+        source: Files and flags that make the configuration.
+        as_json: Print JSON.
+    """
     with session(source) as opened:
         state = find_state(opened.store)
         config = opened.seeded() if state else opened.config
-        facts = gather(config, opened.store, state)
+        facts = _gather(config, opened.store, state)
     if as_json:
         print_json(facts)
         return
@@ -41,7 +46,7 @@ def show(source: ConfigSource, as_json: bool) -> None:
         say(f"in flight: {child['child']}: {', '.join(child['done']) or 'planned'}")
 
 
-def gather(config: Config, store: Store, state: State | None) -> dict[str, Any]:
+def _gather(config: Config, store: Store, state: State | None) -> dict[str, Any]:
     """All that status prints, as JSON values."""
     objects = store.list("")
     facts: dict[str, Any] = {
@@ -57,11 +62,11 @@ def gather(config: Config, store: Store, state: State | None) -> dict[str, Any]:
     if state is not None:
         facts |= summarise(config, state)
         if states.should_stop(config, state) is None:
-            facts["in_flight"] = in_flight(store, state.generation)
+            facts["in_flight"] = _in_flight(store, state.generation)
     return facts
 
 
-def in_flight(store: Store, generation: int) -> list[dict[str, Any]]:
+def _in_flight(store: Store, generation: int) -> list[dict[str, Any]]:
     """The children of a claimed generation that is not in the archives yet, with their finished stages."""
     plan = find_plan(store, generation)
     if plan is None:

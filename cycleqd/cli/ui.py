@@ -11,7 +11,14 @@ from cycleqd.run.local.services import running
 
 
 def serve(source: ConfigSource) -> None:
-    """Run until a signal comes. Raises InvalidInputError where the services are not embedded."""
+    """Run until a signal comes.
+
+    Args:
+        source: Files and flags that make the configuration.
+
+    Raises:
+        InvalidInputError: The services are not embedded.
+    """
     config = source.load()
     if config.place.services != "embedded":
         raise InvalidInputError(

@@ -24,7 +24,12 @@ from cycleqd.storage.objects import Store
 
 
 def show(source: ConfigSource, as_json: bool) -> None:
-    """Print every problem and warning and the cost; exits with InvalidInputError's code where there is a problem."""
+    """Print every problem and warning and the cost; exits with InvalidInputError's code where there is a problem.
+
+    Args:
+        source: Files and flags that make the configuration.
+        as_json: Print JSON.
+    """
     findings = Findings()
     try:
         config = source.load()

@@ -106,7 +106,7 @@ class Replace:
 
 
 @dataclass(frozen=True)
-class Stop:
+class Halt:
     """Go no further; the sentence says why and what to do. `kind`: the error to end with."""
 
     sentence: str
@@ -118,7 +118,7 @@ class Done:
     """The evolution is complete."""
 
 
-Action = Start | Wait | Retry | Cancel | Replace | Stop | Done
+Action = Start | Wait | Retry | Cancel | Replace | Halt | Done
 
 
 def decide(standing: Standing, runs: Iterable[Run], ended_before: frozenset[str], retries: int) -> Action:
@@ -143,7 +143,7 @@ def decide(standing: Standing, runs: Iterable[Run], ended_before: frozenset[str]
     if standing.due is None:
         return Done()
     runs_due = _of(standing.due, known)
-    return _unfinished(standing.due, runs_due, ended_before, retries) or Stop(
+    return _unfinished(standing.due, runs_due, ended_before, retries) or Halt(
         f"run {runs_due[-1].name} succeeded, but its records are not in S3: they were deleted, or the run used another"
         " bucket; restore them, or archive the run in Kubeflow Pipelines to have the step run again"
     )
@@ -173,14 +173,14 @@ def _unfinished(step: Step, runs: Sequence[Run], ended_before: frozenset[str], r
         return _again(failed[-1], retries)  # beside it only its twin was ever cancelled
     gone = [run for run in runs if run.id not in ended_before]
     if gone:
-        return Stop(f"run {gone[-1].name} ({gone[-1].id}) was cancelled; `cycleqd drive` starts it anew")
+        return Halt(f"run {gone[-1].name} ({gone[-1].id}) was cancelled; `cycleqd drive` starts it anew")
     return Start(step)
 
 
-def _again(run: Run, retries: int) -> Retry | Stop:
+def _again(run: Run, retries: int) -> Retry | Halt:
     """What becomes of a run that failed."""
     if run.failure is not None and run.failure.refusal:
-        return Stop(
+        return Halt(
             f"run {run.name} ({run.id}) failed and is not repeated, which could not help: {run.why}; correct that, then"
             f" `cycleqd retry {run.name}` and drive on (what was corrected in a profile or an image reaches only a new"
             " run: archive this one in Kubeflow Pipelines, and drive on)",
@@ -189,7 +189,7 @@ def _again(run: Run, retries: int) -> Retry | Stop:
     if run.retries < retries:
         return Retry(run, min(FIRST_PAUSE * 2.0**run.retries, LONGEST_PAUSE))
     times = f" {run.retries + 1} times" if run.retries else ""
-    return Stop(
+    return Halt(
         f"run {run.name} ({run.id}) failed{times}{f': {run.why}' if run.why else ''}; read `cycleqd logs {run.name}`,"
         f" then go on with `cycleqd retry {run.name}`"
     )

@@ -17,12 +17,12 @@ from cycleqd.run.decisions import (
     Action,
     Cancel,
     Done,
+    Halt,
     Replace,
     Retry,
     Run,
     Standing,
     Start,
-    Stop,
     Wait,
     decide,
 )
@@ -50,6 +50,11 @@ class TaskLog:
     phase: str
     started: str
     read: Callable[[int], str]
+
+    @property
+    def live(self) -> bool:
+        """Whether the task works or will: one whose pod waits for a node, its image or a GPU counts."""
+        return self.phase not in ("Succeeded", FAILED_TASK)
 
 
 class Runner(Protocol):
@@ -165,7 +170,7 @@ class Driver:
             standing = again
 
     def act(self, action: Action) -> Run | None:
-        """Do it. Raises the error of a Stop."""
+        """Do it. Raises the error of a Halt."""
         match action:
             case Start(step):
                 return self.runner.start(step)
@@ -180,6 +185,6 @@ class Driver:
                 self.runner.cancel(run)
             case Replace(run):
                 self.runner.replace(run)
-            case Stop(sentence, kind):
+            case Halt(sentence, kind):
                 raise (named(kind) or ConflictError)(sentence)
         return None

@@ -20,7 +20,7 @@ Values = Mapping[str, Any]
 
 
 @dataclass(frozen=True)
-class Task:
+class GraphTask:
     """A task whose inputs are known.
 
     name: as the pipeline calls it, once for all iterations of a loop. image: the container image of its stage. command:
@@ -39,7 +39,7 @@ class Task:
 class Graph:
     """A compiled pipeline and what runs its tasks."""
 
-    def __init__(self, spec: Mapping[str, Any], launch: Callable[[Task], Values]) -> None:
+    def __init__(self, spec: Mapping[str, Any], launch: Callable[[GraphTask], Values]) -> None:
         """`spec`: the pipeline's document. `launch` runs a task to its end and returns its outputs, in any thread."""
         self.root = spec["root"]
         self.components = spec["components"]
@@ -103,7 +103,7 @@ class Graph:
         outputs = component.get("outputDefinitions", {}).get("parameters", {})
         command, arguments = tuple(container["command"]), tuple(container["args"])
         try:
-            return self.launch(Task(name, container["image"], command, arguments, inputs, tuple(outputs)))
+            return self.launch(GraphTask(name, container["image"], command, arguments, inputs, tuple(outputs)))
         except BaseException:
             self._failed.set()
             raise

@@ -11,7 +11,7 @@ import pytest
 
 from cycleqd.errors import ConflictError, CycleQDError, EvaluationError, InvalidInputError, UnavailableError
 from cycleqd.run import decisions
-from cycleqd.run.decisions import Action, Cancel, Done, Replace, Retry, Run, Standing, Start, Stop, Wait
+from cycleqd.run.decisions import Action, Cancel, Done, Halt, Replace, Retry, Run, Standing, Start, Wait
 from cycleqd.run.kubeflow.repeats import Repeats
 from cycleqd.run.steps import Step
 from cycleqd.storage.failures import Failure
@@ -84,20 +84,20 @@ def test_a_run_that_was_repeated_often_enough_stops_the_driver() -> None:
     failed = replace(due("FAILED"), reason="no GPU left.", retries=RETRIES)
     for known in (ids(), ids(failed)):
         stop = decide(DUE, [BEFORE, failed], known)
-        assert isinstance(stop, Stop) and stop.kind == "ConflictError"
+        assert isinstance(stop, Halt) and stop.kind == "ConflictError"
         for words in (failed.id, "failed 3 times: no GPU left;", "cycleqd logs generation-000001", "cycleqd retry"):
             assert words in stop.sentence
     told = decide(DUE, [BEFORE, replace(failed, failure=failure(UnavailableError))])
-    assert isinstance(told, Stop) and "failed 3 times: merge g000001-c00: it is wrong; read" in told.sentence
+    assert isinstance(told, Halt) and "failed 3 times: merge g000001-c00: it is wrong; read" in told.sentence
     once = decisions.decide(DUE, [BEFORE, due("FAILED")], ids(), 0)
-    assert isinstance(once, Stop) and f"({due('FAILED').id}) failed; read" in once.sentence
+    assert isinstance(once, Halt) and f"({due('FAILED').id}) failed; read" in once.sentence
 
 
 @pytest.mark.parametrize("kind", [InvalidInputError, ConflictError, EvaluationError])
 def test_a_refusal_stops_the_driver_at_once_with_the_tasks_sentence(kind: type[CycleQDError]) -> None:
     failed = replace(due("FAILED"), failure=failure(kind))
     stop = decide(DUE, [BEFORE, failed])
-    assert isinstance(stop, Stop) and stop.kind == kind.__name__
+    assert isinstance(stop, Halt) and stop.kind == kind.__name__
     assert "merge g000001-c00: it is wrong; correct that" in stop.sentence
     assert "cycleqd retry generation-000001" in stop.sentence
 
@@ -120,7 +120,7 @@ def test_a_run_that_had_been_cancelled_is_replaced_and_one_that_is_cancelled_now
     gone = due(state)
     assert decide(DUE, [BEFORE, gone], ids(gone)) == Start(STEPS[2])
     stop = decide(DUE, [BEFORE, gone])
-    assert isinstance(stop, Stop) and "was cancelled" in stop.sentence
+    assert isinstance(stop, Halt) and "was cancelled" in stop.sentence
 
 
 def test_nothing_starts_beside_a_run_that_is_still_ending() -> None:
@@ -146,7 +146,7 @@ def test_the_failure_counts_more_than_the_twin_that_was_ended() -> None:
 
 def test_success_without_records_is_said_and_not_repeated() -> None:
     stop = decide(DUE, [BEFORE, due("SUCCEEDED"), due("FAILED", 1)])
-    assert isinstance(stop, Stop) and "its records are not in S3" in stop.sentence
+    assert isinstance(stop, Halt) and "its records are not in S3" in stop.sentence
 
 
 def test_the_step_before_is_completed_first() -> None:
@@ -156,7 +156,7 @@ def test_the_step_before_is_completed_first() -> None:
         assert decide(DUE, [run(before, live)]) == Wait(run(before, live))
     failed, gone = run(before, "FAILED"), run(before, "CANCELED")
     assert decide(DUE, [failed]) == Retry(failed, 30)
-    assert isinstance(decide(DUE, [replace(failed, retries=RETRIES)]), Stop)
+    assert isinstance(decide(DUE, [replace(failed, retries=RETRIES)]), Halt)
     assert decide(DUE, [gone], ids(gone)) == Start(before)
     assert decide(DUE, []) == Start(before)
     assert decide(DUE, [gone, run(before, "SUCCEEDED", 1)]) == Start(STEPS[2])
@@ -174,7 +174,7 @@ def test_when_all_records_are_there_the_last_run_is_only_seen_to_its_end() -> No
     live, failed = run(FINALISING, "RUNNING"), run(FINALISING, "FAILED")
     assert decide(END, [live]) == Wait(live)
     assert decide(END, [failed]) == Retry(failed, 30)
-    assert isinstance(decide(END, [replace(failed, retries=RETRIES)]), Stop)
+    assert isinstance(decide(END, [replace(failed, retries=RETRIES)]), Halt)
     for runs in ([], [run(FINALISING, "SUCCEEDED")], [run(FINALISING, "CANCELED")]):
         assert decide(END, runs, ids(*runs)) == Done()
 
@@ -236,7 +236,7 @@ def test_a_claimed_failure_is_counted_once_whoever_acts_on_it() -> None:
     second = claim.told(replace(first, ended="12:10"))
     assert (second.retries, second.claimed) == (1, False)
     third = claim.claimed(second).told(replace(first, ended="12:20"))
-    assert third.retries == 2 and isinstance(decide(DUE, [BEFORE, third]), Stop)
+    assert third.retries == 2 and isinstance(decide(DUE, [BEFORE, third]), Halt)
 
 
 def test_a_run_that_takes_the_place_of_a_stuck_one_has_what_that_had_left_and_any_other_has_all() -> None:

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import yaml
 
-from cycleqd.run.graph import Graph, Task
+from cycleqd.run.graph import Graph, GraphTask
 from cycleqd.search.config import Config
 from pipelines.definitions import Kind, write
 from tests.pipelines.configs import two_tasks
@@ -30,12 +30,12 @@ class Stages:
     def __init__(self, children: int = 5, failing: str = "") -> None:
         self.children = children
         self.failing = failing
-        self.ended: list[Task] = []
-        self.begun: list[Task] = []
+        self.ended: list[GraphTask] = []
+        self.begun: list[GraphTask] = []
         self.lock = threading.Lock()
         self.at_work, self.most = 0, 0
 
-    def __call__(self, task: Task) -> Mapping[str, Any]:
+    def __call__(self, task: GraphTask) -> Mapping[str, Any]:
         with self.lock:
             self.begun.append(task)
             self.at_work += 1
@@ -50,7 +50,7 @@ class Stages:
                 self.at_work -= 1
                 self.ended.append(task)
 
-    def answer(self, task: Task) -> Mapping[str, Any]:
+    def answer(self, task: GraphTask) -> Mapping[str, Any]:
         if task.name == "select-parents":
             number = task.inputs["generation"] + task.inputs["offset"]
             return {"Output": [f"{number}-{child}" for child in range(self.children)]}
@@ -58,7 +58,7 @@ class Stages:
             return {"Output": ["base", "final"]}
         return {"Output": task.inputs["item"]} if "item" in task.inputs else {}
 
-    def named(self, name: str) -> list[Task]:
+    def named(self, name: str) -> list[GraphTask]:
         return [task for task in self.ended if task.name == name]
 
 

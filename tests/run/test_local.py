@@ -14,7 +14,7 @@ import pytest
 from cycleqd.errors import ConflictError, CycleQDError, EvaluationError, InvalidInputError, UnavailableError
 from cycleqd.run.decisions import Standing
 from cycleqd.run.driver import Driver
-from cycleqd.run.graph import Task
+from cycleqd.run.graph import GraphTask
 from cycleqd.run.local.forks import Forks
 from cycleqd.run.local.logs import StepLogs
 from cycleqd.run.local.runner import LocalRunner, logs
@@ -80,7 +80,7 @@ def forks() -> Iterator[Forks]:
 def launch(forks: Forks, source: str, folder: Path) -> int:
     inputs = json.dumps({"inputs": {}, "outputs": {"outputFile": str(folder / "outputs.json")}})
     arguments = ["--executor_input", inputs, "--function_to_execute", "f"]
-    task = Task("t", "image", (source,), tuple(arguments), {}, ())
+    task = GraphTask("t", "image", (source,), tuple(arguments), {}, ())
     return forks.run(task, arguments, folder, folder / "log", {})
 
 
@@ -109,8 +109,8 @@ def test_ended_tasks_take_their_processes_along(folder: Path) -> None:
         assert launch(forks, "def f():\n    raise AssertionError('begun')\n", folder) == 137
 
 
-def task(name: str, **inputs: str) -> Task:
-    return Task(name, "image", ("",), (), inputs, ())
+def task(name: str, **inputs: str) -> GraphTask:
+    return GraphTask(name, "image", ("",), (), inputs, ())
 
 
 def test_logs_of_a_step_are_those_of_its_last_run(tmp_path: Path) -> None:
@@ -144,7 +144,7 @@ class Desk:
         self.code, self.failure, self.returns = code, failure, returns
         self.ran: list[str] = []
 
-    def run(self, task: Task, arguments: list[str], folder: Path, log: Path, environment: dict[str, str]) -> int:
+    def run(self, task: GraphTask, arguments: list[str], folder: Path, log: Path, environment: dict[str, str]) -> int:
         self.ran.append(task.name)
         known = json.loads(arguments[1])
         if self.returns:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from cycleqd.errors import UnavailableError
-from cycleqd.run.graph import Task
+from cycleqd.run.graph import GraphTask
 from cycleqd.search.config import Config
 from cycleqd.storage.failures import FAILURE
 
@@ -46,7 +46,9 @@ class Containers:
         self.end()
         self.client.close()
 
-    def run(self, task: Task, arguments: list[str], folder: Path, log: Path, environment: Mapping[str, str]) -> int:
+    def run(
+        self, task: GraphTask, arguments: list[str], folder: Path, log: Path, environment: Mapping[str, str]
+    ) -> int:
         """Run a task in a container of its image to its end: its exit code.
 
         `arguments` are the task's own with its inputs filled in; `folder` is seen in the container under the same path;
@@ -74,7 +76,7 @@ class Containers:
             self._ended = True
             self._remove()
 
-    def _start(self, task: Task, arguments: list[str], folder: Path, environment: Mapping[str, str]) -> Any:
+    def _start(self, task: GraphTask, arguments: list[str], folder: Path, environment: Mapping[str, str]) -> Any:
         """A container that works on the task."""
         from docker.types import Mount
 

@@ -19,7 +19,7 @@ from cycleqd.run.kubeflow.replies import said, short
 from cycleqd.search.place import Place
 
 if TYPE_CHECKING:
-    from kfp_server_api import ApiClient, V2beta1Experiment, V2beta1RecurringRun, V2beta1Run
+    from kfp_server_api import ApiClient, V2beta1RecurringRun, V2beta1Run
 
 UI_ENDPOINT = "KF_PIPELINES_UI_ENDPOINT"
 TESTED = "2.17"
@@ -46,6 +46,7 @@ class Kubeflow:
         """Connect. Raises UnavailableError, and InvalidInputError for a server that is no KFP 2."""
         import kfp_server_api as api
 
+        self._api = api
         configuration = configure(place)
         self.where: str = configuration.host
         self._wanted = place.namespace
@@ -92,39 +93,49 @@ class Kubeflow:
         return None if found is None else str(found.experiment_id)
 
     def experiment(self, name: str) -> str:
-        """The id of an experiment, which is made unless it exists."""
-        import kfp_server_api as api
+        """The id of an experiment, which is made unless it exists.
 
-        found = self.find_experiment(name)
-        if found is None:
-            wanted = api.V2beta1Experiment(display_name=name, namespace=self.namespace)
-            with contextlib.suppress(ExistsError):  # somebody was faster
-                made: V2beta1Experiment = self._ask(self._experiments.experiment_service_create_experiment, wanted)
-                return str(made.experiment_id)
-            found = self.find_experiment(name)
-        if found is None:
-            raise ConflictError(f"{self.where} has an experiment '{name}' that is not listed; is it archived?")
-        return found
+        Args:
+            name: As it is displayed.
+        """
+        wanted = self._api.V2beta1Experiment(display_name=name, namespace=self.namespace)
+        return self._find_or_make(
+            lambda: self.find_experiment(name),
+            lambda: self._ask(self._experiments.experiment_service_create_experiment, wanted),
+            f"{self.where} has an experiment '{name}' that is not listed; is it archived?",
+        )
 
     def version_of(self, pipeline: str, digest: str, package: Path) -> tuple[str, str]:
-        """Ids of the pipeline and of its version named by the digest; whichever is missing is made."""
-        import kfp_server_api as api
+        """Ids of a pipeline and of its version; whichever is missing is made.
 
-        if self._pipeline(pipeline) is None:
-            wanted = api.V2beta1Pipeline(name=pipeline, display_name=pipeline, namespace=self.namespace)
-            with contextlib.suppress(ExistsError):
-                self._ask(self._pipelines.pipeline_service_create_pipeline, wanted)
-        pipeline_id = self._pipeline(pipeline)
-        if pipeline_id is None:
-            raise ConflictError(f"{self.where} has a pipeline '{pipeline}' that is not listed; look at its page")
-        found = self._version(pipeline_id, digest)
+        Args:
+            pipeline: The pipeline's name.
+            digest: The version's name: the sha256 of its package.
+            package: The compiled pipeline, a YAML file.
+        """
+        wanted = self._api.V2beta1Pipeline(name=pipeline, display_name=pipeline, namespace=self.namespace)
+        pipeline_id = self._find_or_make(
+            lambda: self._pipeline(pipeline),
+            lambda: self._ask(self._pipelines.pipeline_service_create_pipeline, wanted),
+            f"{self.where} has a pipeline '{pipeline}' that is not listed; look at its page",
+        )
+        upload, options = self._uploads.upload_pipeline_version, {"name": digest, "pipelineid": pipeline_id}
+        return pipeline_id, self._find_or_make(
+            lambda: self._version(pipeline_id, digest),
+            lambda: self._ask(upload, str(package), **options),
+            f"version {digest} of pipeline '{pipeline}' was uploaded, but is not at {self.where}",
+        )
+
+    def _find_or_make(self, find: Callable[[], str | None], make: Callable[[], object], lost: str) -> str:
+        """The id of what is made unless it is found. Raises ConflictError with `lost` where even that is not listed."""
+        found = find()
         if found is None:
-            with contextlib.suppress(ExistsError):
-                self._ask(self._uploads.upload_pipeline_version, str(package), name=digest, pipelineid=pipeline_id)
-            found = self._version(pipeline_id, digest)
+            with contextlib.suppress(ExistsError):  # somebody was faster
+                make()
+            found = find()
         if found is None:
-            raise ConflictError(f"version {digest} of pipeline '{pipeline}' was uploaded, but is not at {self.where}")
-        return pipeline_id, found
+            raise ConflictError(lost)
+        return found
 
     def _pipeline(self, name: str) -> str | None:
         found = self._find(self._pipelines.pipeline_service_list_pipelines, "pipelines", name)
@@ -137,8 +148,7 @@ class Kubeflow:
 
     def create_run(self, experiment: str, name: str, source: tuple[str, str], body: Mapping[str, Any]) -> V2beta1Run:
         """Start a run of a pipeline's version. `body`: runtime_config and service_account."""
-        import kfp_server_api as api
-
+        api = self._api
         reference = api.V2beta1PipelineVersionReference(*source)
         run = api.V2beta1Run(experiment_id=experiment, display_name=name, pipeline_version_reference=reference, **body)
         return self._ask(self._runs.run_service_create_run, run)
@@ -177,8 +187,7 @@ class Kubeflow:
         self, experiment: str, name: str, source: tuple[str, str], cron: str, body: Mapping[str, Any]
     ) -> V2beta1RecurringRun:
         """Have runs started by a cron of six fields: one at a time, missed ones dropped."""
-        import kfp_server_api as api
-
+        api = self._api
         schedule = api.V2beta1RecurringRun(
             experiment_id=experiment,
             display_name=name,

@@ -8,10 +8,11 @@ import logging
 import os
 import re
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from cycleqd.errors import InvalidInputError, UnavailableError
+from cycleqd.run.driver import TaskLog
 from cycleqd.run.kubeflow.replies import said, short
 from cycleqd.storage import layout
 
@@ -25,22 +26,6 @@ _MOST = 8 << 20
 
 class ForbiddenError(UnavailableError):
     """This account may not ask for that."""
-
-
-@dataclass(frozen=True)
-class Pod:
-    """A pod of a run. `task` is the pipeline's name for what it does, `child` the child that it works on, if one."""
-
-    name: str
-    task: str
-    child: str
-    phase: str
-    started: str
-
-    @property
-    def live(self) -> bool:
-        """Whether it works or will: one that waits for a node, its image or a GPU counts."""
-        return self.phase not in ("Succeeded", "Failed")
 
 
 class Kubernetes:
@@ -82,8 +67,14 @@ class Kubernetes:
                     return None
                 raise
 
-    def pods(self, run_id: str, namespace: str, drivers: bool = False) -> list[Pod]:
-        """The pods of a run in the order of their start, those of KFP's own drivers only when wanted."""
+    def pods(self, run_id: str, namespace: str, drivers: bool = False) -> list[TaskLog]:
+        """The pods of a run in the order of their start.
+
+        Args:
+            run_id: The run's id in KFP.
+            namespace: Where its pods are.
+            drivers: Those of KFP's own drivers, too.
+        """
         found, token = [], None
         while True:
             with self._reported(f"the pods of run {run_id}"):
@@ -94,21 +85,21 @@ class Kubernetes:
                     _continue=token,
                     _request_timeout=_TIMEOUT,
                 )
-            found += [_pod(one) for one in page.items]
+            found += [self._pod(one, namespace) for one in page.items]
             token = page.metadata._continue
             if not token:
                 break
         kept = [pod for pod in found if drivers or not _DRIVER.search(pod.name)]
         return sorted(kept, key=lambda pod: (pod.started or "~", pod.name))
 
-    def log(self, pod: Pod, namespace: str, lines: int) -> str:
+    def _log(self, pod: str, namespace: str, lines: int) -> str:
         """The last lines that the pod's own container wrote; at most 8 MiB."""
         from kubernetes.client.exceptions import ApiException
 
-        with self._reported(f"the log of pod {pod.name}"):
+        with self._reported(f"the log of pod {pod}"):
             try:
                 answer = self._core.read_namespaced_pod_log(
-                    pod.name,
+                    pod,
                     namespace,
                     container=_CONTAINER,
                     tail_lines=lines,
@@ -121,6 +112,21 @@ class Kubernetes:
                     return f"(no log: {said(error)})"
                 raise
             return str(answer.data.decode(errors="replace"))
+
+    def _pod(self, one: Any, namespace: str) -> TaskLog:
+        """A pod as Kubernetes describes it."""
+        main = next((c for c in one.spec.containers if c.name == _CONTAINER), one.spec.containers[0])
+        given = [*(main.command or []), *(main.args or [])]
+        children = layout.children_in(" ".join(given))
+        started = one.status.start_time
+        return TaskLog(
+            name=one.metadata.name,
+            task=_task(given) or one.metadata.name,
+            child=children[0] if len(children) == 1 else "",
+            phase=one.status.phase or "Unknown",
+            started=started.isoformat() if started else "",
+            read=partial(self._log, one.metadata.name, namespace),
+        )
 
     @contextlib.contextmanager
     def _reported(self, what: str) -> Iterator[None]:
@@ -143,20 +149,6 @@ class Kubernetes:
             raise UnavailableError(
                 f"the Kubernetes API does not answer at {self.where} ({short(cause)}); check the kubeconfig"
             ) from error
-
-
-def _pod(one: Any) -> Pod:
-    main = next((c for c in one.spec.containers if c.name == _CONTAINER), one.spec.containers[0])
-    given = [*(main.command or []), *(main.args or [])]
-    children = layout.children_in(" ".join(given))
-    started = one.status.start_time
-    return Pod(
-        name=one.metadata.name,
-        task=_task(given) or one.metadata.name,
-        child=children[0] if len(children) == 1 else "",
-        phase=one.status.phase or "Unknown",
-        started=started.isoformat() if started else "",
-    )
 
 
 def _task(given: Sequence[str]) -> str:

@@ -8,7 +8,6 @@ import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -148,11 +147,7 @@ class Runs:
 
     def logs(self, run: Run, drivers: bool = False) -> list[TaskLog]:
         """What the run's pods wrote, as long as they are there."""
-        kubernetes, namespace = Kubernetes(), self.config.place.namespace
-        return [
-            TaskLog(pod.name, pod.task, pod.child, pod.phase, pod.started, partial(kubernetes.log, pod, namespace))
-            for pod in kubernetes.pods(run.id, namespace, drivers)
-        ]
+        return Kubernetes().pods(run.id, self.config.place.namespace, drivers)
 
     def looks(self, run: Run) -> Iterator[V2beta1Run]:
         """The run as it is now and with every poll, until it has ended. Raises ConflictError when it is deleted."""

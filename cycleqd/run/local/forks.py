@@ -27,7 +27,7 @@ from pathlib import Path
 from typing import Any
 
 from cycleqd.errors import UnavailableError
-from cycleqd.run.graph import Task
+from cycleqd.run.graph import GraphTask
 
 _MODULES = (
     *("kfp.dsl.executor_main", "boto3", "mlflow", "torch", "safetensors", "transformers"),
@@ -68,7 +68,9 @@ class Forks:
         self.process.wait()
         shutil.rmtree(self.folder, ignore_errors=True)
 
-    def run(self, task: Task, arguments: list[str], folder: Path, log: Path, environment: Mapping[str, str]) -> int:
+    def run(
+        self, task: GraphTask, arguments: list[str], folder: Path, log: Path, environment: Mapping[str, str]
+    ) -> int:
         """Run a task to its end: its exit code, 128 and more for a signal that killed it.
 
         `arguments` are the task's own with its inputs filled in; `folder` is its own, empty; its output is appended to

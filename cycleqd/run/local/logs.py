@@ -13,7 +13,7 @@ from functools import partial
 from pathlib import Path
 
 from cycleqd.run.driver import FAILED_TASK, TaskLog
-from cycleqd.run.graph import Task
+from cycleqd.run.graph import GraphTask
 from cycleqd.storage import layout
 
 
@@ -32,7 +32,7 @@ class StepLogs:
         self._numbers = itertools.count(1)
 
     @contextlib.contextmanager
-    def written(self, task: Task) -> Iterator[Path]:
+    def written(self, task: GraphTask) -> Iterator[Path]:
         """The file for the log of a task that runs as long as the context lasts. It has failed where that raises.
 
         Args:

@@ -23,7 +23,7 @@ from typing import Any, Protocol
 from cycleqd.errors import ConflictError, CycleQDError, UnavailableError, named
 from cycleqd.run.decisions import RUNNING, SUCCEEDED, Run
 from cycleqd.run.driver import Runner, TaskLog
-from cycleqd.run.graph import Graph, Task, Values
+from cycleqd.run.graph import Graph, GraphTask, Values
 from cycleqd.run.local.logs import StepLogs, find_logs
 from cycleqd.run.local.services import writable
 from cycleqd.run.steps import Step, arguments, find_state, previous_step
@@ -62,7 +62,9 @@ def logged(config: Config) -> str:
 class Launcher(Protocol):
     """Where tasks run."""
 
-    def run(self, task: Task, arguments: list[str], folder: Path, log: Path, environment: Mapping[str, str]) -> int:
+    def run(
+        self, task: GraphTask, arguments: list[str], folder: Path, log: Path, environment: Mapping[str, str]
+    ) -> int:
         """Run a task to its end: its exit code.
 
         `arguments` are the task's own with its inputs filled in; `folder` is its own, in which its outputs are to be;
@@ -155,7 +157,7 @@ class LocalRunner(Runner):
             Graph(self._compiled(step, temporary), launch).run(parameters)
         self._note(step).write_text(self._evolution())
 
-    def _launch(self, step: Step, temporary: Path, logs: StepLogs, task: Task) -> Values:
+    def _launch(self, step: Step, temporary: Path, logs: StepLogs, task: GraphTask) -> Values:
         """Run a task, as often as the pipeline asks, in a folder of its own; what it returned."""
         own = Path(tempfile.mkdtemp(dir=temporary, prefix="task-"))
         failure, returned = own / "failure.json", own / "outputs.json"
