@@ -16,8 +16,8 @@ from cycleqd.cli.progress import counting
 from cycleqd.cli.source import ConfigSource
 from cycleqd.run import checks, preflight
 from cycleqd.run.checks import Findings
-from cycleqd.run.decisions import FAILED, Action, Cancel, Done, Retry, Run, Standing, Start, Wait
-from cycleqd.run.driver import Driver, standing
+from cycleqd.run.decisions import FAILED, Action, Cancel, Done, Position, Retry, Run, Start, Wait
+from cycleqd.run.driver import Driver, position
 from cycleqd.run.kubeflow.client import Kubeflow
 from cycleqd.run.kubeflow.runs import Follow, Runs, Steps
 from cycleqd.run.sources import bring
@@ -41,24 +41,24 @@ class Access:
 
     def driver(
         self,
-        told: Callable[[Action, Standing], None],
+        announce: Callable[[Action, Position], None],
         follow: Follow = lambda task, event: None,
         warned: Callable[[str], None] = lambda sentence: None,
     ) -> Driver:
         """What decides about its runs, and acts.
 
         Args:
-            told: Called with every action before it is done, and with where the evolution is.
+            announce: Called with every action before it is done, and with where the evolution is.
             follow: Called with a task and what became of it.
             warned: Called with every warning, a sentence.
         """
         upload = partial(bring, self.config, self.store, counting)
         steps = Steps(self.config, self.kubeflow, self.store, upload, follow, warned)
-        return Driver(steps, self.standing, self.config.place.retries, told, warned)
+        return Driver(steps, self.position, self.config.place.retries, announce, warned)
 
-    def standing(self) -> Standing:
+    def position(self) -> Position:
         """What of the evolution is done, read from S3 now."""
-        return standing(self.config, self.store)
+        return position(self.config, self.store)
 
 
 def reach_runs(source: ConfigSource) -> Runs:
@@ -162,7 +162,7 @@ def _describe(access: Access, action: Action, run: Run | None) -> dict[str, Any]
     return facts | {"run": run.id, "step": run.name, "url": access.kubeflow.url(run.id)} if run else facts
 
 
-def _tell_cancelling(action: Action, where: Standing) -> None:
+def _tell_cancelling(action: Action, where: Position) -> None:
     if isinstance(action, Cancel):
         errors.print(Text(cancelled(action.run)))
 

@@ -10,7 +10,7 @@ from rich.text import Text
 
 from cycleqd.cli.output import answer, errors, percent, plain
 from cycleqd.cli.source import ConfigSource
-from cycleqd.run.decisions import Action, Cancel, Replace, Retry, Run, Standing, Start, Wait
+from cycleqd.run.decisions import Action, Cancel, Position, Replace, Retry, Run, Start, Wait
 from cycleqd.run.steps import Step
 from cycleqd.search import measures
 from cycleqd.search import state as states
@@ -59,7 +59,7 @@ class Display:
         self.bar = self.progress.add_task("starting", total=config.method.generations, completed=self.shown)
         self.step, self.doing = "", ""
         self.done: set[str] = set()
-        self.before: Standing | None = None
+        self.before: Position | None = None
         self.run: Run | None = None
 
     def __enter__(self) -> Display:
@@ -101,7 +101,7 @@ class Display:
             self.step, self.doing, self.done = step, "", set()
         self.progress.update(self.bar, description=self._description())
 
-    def acts(self, action: Action, where: Standing) -> None:
+    def acts(self, action: Action, where: Position) -> None:
         """Name the step that is due beside the bar; print a line for what has ended or is out of the ordinary.
 
         Args:

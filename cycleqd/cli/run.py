@@ -12,7 +12,7 @@ from cycleqd.cli.session import connect
 from cycleqd.cli.source import ConfigSource
 from cycleqd.errors import InvalidInputError
 from cycleqd.run.containers.launcher import Containers
-from cycleqd.run.driver import Driver, standing
+from cycleqd.run.driver import Driver, position
 from cycleqd.run.local.forks import Forks
 from cycleqd.run.local.runner import LocalRunner, alone
 from cycleqd.run.local.services import running
@@ -47,7 +47,7 @@ def run(source: ConfigSource, as_json: bool) -> None:
                 Display(config, partial(find_state, store)) as display,
                 LocalRunner(config, store, session.environment, display.task, launcher) as runner,
             ):
-                Driver(runner, partial(standing, config, store), told=display.acts, outage=0).drive()
+                Driver(runner, partial(position, config, store), announce=display.acts, outage=0).drive()
         except (KeyboardInterrupt, SystemExit):
             errors.print(Text(_saved(config, find_state(store), source)))
             raise

@@ -91,15 +91,24 @@ class Audit:
     problems: list[str] = field(default_factory=list)
 
     def names(self, key: str, sha256: str) -> None:
-        """A record names an object's sha256; two must name the same."""
+        """Note that a record names an object's sha256; two must name the same.
+
+        Args:
+            key: The object's.
+            sha256: As the record has it.
+        """
         if self.objects.setdefault(key, sha256) != sha256:
             self.problems.append(f"{key} has two recorded digests, {self.objects[key]} and {sha256}: one was replaced")
 
 
 def resolve(store: Store, tracker: Tracker, name: str) -> list[str]:
-    """Model ids from an MLflow run's id (a model's or a generation's) or a KFP run's id; others are taken as they are.
+    """The ids of the models that a name stands for; none when an id of a run is unknown.
 
-    A KFP run stands for the models whose checkpoints it made. Empty when neither knows the id.
+    Args:
+        store: The evolution.
+        tracker: The MLflow server.
+        name: An MLflow run's id, a model's or a generation's; a KFP run's id, for the models whose checkpoints it made;
+            or a model's id.
     """
     if not _RUN.fullmatch(name):
         return [name]
@@ -117,7 +126,14 @@ def resolve(store: Store, tracker: Tracker, name: str) -> list[str]:
 def trace(store: Store, config: Config, models: Sequence[str], pins: Iterable[str]) -> Audit:
     """Follow the records of models and all their ancestors, the base included.
 
-    Raises IntegrityError where a record is missing or its seal is broken.
+    Args:
+        store: The evolution.
+        config: As it was frozen.
+        models: Ids of models.
+        pins: Models that cleaning leaves alone.
+
+    Raises:
+        IntegrityError: A record is missing or its seal is broken.
     """
     members = family(store, [*models, "base"])
     found, seed = Audit(), need_result(store, layout.SEED)
@@ -195,26 +211,26 @@ def _contradictions(store: Store, link: Link, seeded: JSON) -> Iterator[str]:
     """Where a model's records say something else than those of what they name."""
     scored = {done.record: done.sha256 for done in link.work}
     for done in link.work:
-        said = list(_named_models(store, done))
+        claims = list(_named_models(store, done))
         if done.stage == "seed":
-            said.append(("the checkpoint's digest", link.digest, seeded["models"][link.model]["digest"]))
+            claims.append(("the checkpoint's digest", link.digest, seeded["models"][link.model]["digest"]))
         if done.stage in ("merge", "mutate"):
             number = layout.child_generation(link.model) or 0
-            said.append(("its lineage", done.inputs["child"], find_child(store, link.model, number).to_json()))
+            claims.append(("its lineage", done.inputs["child"], find_child(store, link.model, number).to_json()))
         if done.stage == "mutate":
             merged = next(other.writes()["merged"] for other in link.work if other.stage == "merge")
-            said.append(("the digest of what was merged", done.inputs["merged"], merged))
+            claims.append(("the digest of what was merged", done.inputs["merged"], merged))
         if done.stage == "evaluate":
             task = seeded["tasks"][done.inputs["task"]]
             plugin = task["plugin"] and task["plugin"]["sha256"]
-            said.append(("the model's digest", done.inputs["model"], link.digest))
-            said.append(("the digest of the task's data", done.inputs["data"], task["data"]["digest"]))
-            said.append(("the digest of the task's plug-in", done.inputs["plugin"], plugin))
+            claims.append(("the model's digest", done.inputs["model"], link.digest))
+            claims.append(("the digest of the task's data", done.inputs["data"], task["data"]["digest"]))
+            claims.append(("the digest of the task's plug-in", done.inputs["plugin"], plugin))
         if done.stage == "update_archives":
             for task, sha256 in done.inputs["evaluations"].items():
                 record = layout.result(layout.evaluation(link.model, task, "search"))
-                said.append((f"the digest of {store.url(record)}", sha256, scored.get(record, "")))
-        for what, here, there in said:
+                claims.append((f"the digest of {store.url(record)}", sha256, scored.get(record, "")))
+        for what, here, there in claims:
             if here != there:
                 yield f"{store.url(done.record)} gives {what} as {here}, but it is {there}; one of them was replaced"
 
@@ -228,7 +244,13 @@ def _named_models(store: Store, done: Work) -> Iterator[tuple[str, str, str]]:
 
 
 def verify(store: Store, objects: Mapping[str, str], watch: Callable[[int], None]) -> Iterator[str]:
-    """Hash every object; a sentence for each that is missing or differs. `watch` is told of one after the other."""
+    """Hash every object; a sentence for each that is missing or differs.
+
+    Args:
+        store: The evolution.
+        objects: Key → recorded sha256.
+        watch: Called with 1 for each object that is done.
+    """
     with ThreadPoolExecutor(_WORKERS) as pool:
         for key, found in zip(objects, pool.map(store.sha256, objects), strict=True):
             watch(1)
@@ -239,7 +261,12 @@ def verify(store: Store, objects: Mapping[str, str], watch: Callable[[int], None
 
 
 def compare_tracking(tracker: Tracker, links: Iterable[Link]) -> Iterator[str]:
-    """Where MLflow says something else of a model than its records: digest, KFP run and pod, image, code."""
+    """Where MLflow says something else of a model than its records: digest, KFP run and pod, image, code.
+
+    Args:
+        tracker: The MLflow server.
+        links: The chain.
+    """
     for link in links:
         tags, where = tracker.tags(link.mlflow_run), link.making.where
         wanted = {"model": link.model, "digest": link.digest, "code": where["code_version"]}

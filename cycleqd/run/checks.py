@@ -37,12 +37,20 @@ class Findings:
     warnings: list[str] = field(default_factory=list)
 
     def collect(self, error: CycleQDError) -> None:
-        """Note an error's lines as problems: one that names several has a line each."""
+        """Note an error's lines as problems: one that names several has a line each.
+
+        Args:
+            error: One that names several problems has a line for each.
+        """
         self.problems += [line for line in str(error).splitlines() if line.strip()]
 
 
 def check_method(config: Config) -> Iterator[str]:
-    """What is allowed but unlikely to be meant."""
+    """What is allowed but unlikely to be meant.
+
+    Args:
+        config: The evolution's configuration.
+    """
     method, budget = config.method, planned_children(config)
     for task, count in cells(config).items():
         if count > budget:
@@ -57,7 +65,11 @@ def check_method(config: Config) -> Iterator[str]:
 
 
 def check_cluster(config: Config) -> Iterator[str]:
-    """What keeps a configuration from running on a cluster, as far as it alone shows."""
+    """What keeps a configuration from running on a cluster, as far as it alone shows.
+
+    Args:
+        config: The evolution's configuration.
+    """
     place = config.place
     if place.services == "embedded":
         yield (
@@ -113,7 +125,11 @@ def _check_pods(image: Image, place: Place) -> Iterator[str]:
 
 
 def cluster_warnings(config: Config) -> Iterator[str]:
-    """What is allowed on a cluster but unlikely to be meant."""
+    """What is allowed on a cluster but unlikely to be meant.
+
+    Args:
+        config: The evolution's configuration.
+    """
     place = config.place
     if tagged := [image for image in IMAGES if "@" not in getattr(place.images, image)]:
         yield (
@@ -128,7 +144,7 @@ def cluster_warnings(config: Config) -> Iterator[str]:
             " the 64 MiB of a container's /dev/shm"
         )
     for name, task in config.tasks.items():
-        with contextlib.suppress(CycleQDError):  # a class that cannot be loaded is told elsewhere
+        with contextlib.suppress(CycleQDError):  # a class that cannot be loaded is reported elsewhere
             yield from (f"task '{name}': {sentence}" for sentence in load_task(task.class_).in_pods(task.settings))
 
 
@@ -139,13 +155,23 @@ def _tag(reference: str) -> str:
 
 
 def quantity(text: str) -> float:
-    """Bytes of a Kubernetes quantity: "16Gi" → 2³⁴."""
+    """Bytes of a Kubernetes quantity: "16Gi" → 2³⁴.
+
+    Args:
+        text: A number with a unit or without.
+    """
     number, unit, binary = re.fullmatch(r"([0-9.]+)([EPTGMK]?)(i?)", text).groups()  # type: ignore[union-attr]
     return float(number) * float((1024 if binary else 1000) ** " KMGTPE".index(unit or " "))
 
 
 def check_models(config: Config, store: Store | None, findings: Findings) -> dict[str, Checkpoint]:
-    """Open base and experts, and compare architecture, tokenizer, vocabulary, tensors and shapes."""
+    """Open base and experts, and compare architecture, tokenizer, vocabulary, tensors and shapes.
+
+    Args:
+        config: The evolution's configuration.
+        store: None when S3 cannot be reached: models there are not looked at.
+        findings: Problems and warnings are added to it.
+    """
     from cycleqd.storage.staging import find_source
     from cycleqd.weights.checkpoint import open_checkpoint
     from cycleqd.weights.compatibility import problems
@@ -167,7 +193,10 @@ def check_models(config: Config, store: Store | None, findings: Findings) -> dic
 def check_tasks(config: Config, findings: Findings, begin: Callable[[str], None]) -> dict[str, dict[str, int]]:
     """Every task's class, settings, data, splits and needs; the number of samples by split.
 
-    `begin` is told of each task before it is checked.
+    Args:
+        config: The evolution's configuration.
+        findings: Problems and warnings are added to it.
+        begin: Called with each task before it is checked.
     """
     found: dict[str, dict[str, int]] = {}
     for name, task in config.tasks.items():
@@ -204,7 +233,12 @@ def _check_task(name: str, task: Task, findings: Findings) -> dict[str, int]:
 
 
 def check_store(store: Store, findings: Findings) -> bool:
-    """Whether S3 answers and keeps conditional writes."""
+    """Whether S3 answers and keeps conditional writes.
+
+    Args:
+        store: The evolution.
+        findings: Problems and warnings are added to it.
+    """
     try:
         probe(store)
     except CycleQDError as error:
@@ -214,13 +248,23 @@ def check_store(store: Store, findings: Findings) -> bool:
 
 
 def check_tracking(settings: Settings, findings: Findings) -> None:
-    """Whether the MLflow server answers."""
+    """Whether the MLflow server answers.
+
+    Args:
+        settings: The MLflow server's address is among them.
+        findings: Problems and warnings are added to it.
+    """
     if (silence := tracking_silence(settings.tracking, 30)) is not None:
         findings.problems.append(f"MLflow does not answer at {silence}; check MLFLOW_TRACKING_URI and the server")
 
 
 def tracking_silence(url: str, seconds: float) -> str | None:
-    """The address that an MLflow server does not answer at, and why; None when it answers."""
+    """The address that an MLflow server does not answer at, and why; None when it answers.
+
+    Args:
+        url: The server's.
+        seconds: How long an answer is waited for.
+    """
     health = f"{url.rstrip('/')}/health"
     try:
         with urllib.request.urlopen(health, timeout=seconds) as reply:
@@ -231,7 +275,13 @@ def tracking_silence(url: str, seconds: float) -> str | None:
 
 
 def check_disk(config: Config, needed: int, findings: Findings) -> None:
-    """Room for what is written on this machine: everything with embedded services, a few checkpoints otherwise."""
+    """Room for what is written on this machine: everything with embedded services, a few checkpoints otherwise.
+
+    Args:
+        config: The evolution's configuration.
+        needed: Bytes.
+        findings: Problems and warnings are added to it.
+    """
     folder = Path(config.place.folder).resolve()
     while not folder.exists():
         folder = folder.parent
@@ -244,7 +294,11 @@ def check_disk(config: Config, needed: int, findings: Findings) -> None:
 
 
 def flat_tasks(state: State) -> list[str]:
-    """Warnings for tasks on which every expert scores the same: they give the search no information."""
+    """Warnings for tasks on which every expert scores the same: they give the search no information.
+
+    Args:
+        state: The current snapshot.
+    """
     return [
         f"task '{task}': every expert scores {100 * state.experts[0].scores[task]:.1f} %,"
         " so it gives the search no information"
@@ -254,7 +308,12 @@ def flat_tasks(state: State) -> list[str]:
 
 
 def split_warnings(config: Config, samples: Mapping[str, Mapping[str, int]]) -> list[str]:
-    """Warnings for splits on which scores are too coarse to tell models apart."""
+    """Warnings for splits on which scores are too coarse to tell models apart.
+
+    Args:
+        config: The evolution's configuration.
+        samples: Task → split → number of samples.
+    """
     return [
         f"task '{task}': {counts['search']} search samples put a standard error of about"
         f" {100 * (0.25 / counts['search']) ** 0.5:.0f} points on every score; 200 give 4"

@@ -59,7 +59,7 @@ class Run:
 
 
 @dataclass(frozen=True)
-class Standing:
+class Position:
     """Where the evolution is by S3: the step that is due, None when all is done, and the step before it.
 
     The step before has moved HEAD, but its logging and cleaning may not have ended.
@@ -121,29 +121,33 @@ class Done:
 Action = Start | Wait | Retry | Cancel | Replace | Halt | Done
 
 
-def decide(standing: Standing, runs: Iterable[Run], ended_before: frozenset[str], retries: int) -> Action:
+def decide(position: Position, runs: Iterable[Run], ended_before: frozenset[str], retries: int) -> Action:
     """The next thing to do.
 
-    `runs` may hold others than the two steps' and the schedule's; `standing` must have been the same before and after
-    they were listed. `ended_before` are the ids of the runs that somebody had ended when this driver first looked: they
-    are replaced, while one that is cancelled under the driver's eyes stops it. A failed run is repeated, at most
-    `retries` times, unless its task refused.
+    A failed run is repeated, at most `retries` times, unless its task refused.
+
+    Args:
+        position: The same before and after the runs were listed.
+        runs: Those of the position's two steps and the schedule's; others are ignored.
+        ended_before: Ids of the runs that somebody had ended when this driver first looked: they are replaced, while
+            one that is cancelled under the driver's eyes stops it.
+        retries: How often a failed run is repeated.
     """
     known = sorted(runs, key=lambda run: (run.created_at, run.id))
     for run in known:
         if run.scheduled and run.live:
             return Replace(run) if run.stuck else Wait(run)
-    before = standing.before
+    before = position.before
     if before is not None:
         action = _unfinished(before, _of(before, known), ended_before, retries)
-        if standing.due is None and isinstance(action, Start):
+        if position.due is None and isinstance(action, Start):
             return Done()  # all records are there: nothing is worth a new run
         if action is not None:
             return action
-    if standing.due is None:
+    if position.due is None:
         return Done()
-    runs_due = _of(standing.due, known)
-    return _unfinished(standing.due, runs_due, ended_before, retries) or Halt(
+    runs_due = _of(position.due, known)
+    return _unfinished(position.due, runs_due, ended_before, retries) or Halt(
         f"run {runs_due[-1].name} succeeded, but its records are not in S3: they were deleted, or the run used another"
         " bucket; restore them, or archive the run in Kubeflow Pipelines to have the step run again"
     )

@@ -18,10 +18,10 @@ from cycleqd.run.decisions import (
     Cancel,
     Done,
     Halt,
+    Position,
     Replace,
     Retry,
     Run,
-    Standing,
     Start,
     Wait,
     decide,
@@ -65,16 +65,32 @@ class Runner(Protocol):
     """
 
     def runs(self, names: Iterable[str]) -> list[Run]:
-        """All runs of these steps that are not archived, and the live ones of the schedule."""
+        """All runs of these steps that are not archived, and the live ones of the schedule.
+
+        Args:
+            names: Names of steps.
+        """
 
     def start(self, step: Step) -> Run:
-        """Start a run of the step. After an UnavailableError it may have been started all the same."""
+        """Start a run of the step. After an UnavailableError it may have been started all the same.
+
+        Args:
+            step: One that is due.
+        """
 
     def wait(self, run: Run) -> None:
-        """Return when the run has ended, or is stuck. Raises ConflictError when it is deleted."""
+        """Return when the run has ended, or is stuck. Raises ConflictError when it is deleted.
+
+        Args:
+            run: One that is in flight.
+        """
 
     def cancel(self, run: Run) -> None:
-        """Ask for its end; a run that has ended already is no error."""
+        """Ask for its end; a run that has ended already is no error.
+
+        Args:
+            run: In any state.
+        """
 
     def logs(self, run: Run, drivers: bool = False) -> list[TaskLog]:
         """The logs of the run's tasks as far as there are any, the oldest first.
@@ -85,32 +101,45 @@ class Runner(Protocol):
         """
 
     def retry(self, run: Run) -> None:
-        """Count it, then return when the run works again. Does nothing when another driver was faster."""
+        """Count it, then return when the run works again. Does nothing when another driver was faster.
+
+        Args:
+            run: One that failed.
+        """
         raise ConflictError(f"run {run.name} ({run.id}) cannot be repeated where it runs; start it anew")
 
     def replace(self, run: Run) -> None:
-        """Archive a run that is stuck. Does nothing when another driver was faster."""
+        """Archive a run that is stuck. Does nothing when another driver was faster.
+
+        Args:
+            run: One that is stuck.
+        """
         raise ConflictError(f"run {run.name} ({run.id}) cannot be replaced where it runs; start it anew")
 
 
-def standing(config: Config, store: Store) -> Standing:
-    """Where the evolution is, by HEAD and what finalising has recorded."""
+def position(config: Config, store: Store) -> Position:
+    """Where the evolution is, by HEAD and what finalising has recorded.
+
+    Args:
+        config: The evolution's configuration.
+        store: The evolution.
+    """
     state = find_state(store)
     due = next_step(config, store, state)
-    return Standing(due, Step("finalising") if due is None else previous_step(config, state))
+    return Position(due, Step("finalising") if due is None else previous_step(config, state))
 
 
 @dataclass
 class Driver:
-    """Decides and acts. `standing` reads S3; `told` hears of every action before it is done.
+    """Decides and acts. `position` reads S3; `announce` hears of every action before it is done.
 
     `retries`: how often a failed run is repeated.
     """
 
     runner: Runner
-    standing: Callable[[], Standing]
+    position: Callable[[], Position]
     retries: int = 0
-    told: Callable[[Action, Standing], None] = lambda action, standing: None
+    announce: Callable[[Action, Position], None] = lambda action, position: None
     warned: Callable[[str], None] = lambda sentence: None
     sleep: Callable[[float], None] = time.sleep
     outage: float = OUTAGE_SECONDS
@@ -126,8 +155,8 @@ class Driver:
         pause, quiet = _FIRST_PAUSE, 0.0
         while True:
             try:
-                action, standing = self.next()
-                self.told(action, standing)
+                action, position = self.next()
+                self.announce(action, position)
                 if isinstance(action, Done):
                     return
                 if isinstance(action, Retry):
@@ -146,31 +175,38 @@ class Driver:
     def submit(self) -> tuple[Action, Run | None]:
         """Do the one thing that is due without waiting for it: the action, and the run that is now under way."""
         while True:
-            action, standing = self.next()
-            self.told(action, standing)
+            action, position = self.next()
+            self.announce(action, position)
             if isinstance(action, Wait):
                 return action, action.run
             run = self.act(action)
             if not isinstance(action, Cancel | Replace):
                 return action, run
 
-    def next(self) -> tuple[Action, Standing]:
+    def next(self) -> tuple[Action, Position]:
         """What is to be done, from a look at the runs during which S3 did not change."""
-        standing = self.standing()
+        position = self.position()
         while True:
-            names = {step.name for step in (standing.before, standing.due) if step is not None}
+            names = {step.name for step in (position.before, position.due) if step is not None}
             runs = self.runner.runs(sorted(names))
             fresh = names - self._looked_for
             self._ended_before |= {run.id for run in runs if run.state in GIVEN_UP and run.name in fresh}
             self._ended_before -= {run.id for run in runs if run.live}  # retried: it is watched from here on
             self._looked_for |= names
-            again = self.standing()
-            if again == standing:
-                return decide(standing, runs, frozenset(self._ended_before), self.retries), standing
-            standing = again
+            again = self.position()
+            if again == position:
+                return decide(position, runs, frozenset(self._ended_before), self.retries), position
+            position = again
 
     def act(self, action: Action) -> Run | None:
-        """Do it. Raises the error of a Halt."""
+        """Do it; the run that is under way then, if one is.
+
+        Args:
+            action: What `next` decided.
+
+        Raises:
+            CycleQDError: The action is a Halt: the error that it names.
+        """
         match action:
             case Start(step):
                 return self.runner.start(step)

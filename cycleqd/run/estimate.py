@@ -33,7 +33,13 @@ class Estimate:
 
 
 def estimate(config: Config, checkpoint: int, seconds: Mapping[str, float]) -> Estimate:
-    """From the configuration, the size of a checkpoint in bytes and the `measured` seconds."""
+    """What an evolution costs.
+
+    Args:
+        config: The evolution's configuration.
+        checkpoint: Bytes of one.
+        seconds: As `measured`.
+    """
     experts, tasks, search = len(config.models.experts), len(config.tasks), len(config.search_tasks)
     children = planned_children(config)
     combined = len(config.combined)
@@ -55,14 +61,22 @@ def estimate(config: Config, checkpoint: int, seconds: Mapping[str, float]) -> E
 
 
 def planned_children(config: Config) -> int:
-    """Children of the whole search, stop rules on evaluations included."""
+    """Children of the whole search, stop rules on evaluations included.
+
+    Args:
+        config: The evolution's configuration.
+    """
     method = config.method
     children = method.generations * algorithm(config).children
     return min(children, method.stop.evaluations or children)
 
 
 def cells(config: Config) -> dict[str, int]:
-    """Cells of each task's archive: the product of the bins on all other search tasks."""
+    """Cells of each task's archive: the product of the bins on all other search tasks.
+
+    Args:
+        config: The evolution's configuration.
+    """
     bins = config.method.grid.bins
     counts = {task: bins if isinstance(bins, int) else bins[task] for task in config.search_tasks}
     return {task: math.prod(n for other, n in counts.items() if other != task) for task in counts}
@@ -85,6 +99,9 @@ def _pods(config: Config, children: int) -> int:
 def measured(store: Store) -> dict[str, float]:
     """Median seconds to make a child (merge, and mutate where that is apart) and to evaluate a model on a task of the
     search, from the newest children's run records; "make" and "evaluate" are absent where nothing was measured.
+
+    Args:
+        store: The evolution.
     """
     keys = [*sorted(store.list("models")), *sorted(store.list("generations"))]  # children are newer than experts
     parts = {

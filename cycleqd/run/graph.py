@@ -10,8 +10,9 @@ from collections.abc import Callable, Mapping
 from concurrent.futures import FIRST_COMPLETED, CancelledError, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from graphlib import TopologicalSorter
+from pathlib import Path
 from threading import Event
-from typing import Any
+from typing import Any, Protocol
 
 from cycleqd.errors import UnavailableError
 
@@ -36,6 +37,29 @@ class GraphTask:
     outputs: tuple[str, ...]
 
 
+class Launcher(Protocol):
+    """Where tasks run."""
+
+    def run(
+        self, task: GraphTask, arguments: list[str], folder: Path, log: Path, environment: Mapping[str, str]
+    ) -> int:
+        """Run a task to its end: its exit code, 128 and more for a signal that killed it.
+
+        Args:
+            task: Where its program and its image come from.
+            arguments: The task's own with its inputs filled in.
+            folder: The task's own, empty; its outputs are to be there.
+            log: What the task prints is appended to it.
+            environment: What is added to this process' own.
+
+        Raises:
+            UnavailableError: The task cannot be run.
+        """
+
+    def end(self) -> None:
+        """End all tasks that run, and begin no more."""
+
+
 class Graph:
     """A compiled pipeline and what runs its tasks."""
 
@@ -52,8 +76,11 @@ class Graph:
 
         When a task fails no task that depends on it begins, nor a further iteration; what runs is waited for. Raises
         what `launch` raised.
+
+        Args:
+            arguments: The pipeline's parameters; one that is left out has its default.
         """
-        self._dag(self.root, _given(self.root, arguments))
+        self._dag(self.root, _with_defaults(self.root, arguments))
 
     def _dag(self, component: Mapping[str, Any], inputs: Values) -> Values:
         """Run the tasks of a pipeline, as many at a time as are ready; its outputs."""
@@ -96,7 +123,7 @@ class Graph:
         return {key: [one[key] for one in ended] for key in outputs}
 
     def _one(self, name: str, component: Mapping[str, Any], given: Values) -> Values:
-        inputs = _given(component, given)
+        inputs = _with_defaults(component, given)
         if "dag" in component:
             return self._dag(component, inputs)
         container = self.executors[component["executorLabel"]]["container"]
@@ -109,7 +136,7 @@ class Graph:
             raise
 
 
-def _given(component: Mapping[str, Any], given: Values) -> Values:
+def _with_defaults(component: Mapping[str, Any], given: Values) -> Values:
     """A component's parameters, defaults filled in. Whole numbers, which the compiler writes as 0.0, are such again."""
     found = {}
     for name, definition in component.get("inputDefinitions", {}).get("parameters", {}).items():

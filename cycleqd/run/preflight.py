@@ -15,7 +15,12 @@ from pipelines.placement import SECRET, SETTINGS
 
 
 def check_server(kubeflow: Kubeflow, findings: Findings) -> None:
-    """Whether the version is one that was tried."""
+    """Whether the version is one that was tried.
+
+    Args:
+        kubeflow: The server.
+        findings: A warning is added to it.
+    """
     if not kubeflow.version.lstrip("v").startswith(f"{TESTED}."):
         findings.warnings.append(
             f"{kubeflow.where} is Kubeflow Pipelines {kubeflow.version}; what was tried is {TESTED}.0"
@@ -23,7 +28,12 @@ def check_server(kubeflow: Kubeflow, findings: Findings) -> None:
 
 
 def check_objects(place: Place, findings: Findings) -> None:
-    """The objects in Kubernetes that pods name, as far as this account may ask for them."""
+    """The objects in Kubernetes that pods name, as far as this account may ask for them.
+
+    Args:
+        place: It names the objects.
+        findings: Problems and warnings are added to it.
+    """
     wanted = [("namespace", place.namespace, ()), ("secret", place.secret, SECRET)]
     wanted.append(("config_map", place.config_map, SETTINGS))
     if place.service_account:
@@ -65,7 +75,14 @@ def _missing(kind: str, name: str, namespace: str) -> str:
 
 
 def check_store(store: Store) -> None:
-    """Raises UnavailableError when S3 cannot be used from here."""
+    """Check that S3 can be used from here.
+
+    Args:
+        store: The evolution.
+
+    Raises:
+        UnavailableError: It cannot.
+    """
     try:
         probe(store)
     except UnavailableError as error:
@@ -76,7 +93,12 @@ def check_store(store: Store) -> None:
 
 
 def check_tracking(url: str | None, findings: Findings) -> None:
-    """MLflow is the pods' to reach; from here it is only looked for."""
+    """MLflow is the pods' to reach; from here it is only looked for.
+
+    Args:
+        url: The environment's; None where it names none.
+        findings: A warning is added to it.
+    """
     if not url:
         findings.warnings.append("MLFLOW_TRACKING_URI is not set here: whether MLflow answers the pods was not checked")
         return
@@ -85,7 +107,13 @@ def check_tracking(url: str | None, findings: Findings) -> None:
 
 
 def check_inputs(config: Config, store: Store, findings: Findings) -> None:
-    """What seeding reads: models that fit together, data and plug-ins that are there."""
+    """What seeding reads: models that fit together, data and plug-ins that are there.
+
+    Args:
+        config: The evolution's configuration.
+        store: The evolution.
+        findings: Problems and warnings are added to it.
+    """
     checks.check_models(config, store, findings)
     for name, task in config.tasks.items():
         try:
@@ -95,6 +123,13 @@ def check_inputs(config: Config, store: Store, findings: Findings) -> None:
 
 
 def refuse(findings: Findings) -> None:
-    """Raise InvalidInputError with every problem."""
+    """Refuse a configuration with problems.
+
+    Args:
+        findings: Everything that was checked.
+
+    Raises:
+        InvalidInputError: There are problems: it names all of them.
+    """
     if findings.problems:
         raise InvalidInputError("\n".join(findings.problems))

@@ -20,7 +20,13 @@ from cycleqd.weights.manifest import Manifest
 
 
 def to_rebuild(store: Store, model: str, members: Family) -> list[str]:
-    """The model and its collected ancestors, parents first. Only the model itself is rebuilt if S3 still holds it."""
+    """The model and its collected ancestors, parents first. Only the model itself is rebuilt if S3 still holds it.
+
+    Args:
+        store: The evolution.
+        model: The model's id.
+        members: Its family.
+    """
     order: list[str] = []
     waiting = [(model, False)]
     while waiting:
@@ -36,23 +42,40 @@ def to_rebuild(store: Store, model: str, members: Family) -> list[str]:
 
 
 def stored(store: Store, model: str) -> bool:
-    """Whether all files of a model's checkpoint are in S3, judged by names and sizes."""
+    """Whether all files of a model's checkpoint are in S3, judged by names and sizes.
+
+    Args:
+        store: The evolution.
+        model: The model's id.
+    """
     folder = layout.checkpoint(model)
     found = store.list(folder)
     return all(found.get(f"{folder}/{name}") == entry.size for name, entry in manifest(store, model).files.items())
 
 
 def weights_size(store: Store, names: list[str]) -> int:
-    """Bytes of the models' weights together."""
+    """Bytes of the models' weights together.
+
+    Args:
+        store: The evolution.
+        names: Ids of models.
+    """
     files = [file for name in names for file in manifest(store, name).files.items()]
     return sum(entry.size for file, entry in files if file.endswith(".safetensors"))
 
 
 def rebuild(store: Store, config: Config, names: list[str], folder: Path, progress: Callable[[int], None]) -> Manifest:
-    """Rebuild the models in order under `folder`, each in a folder of its name; returns the last one's manifest.
+    """Rebuild models in a local folder; the last one's manifest.
 
-    `progress` is called with the bytes of every tensor that is done; they add up to about `weights_size`.
-    Raises IntegrityError when a model's digest differs from its record: naming the machines when these differ too.
+    Args:
+        store: The evolution.
+        config: The evolution's configuration.
+        names: Ids of the models, parents first.
+        folder: Each model is written to a folder of its name in it.
+        progress: Called with the bytes of every tensor that is done; they add up to about `weights_size`.
+
+    Raises:
+        IntegrityError: A model's digest differs from its record; the machines are named when these differ, too.
     """
     made: dict[str, Manifest] = {}
     for name in names:
@@ -67,7 +90,12 @@ def rebuild(store: Store, config: Config, names: list[str], folder: Path, progre
 
 
 def difference(store: Store, model: str) -> str:
-    """How this machine differs from the one that made the model, as a clause; empty when bytes should be equal."""
+    """How this machine differs from the one that made the model, as a clause; empty when bytes should be equal.
+
+    Args:
+        store: The evolution.
+        model: The model's id.
+    """
     here, there = machine(), _run(store, model)
     parts = []
     for key in ("cpu", "instruction_sets"):

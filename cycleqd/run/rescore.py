@@ -31,8 +31,15 @@ from cycleqd.tracking import logbook
 def rescore(settings: Settings, store: Store, config: Config) -> list[tuple[str, str]]:
     """Make the scores anew that are of other method versions; the (model, task) pairs that were. May be repeated.
 
-    Killed, it leaves a mark in S3 that keeps others from changing the archives until it was run to its end. Raises
-    ConflictError before seeding has ended, and when HEAD was moved meanwhile.
+    Killed, it leaves a mark in S3 that keeps others from changing the archives until it was run to its end.
+
+    Args:
+        settings: The services' addresses.
+        store: The evolution.
+        config: As it was frozen, with the place of this machine.
+
+    Raises:
+        ConflictError: Seeding has not ended, or HEAD was moved meanwhile.
     """
     head, state = current(store)
     living = members(config, state)
@@ -53,7 +60,13 @@ def rescore(settings: Settings, store: Store, config: Config) -> list[tuple[str,
 
 
 def named(store: Store, config: Config, models: Sequence[str]) -> dict[tuple[str, str], str | None]:
-    """(model, task) → the sha256 of its record on the search split, None where there is none."""
+    """(model, task) → the sha256 of its record on the search split, None where there is none.
+
+    Args:
+        store: The evolution.
+        config: The evolution's configuration.
+        models: Ids of models.
+    """
     found = {}
     for model, task in product(models, config.search_tasks):
         record = find_record(store, layout.result(layout.evaluation(model, task, "search")))
@@ -62,7 +75,15 @@ def named(store: Store, config: Config, models: Sequence[str]) -> dict[tuple[str
 
 
 def edit(store: Store, config: Config, head: Head, state: State, models: Sequence[str]) -> None:
-    """Write the next edition of HEAD's snapshot and its record, and make HEAD name it."""
+    """Write the next edition of HEAD's snapshot and its record, and make HEAD name it.
+
+    Args:
+        store: The evolution.
+        config: The evolution's configuration.
+        head: As it was read before.
+        state: The snapshot that HEAD names.
+        models: Base first, then all that the new edition holds.
+    """
     (base, *scored), evaluations = scored_models(store, config, models, verdicts=algorithm(config).needs_verdicts)
     edition = head.edition + 1
     inputs = {

@@ -19,9 +19,15 @@ from cycleqd.weights.local import LocalSource
 
 
 def bring(config: Config, store: Store, bar: Bar) -> Config:
-    """Upload what is not there yet; the configuration that names the copies.
+    """Upload what is not there yet; the configuration that names the copies. Nothing must be seeding at the time.
 
-    Raises InvalidInputError for what is not on this machine either. Nothing must be seeding at the time.
+    Args:
+        config: It names models, data and plug-ins, some on this machine.
+        store: The evolution.
+        bar: Shows the bytes that are uploaded.
+
+    Raises:
+        InvalidInputError: Something that it names is not on this machine either.
     """
     files, tree = _local(config, store)
     store.delete(set(store.list(layout.SOURCES)) - set(files))

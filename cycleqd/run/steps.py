@@ -40,12 +40,22 @@ class Step:
 
 
 def find_state(store: Store) -> State | None:
-    """The current snapshot, None before seeding has ended."""
+    """The current snapshot, None before seeding has ended.
+
+    Args:
+        store: The evolution.
+    """
     return current(store)[1] if find_head(store) else None
 
 
 def next_step(config: Config, store: Store, state: State | None) -> Step | None:
-    """What is to run, None when the evolution is complete."""
+    """What is to run, None when the evolution is complete.
+
+    Args:
+        config: The evolution's configuration.
+        store: The evolution.
+        state: The current snapshot, None before seeding has ended.
+    """
     if state is None:
         return Step("seeding")
     if states.should_stop(config, state) is None:
@@ -54,21 +64,37 @@ def next_step(config: Config, store: Store, state: State | None) -> Step | None:
 
 
 def generation_step(config: Config, generation: int) -> Step:
-    """The run that covers a generation: runs start at multiples of `place.generations_per_run`."""
+    """The run that covers a generation: runs start at multiples of `place.generations_per_run`.
+
+    Args:
+        config: The evolution's configuration.
+        generation: Its number, from 0.
+    """
     count = config.place.generations_per_run
     first = generation - generation % count
     return Step("generation", first, min(count, config.method.generations - first))
 
 
 def previous_step(config: Config, state: State | None) -> Step | None:
-    """The step that made the current snapshot: its logging and cleaning may not have ended. None before seeding."""
+    """The step that made the current snapshot: its logging and cleaning may not have ended. None before seeding.
+
+    Args:
+        config: The evolution's configuration.
+        state: The current snapshot, None before seeding has ended.
+    """
     if state is None:
         return None
     return generation_step(config, state.generation - 1) if state.generation else Step("seeding")
 
 
 def finalised(config: Config, store: Store, state: State) -> bool:
-    """Whether the final model was built from this snapshot, and every score that finalising makes is recorded."""
+    """Whether the final model was built from this snapshot, and every score that finalising makes is recorded.
+
+    Args:
+        config: The evolution's configuration.
+        store: The evolution.
+        state: The current snapshot.
+    """
     claimed = store.find_json(layout.FINAL_PLAN)
     if claimed is None or claimed["sha256"] != state.digest:
         return False
@@ -82,7 +108,13 @@ def finalised(config: Config, store: Store, state: State) -> bool:
 
 
 def arguments(config: Config, step: Step, state: State | None) -> dict[str, Any]:
-    """The parameters of a step's pipeline."""
+    """The parameters of a step's pipeline.
+
+    Args:
+        config: The evolution's configuration.
+        step: Which run.
+        state: The current snapshot, None before seeding has ended.
+    """
     tree = config.model_dump(mode="json", by_alias=True)
     common = {"evolution": config.name, "place": json.dumps(tree["place"])}
     if step.kind == "seeding":

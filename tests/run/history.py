@@ -12,7 +12,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from cycleqd.errors import EvaluationError, UnavailableError
-from cycleqd.run.decisions import Run, Standing
+from cycleqd.run.decisions import Position, Run
 from cycleqd.run.kubeflow.repeats import Ledger
 from cycleqd.run.steps import Step
 from cycleqd.storage import layout
@@ -47,10 +47,10 @@ class World:
         self.repeated: Counter[str] = Counter()
         self.clock = itertools.count()
 
-    def standing(self) -> Standing:
+    def position(self) -> Position:
         self.happen()
         due = self.steps[self.head] if self.head < len(self.steps) else None
-        return Standing(due, self.steps[self.head - 1] if self.head else None)
+        return Position(due, self.steps[self.head - 1] if self.head else None)
 
     def happen(self, still: bool = False) -> None:
         """Trouble. `still`: no time passes, as between the making of a run and the answer."""
@@ -156,8 +156,8 @@ class Hands:
     def runs(self, names: Iterable[str]) -> list[Run]:
         self.world.happen()
         wanted = set(names)
-        told = self.ledger.told(one for one in self.world.visible() if one.name in wanted)
-        return [replace(one, stuck=one.id in self.stuck and one.state not in ENDED) for one in told]
+        noted = self.ledger.with_repeats(one for one in self.world.visible() if one.name in wanted)
+        return [replace(one, stuck=one.id in self.stuck and one.state not in ENDED) for one in noted]
 
     def start(self, step: Step) -> Run:
         world = self.world

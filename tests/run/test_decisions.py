@@ -11,24 +11,24 @@ import pytest
 
 from cycleqd.errors import ConflictError, CycleQDError, EvaluationError, InvalidInputError, UnavailableError
 from cycleqd.run import decisions
-from cycleqd.run.decisions import Action, Cancel, Done, Halt, Replace, Retry, Run, Standing, Start, Wait
+from cycleqd.run.decisions import Action, Cancel, Done, Halt, Position, Replace, Retry, Run, Start, Wait
 from cycleqd.run.kubeflow.repeats import Repeats
 from cycleqd.run.steps import Step
 from cycleqd.storage.failures import Failure
 
 SEEDING, FINALISING = Step("seeding"), Step("finalising")
 STEPS = [SEEDING, Step("generation", 0, 1), Step("generation", 1, 1), FINALISING]
-PLACES = [Standing(SEEDING, None), *itertools.starmap(Standing, zip(STEPS[1:], STEPS, strict=False))]
+PLACES = [Position(SEEDING, None), *itertools.starmap(Position, zip(STEPS[1:], STEPS, strict=False))]
 DUE = PLACES[2]  # generation 1, after generation 0
-END = Standing(None, FINALISING)
+END = Position(None, FINALISING)
 T0 = datetime(2026, 1, 1, tzinfo=UTC)
 LIVE = ("RUNTIME_STATE_UNSPECIFIED", "PENDING", "RUNNING", "PAUSED")
 STATES = (*LIVE, "CANCELING", "SUCCEEDED", "FAILED", "CANCELED", "SKIPPED")
 RETRIES = 2
 
 
-def decide(standing: Standing, runs: Iterable[Run], ended_before: frozenset[str] = frozenset()) -> Action:
-    return decisions.decide(standing, runs, ended_before, RETRIES)
+def decide(position: Position, runs: Iterable[Run], ended_before: frozenset[str] = frozenset()) -> Action:
+    return decisions.decide(position, runs, ended_before, RETRIES)
 
 
 def failure(kind: type[CycleQDError]) -> Failure:
@@ -52,14 +52,14 @@ def due(state: str, number: int = 0) -> Run:
 
 
 @pytest.mark.parametrize("place", PLACES)
-def test_the_due_step_is_started_when_it_has_no_run(place: Standing) -> None:
+def test_the_due_step_is_started_when_it_has_no_run(place: Position) -> None:
     done = [run(place.before, "SUCCEEDED")] if place.before else []
     assert decide(place, done) == Start(place.due)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("state", LIVE)
 @pytest.mark.parametrize("place", PLACES)
-def test_a_live_run_of_the_due_step_is_adopted(place: Standing, state: str) -> None:
+def test_a_live_run_of_the_due_step_is_adopted(place: Position, state: str) -> None:
     assert place.due is not None
     live = run(place.due, state)
     runs = [live, *([run(place.before, "SUCCEEDED")] if place.before else [])]
@@ -164,10 +164,10 @@ def test_the_step_before_is_completed_first() -> None:
 
 def test_a_run_of_several_generations_is_not_the_one_before_itself() -> None:
     long = Step("generation", 0, 10)
-    standing = Standing(long, long)
-    assert decide(standing, []) == Start(long)
+    position = Position(long, long)
+    assert decide(position, []) == Start(long)
     failed = run(long, "FAILED")
-    assert decide(standing, [failed]) == Retry(failed, 30)
+    assert decide(position, [failed]) == Retry(failed, 30)
 
 
 def test_when_all_records_are_there_the_last_run_is_only_seen_to_its_end() -> None:
@@ -227,22 +227,22 @@ def _keeps_the_laws(action: object, runs: list[Run], known: frozenset[str]) -> N
 
 def test_a_claimed_failure_is_counted_once_whoever_acts_on_it() -> None:
     first, nothing = replace(due("FAILED"), ended="12:00"), Repeats()
-    assert nothing.told(first) == first
+    assert nothing.applied_to(first) == first
     claim = nothing.claimed(first)
-    again = claim.told(first)
+    again = claim.applied_to(first)
     assert (again.retries, again.claimed) == (0, True), "whoever claimed it may have died before the call"
-    working = claim.told(replace(first, state="RUNNING", ended=""))
+    working = claim.applied_to(replace(first, state="RUNNING", ended=""))
     assert (working.retries, working.retried) == (1, True)
-    second = claim.told(replace(first, ended="12:10"))
+    second = claim.applied_to(replace(first, ended="12:10"))
     assert (second.retries, second.claimed) == (1, False)
-    third = claim.claimed(second).told(replace(first, ended="12:20"))
+    third = claim.claimed(second).applied_to(replace(first, ended="12:20"))
     assert third.retries == 2 and isinstance(decide(DUE, [BEFORE, third]), Halt)
 
 
 def test_a_run_that_takes_the_place_of_a_stuck_one_has_what_that_had_left_and_any_other_has_all() -> None:
     record = Repeats("id-stuck", 2, "12:00")
-    assert record.told(due("FAILED")).retries == 0
+    assert record.applied_to(due("FAILED")).retries == 0
     handed_on = replace(record, replaced=True)
-    failed, working = handed_on.told(due("FAILED")), handed_on.told(due("RUNNING"))
+    failed, working = handed_on.applied_to(due("FAILED")), handed_on.applied_to(due("RUNNING"))
     assert failed.retries == 2 and not working.retried, "a first run may wait for a quota without a pod"
     assert handed_on.claimed(replace(failed, ended="12:30")) == Repeats(failed.id, 3, "12:30")

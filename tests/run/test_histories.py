@@ -25,7 +25,7 @@ RETRIES = 2
 
 def driving(world: World, **more: Any) -> Driver:
     """A new driver's."""
-    return Driver(Hands(world), world.standing, RETRIES, **{"sleep": lambda seconds: world.pass_time(), **more})
+    return Driver(Hands(world), world.position, RETRIES, **{"sleep": lambda seconds: world.pass_time(), **more})
 
 
 def drive_to_the_end(world: World, people: bool = True) -> int:
@@ -134,7 +134,7 @@ class Script(Calm):
 def test_a_driver_repeats_after_growing_pauses_says_so_and_stops() -> None:
     world, pauses, told = Script("FAILED", "FAILED", "FAILED", "FAILED"), list[float](), list[Action]()
     with pytest.raises(ConflictError, match=r"failed 3 times: evaluate: it would not; read .cycleqd logs seeding"):
-        driving(world, sleep=pauses.append, told=lambda action, standing: told.append(action)).drive()
+        driving(world, sleep=pauses.append, announce=lambda action, position: told.append(action)).drive()
     assert pauses == [30, 60]
     assert [(one.run.retries, one.pause) for one in told if isinstance(one, Retry)] == [(0, 30), (1, 60)]
     assert world.repeated == {"seeding": 2} and len(world.made) == 1
@@ -279,7 +279,7 @@ def test_an_outage_that_lasts_stops_the_driver() -> None:
 
     warnings: list[str] = []
     world, pauses = Calm(), list[float]()
-    silent = Driver(Silent(world), world.standing, warned=warnings.append, sleep=pauses.append, outage=60)
+    silent = Driver(Silent(world), world.position, warned=warnings.append, sleep=pauses.append, outage=60)
     with pytest.raises(UnavailableError, match="nobody answers"):
         silent.drive()
     assert pauses == [1, 2, 4, 8, 16, 30]

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from cycleqd.errors import ConflictError, CycleQDError, InvalidInputError, UnavailableError
-from cycleqd.run.decisions import Standing
+from cycleqd.run.decisions import Position
 from cycleqd.run.driver import Driver
 from cycleqd.run.kubeflow import client as kubeflow
 from cycleqd.run.kubeflow import runs as cluster
@@ -117,10 +117,10 @@ def drive(steps: Steps, done: Callable[[], bool], outage: float = 60) -> list[st
     """Drive until all is done; the warnings."""
     warnings: list[str] = []
 
-    def standing() -> Standing:
-        return Standing(None if done() else GENERATION, None)
+    def position() -> Position:
+        return Position(None if done() else GENERATION, None)
 
-    Driver(steps, standing, warned=warnings.append, sleep=lambda seconds: None, outage=outage).drive()
+    Driver(steps, position, warned=warnings.append, sleep=lambda seconds: None, outage=outage).drive()
     return warnings
 
 

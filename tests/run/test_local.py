@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from cycleqd.errors import ConflictError, CycleQDError, EvaluationError, InvalidInputError, UnavailableError
-from cycleqd.run.decisions import Standing
+from cycleqd.run.decisions import Position
 from cycleqd.run.driver import Driver
 from cycleqd.run.graph import GraphTask
 from cycleqd.run.local.forks import Forks
@@ -161,7 +161,7 @@ def drive(desk: Desk, folder: Path) -> None:
     """The driver on an evolution that is to be seeded, and of which no record ever appears."""
     config = two_tasks(folder=str(folder))
     with LocalRunner(config, Nothing(), {}, lambda task, event: None, desk) as runner:  # type: ignore[arg-type]
-        Driver(runner, lambda: Standing(Step("seeding"), None), outage=0).drive()
+        Driver(runner, lambda: Position(Step("seeding"), None), outage=0).drive()
 
 
 @pytest.mark.parametrize("kind", [EvaluationError, InvalidInputError, UnavailableError])

@@ -14,7 +14,7 @@ import yaml
 from cycleqd.errors import ConflictError, CycleQDError, EvaluationError, IntegrityError, UnavailableError
 from cycleqd.run import decisions
 from cycleqd.run import driver as drivers
-from cycleqd.run.decisions import Action, Replace, Retry, Standing
+from cycleqd.run.decisions import Action, Position, Replace, Retry
 from cycleqd.run.kubeflow import runs as cluster
 from cycleqd.run.kubeflow.client import Kubeflow
 from cycleqd.run.kubeflow.runs import Steps
@@ -55,11 +55,11 @@ class Driver:
         self.actions: list[Action] = []
         config = two_tasks(runner="kubeflow")
         self.steps = Steps(config, Kubeflow(config.place), store, lambda: config, warned=self.warnings.append)
-        self.driver = drivers.Driver(self.steps, self.standing, retries, lambda action, _: self.actions.append(action))
+        self.driver = drivers.Driver(self.steps, self.position, retries, lambda action, _: self.actions.append(action))
 
-    def standing(self) -> Standing:
+    def position(self) -> Position:
         done = any(run["state"] == "SUCCEEDED" for run in self.backend.runs.values())
-        return Standing(None if done else GENERATION, None)
+        return Position(None if done else GENERATION, None)
 
     def drive(self) -> list[str]:
         """Drive to the end; what was posted."""

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from cycleqd.errors import UnavailableError
-from cycleqd.run.graph import GraphTask
+from cycleqd.run.graph import GraphTask, Launcher
 from cycleqd.search.config import Config
 from cycleqd.storage.failures import FAILURE
 
@@ -21,7 +21,7 @@ _PASSED = (
 _LABEL = "cycleqd.runs"
 
 
-class Containers:
+class Containers(Launcher):
     """Docker's daemon, as long as the context lasts. What a killed driver of the same evolution left is removed."""
 
     def __init__(self, config: Config) -> None:
@@ -49,11 +49,7 @@ class Containers:
     def run(
         self, task: GraphTask, arguments: list[str], folder: Path, log: Path, environment: Mapping[str, str]
     ) -> int:
-        """Run a task in a container of its image to its end: its exit code.
-
-        `arguments` are the task's own with its inputs filled in; `folder` is seen in the container under the same path;
-        the output is appended to `log`. Raises UnavailableError when the container cannot be made.
-        """
+        """Run a task in a container of its image, which sees `folder` under the same path."""
         with _reported(f"run {task.image}"), log.open("ab") as stream:
             self._fetch(task.image)
             with self._lock:
@@ -118,9 +114,9 @@ def _reported(what: str) -> Iterator[None]:
     try:
         yield
     except (DockerException, OSError) as error:
-        said = " ".join(str(error).split())
+        reason = " ".join(str(error).split())
         raise UnavailableError(
-            f"Docker does not {what} ({said}); see that its daemon runs and DOCKER_HOST names it"
+            f"Docker does not {what} ({reason}); see that its daemon runs and DOCKER_HOST names it"
         ) from error
 
 

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from cycleqd.errors import ConflictError, CycleQDError, InvalidInputError, UnavailableError
 from cycleqd.run.kubeflow.endpoint import ENDPOINT, MOUNTED_TOKEN, TOKEN, TRANSIENT, configure
-from cycleqd.run.kubeflow.replies import said, short
+from cycleqd.run.kubeflow.replies import message_of, short
 from cycleqd.search.place import Place
 
 if TYPE_CHECKING:
@@ -84,11 +84,19 @@ class Kubeflow:
         return found
 
     def url(self, run_id: str) -> str:
-        """The run's page."""
+        """The run's page.
+
+        Args:
+            run_id: The run's id.
+        """
         return f"{os.environ.get(UI_ENDPOINT, self.where).rstrip('/')}/#/runs/details/{run_id}"
 
     def find_experiment(self, name: str) -> str | None:
-        """The id of an experiment."""
+        """The id of an experiment, None when there is none.
+
+        Args:
+            name: As it is displayed.
+        """
         found = self._find(self._experiments.experiment_service_list_experiments, "experiments", name)
         return None if found is None else str(found.experiment_id)
 
@@ -147,18 +155,37 @@ class Kubeflow:
         return next((str(version.pipeline_version_id) for version in found if version.display_name == name), None)
 
     def create_run(self, experiment: str, name: str, source: tuple[str, str], body: Mapping[str, Any]) -> V2beta1Run:
-        """Start a run of a pipeline's version. `body`: runtime_config and service_account."""
+        """Start a run of a pipeline's version.
+
+        Args:
+            experiment: The experiment's id.
+            name: As it is displayed.
+            source: Ids of the pipeline and of its version.
+            body: runtime_config and service_account.
+        """
         api = self._api
         reference = api.V2beta1PipelineVersionReference(*source)
         run = api.V2beta1Run(experiment_id=experiment, display_name=name, pipeline_version_reference=reference, **body)
         return self._ask(self._runs.run_service_create_run, run)
 
     def get_run(self, run_id: str) -> V2beta1Run:
-        """A run with the details of its tasks. Raises MissingError."""
+        """A run with the details of its tasks.
+
+        Args:
+            run_id: The run's id.
+
+        Raises:
+            MissingError: There is no run of that id.
+        """
         return self._ask(self._runs.run_service_get_run, run_id)
 
     def runs(self, experiment: str, name: str | None = None) -> Iterator[V2beta1Run]:
-        """The experiment's runs, the newest first; those that were archived are left out."""
+        """The experiment's runs, the newest first; those that were archived are left out.
+
+        Args:
+            experiment: The experiment's id.
+            name: Only runs of this displayed name.
+        """
         options = {"filter": named(name)} if name else {}
         call = self._runs.run_service_list_runs
         for run in self._pages(call, "runs", experiment_id=experiment, sort_by="created_at desc", **options):
@@ -166,19 +193,36 @@ class Kubeflow:
                 yield run
 
     def retry(self, run_id: str) -> None:
-        """Ask for the failed tasks, and what follows them, to run again in the same run."""
+        """Ask for the failed tasks, and what follows them, to run again in the same run.
+
+        Args:
+            run_id: The run's id.
+        """
         self._ask(self._runs.run_service_retry_run, run_id)
 
     def terminate(self, run_id: str) -> None:
-        """Ask for a run's end."""
+        """Ask for a run's end.
+
+        Args:
+            run_id: The run's id.
+        """
         self._ask(self._runs.run_service_terminate_run, run_id)
 
     def archive(self, run_id: str) -> None:
-        """Take a run out of the lists, whatever its state is."""
+        """Take a run out of the lists, whatever its state is.
+
+        Args:
+            run_id: The run's id.
+        """
         self._ask(self._runs.run_service_archive_run, run_id)
 
     def schedules(self, experiment: str, name: str) -> list[V2beta1RecurringRun]:
-        """The recurring runs of a name."""
+        """The recurring runs of a name.
+
+        Args:
+            experiment: The experiment's id.
+            name: As they are displayed.
+        """
         call = self._schedules.recurring_run_service_list_recurring_runs
         found = self._pages(call, "recurring_runs", experiment_id=experiment, filter=named(name))
         return [schedule for schedule in found if schedule.display_name == name]
@@ -186,7 +230,15 @@ class Kubeflow:
     def create_schedule(
         self, experiment: str, name: str, source: tuple[str, str], cron: str, body: Mapping[str, Any]
     ) -> V2beta1RecurringRun:
-        """Have runs started by a cron of six fields: one at a time, missed ones dropped."""
+        """Have runs started by the clock: one at a time, missed ones dropped.
+
+        Args:
+            experiment: The experiment's id.
+            name: As it is displayed.
+            source: Ids of the pipeline and of its version.
+            cron: Six fields, seconds first.
+            body: runtime_config, service_account and description.
+        """
         api = self._api
         schedule = api.V2beta1RecurringRun(
             experiment_id=experiment,
@@ -201,7 +253,11 @@ class Kubeflow:
         return self._ask(self._schedules.recurring_run_service_create_recurring_run, schedule)
 
     def delete_schedule(self, schedule_id: str) -> None:
-        """Remove a recurring run; its runs stay. One that is gone is no error."""
+        """Remove a recurring run; its runs stay. One that is gone is no error.
+
+        Args:
+            schedule_id: The recurring run's id.
+        """
         with contextlib.suppress(MissingError):
             self._ask(self._schedules.recurring_run_service_delete_recurring_run, schedule_id)
 
@@ -248,7 +304,7 @@ class Kubeflow:
         """One sentence for an answer that is no success."""
         if not error.status:  # the generated client made it of an SSLError
             return self._untrusted(error.__context__ or error)
-        text = said(error)
+        text = message_of(error)
         if error.status == 401:
             return InvalidInputError(
                 f"{self.where} does not accept the credentials ({text}); give a valid token as {TOKEN} or, in a pod,"
@@ -268,5 +324,9 @@ class Kubeflow:
 
 
 def named(name: str) -> str:
-    """The filter of lists for a display name."""
+    """The filter of lists for a display name.
+
+    Args:
+        name: As it is displayed.
+    """
     return json.dumps({"predicates": [{"operation": "EQUALS", "key": "display_name", "stringValue": name}]})

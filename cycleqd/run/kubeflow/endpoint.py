@@ -21,7 +21,11 @@ _HOME = "kubeflow"  # the namespace of the server itself, unless an endpoint is 
 
 
 def fault(endpoint: str) -> str | None:
-    """What keeps a text from being the address of an API, as the end of a sentence; None when nothing does."""
+    """What keeps a text from being the address of an API, as the end of a sentence; None when nothing does.
+
+    Args:
+        endpoint: What a user wrote.
+    """
     if not endpoint.startswith(("http://", "https://")):
         return f"is '{endpoint}'; begin it with http:// or https://"
     if "@" in endpoint.split("/")[2]:  # it would be shown, and go into the parameters of every run
@@ -32,7 +36,11 @@ def fault(endpoint: str) -> str | None:
 def configure(place: Place) -> Configuration:
     """Address from place.endpoint, the environment, the pod's cluster or the kubeconfig's; credentials; attempts.
 
-    Raises InvalidInputError where no address is known, or one with credentials in it.
+    Args:
+        place: Its endpoint and tls_ca.
+
+    Raises:
+        InvalidInputError: No address is known, or it has credentials in it.
     """
     import kfp_server_api as api
     from urllib3 import Retry
@@ -52,7 +60,7 @@ def configure(place: Place) -> Configuration:
     if place.tls_ca:
         configuration.ssl_ca_cert = place.tls_ca
     _authorize(configuration)
-    logging.getLogger("urllib3").setLevel(logging.ERROR)  # its attempts are nobody's business; the last one is told
+    logging.getLogger("urllib3").setLevel(logging.ERROR)  # its attempts are nobody's business; the last one is reported
     return configuration
 
 

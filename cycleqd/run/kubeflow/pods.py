@@ -13,7 +13,7 @@ from typing import Any
 
 from cycleqd.errors import InvalidInputError, UnavailableError
 from cycleqd.run.driver import TaskLog
-from cycleqd.run.kubeflow.replies import said, short
+from cycleqd.run.kubeflow.replies import message_of, short
 from cycleqd.storage import layout
 
 _TIMEOUT = (5, 30)
@@ -52,9 +52,16 @@ class Kubernetes:
         self._core = client.CoreV1Api(client.ApiClient(configuration))
 
     def find(self, kind: str, name: str, namespace: str) -> Any | None:
-        """A secret, config_map, service_account or (of no namespace) namespace; None when there is none.
+        """An object, None when there is none.
 
-        Raises ForbiddenError when it may not be asked for, UnavailableError when nobody answers.
+        Args:
+            kind: secret, config_map, service_account or namespace.
+            name: The object's.
+            namespace: Where it is; a namespace is in none.
+
+        Raises:
+            ForbiddenError: This account may not ask for it.
+            UnavailableError: Nobody answers.
         """
         with self._reported(f"{kind} '{name}'"):
             try:
@@ -109,7 +116,7 @@ class Kubernetes:
                 )
             except ApiException as error:
                 if error.status in (400, 404):  # it waits for its image, or is gone
-                    return f"(no log: {said(error)})"
+                    return f"(no log: {message_of(error)})"
                 raise
             return str(answer.data.decode(errors="replace"))
 
@@ -142,7 +149,7 @@ class Kubernetes:
                 ) from error
             kind = ForbiddenError if error.status == 403 else UnavailableError
             raise kind(
-                f"the Kubernetes API at {self.where} does not give {what} ({error.status}: {said(error)})"
+                f"the Kubernetes API at {self.where} does not give {what} ({error.status}: {message_of(error)})"
             ) from error
         except (HTTPError, OSError) as error:
             cause = getattr(error, "reason", None) or error

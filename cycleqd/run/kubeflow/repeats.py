@@ -30,8 +30,12 @@ class Repeats:
     failure: str = ""
     replaced: bool = False
 
-    def told(self, run: Run) -> Run:
-        """The run with what this says about it. A claimed failure is not among the repetitions that came before it."""
+    def applied_to(self, run: Run) -> Run:
+        """The run with what this says about it. A claimed failure is not among the repetitions that came before it.
+
+        Args:
+            run: Of the step.
+        """
         if run.id != self.run:
             return replace(run, retries=self.count if self.replaced else 0)
         claimed = run.state == FAILED and run.ended == self.failure
@@ -39,7 +43,11 @@ class Repeats:
         return replace(run, retries=self.count - claimed, claimed=claimed, retried=retried)
 
     def claimed(self, run: Run) -> Repeats:
-        """What is to be recorded before a run is retried that `told` has told."""
+        """What is to be recorded before a run from `applied_to` is retried.
+
+        Args:
+            run: One that failed.
+        """
         return Repeats(run.id, run.retries + 1, run.ended)
 
 
@@ -50,23 +58,35 @@ class Ledger:
         self.store = store
         self._read: dict[str, tuple[Repeats, str]] = {}
 
-    def told(self, runs: Iterable[Run]) -> list[Run]:
-        """Runs of steps with their repetitions and, if they failed, with what their tasks said."""
+    def with_repeats(self, runs: Iterable[Run]) -> list[Run]:
+        """Runs of steps with their repetitions and, if they failed, with the failures of their tasks.
+
+        Args:
+            runs: Of any steps.
+        """
         found = list(runs)
         begun = {run.name for run in found if run.live or run.state in (FAILED, CANCELING)}
         self._read = {name: self._find(name) for name in begun}
-        return [self._told(run) if run.name in begun else run for run in found]
+        return [self._with_repeats(run) if run.name in begun else run for run in found]
 
-    def _told(self, run: Run) -> Run:
-        run = self._read[run.name][0].told(run)
+    def _with_repeats(self, run: Run) -> Run:
+        run = self._read[run.name][0].applied_to(run)
         return replace(run, failure=find_failure(self.store, run.id)) if run.state == FAILED else run
 
     def claim(self, run: Run) -> bool:
-        """Count a repetition of a failed run. False: another driver was faster."""
+        """Count a repetition of a failed run. False: another driver was faster.
+
+        Args:
+            run: One from `with_repeats`.
+        """
         return run.claimed or self._write(run.name, self._read[run.name][0].claimed(run))
 
     def give_up(self, run: Run) -> bool:
-        """Have the step's next run take over what this one has left. False: another driver was faster."""
+        """Have the step's next run take over what this one has left. False: another driver was faster.
+
+        Args:
+            run: One from `with_repeats`.
+        """
         record = self._read[run.name][0]
         return record.run != run.id or self._write(run.name, replace(record, replaced=True))
 

@@ -6,8 +6,12 @@ import json
 from typing import Any
 
 
-def said(error: Any) -> str:
-    """The message in the answer that a generated client (Kubeflow's, Kubernetes') raised, without its wrappings."""
+def message_of(error: Any) -> str:
+    """The message in the answer that a generated client (Kubeflow's, Kubernetes') raised, without its wrappings.
+
+    Args:
+        error: With its answer's body and reason.
+    """
     body = error.body.decode(errors="replace") if isinstance(error.body, bytes) else error.body
     try:
         found = json.loads(body or "")
@@ -17,5 +21,9 @@ def said(error: Any) -> str:
 
 
 def short(text: object) -> str:
-    """One line of at most 300 characters, without the last full stop."""
+    """One line of at most 300 characters, without the last full stop.
+
+    Args:
+        text: Of any length; an exception is its message.
+    """
     return " ".join(str(text).split())[:300].rstrip(".")

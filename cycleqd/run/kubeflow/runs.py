@@ -53,11 +53,19 @@ class Runs:
         return self._experiment
 
     def full_name(self, step: str) -> str:
-        """A step's run as Kubeflow Pipelines names it."""
+        """A step's run as Kubeflow Pipelines names it.
+
+        Args:
+            step: The step's name, or a pipeline's kind.
+        """
         return f"{self.config.name}-{step}"
 
     def runs(self, names: Iterable[str]) -> list[Run]:
-        """All runs of these steps, and the live ones of the schedule."""
+        """All runs of these steps, and the live ones of the schedule.
+
+        Args:
+            names: Names of steps.
+        """
         experiment = self.experiment()
         if experiment is None:
             return []
@@ -66,7 +74,11 @@ class Runs:
         return found + [run for run in newest if run.scheduled and run.live]
 
     def all(self, limit: int = 0) -> list[tuple[Run, V2beta1Run]]:
-        """The newest runs of the experiment, at most `limit`; 0 is all."""
+        """The newest runs of the experiment, as we and as KFP describe them.
+
+        Args:
+            limit: So many; 0 is all.
+        """
         experiment = self.experiment()
         found: list[tuple[Run, V2beta1Run]] = []
         for one in self.kubeflow.runs(experiment) if experiment else ():
@@ -75,25 +87,36 @@ class Runs:
                 break
         return found
 
-    def resolve(self, given: str) -> Run:
-        """The run of an id, or the newest of a step's name. Raises InvalidInputError when there is none."""
+    def resolve(self, name: str) -> Run:
+        """The run that a user names.
+
+        Args:
+            name: A run's id or its step's name, for which the newest run is meant.
+
+        Raises:
+            InvalidInputError: There is none.
+        """
         experiment = self.experiment()
         if experiment is not None:
-            step = given.removeprefix(f"{self.config.name}-")
+            step = name.removeprefix(f"{self.config.name}-")
             for one in self.kubeflow.runs(experiment, self.full_name(step)):
                 return self.run(one)
             try:
-                found = self.kubeflow.get_run(given)
+                found = self.kubeflow.get_run(name)
                 if found.experiment_id == experiment:
                     return self.run(found)
             except ConflictError:
                 pass
         raise InvalidInputError(
-            f"evolution '{self.config.name}' has no run '{given}' at {self.kubeflow.where}; `cycleqd runs` lists them"
+            f"evolution '{self.config.name}' has no run '{name}' at {self.kubeflow.where}; `cycleqd runs` lists them"
         )
 
     def run(self, one: V2beta1Run) -> Run:
-        """Our words for KFP's. A run that was terminated ends as FAILED there: here it is CANCELED."""
+        """Our words for KFP's. A run that was terminated ends as FAILED there: here it is CANCELED.
+
+        Args:
+            one: As KFP describes it.
+        """
         name, state = str(one.display_name), str(one.state or "RUNTIME_STATE_UNSPECIFIED")
         reason = one.error.message if one.error is not None else ""
         history = [str(status.state) for status in one.state_history or []]
@@ -118,7 +141,13 @@ class Runs:
     def retry(self, run: Run) -> None:
         """Run what failed again; return once the run works.
 
-        Right after the call the old state is still read. Raises ConflictError when that lasts.
+        Right after the call the old state is still read.
+
+        Args:
+            run: One that failed or was cancelled.
+
+        Raises:
+            ConflictError: It neither failed nor was cancelled, or still reads FAILED after a while.
         """
         if run.state not in (FAILED, CANCELED):
             raise ConflictError(f"run {run.name} ({run.id}) is {run.state}; only one that FAILED can be retried")
@@ -138,7 +167,11 @@ class Runs:
             time.sleep(POLL_SECONDS)
 
     def cancel(self, run: Run) -> None:
-        """Ask for the run's end; one that has ended, or is ending, is no error."""
+        """Ask for the run's end; one that has ended, or is ending, is no error.
+
+        Args:
+            run: In any state.
+        """
         try:
             self.kubeflow.terminate(run.id)
         except (ConflictError, UnavailableError):
@@ -146,11 +179,23 @@ class Runs:
                 raise
 
     def logs(self, run: Run, drivers: bool = False) -> list[TaskLog]:
-        """What the run's pods wrote, as long as they are there."""
+        """What the run's pods wrote, as long as they are there.
+
+        Args:
+            run: In any state.
+            drivers: The pods of KFP's own drivers, too.
+        """
         return Kubernetes().pods(run.id, self.config.place.namespace, drivers)
 
     def looks(self, run: Run) -> Iterator[V2beta1Run]:
-        """The run as it is now and with every poll, until it has ended. Raises ConflictError when it is deleted."""
+        """The run as it is now and with every poll, until it has ended.
+
+        Args:
+            run: In any state.
+
+        Raises:
+            ConflictError: It was deleted.
+        """
         while True:
             try:
                 found = self.kubeflow.get_run(run.id)
@@ -164,7 +209,12 @@ class Runs:
             time.sleep(POLL_SECONDS)
 
     def version(self, kind: Kind, count: int) -> tuple[str, str]:
-        """Ids of the pipeline of a kind and of the version that is what is compiled now."""
+        """Ids of the pipeline of a kind and of the version that is what is compiled now.
+
+        Args:
+            kind: The pipeline's.
+            count: Generations that a run covers.
+        """
         with tempfile.TemporaryDirectory() as folder:
             package = Path(folder) / "pipeline.yaml"
             write(self.config, kind, count, package)
@@ -172,7 +222,11 @@ class Runs:
             return self.kubeflow.version_of(self.full_name(kind), digest, package)
 
     def body(self, parameters: Mapping[str, Any]) -> dict[str, Any]:
-        """What a run and a schedule say beside their pipeline."""
+        """What a run and a schedule say beside their pipeline.
+
+        Args:
+            parameters: The pipeline's.
+        """
         import kfp_server_api as api
 
         return {
@@ -206,11 +260,16 @@ class Steps(Runs):
         """As Runs does, with what is recorded of them, and whether one is stuck."""
         steps = sorted(names)
         found = super().runs(steps)
-        told = [run for run in found if run.scheduled] + self.ledger.told(run for run in found if not run.scheduled)
-        return [replace(run, stuck=run.id in self._stuck and run.state not in ENDED) for run in told]
+        scheduled = [run for run in found if run.scheduled]
+        noted = scheduled + self.ledger.with_repeats(run for run in found if not run.scheduled)
+        return [replace(run, stuck=run.id in self._stuck and run.state not in ENDED) for run in noted]
 
     def start(self, step: Step) -> Run:
-        """Start a run of the step."""
+        """Start a run of the step.
+
+        Args:
+            step: One that is due.
+        """
         source = self.version(step.kind, step.count)
         state = find_state(self.store)
         seen = self.upload() if step.kind == "seeding" and state is None else self.config
@@ -223,6 +282,9 @@ class Steps(Runs):
 
         That is a run which Kubeflow retried, one of a schedule (which takes its run's workflow along when it is
         deleted), and one that is being cancelled. A first run without a pod waits for something: a quota, a queue.
+
+        Args:
+            run: One that is in flight.
         """
         quiet: float | None = None
         for found in self.looks(run):
@@ -245,7 +307,11 @@ class Steps(Runs):
             super().retry(run)
 
     def replace(self, run: Run) -> None:
-        """Archive a run that is stuck, and end what there may be of it."""
+        """Archive a run that is stuck, and end what there may be of it.
+
+        Args:
+            run: One that is stuck.
+        """
         if not run.scheduled and not self.ledger.give_up(run):
             return
         self.kubeflow.archive(run.id)

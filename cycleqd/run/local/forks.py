@@ -27,7 +27,7 @@ from pathlib import Path
 from typing import Any
 
 from cycleqd.errors import UnavailableError
-from cycleqd.run.graph import GraphTask
+from cycleqd.run.graph import GraphTask, Launcher
 
 _MODULES = (
     *("kfp.dsl.executor_main", "boto3", "mlflow", "torch", "safetensors", "transformers"),
@@ -42,7 +42,7 @@ _START_SECONDS = 180
 _POLITE_SECONDS = 0.5  # for what cleans up after itself
 
 
-class Forks:
+class Forks(Launcher):
     """The process that imports, as long as the context lasts, and the tasks that are forks of it."""
 
     def __enter__(self) -> Forks:
@@ -71,11 +71,7 @@ class Forks:
     def run(
         self, task: GraphTask, arguments: list[str], folder: Path, log: Path, environment: Mapping[str, str]
     ) -> int:
-        """Run a task to its end: its exit code, 128 and more for a signal that killed it.
-
-        `arguments` are the task's own with its inputs filled in; `folder` is its own, empty; its output is appended to
-        `log`. Raises UnavailableError when the process that tasks are forked from has ended.
-        """
+        """Run a task in a fork."""
         source = folder / "component.py"
         source.write_text(task.command[-1], encoding="utf-8")
         job = {
@@ -113,15 +109,17 @@ class Forks:
         deadline = time.monotonic() + _START_SECONDS
         while not self.path.exists() and not self._ended:
             if self.process.poll() is not None or time.monotonic() > deadline:
-                said = (self.folder / "log").read_text(errors="replace").strip().splitlines()[-1:]
-                raise UnavailableError(f"the process that tasks are forked from did not start: {' '.join(said)}")
+                last = (self.folder / "log").read_text(errors="replace").strip().splitlines()[-1:]
+                raise UnavailableError(f"the process that tasks are forked from did not start: {' '.join(last)}")
             time.sleep(0.05)
 
 
 def serve(path: Path, starter: int) -> None:
-    """Import everything, then fork a keeper for each task, until the process `starter`, our parent, is gone.
+    """Import everything, then fork a keeper for each task, until the process that started this one is gone.
 
-    It may be gone before our first line, and our parent then be another from the start; so its id is told, not asked.
+    Args:
+        path: Where the socket is made once tasks can be forked.
+        starter: Our parent's id. It is not asked for here, as the parent may be gone before our first line.
     """
     for name in _MODULES:
         with contextlib.suppress(ImportError):  # what is not installed here, no stage needs here
@@ -152,7 +150,7 @@ def _keep(link: socket.socket) -> None:
         _, rights, _, _ = link.recvmsg(1, socket.CMSG_SPACE(array.array("i").itemsize))
         (stream,) = array.array("i", rights[0][2])
         job = json.loads(link.makefile("rb").readline())
-    except (OSError, IndexError, ValueError):  # the driver was killed while it told the job
+    except (OSError, IndexError, ValueError):  # the driver was killed while it sent the job
         os._exit(1)
     child = os.fork()
     if child == 0:

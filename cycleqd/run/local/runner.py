@@ -18,12 +18,12 @@ from dataclasses import replace
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from cycleqd.errors import ConflictError, CycleQDError, UnavailableError, named
 from cycleqd.run.decisions import RUNNING, SUCCEEDED, Run
 from cycleqd.run.driver import Runner, TaskLog
-from cycleqd.run.graph import Graph, GraphTask, Values
+from cycleqd.run.graph import Graph, GraphTask, Launcher, Values
 from cycleqd.run.local.logs import StepLogs, find_logs
 from cycleqd.run.local.services import writable
 from cycleqd.run.steps import Step, arguments, find_state, previous_step
@@ -39,7 +39,11 @@ Follow = Callable[[str, str], None]
 def folder(config: Config) -> Path:
     """Where this machine keeps what it knows of an evolution's runs; made if need be.
 
-    Raises InvalidInputError where nothing can be written.
+    Args:
+        config: The evolution's configuration.
+
+    Raises:
+        InvalidInputError: Nothing can be written there.
     """
     return writable(Path(config.place.folder).resolve() / "runs" / config.name)
 
@@ -55,24 +59,12 @@ def logs(config: Config, step: str) -> list[TaskLog]:
 
 
 def logged(config: Config) -> str:
-    """The steps that have logs on this machine, as a list for a sentence."""
+    """The steps that have logs on this machine, as a list for a sentence.
+
+    Args:
+        config: The evolution's configuration.
+    """
     return ", ".join(sorted(path.name for path in folder(config).iterdir() if path.is_dir())) or "none"
-
-
-class Launcher(Protocol):
-    """Where tasks run."""
-
-    def run(
-        self, task: GraphTask, arguments: list[str], folder: Path, log: Path, environment: Mapping[str, str]
-    ) -> int:
-        """Run a task to its end: its exit code.
-
-        `arguments` are the task's own with its inputs filled in; `folder` is its own, in which its outputs are to be;
-        its output is appended to `log`. Raises CycleQDError when the task cannot be run.
-        """
-
-    def end(self) -> None:
-        """End all tasks that run, and begin no more."""
 
 
 class LocalRunner(Runner):
@@ -137,7 +129,11 @@ class LocalRunner(Runner):
         return logs(self.config, run.name)
 
     def finished(self, step: Step) -> bool:
-        """Whether a run of this step on this machine ended well, cleaning and logging included."""
+        """Whether a run of this step on this machine ended well, cleaning and logging included.
+
+        Args:
+            step: Of this evolution.
+        """
         note = self._note(step)
         return note.exists() and note.read_text() == self._evolution()
 
@@ -216,8 +212,13 @@ def _error(file: Path) -> CycleQDError | None:
 def alone(config: Config) -> Iterator[None]:
     """Hold the evolution for this process among those that share `place.folder`.
 
-    Raises ConflictError naming the process that holds it. Drivers elsewhere need no lock: they meet in S3, where the
-    second one adopts the first one's plan.
+    Drivers elsewhere need no lock: they meet in S3, where the second one adopts the first one's plan.
+
+    Args:
+        config: The evolution's configuration.
+
+    Raises:
+        ConflictError: Another process holds it: its id is named.
     """
     with (folder(config) / "driver.lock").open("a+") as lock:
         try:

@@ -68,17 +68,28 @@ class Services:
         }
 
     def start(self, tracking: bool) -> None:
-        """Start what is not running. MLflow, which is slow to start, begins first; wait for it with `wait`."""
+        """Start what is not running. MLflow, which is slow to start, begins first; wait for it with `wait`.
+
+        Args:
+            tracking: MLflow is needed, too.
+        """
         wanted = [self._mlflow(), self._s3()] if tracking else [self._s3()]
         with self._lock("start"):
             for service in wanted:
                 if self._stopping(service.name).exists():
-                    self._stop(service.name)  # a killed command told it to end: it answers, but not for long
+                    self._stop(service.name)  # a killed command was ending it: it answers, but not for long
                 if not self._alive(service.name):
                     self._spawn(service)
 
     def wait(self, tracking: bool) -> None:
-        """Wait until the services answer. Raises UnavailableError naming the log of one that does not."""
+        """Wait until the services answer.
+
+        Args:
+            tracking: MLflow is needed, too.
+
+        Raises:
+            UnavailableError: One does not: its log is named.
+        """
         for service in [self._s3(), self._mlflow()] if tracking else [self._s3()]:
             deadline = time.monotonic() + START_SECONDS
             while not _answers(service.health):
@@ -107,6 +118,10 @@ class Services:
         """Create the bucket unless it exists, and wait until objects can be written and read.
 
         SeaweedFS reports that it is healthy some seconds before its volumes are; until then it answers 500.
+
+        Args:
+            client: From `client`.
+            name: The bucket's.
         """
         from botocore.exceptions import BotoCoreError, ClientError
 
@@ -251,9 +266,15 @@ class Services:
 def running(place: Place, tracking: bool = True) -> Iterator[dict[str, str]]:
     """The environment in which stages and clients reach S3 and MLflow, as long as the context lasts.
 
-    Embedded services are started when they do not run and stopped by the last command that uses them; `tracking` says
-    whether MLflow is needed. External services are the environment's own. Raises UnavailableError when an embedded
-    service does not start.
+    Embedded services are started when they do not run and stopped by the last command that uses them; external services
+    are the environment's own.
+
+    Args:
+        place: Its services, folder and bucket.
+        tracking: Whether MLflow is needed.
+
+    Raises:
+        UnavailableError: An embedded service does not start.
     """
     folder = Path(place.folder).resolve()
     common = {"CYCLEQD_BUCKET": place.bucket}
@@ -277,7 +298,14 @@ def running(place: Place, tracking: bool = True) -> Iterator[dict[str, str]]:
 
 
 def writable(folder: Path) -> Path:
-    """The folder, made if need be. Raises InvalidInputError where nothing can be written."""
+    """The folder.
+
+    Args:
+        folder: Made if need be.
+
+    Raises:
+        InvalidInputError: Nothing can be written there.
+    """
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
