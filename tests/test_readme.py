@@ -93,6 +93,12 @@ def test_links_paths_and_targets_exist(page: Path) -> None:
     assert not set(re.findall(r"`make ([a-z-]+)", text)) - set(targets)
 
 
+def test_the_quick_tests_exist() -> None:
+    (quick,) = re.findall(r"^QUICK := ((?:.*\\\n)*.*)$", (ROOT / "Makefile").read_text(), re.MULTILINE)
+    paths = quick.replace("\\\n", " ").split()
+    assert len(paths) > 10 and not [path for path in paths if not (ROOT / path).exists()]
+
+
 def test_the_map_names_every_folder() -> None:
     rows = re.findall(r"^\| (`[a-z_/]+/`(?:, `[a-z_/]+/`)*) \|", CONTRIBUTING, re.MULTILINE)
     named = set(re.findall(r"`([a-z_/]+)/`", " ".join(rows)))
