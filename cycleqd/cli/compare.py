@@ -58,10 +58,10 @@ def _method(config: Config) -> dict[str, Any]:
 
 def _figures(store: Store, config: Config, state: State) -> dict[str, Any]:
     found = {
-        (model, split): scores.values
+        (model, split): built.scores
         for model in config.combined
         for split in ("search", "test")
-        if (scores := scores_of(store, config, model, split)) is not None
+        if (built := scores_of(store, config, model, split)) is not None
     }
     averages = {f"{model}/{split} average": states.average(scores) for (model, split), scores in found.items()}
     measured = measures.measure(state, naive=found.get(("naive", "search")))

@@ -11,7 +11,6 @@ from cycleqd.cli.source import ConfigSource
 from cycleqd.errors import InvalidInputError
 from cycleqd.search import state as states
 from cycleqd.search.config import Config
-from cycleqd.search.records import ModelRef
 from cycleqd.search.state import State
 
 
@@ -67,7 +66,7 @@ def _rows(opened: Session, config: Config, state: State) -> list[dict[str, Any]]
     for name in config.combined:
         built = scores_of(opened.store, config, name, "search")
         if built is not None:
-            lines.append((state.generation, ModelRef(name, built.digest), built.values))
+            lines.append((state.generation, built.model, built.scores))
     return [
         {
             "id": model.id,
