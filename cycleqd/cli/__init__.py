@@ -129,7 +129,7 @@ def replay(
 
 @command
 def rescore(source: Source, json: Json = False) -> None:
-    """Score base, experts and living children anew where a task's method has another version now."""
+    """Score base, experts and living children again where a task's method has another version now."""
     from cycleqd.cli.rescore import run as start
 
     start(source, json)

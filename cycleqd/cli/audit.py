@@ -45,7 +45,7 @@ def show(source: ConfigSource, name: str, as_json: bool) -> None:
 
 
 def _find_models(opened: Session, tracker: Tracker, name: str) -> list[str]:
-    """The models that a model's id, "best", an MLflow run's id or a KFP run's id stands for.
+    """The models that a model's id, "best", an MLflow run's id or a KFP run's id names.
 
     Raises InvalidInputError for an unknown id.
     """

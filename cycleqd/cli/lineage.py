@@ -48,7 +48,7 @@ def _to_json(members: Family, scores: Mapping[str, Scores]) -> dict[str, Any]:
 
 
 def _draw(name: str, members: Family, scores: Mapping[str, Scores]) -> Tree:
-    """The tree, parents below their child; a family that stands further up is only named again."""
+    """The tree, parents below their child; a family that was drawn before is only named."""
     root = Tree(_label(name, members, scores))
     waiting, seen = [(root, name)], set()
     while waiting:

@@ -66,4 +66,4 @@ def anywhere(
 Source = Annotated[ConfigSource, from_files]
 Cluster = Annotated[ConfigSource, on_cluster]
 Anywhere = Annotated[ConfigSource, anywhere]
-"""Parameters that a command gets from the options of the function beside the type: see `app.command`."""
+"""Parameters that a command gets by calling that function with its options: see `app.command`."""

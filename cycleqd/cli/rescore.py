@@ -1,4 +1,4 @@
-"""cycleqd rescore: the living models scored anew by the present versions of the tasks' methods."""
+"""cycleqd rescore: the living models scored again by the present versions of the tasks' methods."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from cycleqd.run.local.runner import alone
 
 
 def run(source: ConfigSource, as_json: bool) -> None:
-    """Score on this machine what is of another method version, and give the archives these scores alone.
+    """Score on this machine what was scored by another method version; the archives then hold these scores alone.
 
     Args:
         source: Files and flags that make the configuration.
@@ -31,5 +31,5 @@ def run(source: ConfigSource, as_json: bool) -> None:
         "forgotten": state.forgotten,
     }
     gone = f"; {state.forgotten} children that are gone are only counted from now on" if state.forgotten else ""
-    done = f"{len(models)} models scored anew on {', '.join(tasks)}{gone}"
-    answer(as_json, facts, f"{config.name}: {done if changed else 'every score is of the present method versions'}")
+    done = f"{len(models)} models scored again on {', '.join(tasks)}{gone}"
+    answer(as_json, facts, f"{config.name}: {done if changed else 'every score is by the present method versions'}")

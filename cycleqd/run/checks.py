@@ -37,7 +37,7 @@ class Findings:
     warnings: list[str] = field(default_factory=list)
 
     def collect(self, error: CycleQDError) -> None:
-        """Note an error's lines as problems: one that names several has a line each.
+        """Note an error's lines as problems.
 
         Args:
             error: One that names several problems has a line for each.
@@ -116,7 +116,7 @@ def _check_pods(image: Image, place: Place) -> Iterator[str]:
     elif image != "control" and place.device == "cuda" and not pods.gpu:
         yield f"place.device is cuda, but place.{image}.gpu is 0: ask for a GPU, or make the device auto"
     elif place.device == "cpu" and pods.gpu:
-        yield f"place.{image}.gpu is {pods.gpu}, but place.device is cpu: it would stand idle; make one fit the other"
+        yield f"place.{image}.gpu is {pods.gpu}, but place.device is cpu: the GPU would be idle; change one of the two"
     if pods.shared_memory and quantity(pods.shared_memory) >= quantity(pods.memory):
         yield (
             f"place.{image}.shared_memory is {pods.shared_memory} of a memory of {pods.memory}, which it is part of:"
@@ -308,7 +308,7 @@ def flat_tasks(state: State) -> list[str]:
 
 
 def split_warnings(config: Config, samples: Mapping[str, Mapping[str, int]]) -> list[str]:
-    """Warnings for splits on which scores are too coarse to tell models apart.
+    """Warnings for splits on which scores are too coarse to distinguish models.
 
     Args:
         config: The evolution's configuration.

@@ -1,4 +1,4 @@
-"""What a driver does next: a pure function of where the evolution stands and of its runs.
+"""What a driver does next: a pure function of the evolution's records and its runs.
 
 A step's run has a name that follows from the step, so any driver, started at any time, finds it. A driver that is
 killed between two calls loses nothing: the next one decides from the same two things. Records in S3 say what is done,
@@ -20,7 +20,7 @@ RUNNING, SUCCEEDED, FAILED = "RUNNING", "SUCCEEDED", "FAILED"
 CANCELING, CANCELED, SKIPPED = "CANCELING", "CANCELED", "SKIPPED"
 ENDED = (SUCCEEDED, FAILED, CANCELED, SKIPPED)
 GIVEN_UP = (CANCELING, CANCELED, SKIPPED)
-"""The states of a run that somebody ends, or has ended."""
+"""The states of a run that was cancelled, or is being cancelled."""
 FIRST_PAUSE, LONGEST_PAUSE = 30.0, 600.0
 """Seconds between a failure and its repetition: the first, doubled each time, at most the second."""
 
@@ -174,10 +174,10 @@ def _unfinished(step: Step, runs: Sequence[Run], ended_before: frozenset[str], r
             return Wait(run)
     failed = [run for run in runs if run.state == FAILED]
     if failed:
-        return _again(failed[-1], retries)  # beside it only its twin was ever cancelled
+        return _again(failed[-1], retries)  # others were cancelled as duplicates of it
     gone = [run for run in runs if run.id not in ended_before]
     if gone:
-        return Halt(f"run {gone[-1].name} ({gone[-1].id}) was cancelled; `cycleqd drive` starts it anew")
+        return Halt(f"run {gone[-1].name} ({gone[-1].id}) was cancelled; `cycleqd drive` starts it again")
     return Start(step)
 
 

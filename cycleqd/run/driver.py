@@ -1,6 +1,6 @@
 """The driver: decides what is due and has a runner do it, until the evolution is complete. May be killed at any time.
 
-It keeps no state that matters. Where the evolution stands, S3 says; what is in flight, its runner: see
+It keeps no state that matters: records in S3 show how far the evolution is, its runner knows what is in flight. See
 cycleqd.run.decisions.
 """
 
@@ -106,7 +106,7 @@ class Runner(Protocol):
         Args:
             run: One that failed.
         """
-        raise ConflictError(f"run {run.name} ({run.id}) cannot be repeated where it runs; start it anew")
+        raise ConflictError(f"run {run.name} ({run.id}) cannot be repeated where it runs; start it again")
 
     def replace(self, run: Run) -> None:
         """Archive a run that is stuck. Does nothing when another driver was faster.
@@ -114,7 +114,7 @@ class Runner(Protocol):
         Args:
             run: One that is stuck.
         """
-        raise ConflictError(f"run {run.name} ({run.id}) cannot be replaced where it runs; start it anew")
+        raise ConflictError(f"run {run.name} ({run.id}) cannot be replaced where it runs; start it again")
 
 
 def position(config: Config, store: Store) -> Position:
@@ -131,7 +131,7 @@ def position(config: Config, store: Store) -> Position:
 
 @dataclass
 class Driver:
-    """Decides and acts. `position` reads S3; `announce` hears of every action before it is done.
+    """Decides and acts. `position` reads S3; `announce` is called with every action before it is done.
 
     `retries`: how often a failed run is repeated.
     """
@@ -161,7 +161,7 @@ class Driver:
                     return
                 if isinstance(action, Retry):
                     self.sleep(action.pause)
-                    if self.next()[0] != action:  # somebody did it meanwhile
+                    if self.next()[0] != action:  # another driver did it meanwhile
                         continue
                 self.act(action)
                 pause, quiet = _FIRST_PAUSE, 0.0

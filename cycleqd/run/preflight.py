@@ -53,7 +53,7 @@ def _check_object(
     try:
         found = kubernetes.find(kind, name, place.namespace)
     except ForbiddenError as error:
-        if kind != "namespace":  # few may ask for namespaces; the objects in one tell as much
+        if kind != "namespace":  # few accounts may ask for namespaces; the objects in one show that it exists
             findings.warnings.append(f"{error}; whether it is there was not checked")
         return
     if found is None:

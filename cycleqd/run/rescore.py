@@ -1,4 +1,4 @@
-"""Scoring anew: what a new version of a task's method does not let compare with what the archives hold.
+"""Scoring again, after a task's method changed: scores of two method versions cannot be compared in one archive.
 
 The base, the experts and the living children are scored by the present versions, and the current snapshot gets another
 edition from these scores alone. Children that are gone cannot be scored: they leave the history and are only counted.
@@ -29,7 +29,8 @@ from cycleqd.tracking import logbook
 
 
 def rescore(settings: Settings, store: Store, config: Config) -> list[tuple[str, str]]:
-    """Make the scores anew that are of other method versions; the (model, task) pairs that were. May be repeated.
+    """Score again where a record is of another method version; the (model, task) pairs whose record changed. May be
+    repeated.
 
     Killed, it leaves a mark in S3 that keeps others from changing the archives until it was run to its end.
 

@@ -1,4 +1,4 @@
-"""Where the API of Kubeflow Pipelines is, and what it is shown."""
+"""The address of the API of Kubeflow Pipelines, and the credentials for it."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def configure(place: Place) -> Configuration:
     if place.tls_ca:
         configuration.ssl_ca_cert = place.tls_ca
     _authorize(configuration)
-    logging.getLogger("urllib3").setLevel(logging.ERROR)  # its attempts are nobody's business; the last one is reported
+    logging.getLogger("urllib3").setLevel(logging.ERROR)  # no line for every attempt; the last one is reported
     return configuration
 
 
@@ -78,7 +78,9 @@ def _from_kubeconfig(configuration: Configuration) -> None:
     proxied = f"{configuration.host}/api/v1/namespaces/{_HOME}/services/ml-pipeline:http/proxy"
     configuration.host, refresh = proxied, configuration.refresh_api_key_hook
 
-    def keep_the_path(given: Configuration) -> None:  # beside the token that hook sets the address, and itself
+    def keep_the_path(
+        given: Configuration,
+    ) -> None:  # that hook sets the address and itself, too
         refresh(given)
         given.host, given.refresh_api_key_hook = proxied, keep_the_path
 

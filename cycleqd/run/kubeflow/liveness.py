@@ -24,7 +24,7 @@ class Liveness:
         self._blind = False
 
     def idle(self, run: V2beta1Run) -> bool:
-        """Whether the run has no pod that works or waits, KFP's own included. False when nobody answers.
+        """Whether the run has no pod that works or waits, KFP's own included. False when Kubernetes does not answer.
 
         Args:
             run: With the details of its tasks.

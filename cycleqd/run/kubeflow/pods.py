@@ -1,4 +1,4 @@
-"""The few things asked of Kubernetes itself: whether named objects are there, and what the pods of a run say."""
+"""The few things asked of Kubernetes itself: whether named objects are there, and the logs of a run's pods."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from cycleqd.storage import layout
 _TIMEOUT = (5, 30)
 _LABEL = "pipeline/runid"
 _CONTAINER = "main"  # Argo's name for the container that does a pod's work
-_DRIVER = re.compile(r"-driver-\d+$")  # KFP decides there what its executor pod is given
+_DRIVER = re.compile(r"-driver-\d+$")  # KFP's pod that prepares the inputs of the task's own pod
 _PAGE = 200
 _MOST = 8 << 20
 
@@ -47,7 +47,7 @@ class Kubernetes:
                 f"no Kubernetes cluster is known ({short(error)}); name a kubeconfig as KUBECONFIG"
             ) from error
         configuration.retries = Retry(1, backoff_factor=0.3)
-        logging.getLogger("urllib3").setLevel(logging.ERROR)  # its attempts are nobody's business
+        logging.getLogger("urllib3").setLevel(logging.ERROR)  # no line for every attempt
         self.where: str = configuration.host
         self._core = client.CoreV1Api(client.ApiClient(configuration))
 
@@ -149,7 +149,7 @@ class Kubernetes:
                 ) from error
             kind = ForbiddenError if error.status == 403 else UnavailableError
             raise kind(
-                f"the Kubernetes API at {self.where} does not give {what} ({error.status}: {message_of(error)})"
+                f"the Kubernetes API at {self.where} does not return {what} ({error.status}: {message_of(error)})"
             ) from error
         except (HTTPError, OSError) as error:
             cause = getattr(error, "reason", None) or error
@@ -159,7 +159,7 @@ class Kubernetes:
 
 
 def _task(given: Sequence[str]) -> str:
-    """The pipeline's name for what KFP's launcher is to run, by the component that it is given; "" for another pod."""
+    """The pipeline's name of a pod's task, from the arguments of KFP's launcher; "" for another pod."""
     try:
         label = json.loads(given[given.index("--component_spec") + 1])["executorLabel"]
     except (ValueError, IndexError, KeyError, TypeError):

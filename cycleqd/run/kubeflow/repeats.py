@@ -1,4 +1,4 @@
-"""How often a step's run was repeated, in S3: no driver's death, and no second driver, gives a run more than its share.
+"""How often a step's run was repeated, in S3: a driver that is killed, or a second one, adds no repetitions.
 
 A failure is claimed before its run is retried, by a conditional write that names the failure by the time at which the
 run ended. So of two drivers one retries; and one that died between the claim and the call leaves a claim that the next
@@ -103,5 +103,5 @@ class Ledger:
             return Repeats(**decode(key, found[0], self.store.url(key))), found[1]
         except (ValueError, TypeError) as error:
             raise IntegrityError(
-                f"{self.store.url(key)} does not say how often a step was repeated ({error}); delete it to count anew"
+                f"{self.store.url(key)} is no record of a step's repetitions ({error}); delete it to count from 0"
             ) from error

@@ -1,4 +1,4 @@
-"""What servers say of a failure, in the few words that fit into a sentence."""
+"""The messages of failing servers, short enough for a sentence."""
 
 from __future__ import annotations
 

@@ -112,7 +112,7 @@ class Runs:
         )
 
     def run(self, one: V2beta1Run) -> Run:
-        """Our words for KFP's. A run that was terminated ends as FAILED there: here it is CANCELED.
+        """A run as KFP describes it, in our terms. A run that was terminated ends as FAILED there: here it is CANCELED.
 
         Args:
             one: As KFP describes it.
@@ -201,7 +201,7 @@ class Runs:
                 found = self.kubeflow.get_run(run.id)
             except MissingError as error:
                 raise ConflictError(
-                    f"run {run.name} ({run.id}) was deleted while it was watched; `cycleqd drive` starts it anew"
+                    f"run {run.name} ({run.id}) was deleted while it was watched; `cycleqd drive` starts it again"
                 ) from error
             yield found
             if str(found.state) in ENDED:
@@ -222,7 +222,7 @@ class Runs:
             return self.kubeflow.version_of(self.full_name(kind), digest, package)
 
     def body(self, parameters: Mapping[str, Any]) -> dict[str, Any]:
-        """What a run and a schedule say beside their pipeline.
+        """What a run and a schedule hold besides their pipeline.
 
         Args:
             parameters: The pipeline's.
@@ -278,7 +278,7 @@ class Steps(Runs):
         return self.run(self.kubeflow.create_run(self._experiment, self.full_name(step.name), source, body))
 
     def wait(self, run: Run) -> None:
-        """Poll until the run has ended, and tell of its tasks; or until it is stuck, if it may be.
+        """Poll until the run has ended, or is stuck if that can be; `follow` is called with its tasks at every poll.
 
         That is a run which Kubeflow retried, one of a schedule (which takes its run's workflow along when it is
         deleted), and one that is being cancelled. A first run without a pod waits for something: a quota, a queue.

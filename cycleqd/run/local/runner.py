@@ -142,7 +142,7 @@ class LocalRunner(Runner):
         return self.folder / f"{step.name}.done"
 
     def _evolution(self) -> str:
-        """What tells evolutions of one name apart: where their objects are, and all that decides their results."""
+        """What distinguishes evolutions of one name: where their objects are, and all that decides their results."""
         endpoint = {**os.environ, **self.environment}.get("AWS_ENDPOINT_URL", "")
         return json.dumps([endpoint, self.config.place.bucket, self.config.frozen()])
 

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
 
 START_SECONDS = 120
-# Until a server is killed. SeaweedFS closes its volumes at once and would then idle for 15; nobody is writing any more,
+# Until a server is killed. SeaweedFS closes its volumes at once and would then idle for 15 s; nothing is being written,
 # and the kernel has what was acknowledged.
 STOP_SECONDS = {"s3": 0.2, "mlflow": 1.0}
 _PORTS = ("s3", "s3.grpc", "master", "master.grpc", "volume", "volume.grpc", "filer", "filer.grpc", "mlflow")
