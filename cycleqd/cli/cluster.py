@@ -54,11 +54,8 @@ class Access:
         """
         upload = partial(bring, self.config, self.store, counting)
         steps = Steps(self.config, self.kubeflow, self.store, upload, follow, warned)
-        return Driver(steps, self.position, self.config.place.retries, announce, warned)
-
-    def position(self) -> Position:
-        """What of the evolution is done, read from S3 now."""
-        return position(self.config, self.store)
+        where = partial(position, self.config, self.store)
+        return Driver(steps, where, self.config.place.retries, announce, warned)
 
 
 def reach_runs(source: ConfigSource) -> Runs:

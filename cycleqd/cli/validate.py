@@ -20,7 +20,7 @@ from cycleqd.run.estimate import Estimate, estimate, measured
 from cycleqd.run.local.services import running
 from cycleqd.run.steps import find_state
 from cycleqd.search.config import Config
-from cycleqd.storage.objects import Store
+from cycleqd.storage.objects import Store, probe
 
 
 def show(source: ConfigSource, as_json: bool) -> None:
@@ -57,9 +57,9 @@ def _check_services(config: Config, findings: Findings, begin: Callable[[str], N
         with running(config.place) as environment:
             opened = connect(config, environment)
             checks.check_tracking(opened.settings, findings)
-            store = opened.store if checks.check_store(opened.store, findings) else None
+            probe(opened.store)
             begin("the models")
-            return _check_models(config, store, findings)
+            return _check_models(config, opened.store, findings)
     except CycleQDError as error:
         findings.collect(error)
         begin("the models")

@@ -20,7 +20,7 @@ from cycleqd.search.config import Config, Task
 from cycleqd.search.grid import is_flat
 from cycleqd.search.place import Image, Place
 from cycleqd.search.state import State
-from cycleqd.storage.objects import Store, probe
+from cycleqd.storage.objects import Store
 from cycleqd.storage.settings import Settings
 from cycleqd.weights.checkpoint import Checkpoint
 
@@ -230,21 +230,6 @@ def _check_task(name: str, task: Task, findings: Findings) -> dict[str, int]:
                 return {}
             raise
         return {split: len(choose(samples, task.split, split)) for split in ("search", "test")}
-
-
-def check_store(store: Store, findings: Findings) -> bool:
-    """Whether S3 answers and keeps conditional writes.
-
-    Args:
-        store: The evolution.
-        findings: Problems and warnings are added to it.
-    """
-    try:
-        probe(store)
-    except CycleQDError as error:
-        findings.collect(error)
-        return False
-    return True
 
 
 def check_tracking(settings: Settings, findings: Findings) -> None:

@@ -37,15 +37,12 @@ Follow = Callable[[str, str], None]
 
 
 def folder(config: Config) -> Path:
-    """Where this machine keeps what it knows of an evolution's runs; made if need be.
+    """Where this machine keeps what it knows of an evolution's runs.
 
     Args:
         config: The evolution's configuration.
-
-    Raises:
-        InvalidInputError: Nothing can be written there.
     """
-    return writable(Path(config.place.folder).resolve() / "runs" / config.name)
+    return Path(config.place.folder).resolve() / "runs" / config.name
 
 
 def logs(config: Config, step: str) -> list[TaskLog]:
@@ -64,7 +61,7 @@ def logged(config: Config) -> str:
     Args:
         config: The evolution's configuration.
     """
-    return ", ".join(sorted(path.name for path in folder(config).iterdir() if path.is_dir())) or "none"
+    return ", ".join(sorted(path.parent.name for path in folder(config).glob("*/0001-*.json"))) or "none"
 
 
 class LocalRunner(Runner):
@@ -82,7 +79,7 @@ class LocalRunner(Runner):
         self.environment = environment
         self.follow = follow
         self.launcher = launcher
-        self.folder = folder(config)
+        self.folder = writable(folder(config))
         self._thread = ThreadPoolExecutor(1)
         self._made: dict[str, tuple[Run, Future[None]]] = {}
 
@@ -220,7 +217,7 @@ def alone(config: Config) -> Iterator[None]:
     Raises:
         ConflictError: Another process holds it: its id is named.
     """
-    with (folder(config) / "driver.lock").open("a+") as lock:
+    with (writable(folder(config)) / "driver.lock").open("a+") as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
