@@ -26,7 +26,6 @@ from tests.run.processes import processes_of, run_until, wait_for_none
 
 SEEDING = """
 from cycleqd.run.local.forks import Forks
-from cycleqd.run.local.logs import StepLogs
 from cycleqd.run.local.runner import LocalRunner
 from cycleqd.run.steps import Step
 from tests.pipelines.configs import two_tasks
