@@ -8,6 +8,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import replace
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -70,7 +71,7 @@ class Runs:
         if experiment is None:
             return []
         found = [self.run(one) for name in names for one in self.kubeflow.runs(experiment, self.full_name(name))]
-        newest = [self.run(one) for one, _ in zip(self.kubeflow.runs(experiment), range(_NEWEST), strict=False)]
+        newest = [self.run(one) for one in islice(self.kubeflow.runs(experiment), _NEWEST)]
         return found + [run for run in newest if run.scheduled and run.live]
 
     def all(self, limit: int = 0) -> list[tuple[Run, V2beta1Run]]:
@@ -80,12 +81,8 @@ class Runs:
             limit: So many; 0 is all.
         """
         experiment = self.experiment()
-        found: list[tuple[Run, V2beta1Run]] = []
-        for one in self.kubeflow.runs(experiment) if experiment else ():
-            found.append((self.run(one), one))
-            if len(found) == limit:
-                break
-        return found
+        newest = self.kubeflow.runs(experiment) if experiment else ()
+        return [(self.run(one), one) for one in islice(newest, limit or None)]
 
     def resolve(self, name: str) -> Run:
         """The run that a user names.
