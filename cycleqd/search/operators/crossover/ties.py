@@ -29,7 +29,8 @@ class Ties(NormalWeights, ElementCrossover):
             self._trim(tau)
             tau *= np.float32(weight)
         elected = np.sign(taus.sum(axis=0))
-        total, weights = np.zeros(taus.shape[1:], np.float32), np.zeros(taus.shape[1:], np.float32)
+        total: Floats = np.zeros_like(elected)
+        weights = np.zeros_like(elected)
         for tau, weight in zip(taus, values["omega"], strict=True):
             agrees = (np.sign(tau) == elected) & (tau != 0)
             np.add(total, tau, out=total, where=agrees)
