@@ -116,7 +116,7 @@ def ancestry(store: Store, models: Iterable[str]) -> dict[str, Child]:
 
 
 def cost(store: Store, bar: Bar = no_bar) -> Cost:
-    """What the stages' records say about time and bytes. A stage that was repeated counts once, as its record does.
+    """Time and bytes by the stages' records. A stage that was repeated counts once, as its record does.
 
     Args:
         store: Objects of the evolution.
