@@ -35,7 +35,7 @@ class State:
         archives: One a task, in that order.
         population: What an algorithm without archives selects from.
         history: The experts, then every child, in the order of evaluation.
-        rescored: Digests of the earlier editions of this snapshot, the oldest first, where its models were scored again.
+        rescored: Digests of the earlier editions of this snapshot, oldest first, with older scores.
         forgotten: Number of children that left the history, as their checkpoints were deleted before a rescoring.
         digest: sha256 (hex) of the stored bytes, which HEAD and plans name; "" for a state that was not stored.
     """
