@@ -40,11 +40,11 @@ class EvaluationError(CycleQDError):
 
 
 REFUSALS = frozenset(kind.exit_code for kind in (InvalidInputError, IntegrityError, ConflictError, EvaluationError))
-"""Exit codes of what would only be said again: repeating the same work cannot help."""
+"""Exit codes of errors that the same work would meet again: repeating it cannot help."""
 
 
 def named(kind: str) -> type[CycleQDError] | None:
-    """The class of that name, as logs and records tell it; None when it is none of these.
+    """The class of an error that a log or a record names; None when it is none of these.
 
     Args:
         kind: Name of a class of this module.

@@ -1,4 +1,4 @@
-"""How far long work is: as lines of a stage's log, or on a bar that whoever calls provides."""
+"""The progress of long work: lines in a stage's log, or a bar that the caller provides."""
 
 from __future__ import annotations
 
@@ -28,8 +28,7 @@ def no_bar(what: str, total: float | None) -> Iterator[Callable[[int], None]]:
 def counting(where: str, what: str, total: int) -> Callable[[int], None]:
     """A function to be called with how much more is done; it writes a line every ten seconds at most.
 
-    The line is "WHERE: 120 of 378 WHAT". Work that ends sooner writes nothing. Calls must not overlap, from whatever
-    thread.
+    The line is "WHERE: 120 of 378 WHAT". Work that ends sooner writes nothing. Calls must not overlap, in any thread.
 
     Args:
         where: What is worked on, such as a model's id.

@@ -16,7 +16,7 @@ LABEL = "cycleqd/image"
 
 
 def assign(task: dsl.PipelineTask, stage: str, place: Place) -> dsl.PipelineTask:
-    """Give a task the image of its stage and all that the place says about it; the task itself.
+    """Give a task the image of its stage and all that the place sets for it; the task itself.
 
     The records in S3 are the cache, so KFP's own is off. Every task has a time-out: a pod whose image cannot be pulled
     would wait for ever. A task has one attempt: the controller of stock Kubeflow repeats no failure, whatever a task's

@@ -1,7 +1,7 @@
 """select_parents: the plan of a generation, from the snapshot that HEAD names. Writing it is the claim.
 
-Two claimants cannot plan one generation differently: the plan is written by a conditional PUT, and whoever comes
-second adopts what it finds. Also creates the MLflow runs of the generation and its children.
+Two claimants cannot plan one generation differently: the plan is written by a conditional PUT, and the second
+one adopts what it finds. Also creates the MLflow runs of the generation and its children.
 """
 
 from __future__ import annotations

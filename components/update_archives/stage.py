@@ -54,7 +54,7 @@ def run(evolution: str, generation: int, place: str) -> None:
         config = load_config(store)
         models = seeded_models(config) if generation < 0 else [c.id for c in need_plan(store, generation).children]
         head = find_head(store)
-        passed = head is not None and head.snapshot > generation  # whatever its models' scores are by now
+        passed = head is not None and head.snapshot > generation  # even if its models have other scores by now
         state = load_state(store, generation + 1) if passed else make(store, config, generation, models)
         move_head(store, Head(generation + 1, state.digest))
         logbook.log_update(settings, store, generation, models, state)
@@ -127,7 +127,7 @@ def write_snapshot(store: Store, state: State, edition: int) -> State:
 
 
 def outputs(state: State, edition: int, models: Sequence[str]) -> JSON:
-    """What a record says of the snapshot that was made: which it is, its digest, the archives that each model is in.
+    """What a record holds of the snapshot that was made: which it is, its digest, the archives that each model is in.
 
     Args:
         state: The state as stored.

@@ -92,7 +92,7 @@ def results(store: Store, config: Config, models: Iterable[str]) -> Mapping[Spli
 
 
 def cost(store: Store, bar: Bar = no_bar) -> Cost:
-    """What the stages' records say about time and bytes. A stage that was repeated counts once, as its record does.
+    """Time and bytes by the stages' records. A stage that was repeated counts once, as its record does.
 
     Args:
         store: Objects of the evolution.

@@ -137,7 +137,7 @@ def _columns(members: Sequence[Ancestor]) -> list[list[str]]:
 
 
 def _places(family: Mapping[str, Ancestor], columns: Sequence[Sequence[str]]) -> dict[str, tuple[float, float]]:
-    """Columns in order of descent; within one, members lie near their parents and at least a step apart."""
+    """Columns in order of descent; within one, members are near their parents and at least a step apart."""
     places: dict[str, tuple[float, float]] = {}
     tallest = max(len(members) for members in columns)
     for x, members in enumerate(columns):
@@ -167,7 +167,7 @@ def _edge(panel: Axes, start: tuple[float, float], end: tuple[float, float], wei
 def _pie(
     panel: Axes, at: tuple[float, float], member: Ancestor, hues: Mapping[str, str], size: float, theme: Theme
 ) -> None:
-    """A disc of wedges, drawn as markers so that it stays round whatever the axes' scales."""
+    """A disc of wedges, drawn as markers so that it stays round at any scale of the axes."""
     panel.scatter([at[0]], [at[1]], s=size * 1.35, color=theme.paper, zorder=2, linewidths=0)
     amounts = {name: max(amount, 0.0) for name, amount in member.experts.items()}
     total, start = sum(amounts.values()) or 1.0, 0.25

@@ -32,7 +32,7 @@ class Picture:
 
 @dataclass(frozen=True)
 class Finding:
-    """One finding in a sentence. tone: "good" exceeds the error bars, "bad" is below them, "open" lies within."""
+    """One finding in a sentence. tone: "good" exceeds the error bars, "bad" is below them, "open" is within them."""
 
     text: str
     tone: str

@@ -80,7 +80,7 @@ class SplitConfig(Section):
     test_ids: tuple[str, ...] | None = None
     """The ids of the samples that are held out; given together with `search_ids`."""
     search_samples: int | None = Field(default=None, ge=1)
-    """Score on so many of the search's samples only, the same for every model; empty: all."""
+    """Number of the search's samples to score on, the same for every model; empty: all."""
     test_samples: int | None = Field(default=None, ge=1)
     """The same for the held-out samples; empty: all."""
 
@@ -180,7 +180,7 @@ class Config(Section):
 
     @property
     def combined(self) -> tuple[str, ...]:
-        """Ids of the models that finalising builds. The aggregate is the final model, or stands apart from it."""
+        """Ids of the models that finalising builds. The aggregate is the final model, or is built beside it."""
         return ("naive", "final") if self.method.final.makes == "aggregate" else ("naive", "aggregated", "final")
 
     @property
@@ -239,7 +239,7 @@ def load(path: Path, profile: Path | None = None) -> Config:
     """
     tree = _read(path)
     if isinstance(tree, dict):
-        tree.setdefault("place", {})  # the default folder lies beside the file, too
+        tree.setdefault("place", {})  # so that the default folder, too, is relative to the file
     config = parse(tree, str(path), path.absolute().parent)
     if profile is None:
         return config
@@ -295,7 +295,7 @@ def completed(config: Config, frozen: Config) -> Config:
 
 
 def _overlaid(under: M, over: M) -> M:
-    """`under` with everything that was said in `over`."""
+    """`under` with every value that is set in `over`."""
     changes = {name: _laid(getattr(under, name), getattr(over, name)) for name in over.model_fields_set}
     return under.model_copy(update=changes)
 

@@ -90,12 +90,12 @@ FinalRule = Annotated[SerializeAsAny[Final], _find_operator(Final, "better")]
 
 
 def _default() -> Any:
-    """The operator that is meant where nothing is written."""
+    """The default operator."""
     return Field(default={}, validate_default=True)
 
 
 class StopConfig(Section):
-    """Stop early: after so many child evaluations, or so many generations without a better best average."""
+    """Stop early: after a number of child evaluations, or of generations without a better best average."""
 
     evaluations: int | None = Field(default=None, ge=1)
     """A budget of evaluated children; empty: none."""
@@ -137,6 +137,6 @@ class Method(Section):
 
     @property
     def operators(self) -> dict[str, Operator]:
-        """The operators by the key that they stand under."""
+        """The operators by their key in the section."""
         found = {name: getattr(self, name) for name in type(self).model_fields}
         return {name: value for name, value in found.items() if isinstance(value, Operator)}

@@ -9,8 +9,11 @@ import hashlib
 import json
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from functools import cache
 from typing import Any, Self
+
+from pydantic import TypeAdapter
 
 JSON = Any
 Scores = Mapping[str, float]
@@ -47,19 +50,12 @@ def digest(value: JSON) -> str:
     return hashlib.sha256(canonical(value)).hexdigest()
 
 
-@dataclass(frozen=True, order=True)
-class ModelRef:
-    """A model: its id ("base", "expert-code", "g000012-c00", "final") and the digest of its checkpoint.
-
-    The digest is that of the manifest (every file's name, size and sha256): equal bytes, equal digests.
-    """
-
-    id: str
-    digest: str
+class Record:
+    """A frozen dataclass that has a JSON form: an object with a key for each field."""
 
     def to_json(self) -> JSON:
-        """JSON as in plans, snapshots and results."""
-        return {"id": self.id, "digest": self.digest}
+        """Plain JSON values, as they are stored."""
+        return json.loads(canonical(asdict(self)))  # type: ignore[call-overload]  # only dataclasses subclass this
 
     @classmethod
     def from_json(cls, value: JSON) -> Self:
@@ -69,13 +65,30 @@ class ModelRef:
             value: JSON as `to_json` makes it.
 
         Raises:
-            KeyError: a key is missing.
+            ValueError: a key is missing, or a value is of another type.
         """
-        return cls(id=value["id"], digest=value["digest"])
+        found: Self = cls._adapter().validate_python(value)
+        return found
+
+    @classmethod
+    @cache
+    def _adapter(cls) -> TypeAdapter[Any]:
+        return TypeAdapter(cls)
+
+
+@dataclass(frozen=True, order=True)
+class ModelRef(Record):
+    """A model: its id ("base", "expert-code", "g000012-c00", "final") and the digest of its checkpoint.
+
+    The digest is that of the manifest (every file's name, size and sha256): equal bytes, equal digests.
+    """
+
+    id: str
+    digest: str
 
 
 @dataclass(frozen=True)
-class Child:
+class Child(Record):
     """One planned child: its parents' task vectors crossed over, then mutated. All that its bytes depend on.
 
     `id` is "g{generation:06d}-c{index:02d}". crossover, mutation: the operators' records, which are their kinds,
@@ -101,41 +114,9 @@ class Child:
         total = sum(self.omega)
         return tuple((parent.id, omega / total) for parent, omega in zip(self.parents, self.omega, strict=True))
 
-    def to_json(self) -> JSON:
-        """JSON as in a plan, and among the inputs in the records of merge and mutate."""
-        return {
-            "id": self.id,
-            "generation": self.generation,
-            "index": self.index,
-            "base": self.base.to_json(),
-            "parents": [p.to_json() for p in self.parents],
-            "crossover": dict(self.crossover),
-            "mutation": dict(self.mutation),
-        }
-
-    @classmethod
-    def from_json(cls, value: JSON) -> Self:
-        """The inverse of `to_json`.
-
-        Args:
-            value: JSON as `to_json` makes it.
-
-        Raises:
-            KeyError: a key is missing.
-        """
-        return cls(
-            id=value["id"],
-            generation=value["generation"],
-            index=value["index"],
-            base=ModelRef.from_json(value["base"]),
-            parents=tuple(ModelRef.from_json(p) for p in value["parents"]),
-            crossover=value["crossover"],
-            mutation=value["mutation"],
-        )
-
 
 @dataclass(frozen=True)
-class Plan:
+class Plan(Record):
     """What a generation makes: the archives it works on and its children, selected from one snapshot.
 
     `snapshot` is the digest of the snapshot read. `focus` names the quality task of each child's archive ("" for
@@ -146,32 +127,6 @@ class Plan:
     snapshot: str
     focus: tuple[str, ...]
     children: tuple[Child, ...]
-
-    def to_json(self) -> JSON:
-        """JSON as in a generation's plan.json."""
-        return {
-            "generation": self.generation,
-            "snapshot": self.snapshot,
-            "focus": list(self.focus),
-            "children": [c.to_json() for c in self.children],
-        }
-
-    @classmethod
-    def from_json(cls, value: JSON) -> Self:
-        """The inverse of `to_json`.
-
-        Args:
-            value: JSON as `to_json` makes it.
-
-        Raises:
-            KeyError: a key is missing.
-        """
-        return cls(
-            generation=value["generation"],
-            snapshot=value["snapshot"],
-            focus=tuple(value["focus"]),
-            children=tuple(Child.from_json(c) for c in value["children"]),
-        )
 
 
 @dataclass(frozen=True)

@@ -28,12 +28,16 @@ SEEDING = -1
 class State:
     """Snapshot n: the state after n generations (0: after seeding).
 
-    tasks: the K search tasks in the config's order. axes: task → its axis, fixed at seeding. archives: one a task, in
-    that order. population: what an algorithm without archives selects from. history: the experts, then every
-    child, in the order of evaluation. The base is scored but never offered. rescored: digests of the earlier editions
-    of this snapshot, the oldest first, where its models were scored anew. forgotten: children that are no longer in the
-    history, as they were gone when the others were scored anew. digest: sha256 (hex) of the bytes that the state is
-    stored as, which HEAD and plans name; "" for one that was not stored.
+    Attributes:
+        tasks: The K search tasks in the config's order.
+        axes: Task → its axis, fixed at seeding.
+        base: The base's scores; it is never offered.
+        archives: One a task, in that order.
+        population: What an algorithm without archives selects from.
+        history: The experts, then every child, in the order of evaluation.
+        rescored: Digests of the earlier editions of this snapshot, oldest first, with older scores.
+        forgotten: Number of children that left the history, as their checkpoints were deleted before a rescoring.
+        digest: sha256 (hex) of the stored bytes, which HEAD and plans name; "" for a state that was not stored.
     """
 
     generation: int

@@ -1,7 +1,7 @@
 """Reading objects: a transfer that is cut is continued where it stopped.
 
 botocore repeats requests, but the body of an answer is read after it has returned; that part is done here, once, for
-whatever reads objects.
+everything that reads objects.
 """
 
 from __future__ import annotations

@@ -21,7 +21,7 @@ from cycleqd.storage.objects import Store
 def clean(store: Store, config: Config, pins: Iterable[str] = ()) -> None:
     """Delete what nothing needs. Safe while a generation, a finalising and another cleaning are running.
 
-    The listing comes first: a child that is in it has its plan in S3, so whoever needs its checkpoint is seen by the
+    The listing comes first: a child that is in it has its plan in S3, so every use of its checkpoint is seen by the
     reads that follow, and what is written later is not in the listing. A late twin of a stage whose result exists may
     lose its upload, and then finds that result.
 
@@ -91,7 +91,7 @@ def _is_past(key: str, head: int) -> bool:
 def _is_copied(store: Store, key: str) -> bool:
     """Whether a key belongs to the base or an expert whose copy is recorded, once and for all.
 
-    Finalising may be making a combined model anew, whatever is recorded: it gives up its leftovers itself.
+    Finalising may be making a combined model again, even if one is recorded: it aborts its old uploads itself.
     """
     parts = key.split("/")
     return (

@@ -1,6 +1,6 @@
 """What made a task fail: where runs execute, exit code 1 is known for all of it.
 
-On this machine the runner names a file for it. The record of a task on Kubeflow lies in S3, in the folder of its run,
+On this machine the runner names a file for it. The record of a task on Kubeflow is in S3, in the folder of its run,
 so that what an earlier run met stops no later one. It is never hashed and read by no stage; the task that wrote it
 removes it when it begins again.
 """
@@ -49,7 +49,7 @@ class Failure:
         return self.exit_code in REFUSALS
 
     def __str__(self) -> str:
-        """The task, and what it said."""
+        """The task and its error."""
         shown = [*self.models[:_SHOWN], *(["…"] if len(self.models) > _SHOWN else [])]
         return f"{' '.join([self.task, *shown])}: {self.sentence}"
 

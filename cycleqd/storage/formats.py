@@ -1,4 +1,4 @@
-"""The format of stored JSON: every object says in which it was written, and reading brings it to the present one.
+"""The format of stored JSON: every object holds the number of its format, and reading brings it to the present one.
 
 One number holds for all objects of an evolution. Whoever changes what any of them holds raises FORMAT and appends one
 step to _STEPS; nothing else looks at the number. A checkpoint's digest has a form of its own, which never changes.

@@ -1,11 +1,11 @@
 """The two objects that a stage leaves in its folder, and the rule that makes every stage repeatable.
 
 `result.json` is a sealed record {format, inputs, method_version, outputs, stage, sha256}: all that later stages read,
-written last, byte-identical whenever the stage is deterministic. `run.json` tells when, where and with what it was
+written last, byte-identical whenever the stage is deterministic. `run.json` records when, where and with what it was
 computed; it is never compared, and never rewritten once the result exists.
 
 A sealed record is a JSON object whose last key, sha256, is the digest of its bytes without that key. So an alteration
-is noticed whatever later versions would write; who names a record names the sha256 of all of its bytes.
+is noticed whatever later versions would write. A record is identified by the sha256 of all of its bytes.
 """
 
 from __future__ import annotations
@@ -94,7 +94,7 @@ def find_record(store: Store, key: str) -> Record | None:
         return None
     url, bare = store.url(key), data[:-_SEAL] + b"}"
     if _with_seal(bare) != data:
-        decode(key, bare, url)  # says more of what is cut off, and of cycleqd 0.1, which sealed otherwise
+        decode(key, bare, url)  # explains better what is cut off, and what cycleqd 0.1 wrote, which had another seal
         raise IntegrityError(
             f"{url} does not have the sha256 it is sealed with; it was altered: restore it, or delete it to compute it"
             " again"
@@ -184,9 +184,9 @@ def write_result(store: Store, folder: str, name: str, version: int, inputs: JSO
     standing = find_result(store, folder, name, version, inputs)
     if standing is not None:
         return standing
-    told, key = describe_run(clock), layout.run(folder)
-    if not store.create(key, encode(told)) and store.get_json(key)["finished"] < clock.started:
-        store.put_json(key, told)
+    described, key = describe_run(clock), layout.run(folder)
+    if not store.create(key, encode(described)) and store.get_json(key)["finished"] < clock.started:
+        store.put_json(key, described)
     result = sealed({"stage": name, "method_version": version, "inputs": inputs, "outputs": outputs})
     if not store.create(layout.result(folder), result):
         standing = find_result(store, folder, name, version, inputs)
@@ -198,8 +198,8 @@ def write_result(store: Store, folder: str, name: str, version: int, inputs: JSO
 def once(store: Store, folder: str, name: str, version: int, inputs: JSON, compute: Callable[[Clock], JSON]) -> JSON:
     """The outputs of a stage: read when a matching result exists, else computed and recorded.
 
-    A failure counts for nothing when another process has meanwhile recorded the same: what both worked from may be gone
-    since, or have moved on.
+    A failure is ignored when another process has meanwhile recorded the same: what both worked from may have been
+    deleted since, or have moved on.
 
     Args:
         store: Objects of the evolution.

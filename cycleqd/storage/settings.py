@@ -24,7 +24,7 @@ class Settings:
 
     @property
     def cache_lasts(self) -> bool:
-        """Whether the cache outlives the task: a pod's lies in its scratch folder and goes with it."""
+        """Whether the cache outlives the task: a pod's is in its scratch folder and is deleted with it."""
         return not self.cache.is_relative_to(self.scratch)
 
     @classmethod

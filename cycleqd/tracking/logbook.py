@@ -1,4 +1,4 @@
-"""What MLflow is told: which runs an evolution has, and what each stage's records add to them.
+"""What is logged to MLflow: which runs an evolution has, and what each stage's records add to them.
 
 Reads records, computes nothing but the average over a score's groups. Every function may be repeated.
 """
@@ -293,7 +293,7 @@ def log_update(settings: Settings, store: Store, generation: int, models: Sequen
     folder = layout.update(generation)
     outputs, run = need_result(store, folder)["outputs"], store.get_json(layout.run(folder))
     evolution, snapshot = seeded.runs[EVOLUTION], outputs["snapshot"]
-    head = need_head(store)  # another process may have moved it on: these tags speak of what is newest
+    head = need_head(store)  # another process may have moved it on: these tags name the newest snapshot
     tracker.log(
         evolution,
         time=run["started"],
@@ -344,7 +344,7 @@ def log_final(settings: Settings, store: Store, config: Config, made: Sequence[s
     tracker, seeded = Tracker(settings), need_ids(store, layout.SEED_MLFLOW)
     about = {
         "naive": "Every expert with the same weight: what evolution is compared with.",
-        "aggregated": "The softmax aggregate over the best elites, which the final model is, or stands beside.",
+        "aggregated": "The softmax aggregate over the best elites, which is the final model, or is built beside it.",
         "final": "The final model: base + Σ β τ over the best elites, or the single model with the best average.",
     }
     runs = [NewRun(model_key(m), m, about[m], model_tags(store, m, m), EVOLUTION) for m in config.combined]

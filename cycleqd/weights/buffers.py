@@ -31,6 +31,6 @@ def buffer(size: int) -> memoryview:
         memory = free.pop()  # the last one used: its pages are there, and perhaps in a cache
     except IndexError:
         memory = mmap.mmap(-1, piece)
-    owner = np.frombuffer(memory, dtype=np.uint8)  # views keep it alive, and unlike them it tells when it goes
+    owner = np.frombuffer(memory, dtype=np.uint8)  # views keep it alive, and unlike them it has a finaliser
     weakref.finalize(owner, free.append, memory).atexit = False
     return owner.data[:size]

@@ -1,4 +1,4 @@
-"""Opening a checkpoint: headers and config only, a few kilobytes read whatever the model's size."""
+"""Opening a checkpoint: headers and config only, a few kilobytes for a model of any size."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class Checkpoint:
 
     @property
     def location(self) -> str:
-        """Where it lies, for messages."""
+        """Where it is, for messages."""
         return self.source.location
 
     @property

@@ -35,7 +35,7 @@ class LocalSource(Source):
         return str(self._folder)
 
     def files(self) -> Mapping[str, int]:
-        """Names and sizes of the plain files that lie directly in the folder."""
+        """Names and sizes of the plain files directly in the folder."""
         return {p.name: p.stat().st_size for p in sorted(self._folder.iterdir()) if p.is_file()}
 
     def digests(self) -> Mapping[str, str]:

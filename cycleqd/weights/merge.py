@@ -16,7 +16,7 @@ from cycleqd.weights.recipe import Combination
 from cycleqd.weights.stream import Progress, write_checkpoint
 
 SHARD_SIZE = 5_000_000_000
-"""Bytes of a shard, unless the config says otherwise."""
+"""Bytes of a shard, unless the configuration sets another size."""
 
 
 def merge(

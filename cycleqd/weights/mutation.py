@@ -7,8 +7,8 @@ from typing import NamedTuple
 
 import torch
 
-_RESOLVED = 1e-3  # of the largest eigenvalue: what lies below gets a Gram matrix of its own
-_LONG = 1 << 14  # rows (embeddings have more): singular values lie so close that fp32 would mix their directions
+_RESOLVED = 1e-3  # of the largest eigenvalue: what is below gets a Gram matrix of its own
+_LONG = 1 << 14  # rows (embeddings have more): singular values are so close that fp32 would mix their directions
 _NOISE = 1e-6  # of the largest singular value: below it is fp32's own rounding
 _PIECE = 1 << 12  # rows that a float64 Gram matrix is made of at a time: their copies are small beside the matrix
 
@@ -80,7 +80,7 @@ def svd_rescale(tau: torch.Tensor, w: torch.Tensor) -> torch.Tensor:
 def right_vectors(tall: torch.Tensor, precision: Precision, floor: float = 0.0) -> torch.Tensor:
     """The right singular vectors of a tall matrix or of each of a stack, as columns, largest first; float32.
 
-    A Gram matrix squares the singular values, so one pass resolves about three orders of magnitude; what lies below is
+    A Gram matrix squares the singular values, so one pass resolves about three orders of magnitude; what is below is
     projected out and resolved by a Gram matrix of its own, until nothing above the floor is left.
 
     Args:
@@ -112,7 +112,7 @@ def _gram(tall: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
 def _resolved(
     tall: torch.Tensor, values: torch.Tensor, vectors: torch.Tensor, precision: Precision, floor: float
 ) -> torch.Tensor:
-    """The eigenvectors of one Gram matrix, those of the small values found anew."""
+    """The eigenvectors of one Gram matrix, those of the small values computed again."""
     largest = float(values[0])
     resolved = int((values > _RESOLVED * largest).sum())
     if 0 < resolved < len(values):

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 class Algorithm(ABC):
     """One algorithm on one configuration. It holds no state: that is `State`'s, as it was, and as it becomes.
 
-    A subclass says where parents come from, and what becomes of the population; one that proposes children in another
+    A subclass defines where parents come from and what becomes of the population; one that proposes children in another
     way overrides `ask` and `tell`.
     """
 

@@ -2,9 +2,9 @@
 
 A module of selection/, crossover/, mutation/, copies/ or final/ holds one operator: a class with its settings, what it
 draws and what it computes. The module's name is its `kind` in the configuration; a user's own is
-`kind: path/to/file.py:Class`. An operator sees scores, names and shapes, and never a checkpoint: what it wants done to
-a child's task vector it says in numbers (coefficients of the parents, factors of singular values), which hold however
-task vectors are kept; only what works element by element needs them dense.
+`kind: path/to/file.py:Class`. An operator sees scores, names and shapes, and never a checkpoint. What it does
+to a child's task vector it returns as numbers (coefficients of the parents, factors of singular values), which hold for
+task vectors in any form; only operators that work element by element need them dense.
 """
 
 from __future__ import annotations
@@ -68,7 +68,7 @@ class Operator(BaseModel):
         return {**self.model_dump(mode="json"), **drawn}
 
     def warnings(self) -> Iterator[str]:
-        """What of the settings is allowed but unlikely to be meant: clauses such as "w_max is 3: …"."""
+        """Settings that are allowed but probably a mistake: clauses such as "w_max is 3: …"."""
         yield from ()
 
 

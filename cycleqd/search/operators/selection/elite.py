@@ -22,7 +22,7 @@ class Elite(Selection):
     alpha_high: float = Field(default=0.8, gt=0)
     """Factor of a task on which it scores highest of all."""
     neighbours: int = Field(default=0, ge=0)
-    """The second parent is at most so many cells away from the first on each axis; 0: anywhere in the archive."""
+    """Most cells between the first parent and the second on each axis; 0: anywhere in the archive."""
 
     @model_validator(mode="after")
     def _ordered(self) -> Elite:

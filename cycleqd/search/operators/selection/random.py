@@ -15,7 +15,7 @@ class Random(Selection):
 
     kind: Literal["random"] = "random"
     neighbours: int = Field(default=0, ge=0)
-    """The second parent is at most so many cells away from the first on each axis; 0: anywhere in the archive."""
+    """Most cells between the first parent and the second on each axis; 0: anywhere in the archive."""
 
     def parents(self, pool: Pool, rng: np.random.Generator) -> Pair:
         """Two draws."""
