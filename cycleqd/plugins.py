@@ -1,8 +1,9 @@
-"""What a plug-in imports: the base classes of tasks and operators, and their records.
+"""What a plug-in imports: the base classes of tasks, operators and engines, and their records.
 
 This module stays where it is, whatever moves behind it, so that a stored plug-in runs with later versions.
 """
 
+from cycleqd.evaluation.engines import Adapter, Completion, Engine, EngineSettings, Progress, Request, Sampling
 from cycleqd.evaluation.task import Episode, Message, Outcome, Sample, SingleTurn, Task, Verdict, Workspace
 from cycleqd.search.operators import Parameters
 from cycleqd.search.operators.copies import Copies
@@ -17,4 +18,5 @@ __all__ = (  # noqa: RUF022 -- by subject
     "Task", "Sample", "Episode", "SingleTurn", "Message", "Verdict", "Outcome", "Workspace",
     "Selection", "Pool", "Pair", "draw_pair", "score_matrix", "Crossover", "SpanMutation", "ElementMutation", "Matrix",
     "Floats", "Copies", "Final", "Recipe", "Parameters", "tensor_stream",
+    "Engine", "EngineSettings", "Request", "Adapter", "Sampling", "Completion", "Progress",
 )  # fmt: skip
