@@ -47,7 +47,11 @@ class Missing:
     inputs: JSON
 
     def recorded(self, store: Store) -> bool:
-        """Whether there is a score now."""
+        """Whether there is a score now.
+
+        Args:
+            store: The evolution's prefix in S3.
+        """
         split = self.inputs["split"]
         folder = layout.evaluation(self.model, self.task.name, split)
         return find_result(store, folder, NAME, METHOD_VERSION, self.inputs) is not None
@@ -65,12 +69,22 @@ Adapters = Callable[[Store, Sequence[str], Path], AbstractContextManager[Mapping
 
 
 def no_adapters(store: Store, models: Sequence[str], scratch: Path) -> AbstractContextManager[Mapping[str, Written]]:
-    """`Adapters` of an evolution whose models are all checkpoints."""
+    """`Adapters` of an evolution whose models are all checkpoints.
+
+    Args:
+        store: The evolution's prefix in S3.
+        models: Ids of models that are cores: none.
+        scratch: The folder to write below.
+    """
     return nullcontext({})
 
 
 def is_core(found: Manifest) -> bool:
-    """Whether a model is a core, of which an adapter of the base is made; otherwise it is a checkpoint."""
+    """Whether a model is a core, of which an adapter of the base is made; otherwise it is a checkpoint.
+
+    Args:
+        found: The model's manifest.
+    """
     return set(found.files) == {"core.safetensors"}
 
 
@@ -228,7 +242,13 @@ class Scoring:
         evaluate_jobs(bench.engine, jobs, write, workers=self.place.workers, counting=counting)
 
     def job(self, bench: Bench, pair: Missing, adapter: str | None) -> Job:
-        """What the evaluator is asked for a pair."""
+        """What the evaluator is asked for a pair.
+
+        Args:
+            bench: Engine, tasks and samples.
+            pair: A model and a task.
+            adapter: Digest of the model's adapter; None where the model is what is loaded.
+        """
         how, name = pair.task.config.generation, pair.task.name
         sampling = Sampling(how.max_tokens, how.temperature, how.top_p, how.stop, how.seed)
         label = f"{pair.model} on {name} ({self.split})"
@@ -236,7 +256,14 @@ class Scoring:
 
 
 def refuse_unready(tasks: Mapping[str, Task]) -> None:
-    """Raise UnavailableError with everything that the tasks miss on this machine."""
+    """Refuse tasks that this machine cannot run.
+
+    Args:
+        tasks: By name, not entered yet.
+
+    Raises:
+        UnavailableError: Everything that they miss, a line each.
+    """
     problems = [f"task '{name}': {problem}" for name, task in tasks.items() for problem in task.preflight()]
     if problems:
         raise UnavailableError("\n".join(problems))

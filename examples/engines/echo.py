@@ -30,8 +30,8 @@ class Echo(Engine):
         for request in requests:
             words = str(request.conversation[-1]["content"]).split()
             reply = words[: request.sampling.max_tokens]
-            finish = "stop" if len(reply) == len(words) else "length"
-            found.append(Completion(" ".join(reply), finish, len(words), len(reply)))
+            whole = len(reply) == len(words)
+            found.append(Completion(" ".join(reply), "stop" if whole else "length", len(words), len(reply)))
         if progress:
             progress(len(requests))
         return found

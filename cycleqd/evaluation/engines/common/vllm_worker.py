@@ -23,6 +23,9 @@ class ReadBack:
         """End this worker and the engine's process, its parent, as soon as the process `owner` is gone.
 
         vLLM's processes outlive an owner that was killed, and would keep the device's memory from its next try.
+
+        Args:
+            owner: Process id.
         """
         gone, engine = os.pidfd_open(owner), os.getppid()
 
@@ -35,7 +38,11 @@ class ReadBack:
         threading.Thread(target=wait, name="end-with-owner", daemon=True).start()
 
     def differing_weights(self, folder: str) -> list[str]:
-        """Names whose values are not the checkpoint's: of repacked projections beyond rounding, of others at all."""
+        """Names whose values are not the checkpoint's: of repacked projections beyond rounding, of others at all.
+
+        Args:
+            folder: The checkpoint's.
+        """
         import torch
         from vllm.model_executor.layers.linear import LinearBase
 
@@ -59,10 +66,15 @@ class ReadBack:
         return wrong
 
     def differing_adapter(self, number: int, digest: str, folder: str) -> list[str]:
-        """Modules in which the adapter of this number, just loaded, is not the folder's to the bit.
+        """Modules in which an adapter that was just loaded is not its folder's to the bit.
 
         A module that the folder does not adapt must hold zeros; one that vLLM does not adapt is named, too. On a CPU
         so must the last slot, which vLLM takes for rows without an adapter: its index for them is -1.
+
+        Args:
+            number: vLLM's id of the adapter.
+            digest: The adapter's.
+            folder: The adapter's.
         """
         from cycleqd.evaluation.engines import Adapter
         from cycleqd.evaluation.engines.common.adapter import AdapterFolder
