@@ -17,14 +17,13 @@ import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from cycleqd.evaluation import engines
-from cycleqd.evaluation.engines.engine import Completion, Engine, Progress, Sampling
+from cycleqd.evaluation.engines import Adapter, Completion, Engine, Progress, Request, Sampling
 from cycleqd.evaluation.evaluator import Evaluation, evaluate
-from cycleqd.evaluation.task import Message, Sample, Task, Workspace, load_task
+from cycleqd.evaluation.task import Sample, Task, Workspace, load_task
 from examples.tiny import make_tasks
 
 TINY: dict[str, tuple[str, dict[str, Any]]] = {
@@ -40,38 +39,31 @@ REAL: dict[str, tuple[str, dict[str, Any]]] = {
 TINY_TOKENS = 48
 
 
-@dataclass
-class Knowing:
+class Knowing(Engine):
     """An engine that answers at once: the reference solution where the record has one, else a plausible action."""
 
-    kind: str
-    samples: Sequence[Sample]
-    name: str = "knowing"
-    reproducible: bool = True
-    version: str = "1"
-    _first: bool = True
+    name = "knowing"
+    reproducible = True
+    version = "1"
+
+    def __init__(self, kind: str, samples: Sequence[Sample]) -> None:
+        super().__init__(engines.EngineSettings())
+        self.kind, self.samples, self.first = kind, samples, True
 
     def load(self, folder: Path, digest: str) -> None:
         """Nothing: it knows all answers already."""
 
-    def generate(
-        self, conversations: Sequence[Sequence[Message]], sampling: Sampling, progress: Progress | None = None
-    ) -> list[Completion]:
-        """A reply a conversation: the samples' solutions in the first round, later an action that ends the episode."""
-        if self._first:
-            self._first = False
+    def adapt(self, adapters: Sequence[Adapter]) -> None:
+        """Nothing."""
+
+    def generate(self, requests: Sequence[Request], progress: Progress | None = None) -> list[Completion]:
+        """A reply a request: the samples' solutions in the first round, later an action that ends the episode."""
+        if self.first:
+            self.first = False
             replies = [solution(self.kind, sample) for sample in self.samples]
         else:
-            replies = ["Act: answer(5)" if self.kind == "os" else 'Action: Answer\nFinal Answer: ["5"]'] * len(
-                conversations
-            )
+            replies = ["Act: answer(5)" if self.kind == "os" else 'Action: Answer\nFinal Answer: ["5"]'] * len(requests)
         return [Completion(reply, "stop", 1, 1) for reply in replies]
-
-    def reset(self) -> None:
-        """Nothing: it has no caches."""
-
-    def close(self) -> None:
-        """Nothing: it holds no device."""
 
 
 def solution(kind: str, sample: Sample) -> str:
@@ -125,7 +117,7 @@ def measure_engines(models: Path, names: Sequence[str], items: int, workers: int
     with tempfile.TemporaryDirectory() as data:
         make_tasks.main(Path(data), items, 0)
         for name in names:
-            engine = engines.create(name, engines.EngineSettings(device="auto", threads=threads))  # type: ignore[arg-type]
+            engine = engines.create(name, engines.EngineSettings(device="auto", threads=threads))
             try:
                 report(engine, folders, Path(data), workers)
             finally:

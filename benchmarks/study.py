@@ -28,8 +28,7 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
-from cycleqd.evaluation.engines import EngineSettings, create
-from cycleqd.evaluation.engines.engine import Engine, Sampling
+from cycleqd.evaluation.engines import Engine, EngineSettings, Sampling, create
 from cycleqd.evaluation.evaluator import evaluate
 from cycleqd.evaluation.splits import choose
 from cycleqd.evaluation.task import Episode, Message, Outcome, Sample, Task, Verdict, Workspace, load_task

@@ -12,10 +12,11 @@ import typer.main
 from typer.testing import CliRunner
 
 from cycleqd.cli import app
-from cycleqd.evaluation.engines.engine import Completion, Progress, Sampling
+from cycleqd.evaluation.engines import Sampling
 from cycleqd.evaluation.evaluator import evaluate
 from cycleqd.evaluation.task import Message, Workspace, load_task
 from cycleqd.search.config import load
+from tests.scripted import Scripted
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
@@ -30,25 +31,16 @@ def block(language: str) -> str:
     return found[0]
 
 
-class Parrot:
-    """A scripted model: repeats what it was told to, except the line that holds `fails`."""
-
-    name, reproducible, version = "scripted", True, ""
+class Parrot(Scripted):
+    """Repeats what it was asked to, except the line that holds `fails`."""
 
     def __init__(self, fails: str) -> None:
+        super().__init__()
         self.fails = fails
 
-    def load(self, folder: Path, digest: str) -> None: ...
-
-    def generate(
-        self, conversations: Sequence[Sequence[Message]], sampling: Sampling, progress: Progress | None = None
-    ) -> list[Completion]:
-        texts = [conversation[-1]["content"].removeprefix("repeat ") for conversation in conversations]
-        return [Completion("" if self.fails in text else f" {text}\n", "stop", 1, 1) for text in texts]
-
-    def reset(self) -> None: ...
-
-    def close(self) -> None: ...
+    def reply(self, conversation: Sequence[Message]) -> str:
+        text = conversation[-1]["content"].removeprefix("repeat ")
+        return "" if self.fails in text else f" {text}\n"
 
 
 def test_the_worked_example_is_the_file_and_scores(tmp_path: Path) -> None:

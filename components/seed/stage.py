@@ -10,6 +10,7 @@ import json
 import tempfile
 from pathlib import Path
 
+from cycleqd.evaluation.engines import load_engine
 from cycleqd.search import config as configuration
 from cycleqd.search.config import Config
 from cycleqd.search.records import JSON
@@ -67,6 +68,8 @@ def copy_all(store: Store, config: Config, frozen: bytes, inputs: JSON, clock: C
     with clock.part("check"):
         opened = open_inputs(store.client, config)
         found = {name: find_task(store.client, name, task) for name, task in config.tasks.items()}
+        if config.evaluation.engine != "auto":
+            load_engine(config.evaluation.engine)
     copy_operators(store, config)
     if not store.create(layout.CONFIG, frozen):
         adopt(store, config)

@@ -78,8 +78,9 @@ def _link_json(link: Link) -> dict[str, Any]:
 def _print(store: Store, found: Audit) -> None:
     say(f"configuration {store.url(layout.CONFIG)}, sha256 {found.objects[layout.CONFIG]}")
     for key, sha256 in found.objects.items():
-        if key.startswith("operators/"):
-            say(f"operator {store.url(key)}, sha256 {sha256}")
+        for folder, what in (("operators/", "operator"), ("engines/", "engine")):
+            if key.startswith(folder):
+                say(f"{what} {store.url(key)}, sha256 {sha256}")
     for link in found.links:
         _print_link(link)
     say(f"{len(found.objects)} objects of {store.url('')} hashed")

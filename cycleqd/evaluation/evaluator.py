@@ -1,8 +1,8 @@
-"""The evaluation loop: one engine, one task, its samples, round by round.
+"""The evaluation loop: one engine, and jobs (a model on the samples of a task), round by round.
 
-All live episodes advance together and each round is one batch of the engine, so what the engine sees depends on nothing
-but the model, the task and the samples. The task's own work (starting, stepping, judging) runs in threads; verdicts run
-while the next round is being generated.
+All live episodes of a job advance together. An engine that mixes gets those of many jobs in one call a round; another
+gets job after job, so that what it sees of one depends on nothing but the model, the task and the samples. The task's
+own work (starting, stepping, judging) runs in threads; verdicts run while the next round, or job, is being generated.
 """
 
 from __future__ import annotations
@@ -13,44 +13,30 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, as_completed
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import dataclass
+from threading import Lock
 
-from cycleqd.errors import CycleQDError, EvaluationError, InvalidInputError
-from cycleqd.evaluation.engines.engine import Completion, Engine, Progress, Sampling
-from cycleqd.evaluation.task import Episode, Message, Outcome, Sample, Task, Verdict
+from cycleqd.errors import InvalidInputError
+from cycleqd.evaluation.engines import Engine, Progress, Sampling
+from cycleqd.evaluation.jobs import Job, Run, SampleRecord, Work
+from cycleqd.evaluation.task import Outcome, Sample, Task
 
-Counting = Callable[[str, int], Progress]
-"""Called with what is going to be counted and its total, gives a function to be called with how much more is done."""
+Counting = Callable[[str, str, int], Progress]
+"""Called with where and what is going to be counted and its total; what it gives is called with how much more is done.
+"""
 
-
-@dataclass(frozen=True)
-class SampleRecord:
-    """What happened to one sample: nothing in it differs between two identical runs."""
-
-    id: str
-    group: str
-    messages: tuple[Message, ...]
-    replies: tuple[str, ...]
-    finish: tuple[str, ...]
-    outcome: Outcome
-    reason: str
-    detail: Mapping[str, Any]
-    prompt_tokens: int
-    tokens: int
-
-    def to_json(self) -> dict[str, Any]:
-        """The record as plain JSON values, in a fixed order of keys."""
-        plain: dict[str, Any] = {**vars(self), "outcome": self.outcome.value, "detail": dict(self.detail)}
-        return {key: list(value) if isinstance(value, tuple) else value for key, value in plain.items()}
+TOGETHER = 1024
+"""Episodes of different jobs that are open at a time: more make no batch larger, and each may hold processes."""
 
 
 @dataclass(frozen=True)
 class Timings:
     """Seconds, kept apart from the records because they differ from run to run.
 
-    `samples`: task work of each sample id (start, steps, verdict), without generating. `generating` and `total`: wall
-    time inside the engine and of the whole evaluation.
+    `samples`: task work of each sample id (start, steps, verdict), without generating. `generating`: wall time inside
+    the engine; calls that served several jobs are shared among them by the tokens they got. `total`: wall time of the
+    evaluation; of one of several jobs its generating and its samples' work divided by the workers, so that all totals
+    add up to about the time that they took together.
     """
 
     samples: Mapping[str, float]
@@ -98,44 +84,6 @@ def _share(records: Sequence[SampleRecord]) -> float:
     return sum(record.outcome is Outcome.PASSED for record in records) / len(records)
 
 
-@dataclass
-class _Run:
-    """One sample on its way through the loop. `prompt` is what the next round asks; None once the episode is over."""
-
-    sample: Sample
-    episode: Episode | None = None
-    prompt: Sequence[Message] | None = None
-    completions: list[Completion] = field(default_factory=list)
-    verdict: Verdict | None = None
-    seconds: float = 0.0
-    closed: bool = False
-
-    @property
-    def overflowed(self) -> bool:
-        return self.completions[-1].finish == "overflow"
-
-    def close(self) -> None:
-        """Close the episode unless that has been done."""
-        if self.episode is not None and not self.closed:
-            self.closed = True
-            self.episode.close()
-
-    def record(self) -> SampleRecord:
-        assert self.episode is not None and self.verdict is not None  # called when the run is over
-        return SampleRecord(
-            id=self.sample.id,
-            group=self.sample.group,
-            messages=tuple(self.episode.messages),
-            replies=tuple(self.episode.replies),
-            finish=tuple(completion.finish for completion in self.completions),
-            outcome=self.verdict.outcome,
-            reason=self.verdict.reason,
-            detail=self.verdict.detail,
-            prompt_tokens=sum(completion.prompt_tokens for completion in self.completions),
-            tokens=sum(completion.tokens for completion in self.completions),
-        )
-
-
 def evaluate(
     engine: Engine,
     task: Task,
@@ -143,121 +91,150 @@ def evaluate(
     sampling: Sampling,
     *,
     workers: int,
-    counting: Counting = lambda what, total: lambda more: None,
+    counting: Counting = lambda where, what, total: lambda more: None,
 ) -> Evaluation:
-    """Score the engine's current model on `samples` of a task that has been entered; `workers` threads do its work.
+    """Score the engine's current model on one task: `evaluate_jobs` with one job.
+
+    Args:
+        engine: It has a model.
+        task: It has been entered.
+        samples: At least one.
+        sampling: How replies are generated.
+        workers: Threads of the task's work.
+        counting: Shows the replies of each round and the verdicts.
+
+    Raises:
+        EvaluationError: See `evaluate_jobs`.
+    """
+    found: list[Evaluation] = []
+    jobs = [Job(task, samples, sampling)]
+    evaluate_jobs(engine, jobs, lambda _, evaluation: found.append(evaluation), workers=workers, counting=counting)
+    return found[0]
+
+
+def evaluate_jobs(
+    engine: Engine,
+    jobs: Sequence[Job],
+    finished: Callable[[int, Evaluation], None],
+    *,
+    workers: int,
+    counting: Counting = lambda where, what, total: lambda more: None,
+) -> None:
+    """Score the engine's current model, and adapters of it, on tasks.
 
     An episode whose prompt no longer fits the context ends as an error, "context overflow", without a verdict of the
-    task. `counting` shows the replies of each round and the verdicts. Raises EvaluationError, with no score, when the
-    task's code fails unexpectedly or no sample's first prompt fits the context; any CycleQDError of task or engine is
-    passed on. Every episode that was started is closed exactly once, whatever happens.
+    task. Every episode that was started is closed exactly once, whatever happens.
+
+    Args:
+        engine: It has a model, and knows the jobs' adapters.
+        jobs: Each has at least one sample.
+        finished: Called with each job's place among the jobs as soon as its last verdict is there, from a worker
+            thread, never twice at once.
+        workers: Threads of the tasks' work.
+        counting: Shows the replies of each round and the verdicts.
+
+    Raises:
+        EvaluationError: A task's code failed unexpectedly, or no first prompt of a job fits its context; no score then,
+            but of jobs that are finished. Any CycleQDError of tasks, engine and `finished` is passed on.
     """
-    if not samples:
-        raise InvalidInputError(f"{type(task).__name__} has no samples; a score needs at least one")
-    began = time.perf_counter()
-    runs = [_Run(sample) for sample in samples]
+    for job in jobs:
+        if not job.samples:
+            raise InvalidInputError(f"{type(job.task).__name__} has no samples; a score needs at least one")
+    works = [Work(job, number, [Run(job.task, sample) for sample in job.samples]) for number, job in enumerate(jobs)]
     engine.reset()
-    with _pool(workers, runs) as pool:
-        for started in as_completed([pool.submit(_start, task, run) for run in runs]):
+    began = time.perf_counter()
+
+    def done(work: Work) -> None:
+        spent = sum(run.seconds for run in work.runs)
+        total = time.perf_counter() - began if len(works) == 1 else work.generating + spent / workers
+        timings = Timings({r.sample.id: r.seconds for r in work.runs}, work.generating, total, work.rounds)
+        finished(work.number, Evaluation(tuple(run.record() for run in work.runs), timings))
+
+    with _pool(workers, [run for work in works for run in work.runs]) as pool:
+        _Loop(engine, pool, counting, done).run(works)
+
+
+class _Loop:
+    """Advances jobs round by round; `done` is called with each when it has all verdicts."""
+
+    def __init__(
+        self, engine: Engine, pool: ThreadPoolExecutor, counting: Counting, done: Callable[[Work], None]
+    ) -> None:
+        self._engine, self._pool, self._counting, self._done = engine, pool, counting, done
+        self._judging: list[Future[None]] = []
+        self._lock = Lock()
+        self._judged: Progress = lambda more: None
+
+    def run(self, works: Sequence[Work]) -> None:
+        """All jobs to their last verdict."""
+        self._judged = self._counting(_where(works), "samples judged", sum(len(work.runs) for work in works))
+        waiting, active = list(works), list[Work]()
+        while waiting or active:
+            while waiting and self._fits(waiting[0], active):
+                active.append(self._started(waiting.pop(0)))
+            self._round(active)
+            active = [work for work in active if work.live]
+            self._raise_failures()
+        for verdict in as_completed(self._judging):
+            verdict.result()
+
+    def _fits(self, work: Work, active: Sequence[Work]) -> bool:
+        """Whether a job may begin beside others."""
+        live = sum(len(other.live) for other in active)
+        return not active or (self._engine.mixes and live + len(work.runs) <= TOGETHER)
+
+    def _started(self, work: Work) -> Work:
+        """The job with its episodes open."""
+        work.live, work.unjudged = work.runs, len(work.runs)
+        for started in as_completed([self._pool.submit(run.start) for run in work.runs]):
             started.result()
-        generating, rounds = _rounds(engine, task, runs, sampling, pool, counting)
-    timings = Timings({r.sample.id: r.seconds for r in runs}, generating, time.perf_counter() - began, rounds)
-    return Evaluation(tuple(run.record() for run in runs), timings)
+        return work
 
-
-def _rounds(
-    engine: Engine,
-    task: Task,
-    runs: Sequence[_Run],
-    sampling: Sampling,
-    pool: ThreadPoolExecutor,
-    counting: Counting,
-) -> tuple[float, int]:
-    """Generate and step until no episode is live; returns seconds spent generating and the number of rounds."""
-    live, judging = list(runs), list[Future[None]]()
-    generating, rounds, reported = 0.0, 0, 0
-    progress = counting("samples judged", len(runs))
-    while live:
+    def _round(self, works: Sequence[Work]) -> None:
+        """Generate a reply for every live episode, then step those; verdicts of what is over by then are begun."""
         began = time.perf_counter()
-        rounds += 1
-        replies = counting(f"replies of round {rounds}", len(live))
-        completions = engine.generate([run.prompt or () for run in live], sampling, replies)
-        generating += time.perf_counter() - began
-        if all(completion.finish == "overflow" for completion in completions) and rounds == 1:
-            longest = max(completion.prompt_tokens for completion in completions)
-            raise EvaluationError(
-                f"no prompt of {type(task).__name__} fits the context (the longest has {longest} tokens), so no"
-                " score was recorded; raise evaluation.max_context or take models with a longer context"
-            )
-        for run, completion in zip(live, completions, strict=True):
-            run.completions.append(completion)
-        steps = {pool.submit(_step, task, run): run for run in live}
+        asked = [work.requests() for work in works]
+        everything = [request for requests in asked for request in requests]
+        number = max(work.rounds for work in works) + 1
+        replies = self._counting(_where(works), f"replies of round {number}", len(everything))
+        completions = iter(self._engine.generate(everything, replies))
+        spent = time.perf_counter() - began
+        given = [[next(completions) for _ in requests] for requests in asked]
+        tokens = [sum(completion.tokens for completion in part) for part in given]
+        for work, part, count in zip(works, given, tokens, strict=True):
+            work.generating += spent * (count / sum(tokens) if sum(tokens) else 1 / len(works))
+            work.take(part)
+        steps = {self._pool.submit(run.step): (work, run) for work in works for run in work.live}
         for step in as_completed(steps):
             step.result()
-            if steps[step].prompt is None:
-                judging.append(pool.submit(_judge, task, steps[step]))
-        live = [run for run in live if run.prompt is not None]
-        reported += _report(progress, _judged(judging) - reported)
-    for _ in as_completed(judging):
-        reported += _report(progress, _judged(judging) - reported)
-    return generating, rounds
+            work, run = steps[step]
+            if run.prompt is None:
+                self._judging.append(self._pool.submit(self._judge, work, run))
+        for work in works:
+            work.live = [run for run in work.live if run.prompt is not None]
+
+    def _judge(self, work: Work, run: Run) -> None:
+        run.judge()
+        with self._lock:
+            self._judged(1)
+            work.unjudged -= 1
+            if not work.unjudged:
+                self._done(work)
+
+    def _raise_failures(self) -> None:
+        """Raise what a verdict has raised."""
+        ended = [verdict for verdict in self._judging if verdict.done()]
+        self._judging = [verdict for verdict in self._judging if not verdict.done()]
+        for verdict in ended:
+            verdict.result()
 
 
-def _judged(judging: Sequence[Future[None]]) -> int:
-    """How many verdicts are there; raises what one of them raised."""
-    done = [future for future in judging if future.done()]
-    for future in done:
-        future.result()
-    return len(done)
-
-
-def _report(progress: Progress, judged: int) -> int:
-    if judged:
-        progress(judged)
-    return judged
-
-
-def _start(task: Task, run: _Run) -> None:
-    with _task_code(task, run, "start"):
-        run.episode = task.start(run.sample)
-        run.prompt = run.episode.messages
-
-
-def _step(task: Task, run: _Run) -> None:
-    with _task_code(task, run, "next"):
-        assert run.episode is not None  # all were started
-        run.prompt = None if run.overflowed else run.episode.next(run.completions[-1].text)
-
-
-def _judge(task: Task, run: _Run) -> None:
-    with _task_code(task, run, "verdict"):
-        assert run.episode is not None
-        try:
-            overflow = Verdict(Outcome.ERROR, "context overflow")
-            run.verdict = overflow if run.overflowed else task.verdict(run.episode)
-        finally:
-            run.close()
+def _where(works: Sequence[Work]) -> str:
+    return works[0].job.label if len(works) == 1 else f"{len(works)} evaluations"
 
 
 @contextmanager
-def _task_code(task: Task, run: _Run, what: str) -> Iterator[None]:
-    """Times the task's work on a sample and names task and sample when it fails in a way it did not foresee."""
-    began = time.perf_counter()
-    try:
-        yield
-    except CycleQDError:
-        raise
-    except Exception as error:
-        raise EvaluationError(
-            f"{type(task).__name__}.{what} failed on sample '{run.sample.id}' ({type(error).__name__}: {error}); "
-            f"this is a fault of the task's code or set-up, so no score was recorded"
-        ) from error
-    finally:
-        run.seconds += time.perf_counter() - began
-
-
-@contextmanager
-def _pool(workers: int, runs: Sequence[_Run]) -> Iterator[ThreadPoolExecutor]:
+def _pool(workers: int, runs: Sequence[Run]) -> Iterator[ThreadPoolExecutor]:
     """Worker threads; on leaving, also after a failure, no thread is at work and no episode is open."""
     pool = ThreadPoolExecutor(workers, thread_name_prefix="evaluate")
     try:

@@ -6,7 +6,7 @@ import gzip
 import hashlib
 
 from cycleqd.errors import ConflictError, IntegrityError
-from cycleqd.evaluation.engines.engine import Engine
+from cycleqd.evaluation.engines import Engine
 from cycleqd.evaluation.evaluator import Evaluation
 from cycleqd.evaluation.staged import Split, StagedTask
 from cycleqd.search.config import Config

@@ -7,20 +7,22 @@ pipeline.
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Mapping, Sequence
-from contextlib import ExitStack
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, ExitStack, nullcontext
 from dataclasses import dataclass
-from functools import partial
 from itertools import groupby, product
 from pathlib import Path
+from typing import Protocol
 
 from cycleqd.errors import UnavailableError
 from cycleqd.evaluation import engines
-from cycleqd.evaluation.engines.engine import Engine, Sampling
-from cycleqd.evaluation.evaluator import evaluate
+from cycleqd.evaluation.engines import Adapter, Engine, Sampling
+from cycleqd.evaluation.evaluator import Evaluation, evaluate_jobs
+from cycleqd.evaluation.jobs import Job
 from cycleqd.evaluation.records import METHOD_VERSION, NAME, due, inputs_of, write_evaluation
 from cycleqd.evaluation.staged import Split, StagedTask
 from cycleqd.evaluation.task import Sample, Task
+from cycleqd.loading import is_file
 from cycleqd.progress import counting
 from cycleqd.search.config import Config
 from cycleqd.search.place import Place
@@ -28,6 +30,7 @@ from cycleqd.search.records import JSON
 from cycleqd.storage import layout
 from cycleqd.storage.cache import CheckpointCache
 from cycleqd.storage.evolution import manifest, size_in_bytes
+from cycleqd.storage.frozen import fetch
 from cycleqd.storage.models import source
 from cycleqd.storage.objects import Store
 from cycleqd.storage.results import Clock, find_result, need_result
@@ -44,10 +47,45 @@ class Missing:
     inputs: JSON
 
     def recorded(self, store: Store) -> bool:
-        """Whether there is a score now."""
+        """Whether there is a score now.
+
+        Args:
+            store: The evolution's prefix in S3.
+        """
         split = self.inputs["split"]
         folder = layout.evaluation(self.model, self.task.name, split)
         return find_result(store, folder, NAME, METHOD_VERSION, self.inputs) is not None
+
+
+class Written(Protocol):
+    """A child's adapter, written where an engine can read it (see `engines.Adapter`)."""
+
+    digest: str
+    folder: Path
+
+
+Adapters = Callable[[Store, Sequence[str], Path], AbstractContextManager[Mapping[str, Written]]]
+"""Writes the adapters of models below a folder, where they stay as long as the context lasts; they are by model id."""
+
+
+def no_adapters(store: Store, models: Sequence[str], scratch: Path) -> AbstractContextManager[Mapping[str, Written]]:
+    """`Adapters` of an evolution whose models are all checkpoints.
+
+    Args:
+        store: The evolution's prefix in S3.
+        models: Ids of models that are cores: none.
+        scratch: The folder to write below.
+    """
+    return nullcontext({})
+
+
+def is_core(found: Manifest) -> bool:
+    """Whether a model is a core, of which an adapter of the base is made; otherwise it is a checkpoint.
+
+    Args:
+        found: The model's manifest.
+    """
+    return set(found.files) == {"core.safetensors"}
 
 
 def evaluate_all(
@@ -59,8 +97,21 @@ def evaluate_all(
     tasks: Sequence[str],
     split: Split,
     anew: bool = False,
+    adapters: Adapters = no_adapters,
 ) -> None:
-    """Write every record that is missing. anew: also those that are there of another method version (see `due`)."""
+    """Write every record that is missing.
+
+    Args:
+        settings: Where this machine keeps its cache and temporary files.
+        store: The evolution's prefix in S3.
+        config: The frozen configuration.
+        place: Where and how the work runs.
+        models: Ids of models.
+        tasks: Names of tasks; every model is scored on each.
+        split: Which of the samples.
+        anew: Also replace records of another method version (see `due`).
+        adapters: Writes the adapters of models that are cores.
+    """
     seeded = need_result(store, layout.SEED)["outputs"]["tasks"]
     manifests = {model: manifest(store, model) for model in models}
     settings.scratch.mkdir(parents=True, exist_ok=True)
@@ -75,12 +126,21 @@ def evaluate_all(
                 missing.append(pair)
         if missing:
             cache = CheckpointCache(settings.cache, size_in_bytes(place.cache_size))
-            Scoring(store, config, place, split, scratch, cache).run(missing, manifests)
+            Scoring(store, config, place, split, scratch, cache, adapters).run(missing, manifests)
+
+
+@dataclass(frozen=True)
+class Bench:
+    """What pairs are scored with: an engine, the tasks, entered, and their samples, both by the task's name."""
+
+    engine: Engine
+    tasks: Mapping[str, Task]
+    samples: Mapping[str, Sequence[Sample]]
 
 
 @dataclass(frozen=True)
 class Scoring:
-    """One engine start: the missing pairs, model by model, weights swapped in between."""
+    """One engine start for all missing pairs: children that are adapters together, then checkpoint after checkpoint."""
 
     store: Store
     config: Config
@@ -88,57 +148,122 @@ class Scoring:
     split: Split
     scratch: Path
     cache: CheckpointCache
+    adapters: Adapters = no_adapters
 
     def run(self, missing: Sequence[Missing], manifests: Mapping[str, Manifest]) -> None:
-        """Check everything that can be checked, then start the engine and score. Missing pairs come model by model."""
+        """Check everything that can be checked, then start the engine and score.
+
+        Args:
+            missing: Model by model.
+            manifests: Of the models, by id.
+        """
+        cores = [pair for pair in missing if is_core(manifests[pair.model])]
         with ExitStack() as stack:
-            tasks = {pair.task.name: pair.task.open(self.scratch, self.place.workers) for pair in missing}
-            refuse_unready(tasks)
-            samples = {p.task.name: p.task for p in missing}
-            chosen = {n: t.samples(self.store, tasks[n], self.split, self.scratch) for n, t in samples.items()}
-            engine = self.engine()
-            stack.callback(engine.close)
-            for task in tasks.values():
-                stack.enter_context(task)
-            for model, group in groupby(missing, key=lambda pair: pair.model):
-                pairs = [pair for pair in group if not pair.recorded(self.store)]  # another process may be ahead
-                if not pairs:
-                    continue
-                clock, found = Clock(), manifests[model]
-                stored = source(self.store, layout.checkpoint(model), found)
-                with clock.part("load"), ExitStack() as fetched:
-                    engine.load(fetched.enter_context(self.cache.fetch(stored, found)), found.digest)
-                for pair in pairs:
-                    if not pair.recorded(self.store):
-                        self.score(engine, pair, tasks[pair.task.name], chosen[pair.task.name], clock)
-                        clock = Clock()
+            bench = self.open(missing, stack)
+            if cores:  # first, so that an engine has room for adapters from its start
+                models = list(dict.fromkeys(pair.model for pair in cores))
+                with self.adapters(self.store, models, self.scratch) as written:
+                    known = {model: Adapter(found.digest, found.folder) for model, found in written.items()}
+                    bench.engine.adapt(list(known.values()))
+                    self.score(bench, "base", manifest(self.store, "base"), cores, known)
+                    bench.engine.adapt(())
+            others = [pair for pair in missing if not is_core(manifests[pair.model])]
+            for model, group in groupby(others, key=lambda pair: pair.model):
+                self.score(bench, model, manifests[model], list(group))
+
+    def open(self, missing: Sequence[Missing], stack: ExitStack) -> Bench:
+        """The engine, which starts when the first model is loaded, and the tasks.
+
+        Args:
+            missing: Pairs whose tasks are opened.
+            stack: Closes everything when it is closed.
+
+        Raises:
+            UnavailableError: A task misses something on this machine.
+        """
+        tasks = {pair.task.name: pair.task.open(self.scratch, self.place.workers) for pair in missing}
+        refuse_unready(tasks)
+        staged = {pair.task.name: pair.task for pair in missing}
+        samples = {n: t.samples(self.store, tasks[n], self.split, self.scratch) for n, t in staged.items()}
+        engine = self.engine()
+        stack.callback(engine.close)
+        for task in tasks.values():
+            stack.enter_context(task)
+        return Bench(engine, tasks, samples)
 
     def engine(self) -> Engine:
-        """The configured engine; it starts when the first model is loaded."""
+        """The configured engine."""
         wanted = self.config.evaluation
-        return engines.create(
-            wanted.engine,
-            engines.EngineSettings(
-                dtype=wanted.dtype,
-                batch_tokens=wanted.batch_tokens,
-                threads=wanted.threads,
-                max_context=wanted.max_context,
-                device=self.place.device,
-            ),
+        settings = engines.EngineSettings(
+            dtype=wanted.dtype,
+            batch_tokens=wanted.batch_tokens,
+            threads=wanted.threads,
+            max_context=wanted.max_context,
+            device=self.place.device,
         )
+        if is_file(wanted.engine):
+            file = wanted.engine.rpartition(":")[0]
+            fetch(self.store, file, Path(file).stem, self.scratch)
+        return engines.create(wanted.engine, settings, self.scratch)
 
-    def score(self, engine: Engine, pair: Missing, task: Task, samples: Sequence[Sample], clock: Clock) -> None:
-        """Evaluate the loaded model on a task and write the record."""
-        how = pair.task.config.generation
+    def score(
+        self,
+        bench: Bench,
+        model: str,
+        found: Manifest,
+        pairs: Sequence[Missing],
+        adapters: Mapping[str, Adapter] | None = None,
+    ) -> None:
+        """Load a checkpoint and score it, or adapters of it; each record is written as soon as its last verdict is in.
+
+        Args:
+            bench: Engine, tasks and samples.
+            model: Id of the checkpoint to load.
+            found: The checkpoint's manifest.
+            pairs: What to score; those that another process has scored by now are left out.
+            adapters: The adapters of the pairs' models, by id; None where the pairs are of the checkpoint itself.
+        """
+        pairs = [pair for pair in pairs if not pair.recorded(self.store)]
+        if not pairs:
+            return
+        loading = Clock()
+        with loading.part("load"), ExitStack() as fetched:
+            stored = source(self.store, layout.checkpoint(model), found)
+            bench.engine.load(fetched.enter_context(self.cache.fetch(stored, found)), found.digest)
+        jobs = [self.job(bench, pair, adapters[pair.model].digest if adapters else None) for pair in pairs]
+
+        def write(number: int, evaluation: Evaluation) -> None:
+            pair, clock = pairs[number], Clock()
+            clock.seconds = {**loading.seconds, "evaluate": round(evaluation.timings.total, 4)}
+            clock.started -= round(1000 * sum(clock.seconds.values()))
+            loading.seconds = {}  # the first record's
+            write_evaluation(self.store, pair.model, pair.task, pair.inputs, evaluation, bench.engine, clock)
+
+        evaluate_jobs(bench.engine, jobs, write, workers=self.place.workers, counting=counting)
+
+    def job(self, bench: Bench, pair: Missing, adapter: str | None) -> Job:
+        """What the evaluator is asked for a pair.
+
+        Args:
+            bench: Engine, tasks and samples.
+            pair: A model and a task.
+            adapter: Digest of the model's adapter; None where the model is what is loaded.
+        """
+        how, name = pair.task.config.generation, pair.task.name
         sampling = Sampling(how.max_tokens, how.temperature, how.top_p, how.stop, how.seed)
-        shown = partial(counting, f"{pair.model} on {pair.task.name} ({self.split})")
-        with clock.part("evaluate"):
-            found = evaluate(engine, task, samples, sampling, workers=self.place.workers, counting=shown)
-        write_evaluation(self.store, pair.model, pair.task, pair.inputs, found, engine, clock)
+        label = f"{pair.model} on {name} ({self.split})"
+        return Job(bench.tasks[name], bench.samples[name], sampling, adapter, label)
 
 
 def refuse_unready(tasks: Mapping[str, Task]) -> None:
-    """Raise UnavailableError with everything that the tasks miss on this machine."""
+    """Refuse tasks that this machine cannot run.
+
+    Args:
+        tasks: By name, not entered yet.
+
+    Raises:
+        UnavailableError: Everything that they miss, a line each.
+    """
     problems = [f"task '{name}': {problem}" for name, task in tasks.items() for problem in task.preflight()]
     if problems:
         raise UnavailableError("\n".join(problems))

@@ -10,9 +10,10 @@ import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 
 from cycleqd.evaluation.records import TRANSCRIPTS
-from cycleqd.loading import source_digest
+from cycleqd.loading import is_file, source_digest
 from cycleqd.search.config import Config
 from cycleqd.search.records import JSON
 from cycleqd.storage import layout
@@ -149,6 +150,9 @@ def trace(store: Store, config: Config, models: Sequence[str], pins: Iterable[st
     for operator in config.method.operators.values():
         if operator.file:
             found.names(operator.file, source_digest(type(operator)))
+    if is_file(config.evaluation.engine):
+        file = config.evaluation.engine.rpartition(":")[0]
+        found.names(file, Path(file).stem)
     head, state = current(store)
     kept = needed(store, config, head.snapshot, state) | set(pins)
     for model in members:

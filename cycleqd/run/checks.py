@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from cycleqd.errors import CycleQDError, UnavailableError
+from cycleqd.evaluation.engines import load_engine
 from cycleqd.evaluation.task import load_task
 from cycleqd.run.estimate import cells, planned_children
 from cycleqd.run.kubeflow.endpoint import fault
@@ -227,7 +228,7 @@ def check_models(config: Config, store: Store | None, findings: Findings) -> dic
 
 
 def check_tasks(config: Config, findings: Findings, begin: Callable[[str], None]) -> dict[str, dict[str, int]]:
-    """Every task's class, settings, data, splits and needs; the number of samples by split.
+    """The engine's class; every task's class, settings, data, splits and needs. The number of samples by split.
 
     Args:
         config: The evolution's configuration.
@@ -235,6 +236,11 @@ def check_tasks(config: Config, findings: Findings, begin: Callable[[str], None]
         begin: Called with each task before it is checked.
     """
     found: dict[str, dict[str, int]] = {}
+    if config.evaluation.engine != "auto":
+        try:
+            load_engine(config.evaluation.engine)
+        except CycleQDError as error:
+            findings.collect(error)
     for name, task in config.tasks.items():
         begin(f"task '{name}'")
         try:

@@ -9,6 +9,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from cycleqd.loading import is_file
 from cycleqd.progress import Bar
 from cycleqd.search.config import Config, parse
 from cycleqd.storage import layout
@@ -80,4 +81,9 @@ def _local(config: Config, store: Store) -> tuple[dict[str, Path], dict[str, Any
     for operator in config.method.operators.values():
         if operator.file:
             files[f"{layout.SOURCES}/{operator.stored.rpartition(':')[0]}"] = Path(operator.file)
+    engine = config.evaluation.engine
+    if is_file(engine) and not engine.startswith("s3://"):
+        key = f"{layout.SOURCES}/{config.evaluation.stored_engine}"
+        files[key.rpartition(":")[0]] = Path(engine.rpartition(":")[0])
+        tree["evaluation"]["engine"] = store.url(key)
     return files, tree

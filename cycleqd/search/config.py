@@ -18,7 +18,7 @@ from pydantic import (
 )
 
 from cycleqd.errors import InvalidInputError
-from cycleqd.search.fields import Fraction, Location, Name, Plugin, Section, stored
+from cycleqd.search.fields import Fraction, Location, Name, Plugin, Section, stored, stored_by_content
 from cycleqd.search.method import Method
 from cycleqd.search.operators import Operator
 from cycleqd.search.place import Place
@@ -131,8 +131,9 @@ class TaskConfig(Section):
 class EvaluationConfig(Section):
     """How scores are measured: engine, arithmetic and batches are part of what a score means."""
 
-    engine: Literal["auto", "transformers", "vllm"] = "auto"
-    """The inference engine; `auto` is vLLM on a CUDA device and transformers elsewhere."""
+    engine: Plugin = "auto"
+    """The inference engine: `transformers`, `vllm`, your own (`file.py:Class` or `package.module:Class`), or `auto`:
+    vLLM on a CUDA device, transformers elsewhere."""
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
     """Arithmetic of inference; `auto` is the checkpoint's own dtype."""
     batch_tokens: int = Field(default=16384, ge=1)
@@ -143,6 +144,11 @@ class EvaluationConfig(Section):
     """Longest context in tokens; empty: the model's own."""
     allow_flat_tasks: bool = False
     """Go on although every expert scores 0 on a task, which then cannot guide the search."""
+
+    @property
+    def stored_engine(self) -> str:
+        """The engine that is frozen: a user's own file is stored by its sha256."""
+        return stored_by_content(self.engine, "engines")
 
 
 class Config(Section):
@@ -200,6 +206,7 @@ class Config(Section):
         for name, task in tree["tasks"].items():
             task["data"] = f"tasks/{name}/data/{task['data'].rstrip('/').rsplit('/', 1)[-1]}"
             task["class"] = stored(task["class"], f"tasks/{name}/plugin.py")
+        tree["evaluation"]["engine"] = self.evaluation.stored_engine
         for key, operator in self.method.operators.items():
             tree["method"][key]["kind"] = operator.stored
         return tree

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 from pathlib import Path
 from typing import Annotated
@@ -37,6 +38,19 @@ def absolute_plugin(plugin: str, info: ValidationInfo) -> str:
     """
     module, _, name = plugin.rpartition(":")
     return f"{_absolute(module, info)}:{name}" if is_file(plugin) else plugin
+
+
+def stored_by_content(plugin: str, folder: str) -> str:
+    """The same class in the copy that seeding names by the file's sha256; what is so named already stays.
+
+    Args:
+        plugin: Any class; of one in a file the file is read.
+        folder: Where such copies lie in the evolution.
+    """
+    path = Path(plugin.rpartition(":")[0])
+    if not is_file(plugin) or not path.is_file():
+        return plugin
+    return stored(plugin, f"{folder}/{hashlib.sha256(path.read_bytes()).hexdigest()}.py")
 
 
 def stored(plugin: str, key: str) -> str:

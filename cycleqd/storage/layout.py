@@ -6,6 +6,7 @@
     seed/update/{result,run}.json            the making of snapshot 0
     tasks/NAME/{data/…,plugin.py}
     operators/SHA256.py                      operators of a user's own, as the frozen configuration names them
+    engines/SHA256.py                        an engine of the user's own, named in the same way
     models/ID/…                              homes of base, expert-NAME, final and naive
     generations/NNNNNN/{plan,mlflow}.json    the plan is the claim
     generations/NNNNNN/children/ID/…         homes of children

@@ -190,7 +190,7 @@ def _find_plugin(client: S3Client, what: str, module: str) -> dict[str, Path | S
 
 
 def fetch_operators(client: S3Client, tree: JSON, folder: Path) -> JSON:
-    """A configuration's tree with its operators' files fetched from S3.
+    """A configuration's tree with the files of operators and engine fetched from S3.
 
     An operator's settings are validated by its own class, so its file is needed before the configuration is read.
 
@@ -211,11 +211,18 @@ def fetch_operators(client: S3Client, tree: JSON, folder: Path) -> JSON:
             copy = folder / f"{key}.py"
             copy.write_bytes(_content(path, where))
             method[key] = {**value, "kind": f"{copy}:{name}"}
-    return {**tree, "method": method}
+    evaluation = dict(tree.get("evaluation", {}))
+    module, _, name = str(evaluation.get("engine", "")).rpartition(":")
+    if module.startswith("s3://"):
+        ((path, where),) = _find_plugin(client, "evaluation.engine", module).items()
+        copy = folder / "engine.py"
+        copy.write_bytes(_content(path, where))
+        evaluation["engine"] = f"{copy}:{name}"
+    return {**tree, "method": method, "evaluation": evaluation}
 
 
 def copy_operators(store: Store, config: Config) -> None:
-    """Copy the files of a user's own operators to where the frozen configuration names them.
+    """Copy the files of a user's own operators and engine to where the frozen configuration names them.
 
     Args:
         store: Objects of the evolution.
@@ -224,6 +231,9 @@ def copy_operators(store: Store, config: Config) -> None:
     for operator in config.method.operators.values():
         if operator.file:
             store.put(operator.stored.rpartition(":")[0], Path(operator.file).read_bytes())
+    if is_file(config.evaluation.engine):
+        path = Path(config.evaluation.engine.rpartition(":")[0])
+        store.put(config.evaluation.stored_engine.rpartition(":")[0], path.read_bytes())
 
 
 def _remote(client: S3Client, what: str, url: str, basename: str) -> dict[str, Path | S3Source]:

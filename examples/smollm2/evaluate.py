@@ -17,7 +17,7 @@ from pathlib import Path
 
 from cycleqd.errors import InvalidInputError, UnavailableError
 from cycleqd.evaluation import engines
-from cycleqd.evaluation.engines.engine import Engine, Sampling
+from cycleqd.evaluation.engines import Engine, Sampling
 from cycleqd.evaluation.evaluator import Evaluation, evaluate
 from cycleqd.evaluation.splits import choose
 from cycleqd.evaluation.task import Workspace, load_task

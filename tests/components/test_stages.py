@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -159,18 +159,20 @@ def test_what_another_process_scored_meanwhile_is_not_scored_again(
     scored: list[str] = []
     score, settings, config = Scoring.score, Settings.from_environment(), load_config(evo.store)
 
-    def slow(self: Scoring, engine: Any, pair: Missing, *rest: Any) -> None:
-        scored.append(f"{pair.model}/{pair.task.name}")
+    def slow(self: Scoring, bench: Any, model: str, found: Any, pairs: Sequence[Missing], adapters: Any = None) -> None:
+        scored.append(model)
         if len(scored) == 1:
             evaluate_all(
                 settings, self.store, config, evo.config.place, ["base", "expert-a"], config.search_tasks, "search"
             )
-        score(self, engine, pair, *rest)
+        left = sum(not pair.recorded(self.store) for pair in pairs)
+        scored.append(f"{left} of {model}")
+        score(self, bench, model, found, pairs, adapters)
 
     monkeypatch.setattr(Scoring, "score", slow)
     evo.evaluate(["base", "expert-a", "expert-b"])
-    pairs = [f"{model}/{task}" for model in ("base", "expert-a", "expert-b") for task in config.search_tasks]
-    assert scored == [pairs[0], *pairs]
+    inner = ["base", "3 of base", "expert-a", "3 of expert-a"]
+    assert scored == ["base", *inner, "0 of base", "expert-a", "0 of expert-a", "expert-b", "3 of expert-b"]
     evo.evaluate(["base", "expert-a"])
     ledger(evo.name)  # asserts that no time was logged twice
 

@@ -12,28 +12,27 @@ import pytest
 
 from cycleqd.errors import CycleQDError, EvaluationError, InvalidInputError, UnavailableError
 from cycleqd.evaluation import engines
-from cycleqd.evaluation.engines.engine import Completion, Progress, Sampling
+from cycleqd.evaluation.engines import Completion, Progress, Request, Sampling
 from cycleqd.evaluation.evaluator import Evaluation, evaluate
 from cycleqd.evaluation.task import Episode, Message, Outcome, Sample, Task, Verdict, Workspace
+from tests.scripted import Scripted
 
 SAMPLING = Sampling(max_tokens=8)
 
 
-class Scripted:
-    """An engine that replies with the last message's text; "overflow" anywhere in it overflows."""
-
-    name, reproducible, version = "scripted", True, "1"
+class Repeating(Scripted):
+    """Replies with the last message's text; "overflow" anywhere in it overflows. It keeps what it was asked."""
 
     def __init__(self) -> None:
+        super().__init__()
         self.batches: list[list[str]] = []
         self.resets = 0
 
-    def load(self, folder: Path, digest: str) -> None: ...
+    def reply(self, conversation: Sequence[Message]) -> str:
+        return conversation[-1]["content"]
 
-    def generate(
-        self, conversations: Sequence[Sequence[Message]], sampling: Sampling, progress: Progress | None = None
-    ) -> list[Completion]:
-        asked = [conversation[-1]["content"] for conversation in conversations]
+    def generate(self, requests: Sequence[Request], progress: Progress | None = None) -> list[Completion]:
+        asked = [self.reply(request.conversation) for request in requests]
         self.batches.append(asked)
         if progress:
             progress(len(asked))
@@ -44,8 +43,6 @@ class Scripted:
 
     def reset(self) -> None:
         self.resets += 1
-
-    def close(self) -> None: ...
 
 
 class Countdown(Episode):
@@ -117,7 +114,7 @@ def records(evaluation: Evaluation) -> str:
 
 
 def test_episodes_advance_together_and_each_round_is_one_batch() -> None:
-    engine = Scripted()
+    engine = Repeating()
     evaluation = evaluate(engine, rounds(), SAMPLES, SAMPLING, workers=3)
     assert engine.batches == [["2", "word", "0", "overflow", "1"], ["1", "0"], ["0"]]
     assert engine.resets == 1
@@ -126,7 +123,7 @@ def test_episodes_advance_together_and_each_round_is_one_batch() -> None:
 
 
 def test_records_and_what_follows_from_them() -> None:
-    evaluation = evaluate(Scripted(), rounds(), SAMPLES, SAMPLING, workers=2)
+    evaluation = evaluate(Repeating(), rounds(), SAMPLES, SAMPLING, workers=2)
     assert [r.id for r in evaluation.records] == [s.id for s in SAMPLES]
     assert evaluation.score == 3 / 5
     assert evaluation.standard_error == pytest.approx((0.6 * 0.4 / 5) ** 0.5)
@@ -153,36 +150,36 @@ def test_records_and_what_follows_from_them() -> None:
 
 def test_an_overflow_ends_the_episode_without_asking_the_task() -> None:
     task = rounds(fail=("verdict", "dddd", RuntimeError()))
-    record = evaluate(Scripted(), task, SAMPLES, SAMPLING, workers=2).records[3]
+    record = evaluate(Repeating(), task, SAMPLES, SAMPLING, workers=2).records[3]
     assert (record.outcome, record.reason, record.replies) == (Outcome.ERROR, "context overflow", ())
 
 
 def test_prompts_that_all_overflow_are_an_error_and_not_a_score_of_0() -> None:
     task, samples = rounds(), [Sample("a", {"first": "overflow"}), Sample("b", {"first": "overflow too"})]
     with pytest.raises(EvaluationError, match=r"no prompt of Rounds fits .*longest has 99 tokens.*max_context"):
-        evaluate(Scripted(), task, samples, SAMPLING, workers=2)
+        evaluate(Repeating(), task, samples, SAMPLING, workers=2)
     assert [episode.closed for episode in task.episodes] == [1, 1]
 
 
 def test_the_same_records_again_and_with_any_number_of_workers() -> None:
-    found = {records(evaluate(Scripted(), rounds(), SAMPLES, SAMPLING, workers=w)) for w in (1, 1, 2, 8)}
+    found = {records(evaluate(Repeating(), rounds(), SAMPLES, SAMPLING, workers=w)) for w in (1, 1, 2, 8)}
     assert len(found) == 1
 
 
 def test_no_more_threads_than_workers() -> None:
     task = rounds()
-    evaluate(Scripted(), task, SAMPLES, SAMPLING, workers=2)
+    evaluate(Repeating(), task, SAMPLES, SAMPLING, workers=2)
     assert len(task.threads) <= 2
 
 
 def test_progress_adds_up_to_the_replies_and_the_samples() -> None:
     seen: dict[str, tuple[int, list[int]]] = {}
 
-    def counting(what: str, total: int) -> Progress:
+    def counting(where: str, what: str, total: int) -> Progress:
         seen[what] = total, []
         return seen[what][1].append
 
-    evaluate(Scripted(), rounds(), SAMPLES, SAMPLING, workers=2, counting=counting)
+    evaluate(Repeating(), rounds(), SAMPLES, SAMPLING, workers=2, counting=counting)
     assert list(seen) == ["samples judged", "replies of round 1", "replies of round 2", "replies of round 3"]
     assert [total for total, _ in seen.values()] == [5, 5, 2, 1]
     for total, steps in seen.values():
@@ -191,7 +188,7 @@ def test_progress_adds_up_to_the_replies_and_the_samples() -> None:
 
 def test_each_episode_is_closed_once() -> None:
     task = rounds()
-    evaluate(Scripted(), task, SAMPLES, SAMPLING, workers=4)
+    evaluate(Repeating(), task, SAMPLES, SAMPLING, workers=4)
     assert [episode.closed for episode in task.episodes] == [1] * len(SAMPLES)
 
 
@@ -208,13 +205,13 @@ def test_a_fault_of_the_task_is_never_a_score(
 ) -> None:
     task = rounds(fail=(where, "ccc", error))
     with pytest.raises(expected, match=message.format(where=where)):
-        evaluate(Scripted(), task, SAMPLES, SAMPLING, workers=2)
+        evaluate(Repeating(), task, SAMPLES, SAMPLING, workers=2)
     assert {episode.closed for episode in task.episodes} == {1}
     assert not [thread for thread in threading.enumerate() if thread.name.startswith("evaluate")]
 
 
 def test_a_fault_of_the_engine_is_passed_on_and_episodes_are_closed() -> None:
-    class Dead(Scripted):
+    class Dead(Repeating):
         def generate(self, *args: object, **kwargs: object) -> list[Completion]:
             raise EvaluationError("the engine died")
 
@@ -226,7 +223,7 @@ def test_a_fault_of_the_engine_is_passed_on_and_episodes_are_closed() -> None:
 
 def test_no_samples_is_no_score() -> None:
     with pytest.raises(InvalidInputError, match="Rounds has no samples"):
-        evaluate(Scripted(), rounds(), [], SAMPLING, workers=1)
+        evaluate(Repeating(), rounds(), [], SAMPLING, workers=1)
 
 
 def test_a_tiny_model_gives_the_same_bytes_with_any_number_of_workers(make_model: Callable[..., Path]) -> None:

@@ -8,37 +8,29 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from cycleqd.evaluation.engines.engine import Completion, Progress, Sampling
+from cycleqd.evaluation.engines import Sampling
 from cycleqd.evaluation.evaluator import evaluate
 from cycleqd.evaluation.task import Message, Workspace, load_task
 from cycleqd.search.config import load
 from examples.tiny.make_models import base_text, expert_text, tokenizer
 from examples.tiny.make_tasks import items, main
 from examples.tiny.skills import TEMPLATES
+from tests.scripted import Scripted
 
 CONFIG = Path(__file__).parents[2] / "examples/tiny/config.yaml"
 COUNT = 32  # two of each template
 SEED = 5
 
 
-class Scripted:
-    """A model that gives the replies it was told, by request."""
-
-    name, reproducible, version = "scripted", True, ""
+class Knowing(Scripted):
+    """A model that gives a fixed reply to each request."""
 
     def __init__(self, replies: Mapping[str, str]) -> None:
+        super().__init__()
         self.replies = replies
 
-    def load(self, folder: Path, digest: str) -> None: ...
-
-    def generate(
-        self, conversations: Sequence[Sequence[Message]], sampling: Sampling, progress: Progress | None = None
-    ) -> list[Completion]:
-        return [Completion(self.replies[one[-1]["content"]], "stop", 1, 1) for one in conversations]
-
-    def reset(self) -> None: ...
-
-    def close(self) -> None: ...
+    def reply(self, conversation: Sequence[Message]) -> str:
+        return self.replies[conversation[-1]["content"]]
 
 
 def test_training_never_sees_a_scored_request() -> None:
@@ -69,7 +61,7 @@ def test_gold_passes_and_the_next_answer_fails(skill: str, tmp_path: Path) -> No
     (tmp_path / "scratch").mkdir()
     with load_task(task.class_)(task.settings, Workspace(tmp_path / "scratch", workers=2)) as opened:
         samples = opened.load(tmp_path / Path(task.data).name)
-        right = evaluate(Scripted(gold), opened, samples, Sampling(64), workers=2)
-        wrong = evaluate(Scripted(others), opened, samples, Sampling(64), workers=2)
+        right = evaluate(Knowing(gold), opened, samples, Sampling(64), workers=2)
+        wrong = evaluate(Knowing(others), opened, samples, Sampling(64), workers=2)
     assert right.score == 1.0
     assert wrong.score == 0.0

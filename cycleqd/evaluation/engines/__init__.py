@@ -1,12 +1,19 @@
-"""The engines behind one interface (cycleqd/evaluation/engines/engine.py), chosen by name."""
+"""The interface of an engine: conversations in, texts out; models are swapped and adapters served while it runs.
+
+A module of this package is an engine, found by its name; what engines share is in common/.
+"""
 
 from __future__ import annotations
 
 import importlib.util
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from pathlib import Path
+from typing import ClassVar, Literal
 
-from cycleqd.evaluation.engines.engine import Engine
+from cycleqd.evaluation.task import Message
+from cycleqd.loading import load_class
 
 
 @dataclass(frozen=True)
@@ -24,17 +31,156 @@ class EngineSettings:
     device: Literal["auto", "cpu", "cuda"] = "auto"
 
 
-def create(kind: Literal["auto", "transformers", "vllm"], settings: EngineSettings) -> Engine:
-    """An engine that starts at its first `load`. "auto": vllm where CUDA and vllm are there, otherwise transformers."""
+@dataclass(frozen=True)
+class Sampling:
+    """How to generate. Temperature 0 is greedy; `max_tokens` bounds one reply, in tokens of the model's tokenizer."""
+
+    max_tokens: int
+    temperature: float = 0.0
+    top_p: float = 1.0
+    stop: tuple[str, ...] = ()
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class Adapter:
+    """A LoRA adapter: W + B A in place of some matrices W of the loaded model.
+
+    `folder` is a PEFT folder in one plain form (see `common/adapter.py`); its files must not change while it is in use.
+    `digest` names its content: equal digests are equal weights on every base.
+    """
+
+    digest: str
+    folder: Path
+
+
+@dataclass(frozen=True)
+class Request:
+    """A conversation that wants a reply.
+
+    `adapter` is the digest of the adapter to use, None for the loaded model by itself. Requests of one `group` and
+    adapter may share a batch in a reproducible engine, others never do: so replies do not depend on what else is asked.
+    """
+
+    conversation: Sequence[Message]
+    sampling: Sampling
+    adapter: str | None = None
+    group: int = 0
+
+
+@dataclass(frozen=True)
+class Completion:
+    """One reply. `finish` is "stop" (end token or stop string), "length" (max_tokens reached), or "overflow".
+
+    "overflow": prompt and one new token do not fit the context; `text` is empty and the episode ends without a pass.
+    Stop strings are not part of `text`.
+    """
+
+    text: str
+    finish: Literal["stop", "length", "overflow"]
+    prompt_tokens: int
+    tokens: int
+
+
+Progress = Callable[[int], None]
+"""Called with the number of requests finished since the last call."""
+
+
+class Engine(ABC):
+    """An inference engine. One start serves every model, adapter and task of a process.
+
+    It starts at its first `load`. Failures of the engine itself (out of memory after the bounded retry, a dead worker)
+    raise `cycleqd.errors.EvaluationError`.
+    """
+
+    own_modules: ClassVar[str] = "cycleqd.evaluation.engines.{}"
+
+    name: ClassVar[str]
+    """Written into every record; scores of different engines are never compared."""
+
+    mixes: ClassVar[bool] = False
+    """Whether a call with requests of many adapters and groups is faster than a call for each of them."""
+
+    def __init__(self, settings: EngineSettings) -> None:
+        self.settings = settings
+
+    @property
+    @abstractmethod
+    def reproducible(self) -> bool:
+        """Whether two runs on one machine give the same bytes."""
+
+    @property
+    @abstractmethod
+    def version(self) -> str:
+        """Library versions, device and dtype in one line, for run.json."""
+
+    @abstractmethod
+    def load(self, folder: Path, digest: str) -> None:
+        """Make a checkpoint the current model, swapping into a running engine. All have the first one's architecture.
+
+        Args:
+            folder: A Hugging Face folder.
+            digest: Identifies the checkpoint; loading the current one again is free.
+        """
+
+    @abstractmethod
+    def adapt(self, adapters: Sequence[Adapter]) -> None:
+        """Make adapters of the model that is loaded next known, in place of those that were known before.
+
+        Call it before `load`, which makes room for them.
+
+        Args:
+            adapters: All that the following requests name. Their files must stay until the next `adapt` or `close`.
+
+        Raises:
+            EvaluationError: An adapter is not in the plain form, or of a rank that the engine does not take.
+        """
+
+    @abstractmethod
+    def generate(self, requests: Sequence[Request], progress: Progress | None = None) -> list[Completion]:
+        """One completion a request, in order, through the model's own chat template (generation prompt added).
+
+        Args:
+            requests: Their adapters are known, and made for the loaded model.
+            progress: Called while the engine works.
+        """
+
+    def reset(self) -> None:  # noqa: B027 -- most engines keep nothing
+        """Forget caches that could carry state from one evaluation to the next. Adapters' are kept by their digests."""
+
+    def close(self) -> None:  # noqa: B027
+        """Stop, free the device."""
+
+
+def create(kind: str, settings: EngineSettings, root: Path = Path()) -> Engine:
+    """The engine that a configuration names; it starts at its first `load`.
+
+    Args:
+        kind: "auto" (vllm where CUDA and vllm are there, otherwise transformers), the name of a module of this package,
+            or "path/to/file.py:Class" or "package.module:Class" of one's own.
+        settings: What it is started with.
+        root: The folder that file paths are taken from.
+
+    Raises:
+        InvalidInputError: There is no such engine, or its file cannot be imported.
+    """
     if kind == "auto":
         kind = "vllm" if _cuda(settings) and importlib.util.find_spec("vllm") else "transformers"
-    if kind == "vllm":
-        from cycleqd.evaluation.engines.vllm import VllmEngine
+    return load_engine(kind, root)(settings)
 
-        return VllmEngine(settings)
-    from cycleqd.evaluation.engines.transformers import TransformersEngine
 
-    return TransformersEngine(settings)
+def load_engine(kind: str, root: Path = Path()) -> type[Engine]:
+    """The class that a configuration names.
+
+    Args:
+        kind: As `create` takes it, but "auto".
+        root: The folder that file paths are taken from.
+
+    Raises:
+        InvalidInputError: There is no such engine, or its file cannot be imported.
+    """
+    found: type[Engine] = load_class(kind, Engine, root)  # type: ignore[type-abstract]
+    return found
 
 
 def _cuda(settings: EngineSettings) -> bool:

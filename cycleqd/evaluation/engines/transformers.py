@@ -1,7 +1,7 @@
 """Inference with the transformers library: any device, and the same bytes on every run.
 
-Batches depend only on the conversations of one `generate` call, their tokens and the token budget, so a (model, task)
-pair gives the same replies whatever ran before it and wherever it runs.
+A batch holds requests of one group and adapter, and depends on nothing but their tokens and the token budget: so a
+(model, task) pair gives the same replies whatever ran before it, whatever is asked beside it and wherever it runs.
 """
 
 from __future__ import annotations
@@ -9,28 +9,29 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cycleqd.errors import EvaluationError
-from cycleqd.evaluation.engines.checkpoint import ModelFolder
-from cycleqd.evaluation.engines.engine import Completion, Progress, Sampling
-from cycleqd.evaluation.task import Message
+from cycleqd.evaluation.engines import Adapter, Completion, Engine, EngineSettings, Progress, Request, Sampling
+from cycleqd.evaluation.engines.common.adapter import AdapterFolder
+from cycleqd.evaluation.engines.common.checkpoint import ModelFolder
 
 if TYPE_CHECKING:
     import torch
 
-    from cycleqd.evaluation.engines import EngineSettings
 
-
-class TransformersEngine:
-    """Implements cycleqd.evaluation.engines.engine.Engine."""
+class TransformersEngine(Engine):
+    """Adapters are added to the outputs of the model's linear layers, one adapter at a time."""
 
     name = "transformers"
 
     def __init__(self, settings: EngineSettings) -> None:
-        self._settings = settings
+        super().__init__(settings)
         self._model: Any = None
+        self._adapters: dict[str, AdapterFolder] = {}
+        self._in_use = _InUse()
         self._checkpoint: ModelFolder | None = None
         self._digest: str | None = None
 
@@ -45,15 +46,15 @@ class TransformersEngine:
         import torch
         import transformers
 
-        dtype = str(self._model.dtype).removeprefix("torch.") if self._model is not None else self._settings.dtype
+        dtype = str(self._model.dtype).removeprefix("torch.") if self._model is not None else self.settings.dtype
         libraries = f"transformers {transformers.__version__}, torch {torch.__version__}"
-        return f"{libraries}, {self._device()}, {dtype}, {self._settings.threads} threads"
+        return f"{libraries}, {self._device()}, {dtype}, {self.settings.threads} threads"
 
     def load(self, folder: Path, digest: str) -> None:
         """Raises EvaluationError when the folder's tensors are not exactly the model's, or its architecture differs."""
         if digest == self._digest:
             return
-        checkpoint = ModelFolder.open(folder, self._settings.max_context)
+        checkpoint = ModelFolder.open(folder, self.settings.max_context)
         checkpoint.require_all_tensors()
         try:
             if self._checkpoint is None:
@@ -66,14 +67,63 @@ class TransformersEngine:
             raise EvaluationError(f"{folder} could not be loaded on {self._device()}: {_line(error)}") from error
         self._checkpoint, self._digest = checkpoint, digest
 
-    def generate(
-        self, conversations: Sequence[Sequence[Message]], sampling: Sampling, progress: Progress | None = None
-    ) -> list[Completion]:
-        """When memory runs out, starts over once with half the token budget; then raises EvaluationError."""
+    def adapt(self, adapters: Sequence[Adapter]) -> None:
+        """Any rank is taken."""
+        self._adapters = {adapter.digest: AdapterFolder.open(adapter) for adapter in adapters}
+        self._in_use.clear()
+
+    def generate(self, requests: Sequence[Request], progress: Progress | None = None) -> list[Completion]:
+        """When memory runs out, a group is begun again once with half the token budget; then raises EvaluationError."""
         if self._checkpoint is None or self._digest is None:
             raise EvaluationError("the transformers engine has no model; load one before generating")
-        prompts = self._checkpoint.encode(conversations)
-        budget = self._settings.batch_tokens
+        prompts = self._checkpoint.encode([request.conversation for request in requests])
+        groups: dict[tuple[str | None, int, Sampling], list[int]] = {}
+        for i, request in enumerate(requests):
+            groups.setdefault((request.adapter, request.group, request.sampling), []).append(i)
+        done: dict[int, Completion] = {}
+        for (adapter, _, sampling), members in groups.items():
+            self._use(adapter)
+            replies = self._within_memory([prompts[i] for i in members], sampling, progress)
+            done.update(zip(members, replies, strict=True))
+        return [done[i] for i in range(len(requests))]
+
+    def close(self) -> None:
+        """Drop the model and free the device's memory; `load` starts anew."""
+        self._model, self._checkpoint, self._digest = None, None, None
+        self._in_use = _InUse()
+        _free_memory()
+
+    def _device(self) -> str:
+        import torch
+
+        if self.settings.device != "auto":
+            return self.settings.device
+        return "cuda" if torch.cuda.is_available() else "cpu"
+
+    def _start(self, checkpoint: ModelFolder) -> None:
+        import torch
+        from transformers import AutoModelForCausalLM, GenerationConfig
+
+        torch.set_num_threads(self.settings.threads)
+        dtype = "auto" if self.settings.dtype == "auto" else getattr(torch, self.settings.dtype)
+        model = AutoModelForCausalLM.from_pretrained(checkpoint.folder, dtype=dtype, local_files_only=True)
+        model.generation_config = GenerationConfig()  # the folder's own settings would mix into ours
+        self._model = model.to(self._device()).eval()  # type: ignore[arg-type]
+
+    def _use(self, digest: str | None) -> None:
+        """Put an adapter in force, or none."""
+        if digest is None:
+            self._in_use.clear()
+        elif digest not in self._adapters:
+            raise EvaluationError(f"there is no adapter {digest}; make it known before generating with it")
+        else:
+            self._in_use.put(digest, self._adapters[digest], self._model)
+
+    def _within_memory(
+        self, prompts: Sequence[Sequence[int]], sampling: Sampling, progress: Progress | None
+    ) -> list[Completion]:
+        assert self._checkpoint is not None
+        budget = self.settings.batch_tokens
         for tokens in (budget, budget // 2):
             try:
                 return self._generate(prompts, sampling, tokens, progress)
@@ -87,31 +137,6 @@ class TransformersEngine:
             f"out of memory on {self._device()} with {self._checkpoint.folder}, also after halving the batch to "
             f"{budget // 2} tokens; lower evaluation.batch_tokens"
         )
-
-    def reset(self) -> None:
-        """Nothing to forget: the cache of keys and values lives for one batch."""
-
-    def close(self) -> None:
-        """Drop the model and free the device's memory; `load` starts anew."""
-        self._model, self._checkpoint, self._digest = None, None, None
-        _free_memory()
-
-    def _device(self) -> str:
-        import torch
-
-        if self._settings.device != "auto":
-            return self._settings.device
-        return "cuda" if torch.cuda.is_available() else "cpu"
-
-    def _start(self, checkpoint: ModelFolder) -> None:
-        import torch
-        from transformers import AutoModelForCausalLM, GenerationConfig
-
-        torch.set_num_threads(self._settings.threads)
-        dtype = "auto" if self._settings.dtype == "auto" else getattr(torch, self._settings.dtype)
-        model = AutoModelForCausalLM.from_pretrained(checkpoint.folder, dtype=dtype, local_files_only=True)
-        model.generation_config = GenerationConfig()  # the folder's own settings would mix into ours
-        self._model = model.to(self._device()).eval()  # type: ignore[arg-type]
 
     def _generate(
         self, prompts: Sequence[Sequence[int]], sampling: Sampling, budget: int, progress: Progress | None
@@ -156,6 +181,51 @@ class TransformersEngine:
                 ids, attention_mask=mask, generation_config=config, stopping_criteria=StoppingCriteriaList([rows])
             )
         return [rows.completion(i, len(prompt)) for i, prompt in enumerate(prompts)]
+
+
+class _InUse:
+    """The adapter in force: a linear layer that it names gives x Wᵀ + (x Aᵀ) Bᵀ; without one, what it gave before."""
+
+    def __init__(self) -> None:
+        self._digest: str | None = None
+        self._matrices: dict[str, tuple[torch.Tensor, torch.Tensor]] = {}
+        self._hooked: set[str] = set()
+
+    def clear(self) -> None:
+        """The model by itself."""
+        self._digest, self._matrices = None, {}
+
+    def put(self, digest: str, adapter: AdapterFolder, model: Any) -> None:
+        """Raises EvaluationError when a module is not a linear layer of the adapter's shape."""
+        from torch import nn
+
+        if digest == self._digest:
+            return
+        self.clear()
+        layers = {name: layer for name, layer in model.named_modules() if isinstance(layer, nn.Linear)}
+        shapes = {name: (layer.in_features, layer.out_features) for name, layer in layers.items()}
+        wrong = sorted(name for name, shape in adapter.shapes.items() if shapes.get(name) != shape)
+        if wrong:
+            raise EvaluationError(
+                f"{adapter.folder}: {len(wrong)} modules are not linear layers of that shape in the model, among them"
+                f" {wrong[:3]}; the adapter was made for another base"
+            )
+        for name in sorted(adapter.shapes.keys() - self._hooked):
+            layers[name].register_forward_hook(partial(self._add, name))
+            self._hooked.add(name)
+        self._matrices = {
+            name: (a.to(model.device, model.dtype), b.to(model.device, model.dtype))
+            for name, a, b in adapter.matrices()
+        }
+        self._digest = digest
+
+    def _add(self, name: str, layer: Any, inputs: tuple[torch.Tensor], output: torch.Tensor) -> torch.Tensor | None:
+        from torch.nn.functional import linear
+
+        if name not in self._matrices:
+            return None  # the output as it is
+        a, b = self._matrices[name]
+        return linear(linear(inputs[0], a), b).add_(output)
 
 
 class _Rows:

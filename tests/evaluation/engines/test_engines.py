@@ -10,8 +10,8 @@ import pytest
 
 from cycleqd.errors import EvaluationError
 from cycleqd.evaluation import engines
-from cycleqd.evaluation.engines import checkpoint, transformers
-from cycleqd.evaluation.engines.engine import Completion, Engine, Sampling
+from cycleqd.evaluation.engines import Completion, Engine, Request, Sampling, transformers
+from cycleqd.evaluation.engines.common import checkpoint
 from cycleqd.evaluation.task import Message
 
 MakeModel = Callable[..., Path]
@@ -21,6 +21,12 @@ GREEDY = Sampling(max_tokens=12)
 
 def ask(*texts: str) -> list[list[Message]]:
     return [[{"role": "user", "content": text}] for text in texts]
+
+
+def want(
+    conversations: list[list[Message]], sampling: Sampling, adapter: str | None = None, group: int = 0
+) -> list[Request]:
+    return [Request(conversation, sampling, adapter, group) for conversation in conversations]
 
 
 QUESTIONS = ask("hello", "a much longer question than the first", "x", "what is 2 + 2?", "list the files")
@@ -49,7 +55,7 @@ def test_a_batch_gives_what_the_models_own_forward_pass_gives(engine: Engine, ma
 
     model = AutoModelForCausalLM.from_pretrained(make_model(0), dtype=torch.float32).eval()
     folder = checkpoint.ModelFolder.open(make_model(0), None)
-    replies = engine.generate(QUESTIONS, GREEDY)
+    replies = engine.generate(want(QUESTIONS, GREEDY))
     for prompt, reply in zip(folder.encode(QUESTIONS), replies, strict=True):
         tokens: list[int] = []
         while len(tokens) < GREEDY.max_tokens and tokens[-1:] != [2]:
@@ -61,14 +67,14 @@ def test_a_batch_gives_what_the_models_own_forward_pass_gives(engine: Engine, ma
 
 
 def test_a_swapped_in_model_gives_what_a_fresh_engine_gives(engine: Engine, make_model: MakeModel) -> None:
-    before = engine.generate(QUESTIONS, GREEDY)
+    before = engine.generate(want(QUESTIONS, GREEDY))
     engine.load(make_model(1), "1")
     fresh = engines.create("transformers", CPU)
     fresh.load(make_model(1), "1")
-    assert engine.generate(QUESTIONS, GREEDY) == fresh.generate(QUESTIONS, GREEDY)
-    assert engine.generate(QUESTIONS, GREEDY) != before
+    assert engine.generate(want(QUESTIONS, GREEDY)) == fresh.generate(want(QUESTIONS, GREEDY))
+    assert engine.generate(want(QUESTIONS, GREEDY)) != before
     engine.load(make_model(0), "0")
-    assert engine.generate(QUESTIONS, GREEDY) == before
+    assert engine.generate(want(QUESTIONS, GREEDY)) == before
 
 
 def test_replies_do_not_depend_on_the_batch_size_here_or_on_earlier_calls(make_model: MakeModel) -> None:
@@ -76,24 +82,24 @@ def test_replies_do_not_depend_on_the_batch_size_here_or_on_earlier_calls(make_m
     large = engines.create("transformers", CPU)
     for engine in (small, large):
         engine.load(make_model(0), "0")
-    large.generate(ask("something else"), GREEDY)
-    assert texts(small.generate(QUESTIONS, GREEDY)) == texts(large.generate(QUESTIONS, GREEDY))
+    large.generate(want(ask("something else"), GREEDY))
+    assert texts(small.generate(want(QUESTIONS, GREEDY))) == texts(large.generate(want(QUESTIONS, GREEDY)))
 
 
 def test_sampling_repeats_with_its_seed_and_changes_with_it(engine: Engine) -> None:
     import torch
 
     warm = Sampling(max_tokens=12, temperature=1.0, seed=1)
-    first = engine.generate(QUESTIONS, warm)
+    first = engine.generate(want(QUESTIONS, warm))
     torch.manual_seed(99)
-    assert engine.generate(QUESTIONS, warm) == first
-    assert engine.generate(QUESTIONS, Sampling(max_tokens=12, temperature=1.0, seed=2)) != first
+    assert engine.generate(want(QUESTIONS, warm)) == first
+    assert engine.generate(want(QUESTIONS, Sampling(max_tokens=12, temperature=1.0, seed=2))) != first
 
 
 def test_stop_strings_end_a_reply_and_are_not_part_of_it(engine: Engine) -> None:
-    whole = engine.generate(QUESTIONS[:1], GREEDY)[0]
+    whole = engine.generate(want(QUESTIONS[:1], GREEDY))[0]
     stop = whole.text[3:5]
-    cut = engine.generate(QUESTIONS[:1], Sampling(max_tokens=12, stop=("never", stop)))[0]
+    cut = engine.generate(want(QUESTIONS[:1], Sampling(max_tokens=12, stop=("never", stop))))[0]
     assert cut.text == whole.text[: whole.text.index(stop)]
     assert cut.finish == "stop"
     assert cut.tokens < whole.tokens
@@ -102,8 +108,8 @@ def test_stop_strings_end_a_reply_and_are_not_part_of_it(engine: Engine) -> None
 def test_a_prompt_beyond_the_context_overflows_and_one_near_it_is_cut_short(make_model: MakeModel) -> None:
     engine = engines.create("transformers", engines.EngineSettings(device="cpu", threads=1, max_context=40))
     engine.load(make_model(0), "0")
-    overhead = engine.generate(ask(""), GREEDY)[0].prompt_tokens
-    near, beyond, short = engine.generate(ask("n" * (37 - overhead), "b" * (40 - overhead), "s"), GREEDY)
+    overhead = engine.generate(want(ask(""), GREEDY))[0].prompt_tokens
+    near, beyond, short = engine.generate(want(ask("n" * (37 - overhead), "b" * (40 - overhead), "s"), GREEDY))
     assert (near.finish, near.tokens) == ("length", 3)
     assert beyond == Completion("", "overflow", 40, 0)
     assert short.tokens > 3
@@ -111,7 +117,7 @@ def test_a_prompt_beyond_the_context_overflows_and_one_near_it_is_cut_short(make
 
 def test_progress_counts_every_conversation_that_was_generated(engine: Engine) -> None:
     seen: list[int] = []
-    engine.generate(QUESTIONS, GREEDY, seen.append)
+    engine.generate(want(QUESTIONS, GREEDY), seen.append)
     assert sum(seen) == len(QUESTIONS)
 
 
@@ -133,13 +139,13 @@ def test_a_model_that_runs_out_of_memory_is_an_error_after_one_smaller_try(
 
     monkeypatch.setattr(engine, "_generate", out_of_memory)
     with pytest.raises(EvaluationError, match=r"out of memory on cpu .* lower evaluation\.batch_tokens"):
-        engine.generate(QUESTIONS, GREEDY)
+        engine.generate(want(QUESTIONS, GREEDY))
     assert budgets == [16384, 8192]
 
 
 def test_generating_without_a_model_is_refused() -> None:
     with pytest.raises(EvaluationError, match="load one before"):
-        engines.create("transformers", CPU).generate(QUESTIONS, GREEDY)
+        engines.create("transformers", CPU).generate(want(QUESTIONS, GREEDY))
 
 
 def test_an_untied_checkpoint_in_a_tied_model_is_refused(make_model: MakeModel, tmp_path: Path) -> None:
@@ -155,7 +161,7 @@ def test_a_tied_model_swaps(make_model: MakeModel) -> None:
     swapped.load(one, "0")
     swapped.load(other, "1")
     fresh.load(other, "1")
-    assert swapped.generate(QUESTIONS, GREEDY) == fresh.generate(QUESTIONS, GREEDY)
+    assert swapped.generate(want(QUESTIONS, GREEDY)) == fresh.generate(want(QUESTIONS, GREEDY))
 
 
 @pytest.mark.parametrize("swapped", [False, True])

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from cycleqd.evaluation.engines.vllm_worker import _same_product
+from cycleqd.evaluation.engines.common.vllm_worker import _same_product
 
 
 class Repacked(nn.Module):

@@ -1,4 +1,4 @@
-"""Runs inside vLLM's worker process: reads the weights back and compares them with a checkpoint folder.
+"""Runs inside vLLM's worker process: reads weights and adapters back and compares them with their files.
 
 Swapping weights in a running vLLM has had bugs that left old values in place without an error, so every load is proved.
 Kernels may repack a projection's weights, therefore projections are compared by what they compute.
@@ -23,6 +23,9 @@ class ReadBack:
         """End this worker and the engine's process, its parent, as soon as the process `owner` is gone.
 
         vLLM's processes outlive an owner that was killed, and would keep the device's memory from its next try.
+
+        Args:
+            owner: Process id.
         """
         gone, engine = os.pidfd_open(owner), os.getppid()
 
@@ -35,19 +38,24 @@ class ReadBack:
         threading.Thread(target=wait, name="end-with-owner", daemon=True).start()
 
     def differing_weights(self, folder: str) -> list[str]:
-        """Names whose values are not the checkpoint's: of repacked projections beyond rounding, of others at all."""
+        """Names whose values are not the checkpoint's: of repacked projections beyond rounding, of others at all.
+
+        Args:
+            folder: The checkpoint's.
+        """
         import torch
         from vllm.model_executor.layers.linear import LinearBase
 
         model = self.get_model()  # type: ignore[attr-defined]  # of vLLM's worker
         stored = _Stored(Path(folder), getattr(model, "packed_modules_mapping", {}))
-        projections = {name: m for name, m in model.named_modules() if isinstance(m, LinearBase)}
+        projections = {_plain(name): m for name, m in model.named_modules() if isinstance(m, LinearBase)}
         wrong = []
         with torch.inference_mode():
             for name, module in projections.items():
                 if not _same_product(module, stored.read(f"{name}.weight")):
                     wrong.append(name)
-            for name, parameter in model.named_parameters():
+            for wrapped, parameter in model.named_parameters():
+                name = _plain(wrapped)
                 if name.rpartition(".")[0] in projections and name.endswith(".weight"):
                     continue
                 expected = stored.read(name)
@@ -56,6 +64,57 @@ class ReadBack:
                     if not torch.equal(rows, expected.to(rows)):
                         wrong.append(name)
         return wrong
+
+    def differing_adapter(self, number: int, digest: str, folder: str) -> list[str]:
+        """Modules in which an adapter that was just loaded is not its folder's to the bit.
+
+        A module that the folder does not adapt must hold zeros; one that vLLM does not adapt is named, too. On a CPU
+        so must the last slot, which vLLM takes for rows without an adapter: its index for them is -1.
+
+        Args:
+            number: vLLM's id of the adapter.
+            digest: The adapter's.
+            folder: The adapter's.
+        """
+        from cycleqd.evaluation.engines import Adapter
+        from cycleqd.evaluation.engines.common.adapter import AdapterFolder
+
+        manager = self.model_runner.lora_manager._adapter_manager  # type: ignore[attr-defined]  # of vLLM's worker
+        slot = manager.lora_index_to_id.index(number)
+        matrices = {name: (a, b) for name, a, b in AdapterFolder.open(Adapter(digest, Path(folder))).matrices()}
+        wrong = []
+        for name, module in manager.modules.items():
+            *path, leaf = name.split(".")
+            parts = [".".join([*path, part]) for part in manager.packed_modules_mapping.get(leaf, [leaf])]
+            stacks = (module.lora_a_stacked, module.lora_b_stacked)  # of all slots; where parts are fused, one a part
+            held = list(zip(*(stack if isinstance(stack, tuple) else (stack,) for stack in stacks), strict=True))
+            pairs = [matrices.pop(part, None) for part in parts]
+            if len(held) != len(parts) or not all(
+                _same_matrices(a[slot], b[slot], pair)
+                and (a.device.type != "cpu" or _same_matrices(a[-1], b[-1], None))
+                for (a, b), pair in zip(held, pairs, strict=True)
+            ):
+                wrong.append(name)
+        return wrong + sorted(matrices)
+
+
+def _plain(name: str) -> str:
+    """A module's or parameter's own name, where an engine with adapters has wrapped it."""
+    return name.replace(".base_layer", "")
+
+
+def _same_matrices(a: Any, b: Any, pair: tuple[Any, Any] | None) -> bool:
+    """Whether a slot's matrices, padded with zeros to the engine's rank, are an adapter's pair, or all zeros."""
+    import torch
+
+    for slot, wanted in zip((a, b), pair or (None, None), strict=True):
+        held = slot.view(slot.shape[-2:])
+        expected = torch.zeros_like(held)
+        if wanted is not None:
+            expected[: wanted.shape[0], : wanted.shape[1]] = wanted.to(held)
+        if not torch.equal(held, expected):
+            return False
+    return True
 
 
 def _same_product(module: Any, weight: Any) -> bool:

@@ -28,7 +28,15 @@ class ModelFolder:
 
     @classmethod
     def open(cls, folder: Path, max_context: int | None) -> ModelFolder:
-        """Read configuration and tokenizer. Raises EvaluationError when they are missing or have no chat template."""
+        """Read configuration and tokenizer.
+
+        Args:
+            folder: A Hugging Face folder.
+            max_context: Tokens that lower the model's own limit; None: the model's own.
+
+        Raises:
+            EvaluationError: They are missing, or there is no chat template.
+        """
         from transformers import AutoConfig, AutoTokenizer, GenerationConfig
 
         try:
@@ -59,6 +67,12 @@ class ModelFolder:
         """Token ids of each conversation in the model's chat template, with the prompt for its next reply.
 
         Templates that print a date get a fixed one, so that prompts do not change from day to day.
+
+        Args:
+            conversations: Each as the template takes it.
+
+        Raises:
+            EvaluationError: The template refuses one.
         """
         from jinja2 import TemplateError
 
@@ -74,7 +88,12 @@ class ModelFolder:
         return self.tokenizer(texts, add_special_tokens=False)["input_ids"] if texts else []
 
     def decode(self, tokens: Sequence[int], stop: Sequence[str]) -> str:
-        """The text of a reply, without end tokens, up to the first stop string."""
+        """The text of a reply, without end tokens.
+
+        Args:
+            tokens: Ids of the reply's tokens.
+            stop: The text ends before the first of these strings.
+        """
         text: str = self.tokenizer.decode(tokens, skip_special_tokens=True, clean_up_tokenization_spaces=False)
         return cut(text, stop)
 
@@ -122,7 +141,14 @@ class ModelFolder:
             )
 
     def require_same_architecture(self, other: ModelFolder) -> None:
-        """Raises EvaluationError unless `other` can be swapped in for this one."""
+        """Refuse a model that cannot be swapped in for this one.
+
+        Args:
+            other: The model to swap in.
+
+        Raises:
+            EvaluationError: The configurations differ in the arithmetic.
+        """
         mine, its = self.config.to_dict(), other.config.to_dict()
         differing = sorted(k for k in mine.keys() | its.keys() if k not in NO_ARITHMETIC and mine.get(k) != its.get(k))
         if differing:
@@ -133,5 +159,10 @@ class ModelFolder:
 
 
 def cut(text: str, stop: Sequence[str]) -> str:
-    """`text` up to the first stop string in it."""
+    """A text up to the first stop string in it.
+
+    Args:
+        text: May hold none.
+        stop: Not empty strings.
+    """
     return text[: min((at for at in map(text.find, stop) if at >= 0), default=len(text))]

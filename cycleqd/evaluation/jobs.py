@@ -1,0 +1,165 @@
+"""Jobs of an evaluation on their way: a model on the samples of a task, and each sample's episode."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+from cycleqd.errors import CycleQDError, EvaluationError
+from cycleqd.evaluation.engines import Completion, Request, Sampling
+from cycleqd.evaluation.task import Episode, Message, Outcome, Sample, Task, Verdict
+
+
+@dataclass(frozen=True)
+class Job:
+    """A model on the samples of a task.
+
+    `task` has been entered. `adapter` is the digest of one that the engine knows, None for the loaded model by itself.
+    `label` names the job where it is shown how far it is.
+    """
+
+    task: Task
+    samples: Sequence[Sample]
+    sampling: Sampling
+    adapter: str | None = None
+    label: str = ""
+
+
+@dataclass(frozen=True)
+class SampleRecord:
+    """What happened to one sample: nothing in it differs between two identical runs."""
+
+    id: str
+    group: str
+    messages: tuple[Message, ...]
+    replies: tuple[str, ...]
+    finish: tuple[str, ...]
+    outcome: Outcome
+    reason: str
+    detail: Mapping[str, Any]
+    prompt_tokens: int
+    tokens: int
+
+    def to_json(self) -> dict[str, Any]:
+        """The record as plain JSON values, in a fixed order of keys."""
+        plain: dict[str, Any] = {**vars(self), "outcome": self.outcome.value, "detail": dict(self.detail)}
+        return {key: list(value) if isinstance(value, tuple) else value for key, value in plain.items()}
+
+
+@dataclass
+class Run:
+    """One sample on its way through the loop. `prompt` is what the next round asks; None once the episode is over."""
+
+    task: Task
+    sample: Sample
+    episode: Episode | None = None
+    prompt: Sequence[Message] | None = None
+    completions: list[Completion] = field(default_factory=list)
+    verdict: Verdict | None = None
+    seconds: float = 0.0
+    closed: bool = False
+
+    @property
+    def overflowed(self) -> bool:
+        """Whether the last prompt did not fit the context, which ends the episode."""
+        return self.completions[-1].finish == "overflow"
+
+    def start(self) -> None:
+        """Open the episode."""
+        with self._task_code("start"):
+            self.episode = self.task.start(self.sample)
+            self.prompt = self.episode.messages
+
+    def step(self) -> None:
+        """Give the episode the last reply."""
+        with self._task_code("next"):
+            assert self.episode is not None  # all were started
+            self.prompt = None if self.overflowed else self.episode.next(self.completions[-1].text)
+
+    def judge(self) -> None:
+        """Reach the verdict and close the episode."""
+        with self._task_code("verdict"):
+            assert self.episode is not None
+            try:
+                overflow = Verdict(Outcome.ERROR, "context overflow")
+                self.verdict = overflow if self.overflowed else self.task.verdict(self.episode)
+            finally:
+                self.close()
+
+    def close(self) -> None:
+        """Close the episode unless that has been done."""
+        if self.episode is not None and not self.closed:
+            self.closed = True
+            self.episode.close()
+
+    def record(self) -> SampleRecord:
+        """What happened, once there is a verdict."""
+        assert self.episode is not None and self.verdict is not None
+        return SampleRecord(
+            id=self.sample.id,
+            group=self.sample.group,
+            messages=tuple(self.episode.messages),
+            replies=tuple(self.episode.replies),
+            finish=tuple(completion.finish for completion in self.completions),
+            outcome=self.verdict.outcome,
+            reason=self.verdict.reason,
+            detail=self.verdict.detail,
+            prompt_tokens=sum(completion.prompt_tokens for completion in self.completions),
+            tokens=sum(completion.tokens for completion in self.completions),
+        )
+
+    @contextmanager
+    def _task_code(self, what: str) -> Iterator[None]:
+        """Times the task's work on the sample and names both when it fails in a way it did not foresee."""
+        began = time.perf_counter()
+        try:
+            yield
+        except CycleQDError:
+            raise
+        except Exception as error:
+            raise EvaluationError(
+                f"{type(self.task).__name__}.{what} failed on sample '{self.sample.id}' ({type(error).__name__}:"
+                f" {error}); this is a fault of the task's code or set-up, so no score was recorded"
+            ) from error
+        finally:
+            self.seconds += time.perf_counter() - began
+
+
+@dataclass
+class Work:
+    """A job on its way; `number` tells it apart. `live` are the runs that the next round asks for."""
+
+    job: Job
+    number: int
+    runs: Sequence[Run]
+    live: Sequence[Run] = ()
+    unjudged: int = 0
+    generating: float = 0.0
+    rounds: int = 0
+
+    def requests(self) -> list[Request]:
+        """What the next round asks."""
+        wanted = self.job
+        return [Request(run.prompt or (), wanted.sampling, wanted.adapter, self.number) for run in self.live]
+
+    def take(self, completions: Sequence[Completion]) -> None:
+        """Give the live runs the round's replies.
+
+        Args:
+            completions: One a request.
+
+        Raises:
+            EvaluationError: No first prompt fits the context.
+        """
+        self.rounds += 1
+        for run, completion in zip(self.live, completions, strict=True):
+            run.completions.append(completion)
+        if self.rounds == 1 and all(run.overflowed for run in self.live):
+            longest = max(completion.prompt_tokens for completion in completions)
+            raise EvaluationError(
+                f"no prompt of {type(self.job.task).__name__} fits the context (the longest has {longest} tokens), so"
+                " no score was recorded; raise evaluation.max_context or take models with a longer context"
+            )
