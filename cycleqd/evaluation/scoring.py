@@ -7,12 +7,11 @@ pipeline.
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager, ExitStack, nullcontext
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from itertools import groupby, product
 from pathlib import Path
-from typing import Protocol
 
 from cycleqd.errors import UnavailableError
 from cycleqd.evaluation import engines
@@ -28,6 +27,7 @@ from cycleqd.search.config import Config
 from cycleqd.search.place import Place
 from cycleqd.search.records import JSON
 from cycleqd.storage import layout
+from cycleqd.storage.adapters import adapter_folders
 from cycleqd.storage.cache import CheckpointCache
 from cycleqd.storage.evolution import manifest, size_in_bytes
 from cycleqd.storage.frozen import fetch
@@ -57,37 +57,6 @@ class Missing:
         return find_result(store, folder, NAME, METHOD_VERSION, self.inputs) is not None
 
 
-class Written(Protocol):
-    """A child's adapter, written where an engine can read it (see `engines.Adapter`)."""
-
-    digest: str
-    folder: Path
-
-
-Adapters = Callable[[Store, Sequence[str], Path], AbstractContextManager[Mapping[str, Written]]]
-"""Writes the adapters of models below a folder, where they stay as long as the context lasts; they are by model id."""
-
-
-def no_adapters(store: Store, models: Sequence[str], scratch: Path) -> AbstractContextManager[Mapping[str, Written]]:
-    """`Adapters` of an evolution whose models are all checkpoints.
-
-    Args:
-        store: The evolution's prefix in S3.
-        models: Ids of models that are cores: none.
-        scratch: The folder to write below.
-    """
-    return nullcontext({})
-
-
-def is_core(found: Manifest) -> bool:
-    """Whether a model is a core, of which an adapter of the base is made; otherwise it is a checkpoint.
-
-    Args:
-        found: The model's manifest.
-    """
-    return set(found.files) == {"core.safetensors"}
-
-
 def evaluate_all(
     settings: Settings,
     store: Store,
@@ -97,7 +66,6 @@ def evaluate_all(
     tasks: Sequence[str],
     split: Split,
     anew: bool = False,
-    adapters: Adapters = no_adapters,
 ) -> None:
     """Write every record that is missing.
 
@@ -110,7 +78,6 @@ def evaluate_all(
         tasks: Names of tasks; every model is scored on each.
         split: Which of the samples.
         anew: Also replace records of another method version (see `due`).
-        adapters: Writes the adapters of models that are cores.
     """
     seeded = need_result(store, layout.SEED)["outputs"]["tasks"]
     manifests = {model: manifest(store, model) for model in models}
@@ -126,7 +93,7 @@ def evaluate_all(
                 missing.append(pair)
         if missing:
             cache = CheckpointCache(settings.cache, size_in_bytes(place.cache_size))
-            Scoring(store, config, place, split, scratch, cache, adapters).run(missing, manifests)
+            Scoring(store, config, place, split, scratch, cache).run(missing, manifests)
 
 
 @dataclass(frozen=True)
@@ -148,7 +115,6 @@ class Scoring:
     split: Split
     scratch: Path
     cache: CheckpointCache
-    adapters: Adapters = no_adapters
 
     def run(self, missing: Sequence[Missing], manifests: Mapping[str, Manifest]) -> None:
         """Check everything that can be checked, then start the engine and score.
@@ -157,17 +123,19 @@ class Scoring:
             missing: Model by model.
             manifests: Of the models, by id.
         """
-        cores = [pair for pair in missing if is_core(manifests[pair.model])]
+        cores = [pair for pair in missing if manifests[pair.model].is_core]
         with ExitStack() as stack:
             bench = self.open(missing, stack)
             if cores:  # first, so that an engine has room for adapters from its start
                 models = list(dict.fromkeys(pair.model for pair in cores))
-                with self.adapters(self.store, models, self.scratch) as written:
-                    known = {model: Adapter(found.digest, found.folder) for model, found in written.items()}
+                with adapter_folders(
+                    self.store, self.place, models, self.config.evaluation.dtype, self.scratch
+                ) as found:
+                    known = {model: Adapter(manifests[model].digest, folder) for model, folder in found.items()}
                     bench.engine.adapt(list(known.values()))
                     self.score(bench, "base", manifest(self.store, "base"), cores, known)
                     bench.engine.adapt(())
-            others = [pair for pair in missing if not is_core(manifests[pair.model])]
+            others = [pair for pair in missing if not manifests[pair.model].is_core]
             for model, group in groupby(others, key=lambda pair: pair.model):
                 self.score(bench, model, manifests[model], list(group))
 

@@ -12,15 +12,17 @@ from cycleqd.search.place import Place
 from cycleqd.storage import layout
 from cycleqd.storage.cores import load_core, opened_basis
 from cycleqd.storage.evolution import manifest, model_ref
+from cycleqd.storage.models import open_model
 from cycleqd.storage.objects import Store
 from cycleqd.weights.local import LocalSink
 from cycleqd.weights.plain_adapter import write_adapter
 from cycleqd.weights.span import low_rank
+from cycleqd.weights.tensors import DTYPES
 
 
 @contextmanager
 def adapter_folders(
-    store: Store, place: Place, models: Sequence[str], dtype: torch.dtype, scratch: Path
+    store: Store, place: Place, models: Sequence[str], dtype: str, scratch: Path
 ) -> Iterator[Mapping[str, Path]]:
     """A PEFT folder for each model that is a core, named by the core's digest.
 
@@ -28,17 +30,19 @@ def adapter_folders(
         store: The evolution.
         place: Names the cache's size.
         models: Ids of models that are cores.
-        dtype: What B and A are rounded to.
+        dtype: What B and A are rounded to, as torch names it; "auto": the dtype that the base is stored in.
         scratch: Where the folders are made.
     """
     base = model_ref(store, "base")
     with opened_basis(store, place) as basis:
-        folders = {}
+        folders: dict[str, Path] = {}
+        kept = {tensor.dtype for name, tensor in open_model(store, base).tensors.items() if name in basis.tensors}
+        rounding = DTYPES[kept.pop()] if dtype == "auto" else getattr(torch, dtype)
         for model in models:
             recorded = manifest(store, model)
             folder = scratch / recorded.digest
             if not folder.exists():  # two models may be equal
                 core = load_core(store, layout.checkpoint(model), recorded)
-                write_adapter(LocalSink(folder), low_rank(basis, core), base.digest, dtype)
+                write_adapter(LocalSink(folder), low_rank(basis, core), base.digest, rounding)
             folders[model] = folder
         yield folders
