@@ -25,8 +25,8 @@ Counting = Callable[[str, str, int], Progress]
 """Called with where and what is going to be counted and its total; what it gives is called with how much more is done.
 """
 
-TOGETHER = 1024
-"""Episodes of different jobs that are open at a time: more make no batch larger, and each may hold processes."""
+TOGETHER = 512
+"""Episodes of different jobs that are open at a time: they fill a GPU's batches, and each may hold processes."""
 
 
 @dataclass(frozen=True)
