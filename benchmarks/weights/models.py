@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from functools import cache
 from multiprocessing import get_context
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from cycleqd.weights.layout import Shard
 
 MEGABYTE = 1_000_000
 
@@ -51,8 +54,32 @@ def make_models(folder: Path, shape: Shape, layers: int) -> Path:
         return pool.submit(_make_models, folder, shape, layers).result()
 
 
+def make_hollow(folder: Path, shape: Shape, layers: int) -> Path:
+    """A model that can be opened but holds zeros only: files with holes, which take no space on the disk."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for shard in _shards(shape, layers, folder):
+        with (folder / shard.name).open("wb") as file:
+            file.write(shard.header)
+            file.truncate(len(shard.header) + sum(tensor.nbytes for tensor in shard.tensors))
+    return folder
+
+
 def _make_models(folder: Path, shape: Shape, layers: int) -> Path:
     """bf16, at most four shards each."""
+    for seed, model in enumerate(("base", "a", "b")):
+        if (folder / model / "config.json").exists():
+            continue
+        (folder / model).mkdir(parents=True, exist_ok=True)
+        for shard in _shards(shape, layers, folder / model):
+            with (folder / model / shard.name).open("wb") as file:
+                file.write(shard.header)
+                for tensor in shard.tensors:
+                    _write_random(file, tensor.nbytes // 2, seed)
+    return folder
+
+
+def _shards(shape: Shape, layers: int, folder: Path) -> Iterator[Shard]:
+    """The files of a model to write; then its index and its config.json, which say that it is complete."""
     from cycleqd.weights.headers import TensorInfo
     from cycleqd.weights.layout import INDEX, index_json, plan_shards
 
@@ -60,19 +87,10 @@ def _make_models(folder: Path, shape: Shape, layers: int) -> Path:
     sizes = {name: 2 * _product(size) for name, size in tensors.items()}
     infos = [TensorInfo(name, "BF16", size, "", 0, sizes[name]) for name, size in tensors.items()]
     shards = plan_shards(infos, max(sum(sizes.values()) // 4 + 64 * MEGABYTE, max(sizes.values())))
-    for seed, model in enumerate(("base", "a", "b")):
-        if (folder / model / "config.json").exists():
-            continue
-        (folder / model).mkdir(parents=True, exist_ok=True)
-        for shard in shards:
-            with (folder / model / shard.name).open("wb") as file:
-                file.write(shard.header)
-                for tensor in shard.tensors:
-                    _write_random(file, tensor.nbytes // 2, seed)
-        if len(shards) > 1:
-            (folder / model / INDEX).write_bytes(index_json(shards))
-        (folder / model / "config.json").write_text(json.dumps(_config(shape, layers)))
-    return folder
+    yield from shards
+    if len(shards) > 1:
+        (folder / INDEX).write_bytes(index_json(shards))
+    (folder / "config.json").write_text(json.dumps(_config(shape, layers)))
 
 
 def _product(size: tuple[int, ...]) -> int:

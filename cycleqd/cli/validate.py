@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import sys
-from collections.abc import Callable, Mapping
-from typing import Any
+from collections.abc import Callable, Iterator, Mapping
 
 from rich.text import Text
 
@@ -14,15 +13,19 @@ from cycleqd.cli.progress import parts as progress
 from cycleqd.cli.session import connect
 from cycleqd.cli.source import ConfigSource
 from cycleqd.errors import CycleQDError, InvalidInputError
-from cycleqd.run import checks
+from cycleqd.run import checks, replies
 from cycleqd.run.checks import Findings
 from cycleqd.run.estimate import Estimate, estimate, measured
 from cycleqd.run.local.services import running
+from cycleqd.run.replies import Generated, Replies
+from cycleqd.run.sizes import sizes
 from cycleqd.run.steps import find_state
 from cycleqd.search.config import Config
 from cycleqd.storage.client import probe
 from cycleqd.storage.objects import Store
-from cycleqd.storage.staging import parts
+
+Samples = Mapping[str, Mapping[str, int]]
+"""Of each task the number of samples by split; nothing where its data are in S3."""
 
 
 def show(source: ConfigSource, as_json: bool) -> None:
@@ -46,13 +49,15 @@ def show(source: ConfigSource, as_json: bool) -> None:
     with progress("checking", len(config.tasks) + 2) as begin:
         samples = checks.check_tasks(config, findings, begin)
         findings.warnings += checks.split_warnings(config, samples)
-        cost = _check_services(config, findings, begin)
+        cost = _check_services(config, samples, findings, begin)
     _print(findings, cost, samples, as_json)
     if findings.problems:
         sys.exit(InvalidInputError.exit_code)
 
 
-def _check_services(config: Config, findings: Findings, begin: Callable[[str], None]) -> Estimate | None:
+def _check_services(
+    config: Config, samples: Samples, findings: Findings, begin: Callable[[str], None]
+) -> Estimate | None:
     """What needs S3 and MLflow; the cost once the models are known to open."""
     begin("S3 and MLflow")
     try:
@@ -61,31 +66,32 @@ def _check_services(config: Config, findings: Findings, begin: Callable[[str], N
             checks.check_tracking(opened.settings, findings)
             probe(opened.store)
             begin("the models")
-            return _check_models(config, opened.store, findings)
+            return _check_models(config, samples, opened.store, findings)
     except CycleQDError as error:
         findings.collect(error)
         begin("the models")
-        return _check_models(config, None, findings)
+        return _check_models(config, samples, None, findings)
 
 
-def _check_models(config: Config, store: Store | None, findings: Findings) -> Estimate | None:
+def _check_models(config: Config, samples: Samples, store: Store | None, findings: Findings) -> Estimate | None:
     config = checks.decide(config, store, findings)
     opened = checks.check_models(config, store, findings)
     seconds: dict[str, float] = {}
+    generated: dict[str, Generated] = {}
     if store is not None:
-        seconds = measured(store)
+        seconds, generated = measured(store), replies.generated(store, config)
         state = find_state(store)
         findings.warnings += checks.flat_tasks(state) if state else []
-    if not opened:
+    if not opened or (config.in_span and len(opened) <= len(config.models.experts)):
         return None
-    largest = max(sum(parts(model).values()) for model in opened.values())
-    cost = estimate(config, largest, seconds)
-    needed = cost.kept if config.place.services == "embedded" else 4 * largest
+    stored = sizes(config, opened)
+    cost = estimate(config, stored, seconds, samples, generated)
+    needed = cost.given + cost.kept if config.place.services == "embedded" else 4 * stored.largest
     checks.check_disk(config, needed if config.place.runner != "kubeflow" else 0, findings)
     return cost
 
 
-def _print(findings: Findings, cost: Estimate | None, samples: Mapping[str, Any], as_json: bool) -> None:
+def _print(findings: Findings, cost: Estimate | None, samples: Samples, as_json: bool) -> None:
     if as_json:
         facts = {"problems": findings.problems, "warnings": findings.warnings, "samples": samples}
         print_json({**facts, "estimate": dataclasses.asdict(cost) if cost else None})
@@ -97,13 +103,35 @@ def _print(findings: Findings, cost: Estimate | None, samples: Mapping[str, Any]
         if counts:
             say(f"task '{task}': {counts['search']} search samples, {counts['test']} test samples")
     if cost is not None:
-        _print_cost(cost)
+        for line in cost_lines(cost):
+            say(line)
     say(f"{len(findings.problems)} problems, {len(findings.warnings)} warnings")
 
 
-def _print_cost(cost: Estimate) -> None:
+def cost_lines(cost: Estimate) -> Iterator[str]:
+    """The cost of an evolution, a sentence a line.
+
+    Args:
+        cost: The estimate.
+    """
     time = "unknown until a first evaluation is recorded" if cost.seconds is None else duration(cost.seconds)
-    say(
-        f"cost: {cost.models} models, {cost.evaluations} evaluations (a model on a task); stages' time: {time};"
-        f" {cost.pods} pods on a cluster; {size(cost.written)} of checkpoints written, at most {size(cost.kept)} kept"
+    yield (
+        f"cost: {cost.models} models, {cost.evaluations} evaluations (a model on a task), at most {cost.engine_starts}"
+        f" engine starts; stages' time: {time}; {cost.pods} pods on a cluster"
+    )
+    loaded = f"; an engine makes an adapter of {size(cost.adapter)} of it" if cost.adapter else ""
+    yield (
+        f"bytes: {size(cost.given)} of base and experts; beside them {size(cost.written)} written, at most"
+        f" {size(cost.kept)} kept ({size(cost.child)} a child{loaded})"
+    )
+    yield "generating: unknown, as samples in S3 are not counted here" if cost.replies is None else _said(cost.replies)
+
+
+def _said(found: Replies) -> str:
+    each = ", ".join(f"{task} {tokens}" for task, tokens in found.a_sample.items())
+    assumed = f"; assumed: {', '.join(found.assumed)}" if found.assumed else ""
+    source = "measured" if found.rate_measured else "assumed"
+    return (
+        f"generating: {found.tokens / 1e6:.1f} million tokens of replies (a sample: {each}{assumed}), which take one"
+        f" GPU {found.hours:.1f} hours at {found.rate:,.0f} tokens/s ({source}), apart from engine starts"
     )

@@ -1,4 +1,4 @@
-"""What an evolution costs: evaluations, seconds (from what was measured), pods, bytes. Known before it is run."""
+"""What an evolution costs: evaluations, engine starts, hours, pods, bytes. Known before it is run."""
 
 from __future__ import annotations
 
@@ -8,6 +8,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from cycleqd.errors import IntegrityError
+from cycleqd.run.replies import Generated, Replies, replies
+from cycleqd.run.sizes import Sizes
 from cycleqd.search.algorithms import algorithm
 from cycleqd.search.config import Config
 from cycleqd.storage.objects import Store
@@ -18,45 +20,74 @@ _SAMPLED = 40  # records of each stage that are read
 
 @dataclass(frozen=True)
 class Estimate:
-    """Totals of the whole evolution. `seconds` adds up all stages' time; None until a first one was measured.
+    """Totals of the whole evolution.
 
-    kept: bytes in S3 when every cell of every archive holds a model of its own; written: bytes of all checkpoints.
+    Attributes:
+        models: That are scored: base, experts (also as they came, where adapters are extracted) and children.
+        evaluations: Of a model on a task and a split.
+        engine_starts: At most; none where all has a score.
+        seconds: All stages' time added up; None until a first one was measured.
+        replies: Tokens and hours of generating; None where the samples are not known.
+        pods: On a cluster.
+        given: Bytes of base and experts.
+        child: Bytes of one child's checkpoint or core.
+        adapter: Bytes that an engine loads of a child in the span; else 0.
+        written: Bytes of checkpoints, cores and what seeding makes, written to S3 beside base and experts.
+        kept: The same in S3 when every cell of every archive holds a model of its own.
     """
 
     models: int
     evaluations: int
+    engine_starts: int
     seconds: float | None
+    replies: Replies | None
     pods: int
-    checkpoint: int
+    given: int
+    child: int
+    adapter: int
     written: int
     kept: int
 
 
-def estimate(config: Config, checkpoint: int, seconds: Mapping[str, float]) -> Estimate:
-    """What an evolution costs.
+def estimate(
+    config: Config,
+    stored: Sizes,
+    seconds: Mapping[str, float],
+    samples: Mapping[str, Mapping[str, int]],
+    generated: Mapping[str, Generated],
+) -> Estimate:
+    """From the configuration and what is known of its models, its samples and its records.
 
     Args:
-        config: The evolution's configuration.
-        checkpoint: Bytes of one.
+        config: The configuration, `models.weights` decided.
+        stored: Bytes of its models.
         seconds: As `measured`.
+        samples: Of each task the number of samples by split; a task may lack them.
+        generated: As `cycleqd.run.replies.generated`.
     """
     experts, tasks, search = len(config.models.experts), len(config.tasks), len(config.search_tasks)
-    children = planned_children(config)
-    combined = len(config.combined)
-    held_out = 1 + experts + combined + (config.method.final.makes == "aggregate")  # which is not the best elite
-    evaluations = (1 + experts + children + combined) * search + held_out * tasks
+    children, combined, full = planned_children(config), len(config.combined), len(config.extracted)
+    searched = 1 + experts + full + children + combined
+    held_out = 1 + experts + full + combined + (config.method.final.makes == "aggregate")  # which is not the best elite
+    evaluations = searched * search + held_out * tasks
     total = None
     if {"make", "evaluate"} <= set(seconds):
         total = children * seconds["make"] + evaluations * seconds["evaluate"]
     elites = min(sum(cells(config).values()), children)
+    seeded = stored.seeded + (experts * stored.child if config.in_span else 0)
+    steps = 2 if config.in_span or not config.place.fused else 1  # the intermediate is written, too
     return Estimate(
-        models=1 + experts + children,
+        models=1 + experts + full + children,
         evaluations=evaluations,
+        engine_starts=_engine_starts(config, children),
         seconds=total,
+        replies=replies(config, samples, searched, held_out, generated),
         pods=_pods(config, children),
-        checkpoint=checkpoint,
-        written=(1 + experts + children + combined) * checkpoint,
-        kept=(1 + experts + elites + combined) * checkpoint,
+        given=stored.given,
+        child=stored.child,
+        adapter=stored.adapter,
+        written=seeded + (steps * children + combined) * stored.child,
+        kept=seeded + (elites + combined) * stored.child,
     )
 
 
@@ -82,17 +113,35 @@ def cells(config: Config) -> dict[str, int]:
     return {task: math.prod(n for other, n in counts.items() if other != task) for task in counts}
 
 
+def _groups(config: Config, tasks: int) -> int:
+    """Tasks of the pipeline that evaluate models on so many tasks."""
+    return tasks if config.place.group == "task" else 1
+
+
+def _engine_starts(config: Config, children: int) -> int:
+    """Tasks of all pipelines that evaluate: each starts an engine once."""
+    together = config.in_span or config.place.group == "generation"
+    search, everything = (_groups(config, len(names)) for names in (config.search_tasks, config.tasks))
+    seeded = 1 if together else 1 + len(config.models.experts)
+    generations = config.method.generations if together else children
+    final = (1 if config.chosen is None else 2) * search + everything
+    return (seeded + generations) * search + final
+
+
 def _pods(config: Config, children: int) -> int:
     """Pods of the generations on a cluster: a generation is select, update, and for each child merge (mutate) and its
-    evaluations; KFP adds a driver for each task, run, loop and child, and for each generation where a run has several.
+    evaluations; in the span merge, mutate and evaluations for all children. KFP adds a driver for each task and run,
+    for each generation where a run has several, and for each loop and child where there is a loop.
     """
-    place, search, generations = config.place, len(config.search_tasks), config.method.generations
-    evaluations = {"task": search, "child": 1, "generation": 0}[place.group]
-    a_child = (1 if place.fused else 2) + evaluations
-    a_generation = 2 + (1 if place.group == "generation" else 0)
-    tasks = generations * a_generation + children * a_child
+    place, generations = config.place, config.method.generations
+    evaluations = _groups(config, len(config.search_tasks))
     runs = math.ceil(generations / place.generations_per_run)
     nested = generations if place.generations_per_run > 1 else 0
+    if config.in_span:
+        return _PODS_A_TASK * generations * (4 + evaluations) + runs + nested
+    together = place.group == "generation"
+    a_child = (1 if place.fused else 2) + (0 if together else evaluations)
+    tasks = generations * (2 + together) + children * a_child
     return _PODS_A_TASK * tasks + runs + nested + generations + children
 
 

@@ -18,7 +18,7 @@ from cycleqd.storage.checkpoints import S3Source
 from cycleqd.storage.inputs import find_source
 from cycleqd.storage.models import sink
 from cycleqd.storage.objects import Store
-from cycleqd.weights.checkpoint import Checkpoint, open_checkpoint
+from cycleqd.weights.checkpoint import FLOATS, Checkpoint, open_checkpoint
 from cycleqd.weights.compatibility import refuse_problems
 from cycleqd.weights.lora import WEIGHTS, Adapter, is_adapter, open_adapter
 from cycleqd.weights.manifest import FileEntry, Manifest
@@ -83,21 +83,40 @@ def too_wide(config: Config, base: Checkpoint, experts: Sequence[Checkpoint | Ad
         base: The base.
         experts: The opened experts, in the configuration's order.
     """
-    shapes = {name: tensor.shape for name, tensor in base.tensors.items() if len(tensor.shape) == 2}
-    total = dict.fromkeys(shapes, 0)
-    for expert, found in zip(config.models.experts.values(), experts, strict=True):
-        for name in shapes:
-            if isinstance(found, Checkpoint):
-                total[name] += expert.rank or 0
-            elif name in found.matrices:
-                total[name] += found.matrices[name].rank
-    widest = max(min(rank, *shapes[name]) for name, rank in total.items())
+    ranks = total_ranks(config, base, experts)
+    widest = max((min(rank, *base.tensors[name].shape) for name, rank in ranks.items()), default=0)
     if widest <= MOST:
         return None
     return (
         f"children would be adapters of rank {widest}, and vLLM serves at most {MOST}: set models.rank to"
         f" {MOST // len(experts)} or less, and extract large adapters anew (merge them into the base first)"
     )
+
+
+def total_ranks(config: Config, base: Checkpoint, experts: Sequence[Checkpoint | Adapter]) -> dict[str, int]:
+    """Of each matrix that an expert may change, the sum of the experts' ranks, which the basis cannot exceed.
+
+    Args:
+        config: The configuration, with an expert's rank where one is extracted.
+        base: The base.
+        experts: The opened experts, in the configuration's order.
+
+    Returns:
+        By the base's tensor name, in the base's order; matrices that no expert can change are left out.
+    """
+    from cycleqd.weights.extract import MATRIX, kind_of
+
+    total: dict[str, int] = {}
+    for name, tensor in base.tensors.items():
+        for expert, found in zip(config.models.experts.values(), experts, strict=True):
+            rank = 0
+            if isinstance(found, Adapter):
+                rank = found.matrices[name].rank if name in found.matrices else 0
+            elif tensor.dtype in FLOATS and kind_of(base, name) == MATRIX:
+                rank = expert.rank or 0
+            if rank:
+                total[name] = total.get(name, 0) + rank
+    return total
 
 
 def open_expert(source: Source, base: Checkpoint) -> Checkpoint | Adapter:

@@ -3,38 +3,112 @@
 from __future__ import annotations
 
 from cycleqd.run.checks import check_method
-from cycleqd.run.estimate import cells, estimate, measured, planned_children
-from cycleqd.search.config import load
+from cycleqd.run.estimate import Estimate, cells, estimate, measured, planned_children
+from cycleqd.run.replies import Generated, generated, replies
+from cycleqd.run.sizes import Sizes
+from cycleqd.search.config import Config, load
 from cycleqd.storage import layout
 from cycleqd.storage.objects import Store
 from tests.pipelines.configs import LLAMA3, two_tasks
+
+NO_SAMPLES: dict[str, dict[str, int]] = {}
+GB = 1_000_000_000
+SMALL = Sizes(given=3000, largest=1000, seeded=0, child=1000)
+
+
+def cost_of(config: Config, stored: Sizes, seconds: dict[str, float] | None = None) -> Estimate:
+    return estimate(config, stored, seconds or {}, NO_SAMPLES, {})
 
 
 def test_the_published_setting() -> None:
     config = load(LLAMA3)
     assert planned_children(config) == 1200
     assert cells(config) == {"mbpp": 225, "db": 225, "os": 225}
-    cost = estimate(config, 16_000_000_000, {})
+    cost = cost_of(config, Sizes(given=64 * GB, largest=16 * GB, seeded=0, child=16 * GB))
     assert cost.models == 1204
     assert cost.evaluations == (1 + 3 + 1200 + 2) * 3 + (1 + 3 + 2 + 1) * 3
-    assert cost.seconds is None
-    assert cost.written == (1204 + 2) * 16_000_000_000
-    assert cost.kept == (4 + 675 + 2) * 16_000_000_000
+    assert cost.engine_starts == 4 + 1200 + 2  # a model, a child, and finalising on both splits
+    assert cost.seconds is None and cost.replies is None
+    assert cost.given == 64 * GB
+    assert cost.written == (1200 + 2) * 16 * GB
+    assert cost.kept == (675 + 2) * 16 * GB
     tasks = 1200 * (2 + 1 + 1)  # select, update, merge, one evaluation of all tasks: a driver and a pod each
     assert cost.pods == 2 * tasks + 120 + 3 * 1200  # drivers of 120 runs of ten; of generations, loops, children
     assert list(check_method(config)) == []
 
 
+def test_the_published_setting_in_the_span() -> None:
+    config = in_span(load(LLAMA3), rank=64, children=16)
+    stored = Sizes(given=64 * GB, largest=16 * GB, seeded=4 * GB, child=33_000_000)
+    samples = {
+        "mbpp": {"search": 189, "test": 189},
+        "db": {"search": 170, "test": 171},
+        "os": {"search": 55, "test": 55},
+    }
+    cost = estimate(config, stored, {}, samples, {})
+    children = 16 * 1200
+    assert cost.models == 1 + 3 + 3 + children  # the full experts, too
+    assert cost.evaluations == (7 + children + 2) * 3 + (7 + 2 + 1) * 3
+    assert cost.engine_starts == 1 + 1200 + 2
+    assert cost.pods == 1200 * 2 * 5 + 120 + 1200  # no loop
+    assert cost.written == 4 * GB + (3 + 2 * children + 2) * 33_000_000
+    assert cost.kept == 4 * GB + (3 + 675 + 2) * 33_000_000
+    assert cost.replies is not None
+    a_model = 189 * 200 + 170 * 250 + 55 * 400
+    assert cost.replies.tokens == (7 + children + 2) * a_model + 10 * (189 * 200 + 171 * 250 + 55 * 400)
+    assert cost.replies.hours == cost.replies.tokens / 5000 / 3600
+    assert cost.replies.assumed == ("mbpp", "db", "os") and not cost.replies.rate_measured
+
+
+def in_span(config: Config, rank: int, children: int) -> Config:
+    """As `decided` leaves it, where every expert is a full checkpoint."""
+    experts = {name: expert.model_copy(update={"rank": rank}) for name, expert in config.models.experts.items()}
+    models = config.models.model_copy(update={"weights": "span", "experts": experts})
+    method = config.method.model_copy(update={"children": children})
+    return config.model_copy(update={"models": models, "method": method})
+
+
+def test_what_was_generated_gives_tokens_and_rate() -> None:
+    config = two_tasks()
+    samples = {task: {"search": 10, "test": 20} for task in config.tasks}
+    found = {
+        "one": Generated(samples=40, tokens=400, seconds=1.0),
+        "two": Generated(samples=40, tokens=1200, seconds=3.0),
+    }
+    made = replies(config, samples, searched=100, held_out=5, found=found)
+    assert made is not None
+    assert made.a_sample == {"one": 10, "two": 30, "three": 512}  # at most, where nothing is known
+    assert made.tokens == 100 * 10 * (10 + 30) + 5 * 20 * (10 + 30 + 512)
+    assert made.rate == 400 and made.rate_measured and made.assumed == ("three",)
+    assert made.hours == made.tokens / 400 / 3600
+    assert replies(config, {**samples, "two": {}}, 100, 5, found) is None  # data in S3
+
+
+def test_what_was_generated_is_read_from_the_newest_records(store: Store) -> None:
+    config = two_tasks()
+    assert generated(store, config) == {}
+    for number in range(14):
+        folder = layout.evaluation(f"g{number:06d}-c00", "one", "search")
+        facts = {"tokens": 0 if number < 2 else 100, "seconds": {"generating": 0.5}}
+        store.put_json(layout.run(folder), facts)
+        store.put_json(layout.result(folder), {"outputs": {"count": 10}})
+    assert generated(store, config) == {"one": Generated(samples=120, tokens=1200, seconds=6.0)}
+
+
 def test_pods_of_a_generation_of_three_children() -> None:
     config = two_tasks(group="generation")
     method = config.method.model_copy(update={"generations": 1, "children": 3})
-    cost = estimate(config.model_copy(update={"method": method}), 1000, {})
+    cost = cost_of(config.model_copy(update={"method": method}), SMALL)
     assert cost.pods == 3 * 3 + 8  # docs/kubernetes.md, "What it costs"
 
 
+def test_intermediates_are_written_where_merging_is_apart() -> None:
+    fused, apart = (cost_of(two_tasks(fused=fused), SMALL) for fused in (True, False))
+    assert apart.written - fused.written == 1200 * 1000
+
+
 def test_measured_seconds_give_the_time() -> None:
-    config = two_tasks()
-    cost = estimate(config, 1000, {"make": 2.0, "evaluate": 3.0})
+    cost = cost_of(two_tasks(), SMALL, {"make": 2.0, "evaluate": 3.0})
     evaluations = (1 + 2 + 1200 + 3) * 2 + (1 + 2 + 3) * 3
     assert cost.evaluations == evaluations
     assert cost.seconds == 1200 * 2.0 + evaluations * 3.0

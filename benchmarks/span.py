@@ -1,0 +1,144 @@
+"""What evolution in the span of low-rank experts saves against full checkpoints; ratios of one run, in turn.
+
+python -m benchmarks.span make [--layers 16] [--repeat 3] [--scratch FOLDER]
+    one child of two parents (merge and mutate) at the shapes of Llama-3.2-1B and R = 48, random weights: seconds and
+    bytes of a bf16 checkpoint against those of a core. With one layer it takes less than a minute.
+python -m benchmarks.span estimate
+    what `cycleqd validate` estimates for examples/llama3: full checkpoints, and adapters of rank 64 extracted from them
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import os
+import platform
+import shutil
+import statistics
+import tempfile
+import time
+from pathlib import Path
+
+import torch
+
+from benchmarks.weights.measuring import measure, work
+from benchmarks.weights.models import LARGE, MEGABYTE, SMALL, make_hollow, make_models, model_tensors, size_mb
+from cycleqd.cli.validate import cost_lines
+from cycleqd.run.estimate import estimate
+from cycleqd.run.sizes import sizes
+from cycleqd.search.config import Config, load
+from cycleqd.search.operators import Drawn
+from cycleqd.search.operators.crossover.mean import Mean
+from cycleqd.search.operators.mutation.svd import Svd
+from cycleqd.storage.inputs import decided
+from cycleqd.weights import span
+from cycleqd.weights.checkpoint import open_checkpoint
+from cycleqd.weights.local import LocalSource
+
+RANK = 48
+LLAMA3 = Path(__file__).parents[1] / "examples" / "llama3" / "cycleqd.yaml"
+SAMPLES = {"mbpp": (189, 189), "db": (170, 171), "os": (55, 55)}
+"""Of examples/llama3's tasks: search and held-out samples."""
+
+
+def make(scratch: Path, layers: int, repeat: int) -> None:
+    """A child's seconds and bytes, dense and as a core. Both are written to files, with their digests."""
+    models, out = make_models(scratch / f"small-{layers}", SMALL, layers), scratch / "out"
+    parents = write_cores(scratch / f"cores-{layers}", layers)
+    dense: list[tuple[float, float]] = []
+    core: list[tuple[float, float]] = []
+    for number in range(repeat):
+        shutil.rmtree(out, ignore_errors=True)
+        found = measure(work("fused", str(models), str(out), 2))
+        dense.append((found.seconds, found.cpu))
+        again = [make_core(parents, scratch) for _ in range(5)]
+        core.append((statistics.median(wall for wall, _ in again), statistics.median(cpu for _, cpu in again)))
+        print(f"    run {number + 1}: dense {found.seconds:.1f} s, span {core[-1][0]:.3f} s", flush=True)
+    print(f"| a child, {layers} layers of Llama-3.2-1B, R = {RANK} | dense | span | ratio |")
+    print("|---|---|---|---|")
+    for place, name in enumerate(("seconds", "CPU seconds")):
+        full, small = [each[place] for each in dense], [each[place] for each in core]
+        ratios = [one / other for one, other in zip(full, small, strict=True)]
+        print(f"| {name} (medians of {repeat}) | {statistics.median(full):.1f} | {statistics.median(small):.3f}"
+              f" | {statistics.median(ratios):,.0f} ({min(ratios):,.0f} to {max(ratios):,.0f}) |")  # fmt: skip
+    large, little = size_mb(out), (scratch / "child").stat().st_size / MEGABYTE
+    print(f"| MB of the child | {large:,.0f} | {little:.2f} | {large / little:,.0f} |")
+    print(f"| MB written, the intermediate with it | {large:,.0f} | {2 * little:.2f} | {large / little / 2:,.0f} |")
+    shutil.rmtree(out)
+
+
+def write_cores(folder: Path, layers: int) -> list[Path]:
+    """Two parents' cores, random."""
+    folder.mkdir(parents=True, exist_ok=True)
+    matrices = [name for name, shape in model_tensors(SMALL, layers).items() if len(shape) == 2 and "layers" in name]
+    parents = [folder / "a", folder / "b"]
+    for seed, path in enumerate(parents):
+        random = torch.Generator().manual_seed(seed)
+        found = {name: torch.randn(RANK, RANK, generator=random) for name in matrices}
+        path.write_bytes(span.Core("base", "basis", found).to_bytes())
+    return parents
+
+
+def make_core(parents: list[Path], scratch: Path) -> tuple[float, float]:
+    """Seconds and CPU seconds of merging and mutating in two stages: the intermediate is written and read again."""
+    crossover = Drawn(Mean(), {"omega": [1.0, 0.8]})
+    mutation = Drawn(Svd(mode="rescale", embeddings=False), {"seed": 1})
+    started, cpu = time.perf_counter(), time.process_time()
+    cores = [span.Core.from_bytes(path.read_bytes(), str(path)) for path in parents]
+    merged = write(scratch / "merged", span.merge(cores, crossover))
+    write(scratch / "child", span.mutate(span.Core.from_bytes(merged.read_bytes(), str(merged)), mutation, threads=2))
+    return time.perf_counter() - started, time.process_time() - cpu
+
+
+def write(path: Path, core: span.Core) -> Path:
+    """Write a core and compute its digest."""
+    data = core.to_bytes()
+    hashlib.sha256(data).hexdigest()
+    with path.open("wb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
+    return path
+
+
+def estimates() -> None:
+    """The published setting, and the same in the span with one child and with sixteen a generation."""
+    with tempfile.TemporaryDirectory() as folder:
+        base = make_hollow(Path(folder), LARGE, 32)
+        for rank, children, generations in ((None, 1, 1200), (64, 1, 1200), (64, 16, 75), (64, 16, 1200)):
+            config = published(base, rank, children, generations)
+            opened = {name: open_checkpoint(LocalSource(base)) for name in ("base", *config.models.experts)}
+            samples = {task: {"search": search, "test": test} for task, (search, test) in SAMPLES.items()}
+            cost = estimate(config, sizes(config, opened), {}, samples, {})
+            form = f"adapters of rank {rank}" if rank else "full checkpoints"
+            print(f"{form}, {generations} generations of {children} child{'ren' if children > 1 else ''}")
+            print("\n".join(f"  {line}" for line in cost_lines(cost)))
+
+
+def published(model: Path, rank: int | None, children: int, generations: int) -> Config:
+    """examples/llama3 with models that are all as large as this one."""
+    config = load(LLAMA3)
+    experts = {name: expert.model_copy(update={"path": str(model)}) for name, expert in config.models.experts.items()}
+    models = config.models.model_copy(update={"base": str(model), "experts": experts, "rank": rank})
+    method = config.method.model_copy(update={"children": children, "generations": generations})
+    return decided(config.model_copy(update={"models": models, "method": method}), None)
+
+
+def main() -> None:
+    """Run one part."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("part", choices=["make", "estimate"])
+    parser.add_argument("--scratch", type=Path, default=Path(tempfile.gettempdir()) / "cycleqd-benchmark")
+    parser.add_argument("--layers", type=int, default=16)
+    parser.add_argument("--repeat", type=int, default=3)
+    options = parser.parse_args()
+    if options.part == "estimate":
+        estimates()
+        return
+    print(f"{platform.machine()}, {os.cpu_count()} CPUs, load {os.getloadavg()[0]:.1f}, torch {torch.__version__}")
+    options.scratch.mkdir(parents=True, exist_ok=True)
+    make(options.scratch, options.layers, options.repeat)
+
+
+if __name__ == "__main__":
+    main()
