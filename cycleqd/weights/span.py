@@ -24,7 +24,7 @@ from cycleqd.weights.basis import Basis, single_threaded
 from cycleqd.weights.checkpoint import Checkpoint
 from cycleqd.weights.headers import TensorInfo
 from cycleqd.weights.plain_adapter import Factors
-from cycleqd.weights.stream import Unit
+from cycleqd.weights.stream import Recipe, Unit
 from cycleqd.weights.tensors import rounded
 
 
@@ -256,7 +256,7 @@ def cut(core: Core, rank: int) -> float:
     return math.sqrt(left_out / total) if total else 0.0
 
 
-class Densified:
+class Densified(Recipe):
     """The recipe of a full checkpoint: θ_base + Q C Pᵀ, in fp32, rounded once to the base's storage dtype.
 
     Args:
