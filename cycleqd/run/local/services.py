@@ -13,20 +13,16 @@ import fcntl
 import json
 import os
 import secrets
-import shutil
-import signal
-import socket
 import subprocess
 import sys
 import time
-import urllib.error
-import urllib.request
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from cycleqd.errors import InvalidInputError, UnavailableError
+from cycleqd.run.local.processes import answers, end_session, free, free_ports, program, session_of
 from cycleqd.search.place import Place
 
 if TYPE_CHECKING:
@@ -92,7 +88,7 @@ class Services:
         """
         for service in [self._s3(), self._mlflow()] if tracking else [self._s3()]:
             deadline = time.monotonic() + START_SECONDS
-            while not _answers(service.health):
+            while not answers(service.health):
                 if not self._alive(service.name) or time.monotonic() > deadline:
                     log = self.folder / f"{service.name}.log"
                     raise UnavailableError(f"the embedded {service.name} server did not start; its log is {log}")
@@ -148,7 +144,7 @@ class Services:
     def _stop(self, name: str) -> None:
         if pid := self._alive(name):
             self._stopping(name).touch()
-            _end(pid, STOP_SECONDS[name])
+            end_session(pid, STOP_SECONDS[name])
         self._stopping(name).unlink(missing_ok=True)
 
     def _stopping(self, name: str) -> Path:
@@ -167,7 +163,7 @@ class Services:
         return Service(
             "s3",
             (
-                _program("weed"),
+                program("weed"),
                 "server",
                 "-s3",
                 self._data("s3"),
@@ -228,7 +224,7 @@ class Services:
         for entry in Path("/proc").glob("[0-9]*"):
             with contextlib.suppress(OSError):  # it has ended
                 pid = int(entry.name)
-                if data in (entry / "cmdline").read_bytes().split(b"\0") and _session(pid) == pid:
+                if data in (entry / "cmdline").read_bytes().split(b"\0") and session_of(pid) == pid:
                     return pid
         return 0
 
@@ -237,8 +233,8 @@ class Services:
         with self._lock("start"):
             ports = json.loads(path.read_text()) if path.exists() else {}
             running = any(self._alive(name) for name in ("s3", "mlflow"))
-            if set(ports) != set(_PORTS) or not (running or all(map(_free, ports.values()))):
-                ports = dict(zip(_PORTS, _free_ports(len(_PORTS)), strict=True))
+            if set(ports) != set(_PORTS) or not (running or all(map(free, ports.values()))):
+                ports = dict(zip(_PORTS, free_ports(len(_PORTS)), strict=True))
                 _write_private(path, ports)
         return ports
 
@@ -321,60 +317,3 @@ def _write_private(path: Path, value: object) -> None:
     with os.fdopen(os.open(hidden, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as handle:
         json.dump(value, handle)
     hidden.replace(path)
-
-
-def _program(name: str) -> str:
-    """The path of a program that comes with our packages, whether or not their folder is on the PATH."""
-    found = shutil.which(name, path=f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}")
-    if not found:
-        raise UnavailableError(f"the program '{name}' is missing; install it with: pip install 'cycleqd[local]'")
-    return found
-
-
-def _free_ports(count: int) -> list[int]:
-    with contextlib.ExitStack() as stack:
-        sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
-        for one in sockets:
-            one.bind(("127.0.0.1", 0))
-        return [int(one.getsockname()[1]) for one in sockets]
-
-
-def _free(port: int) -> bool:
-    with socket.socket() as one:
-        one.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            one.bind(("127.0.0.1", port))
-        except OSError:
-            return False
-    return True
-
-
-def _answers(url: str) -> bool:
-    try:
-        with urllib.request.urlopen(url, timeout=2) as reply:
-            return bool(reply.status == 200)
-    except (OSError, urllib.error.URLError):
-        return False
-
-
-def _session(pid: int) -> int:
-    """The session that a process belongs to, 0 when it is dead."""
-    try:
-        state, _, _, session, *_ = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    except OSError:
-        return 0
-    return 0 if state == "Z" else int(session)
-
-
-def _end(group: int, seconds: float) -> None:
-    """End a session's processes: TERM, and KILL for what is left after some seconds."""
-    for number in (signal.SIGTERM, signal.SIGKILL):
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(group, number)
-        deadline = time.monotonic() + seconds
-        while time.monotonic() < deadline:
-            with contextlib.suppress(ChildProcessError):  # it is our child only if this command started it
-                os.waitpid(group, os.WNOHANG)
-            if not _session(group):
-                return
-            time.sleep(0.02)
