@@ -50,7 +50,7 @@ def digest(value: JSON) -> str:
     return hashlib.sha256(canonical(value)).hexdigest()
 
 
-class Record:
+class JsonRecord:
     """A frozen dataclass that has a JSON form: an object with a key for each field."""
 
     def to_json(self) -> JSON:
@@ -77,7 +77,7 @@ class Record:
 
 
 @dataclass(frozen=True, order=True)
-class ModelRef(Record):
+class ModelRef(JsonRecord):
     """A model: its id ("base", "expert-code", "g000012-c00", "final") and the digest of its checkpoint.
 
     The digest is that of the manifest (every file's name, size and sha256): equal bytes, equal digests.
@@ -88,7 +88,7 @@ class ModelRef(Record):
 
 
 @dataclass(frozen=True)
-class Child(Record):
+class Child(JsonRecord):
     """One planned child: its parents' task vectors crossed over, then mutated. All that its bytes depend on.
 
     `id` is "g{generation:06d}-c{index:02d}". crossover, mutation: the operators' records, which are their kinds,
@@ -116,7 +116,7 @@ class Child(Record):
 
 
 @dataclass(frozen=True)
-class Plan(Record):
+class Plan(JsonRecord):
     """What a generation makes: the archives it works on and its children, selected from one snapshot.
 
     `snapshot` is the digest of the snapshot read. `focus` names the quality task of each child's archive ("" for

@@ -43,12 +43,12 @@ def decided(config: Config, client: S3Client | None) -> Config:
 
     Raises:
         InvalidInputError: The experts are not of the kind that `models.weights` asks for, or of two kinds without
-            `models.rank`; or an expert's folder is missing.
+            `models.rank`; an expert's folder is missing; or operators do not work on such weights.
     """
     models = config.models
     remote = any(expert.path.startswith("s3://") for expert in models.experts.values())
     if client is None and remote and models.weights != "auto":
-        return config  # the user's word; seeding looks
+        return _refuse_operators(config)  # the user's word; seeding looks
     full = [name for name, e in models.experts.items() if not is_adapter(find_source(client, e.path).files())]
     ranks = {name: models.experts[name].rank or models.rank for name in full}
     wanted = models.weights
@@ -69,7 +69,22 @@ def decided(config: Config, client: S3Client | None) -> Config:
         name: expert.model_copy(update={"rank": ranks.get(name) if wanted == "span" else None})
         for name, expert in models.experts.items()
     }
-    return config.model_copy(update={"models": models.model_copy(update={"weights": wanted, "experts": experts})})
+    chosen = models.model_copy(update={"weights": wanted, "experts": experts})
+    return _refuse_operators(config.model_copy(update={"models": chosen}))
+
+
+def _refuse_operators(config: Config) -> Config:
+    """The configuration; raises InvalidInputError for each operator that does not work on its kind of weights."""
+    unsuited, why = (
+        ("elements", "needs single elements of dense weights, which models.weights: span does not keep; choose another")
+        if config.in_span
+        else ("cores", "works on cores, which models.weights: dense does not keep; choose another, or set models.rank")
+    )
+    operators = config.method.operators
+    found = [f"{key} '{operator.kind}' {why}" for key, operator in operators.items() if operator.needs == unsuited]
+    if found:
+        raise InvalidInputError("\n".join(found))
+    return config
 
 
 def _names(experts: Iterable[str]) -> str:
