@@ -13,7 +13,15 @@ from cycleqd.run.serving import Listening, serving, wait_for_seeding, wait_until
 
 
 def serve(source: ConfigSource, listening: Listening) -> None:
-    """Serve until a signal comes. Raises UnavailableError when the server ends by itself."""
+    """Serve until a signal comes.
+
+    Args:
+        source: The configuration.
+        listening: Where, and how else vLLM is started.
+
+    Raises:
+        UnavailableError: The server ended by itself.
+    """
     signal.signal(signal.SIGTERM, _interrupt)
     with session(source) as reached:
         config = wait_for_seeding(reached.store, say)

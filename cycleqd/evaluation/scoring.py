@@ -243,7 +243,11 @@ class Scoring:
 
 
 def without_weights(found: Manifest) -> Manifest:
-    """Tokenizer and configurations of a checkpoint."""
+    """Tokenizer and configurations.
+
+    Args:
+        found: A checkpoint's files.
+    """
     return Manifest({name: entry for name, entry in found.files.items() if not name.endswith(".safetensors")})
 
 
