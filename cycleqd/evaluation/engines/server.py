@@ -27,7 +27,7 @@ REPLY_SECONDS = 900.0  # in the server's queue, plus a second for each token tha
 RESTART_SECONDS = 1800.0  # until a server that is down is given up: reading and compiling a large model
 PAUSE_SECONDS = 2.0
 ATTEMPTS = 4  # of a request, each when the server is ready
-GONE = (502, 503, 504)
+GONE = (500, 502, 503, 504)  # 500 is what vLLM answers when its engine has died, before it ends
 
 PROBES = ("Hello.", "What is 2 + 2?", "List the files in /tmp.", "SELECT name FROM users WHERE")
 SHOWN = 5  # probabilities of each probe's next token
@@ -284,8 +284,6 @@ class Connection:
             raise Lost(str(error)) from error
         except HTTPError as error:
             raise EvaluationError(f"{self.url} cannot be reached ({error}); check place.server.url") from error
-        if answer.status in GONE:
-            raise Lost(f"{answer.status} {answer.reason}")
         if answer.status == 401:
             raise EvaluationError(
                 f"{self.url} does not take the key in CYCLEQD_SERVER_KEY (Secret place.server.secret)"
@@ -295,6 +293,9 @@ class Connection:
         except ValueError:
             found = answer.data[:300]
         if answer.status != 200:
-            detail = found["error"]["message"] if isinstance(found, dict) and "message" in found["error"] else found
+            error = found.get("error", found) if isinstance(found, dict) else found
+            detail = error.get("message", error) if isinstance(error, dict) else error
+            if answer.status in GONE:
+                raise Lost(f"{answer.status}: {detail}")
             raise EvaluationError(f"{self.url}{path} refuses ({answer.status}): {detail}")
         return found

@@ -138,7 +138,7 @@ def test_an_adapter_that_is_not_in_force_is_never_scored(engine: ServerEngine, f
     assert all("logprobs" in body for body in fake.asked)
 
 
-@pytest.mark.parametrize("fault", [502, 503, "cut"])
+@pytest.mark.parametrize("fault", [500, 502, 503, "cut"])
 def test_what_was_lost_is_asked_again(engine: ServerEngine, fake: Fake, fault: int | str) -> None:
     fake.faults = [fault, fault, 200, fault]
     replies = engine.generate(want(QUESTIONS, Sampling(max_tokens=4)))
