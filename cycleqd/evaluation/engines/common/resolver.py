@@ -199,6 +199,21 @@ def register() -> None:
             return LoRARequest(lora_name, 1, str(path))  # vLLM puts an id of its own, never used before, for the 1
 
     LoRAResolverRegistry.register_resolver("cycleqd", Resolver())
+    _leave_the_base_alone()
+
+
+def _leave_the_base_alone() -> None:
+    """On a CPU vLLM 0.32 takes, for rows without an adapter, the one in its last slot (index -1): give them none."""
+    from vllm.lora.ops import torch_ops
+    from vllm.lora.ops.torch_ops import lora_ops
+
+    shrink = lora_ops.bgmv_shrink
+
+    def bgmv_shrink(inputs: Any, weights: Any, output: Any, indices: Any, scaling: float = 1.0) -> None:
+        shrink(inputs, weights, output, indices, scaling)
+        output[indices < 0] = 0
+
+    lora_ops.bgmv_shrink = torch_ops.bgmv_shrink = bgmv_shrink
 
 
 class Keeper:
