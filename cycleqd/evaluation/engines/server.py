@@ -293,8 +293,8 @@ class Connection:
         except ValueError:
             found = answer.data[:300]
         if answer.status != 200:
-            error = found.get("error", found) if isinstance(found, dict) else found
-            detail = error.get("message", error) if isinstance(error, dict) else error
+            refusal = found.get("error", found) if isinstance(found, dict) else found
+            detail = refusal.get("message", refusal) if isinstance(refusal, dict) else refusal
             if answer.status in GONE:
                 raise Lost(f"{answer.status}: {detail}")
             raise EvaluationError(f"{self.url}{path} refuses ({answer.status}): {detail}")

@@ -186,7 +186,7 @@ def register() -> None:
     from vllm.lora.request import LoRARequest
     from vllm.lora.resolver import LoRAResolver, LoRAResolverRegistry
 
-    class Resolver(LoRAResolver):  # type: ignore[misc]  # vLLM ships no types
+    class Resolver(LoRAResolver):
         async def resolve_lora(self, base_model_name: str, lora_name: str) -> Any:
             known = folders()
             assert known is not None
