@@ -51,9 +51,9 @@ COMBINED = ("naive", "aggregated", "final")
 BASIS = "basis"
 """Id of the basis of an evolution in the span; it is kept as models are."""
 
-_CHILD = re.compile(r"^g(\d{6})-c(\d{2,})$")
+_CHILD = re.compile(r"^g(\d{6})-c(\d{2,})\Z")
 _CHILDREN = re.compile(r"g\d{6}-c\d{2,}")
-_MODEL = re.compile(r"^(base|basis|naive|aggregated|final|(expert|source|adapter)-[a-z0-9._-]+)$")
+_MODEL = re.compile(r"^(base|basis|naive|aggregated|final|(expert|source|adapter)-[a-z0-9._-]+)\Z")
 
 
 def child_generation(model: str) -> int | None:
