@@ -171,7 +171,9 @@ class _Loop:
         waiting, active = list(works), list[Work]()
         while waiting or active:
             while waiting and self._fits(waiting[0], active):
-                active.append(self._started(waiting.pop(0)))
+                active.append(self._opened(waiting.pop(0)))
+            if waiting and not self._engine.mixes:
+                self._open(waiting[0])  # now, or its episodes would wait for all verdicts of this job
             self._round(active)
             active = [work for work in active if work.live]
             self._raise_failures()
@@ -183,11 +185,16 @@ class _Loop:
         live = sum(len(other.live) for other in active)
         return not active or (self._engine.mixes and live + len(work.runs) <= TOGETHER)
 
-    def _started(self, work: Work) -> Work:
+    def _open(self, work: Work) -> None:
+        """Begin to open a job's episodes, once."""
+        work.opening = work.opening or [self._pool.submit(run.start) for run in work.runs]
+
+    def _opened(self, work: Work) -> Work:
         """The job with its episodes open."""
-        work.live, work.unjudged = work.runs, len(work.runs)
-        for started in as_completed([self._pool.submit(run.start) for run in work.runs]):
+        self._open(work)
+        for started in as_completed(work.opening):
             started.result()
+        work.live, work.unjudged = work.runs, len(work.runs)
         return work
 
     def _round(self, works: Sequence[Work]) -> None:

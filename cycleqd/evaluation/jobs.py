@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import Future
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -135,6 +136,7 @@ class Work:
     job: Job
     number: int
     runs: Sequence[Run]
+    opening: Sequence[Future[None]] = ()
     live: Sequence[Run] = ()
     unjudged: int = 0
     generating: float = 0.0
