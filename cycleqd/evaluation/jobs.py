@@ -51,7 +51,7 @@ class SampleRecord:
 
 
 @dataclass
-class Run:
+class SampleRun:
     """One sample on its way through the loop. `prompt` is what the next round asks; None once the episode is over."""
 
     task: Task
@@ -130,14 +130,14 @@ class Run:
 
 
 @dataclass
-class Work:
+class JobRun:
     """A job on its way; `number` tells it apart. `live` are the runs that the next round asks for."""
 
     job: Job
     number: int
-    runs: Sequence[Run]
+    runs: Sequence[SampleRun]
     opening: Sequence[Future[None]] = ()
-    live: Sequence[Run] = ()
+    live: Sequence[SampleRun] = ()
     unjudged: int = 0
     generating: float = 0.0
     rounds: int = 0
