@@ -11,6 +11,7 @@ OPTIONAL_SECRET = ("MLFLOW_TRACKING_USERNAME", "MLFLOW_TRACKING_PASSWORD")
 SETTINGS = ("AWS_ENDPOINT_URL", "MLFLOW_TRACKING_URI")
 OPTIONAL_SETTINGS = ("AWS_REGION", "AWS_CA_BUNDLE")
 FIELDS = {"KFP_RUN_ID": "metadata.labels['pipeline/runid']", "KFP_POD_NAME": "metadata.name"}
+SERVER_KEY = "CYCLEQD_SERVER_KEY"
 SCRATCH = "/scratch"
 LABEL = "cycleqd/image"
 
@@ -63,6 +64,8 @@ def _tell(task: dsl.PipelineTask, stage: str, place: Place) -> None:
     kubernetes.use_secret_as_env(task, place.secret, {name: name for name in OPTIONAL_SECRET}, optional=True)
     kubernetes.use_config_map_as_env(task, place.config_map, {name: name for name in SETTINGS})
     kubernetes.use_config_map_as_env(task, place.config_map, {name: name for name in OPTIONAL_SETTINGS}, optional=True)
+    if place.server.secret and stage == "evaluate":
+        kubernetes.use_secret_as_env(task, place.server.secret, {"API_KEY": SERVER_KEY})
     for name, path in FIELDS.items():
         kubernetes.use_field_path_as_env(task, name, path)
     kubernetes.empty_dir_mount(task, "scratch", SCRATCH)

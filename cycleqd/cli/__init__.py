@@ -197,6 +197,22 @@ def ui(source: Source) -> None:
 
 
 @command
+def serve(
+    source: Source,
+    host: Annotated[str, typer.Option(help="Address to listen at; 0.0.0.0 is every one.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=1, max=65535, help="Port to listen at.")] = 8000,
+    more: Annotated[
+        list[str] | None, typer.Argument(metavar="-- OPTIONS", help="More of `vllm serve`'s own, after --.")
+    ] = None,
+) -> None:
+    """Keep the base in memory for evaluation.engine: server, on this machine, until Ctrl-C."""
+    from cycleqd.cli.serve import serve as start
+    from cycleqd.run.serving import Listening
+
+    start(source, Listening(host, port, more or ()))
+
+
+@command
 def compile(
     source: Source,
     folder: Annotated[Path, typer.Argument(help="Where to write the YAML files.")],

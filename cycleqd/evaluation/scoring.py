@@ -7,8 +7,8 @@ pipeline.
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Mapping, Sequence
-from contextlib import ExitStack
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from itertools import groupby, product
 from pathlib import Path
@@ -29,6 +29,7 @@ from cycleqd.search.records import JSON
 from cycleqd.storage import layout
 from cycleqd.storage.adapters import adapter_folders
 from cycleqd.storage.cache import CheckpointCache
+from cycleqd.storage.cores import load_core
 from cycleqd.storage.evolution import manifest, size_in_bytes
 from cycleqd.storage.frozen import fetch
 from cycleqd.storage.models import source
@@ -127,17 +128,32 @@ class Scoring:
         with ExitStack() as stack:
             bench = self.open(missing, stack)
             if cores:  # first, so that an engine has room for adapters from its start
-                models = list(dict.fromkeys(pair.model for pair in cores))
-                with adapter_folders(
-                    self.store, self.place, models, self.config.evaluation.dtype, self.scratch
-                ) as found:
-                    known = {model: Adapter(manifests[model].digest, folder) for model, folder in found.items()}
+                with self.known(bench.engine, {pair.model: manifests[pair.model] for pair in cores}) as known:
                     bench.engine.adapt(list(known.values()))
                     self.score(bench, "base", manifest(self.store, "base"), cores, known)
                     bench.engine.adapt(())
             others = [pair for pair in missing if not manifests[pair.model].is_core]
             for model, group in groupby(others, key=lambda pair: pair.model):
                 self.score(bench, model, manifests[model], list(group))
+
+    @contextmanager
+    def known(self, engine: Engine, models: Mapping[str, Manifest]) -> Iterator[Mapping[str, Adapter]]:
+        """The adapters of models, by id; a remote engine needs none written, nor any for a core that is zero.
+
+        Args:
+            engine: What will use them.
+            models: Manifests of models that are cores, by id.
+        """
+        if engine.remote:
+            yield {
+                model: Adapter(found.digest, self.scratch, f"{self.store.evolution}/{model}")
+                for model, found in models.items()
+                if any(bool(c.any()) for c in load_core(self.store, layout.checkpoint(model), found).matrices.values())
+            }
+            return
+        dtype = self.config.evaluation.dtype
+        with adapter_folders(self.store, self.place, list(models), dtype, self.scratch) as folders:
+            yield {model: Adapter(models[model].digest, folder) for model, folder in folders.items()}
 
     def open(self, missing: Sequence[Missing], stack: ExitStack) -> Bench:
         """The engine, which starts when the first model is loaded, and the tasks.
@@ -168,6 +184,7 @@ class Scoring:
             threads=wanted.threads,
             max_context=wanted.max_context,
             device=self.place.device,
+            server=self.place.server.url,
         )
         if is_file(wanted.engine):
             file = wanted.engine.rpartition(":")[0]
@@ -197,8 +214,10 @@ class Scoring:
         loading = Clock()
         with loading.part("load"), ExitStack() as fetched:
             stored = source(self.store, layout.checkpoint(model), found)
-            bench.engine.load(fetched.enter_context(self.cache.fetch(stored, found)), found.digest)
-        jobs = [self.job(bench, pair, adapters[pair.model].digest if adapters else None) for pair in pairs]
+            needed = without_weights(found) if bench.engine.remote else found
+            bench.engine.load(fetched.enter_context(self.cache.fetch(stored, needed)), found.digest)
+        digests = {model: adapter.digest for model, adapter in (adapters or {}).items()}
+        jobs = [self.job(bench, pair, digests.get(pair.model)) for pair in pairs]
 
         def write(number: int, evaluation: Evaluation) -> None:
             pair, clock = pairs[number], Clock()
@@ -221,6 +240,15 @@ class Scoring:
         sampling = Sampling(how.max_tokens, how.temperature, how.top_p, how.stop, how.seed)
         label = f"{pair.model} on {name} ({self.split})"
         return Job(bench.tasks[name], bench.samples[name], sampling, adapter, label)
+
+
+def without_weights(found: Manifest) -> Manifest:
+    """Tokenizer and configurations.
+
+    Args:
+        found: A checkpoint's files.
+    """
+    return Manifest({name: entry for name, entry in found.files.items() if not name.endswith(".safetensors")})
 
 
 def refuse_unready(tasks: Mapping[str, Task]) -> None:

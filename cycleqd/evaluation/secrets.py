@@ -17,8 +17,10 @@ NAMES = frozenset(
     {
         *("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN"),
         *("MLFLOW_TRACKING_USERNAME", "MLFLOW_TRACKING_PASSWORD", "MLFLOW_TRACKING_TOKEN"),
+        "CYCLEQD_SERVER_KEY",
     }
 )
+_kept: dict[str, str] = {}
 _ENV_START = 50 - 3  # field of /proc/PID/stat, counted from the one after the program's name
 
 
@@ -29,12 +31,22 @@ def withheld() -> Iterator[None]:
     Clients that were made before keep working with what they read then. On leaving, os.environ has them again, which
     /proc does not show.
     """
-    kept = {name: os.environ.pop(name) for name in NAMES & os.environ.keys()}
+    _kept.update({name: os.environ.pop(name) for name in NAMES & os.environ.keys()})
     _wipe()
     try:
         yield
     finally:
-        os.environ.update(kept)
+        os.environ.update(_kept)
+        _kept.clear()
+
+
+def credential(name: str) -> str | None:
+    """A credential, also while it is withheld; None where there is none.
+
+    Args:
+        name: One of NAMES.
+    """
+    return _kept.get(name) or os.environ.get(name)
 
 
 def _wipe() -> None:

@@ -241,6 +241,7 @@ def check_tasks(config: Config, findings: Findings, begin: Callable[[str], None]
             load_engine(config.evaluation.engine)
         except CycleQDError as error:
             findings.collect(error)
+    findings.problems += check_server(config)
     for name, task in config.tasks.items():
         begin(f"task '{name}'")
         try:
@@ -250,6 +251,24 @@ def check_tasks(config: Config, findings: Findings, begin: Callable[[str], None]
         except Exception as error:  # a plug-in is somebody else's code
             findings.problems.append(f"task '{name}': {type(error).__name__} in {task.class_}: {error}; correct it")
     return found
+
+
+def check_server(config: Config) -> Iterator[str]:
+    """What speaks against generating with a server: it has the base, and adapters of it.
+
+    Args:
+        config: The configuration, `models.weights` decided.
+    """
+    if config.evaluation.engine != "server":
+        return
+    if not config.place.server.url:
+        yield "evaluation.engine is server: say where it is (place.server.url)"
+    if not config.in_span or config.extracted:
+        full = ", ".join(config.extracted) or "every model"
+        yield (
+            f"evaluation.engine is server, which scores adapters of the base, and {full} is a full checkpoint: give"
+            " experts as adapters (docs/adapters.md), or take the vllm engine"
+        )
 
 
 def _check_task(name: str, task: TaskConfig, findings: Findings) -> dict[str, int]:

@@ -132,8 +132,8 @@ class EvaluationConfig(Section):
     """How scores are measured: engine, arithmetic and batches are part of what a score means."""
 
     engine: Plugin = "auto"
-    """The inference engine: `transformers`, `vllm`, your own (`file.py:Class` or `package.module:Class`), or `auto`:
-    vLLM on a CUDA device, transformers elsewhere."""
+    """The inference engine: `transformers`, `vllm`, `server` (that of `place.server`), your own (`file.py:Class` or
+    `package.module:Class`), or `auto`: vLLM on a CUDA device, transformers elsewhere."""
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
     """Arithmetic of inference; `auto` is the checkpoint's own dtype."""
     batch_tokens: int = Field(default=16384, ge=1)

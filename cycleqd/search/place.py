@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from typing import Annotated, Literal
+from urllib.parse import urlsplit
 
 from pydantic import (
     AfterValidator,
@@ -23,6 +24,16 @@ def _kubernetes(kind: str, pattern: str, example: str) -> AfterValidator:
         return text
 
     return AfterValidator(check)
+
+
+def _address(url: str) -> str:
+    parts = urlsplit(url)
+    plain = parts.scheme in ("http", "https") and parts.hostname and not parts.username and not parts.query
+    if url and not plain:
+        raise ValueError(
+            f"'{url}' is not the address of a server; write it like http://cycleqd-server:8000, without a key"
+        )
+    return url.rstrip("/")
 
 
 Cpu = Annotated[str, _kubernetes("quantity", r"([0-9]*[.])?[0-9]+m?", '"2" or "500m"')]
@@ -58,6 +69,15 @@ def image_of(stage: str) -> Image:
     if stage in ("merge", "mutate", "aggregate", "choose_final"):
         return "weights"
     return "evaluate" if stage in ("basis", "evaluate") else "control"
+
+
+class Server(Section):
+    """A server that keeps the base in memory and generates for `evaluation.engine: server` (`cycleqd serve`)."""
+
+    url: Annotated[str, AfterValidator(_address)] = ""
+    """Its address, as tasks reach it: http://cycleqd-server:8000."""
+    secret: Annotated[str, _kubernetes("name", r"([a-z0-9][-a-z0-9.]{0,251}[a-z0-9])?", "cycleqd-server")] = ""
+    """Kubernetes Secret whose API_KEY pods show to it; elsewhere CYCLEQD_SERVER_KEY is taken from the environment."""
 
 
 class Toleration(Section):
@@ -131,6 +151,8 @@ class Place(Section):
     """Ids of models that are never cleaned up."""
     images: Images = Images()
     """The images of tasks in containers and pods."""
+    server: Server = Server()
+    """The server that generates where `evaluation.engine` is `server`."""
     pull_policy: Literal["Always", "IfNotPresent", "Never"] = "IfNotPresent"
     """When a cluster pulls the images."""
     pull_secrets: tuple[str, ...] = ()

@@ -12,7 +12,7 @@ import yaml
 
 MANIFESTS = Path(__file__).parents[2] / "manifests"
 KUBECTL = Path(sys.executable).parent / "kubectl"
-OVERLAYS = ("test", "gpu", "bring-your-own")
+OVERLAYS = ("test", "gpu", "server", "bring-your-own")
 Objects = list[dict[str, Any]]
 
 

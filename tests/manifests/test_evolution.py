@@ -16,7 +16,7 @@ from pipelines.definitions import Kind, write
 from pipelines.placement import LABEL
 from tests.evaluation.benchmarks.test_os_data import NEED_PROCESSES, NEED_USERS
 from tests.manifests.conftest import MANIFESTS, OVERLAYS, Objects
-from tests.manifests.test_objects import SECRET, SETTINGS, named
+from tests.manifests.test_objects import SECRET, SERVER, SETTINGS, named, templates
 
 KINDS: tuple[Kind, ...] = ("seeding", "generation", "finalising")
 SECRET_KEYS = {"AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"}
@@ -45,8 +45,11 @@ def test_what_compiled_tasks_name_is_there(objects: Objects, kind: Kind, tmp_pat
     assert set(containers) == set(executors)
     for executor in executors.values():
         for source in executor["secretAsEnv"]:
-            assert source["secretName"] == SECRET
-            assert source.get("optional") or {key["secretKey"] for key in source["keyToEnv"]} <= SECRET_KEYS
+            keys = {key["secretKey"] for key in source["keyToEnv"]}
+            if source["secretName"] == SERVER:
+                assert config.evaluation.engine == "server" and keys == {"API_KEY"}
+            else:
+                assert source["secretName"] == SECRET and (source.get("optional") or keys <= SECRET_KEYS)
         for source in executor["configMapAsEnv"]:
             assert source["configMapName"] == SETTINGS
             assert source.get("optional") or {key["configMapKey"] for key in source["keyToEnv"]} <= set(settings)
@@ -81,8 +84,11 @@ def test_nothing_speaks_against_running_it_on_a_cluster(objects: Objects, tmp_pa
     assert not [*check_cluster(shipped(objects, tmp_path))]
 
 
-def test_the_driver_runs_a_real_command_on_the_mounted_files(objects: Objects) -> None:
-    spec = named(objects, "Job", "cycleqd-driver")["spec"]["template"]["spec"]
+@pytest.mark.parametrize("workload", ["cycleqd-driver", SERVER])
+def test_driver_and_server_run_real_commands_on_the_mounted_files(objects: Objects, workload: str) -> None:
+    if workload not in templates(objects):
+        pytest.skip("not in this overlay")
+    spec = templates(objects)[workload]["spec"]
     (container,) = spec["containers"]
     assert container["command"] == ["cycleqd"]
     name, *arguments = container["args"]
@@ -103,6 +109,20 @@ def test_gpu_tasks_are_placed_on_gpus_and_no_others_are(built: dict[str, Objects
         shared = [m for m in executor["emptyDirMounts"] if m["mountPath"] == "/dev/shm"]
         assert ("nodeSelector" in executor) == ("tolerations" in executor) == bool(shared) == (name in with_gpu)
     assert {c["resources"]["accelerator"]["type"] for n, c in containers.items() if n in with_gpu} == {"nvidia.com/gpu"}
+
+
+def test_where_a_server_generates_only_it_has_a_gpu_and_pods_that_score_have_its_key(
+    built: dict[str, Objects], tmp_path: Path
+) -> None:
+    objects = built["server"]
+    containers, executors = compiled(shipped(objects, tmp_path), "generation", tmp_path / "pipeline.yaml")
+    assert not any("accelerator" in container["resources"] for container in containers.values())
+    with_key = {n for n, e in executors.items() if any(s["secretName"] == SERVER for s in e["secretAsEnv"])}
+    assert with_key == {name for name in containers if "evaluate" in name} != set()
+    (server,) = named(objects, "Deployment", SERVER)["spec"]["template"]["spec"]["containers"]
+    assert server["resources"]["limits"]["nvidia.com/gpu"] == 1
+    images = {container["image"] for name, container in containers.items() if name in with_key}
+    assert images == {server["image"]}
 
 
 def test_os_tasks_that_no_pod_can_run_are_left_out() -> None:

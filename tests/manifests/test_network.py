@@ -113,7 +113,7 @@ def test_other_pipelines_of_the_namespace_are_left_alone(objects: Objects) -> No
     assert allowed(objects, other, INTERNET, 443) and allowed(objects, STRANGER, other, 80)
 
 
-@pytest.mark.parametrize("name", ["test", "gpu"])
+@pytest.mark.parametrize("name", ["test", "gpu", "server"])
 def test_s3_and_mlflow_are_reached_by_tasks_and_driver_only(built: dict[str, Objects], name: str) -> None:
     objects = built[name]
     driver, mlflow = pod(objects, "cycleqd-driver"), pod(objects, "cycleqd-mlflow")
@@ -124,6 +124,18 @@ def test_s3_and_mlflow_are_reached_by_tasks_and_driver_only(built: dict[str, Obj
         assert not any(allowed(objects, here, there, port) for here in (STRANGER, ELSEWHERE))
         assert not allowed(objects, there, INTERNET, 443)
     assert allowed(objects, mlflow, pod(objects, "cycleqd-s3"), 8333) and allowed(objects, mlflow, DNS, 53)
+
+
+def test_the_server_is_reached_by_pods_that_score_only_and_reaches_s3_only(built: dict[str, Objects]) -> None:
+    objects = built["server"]
+    server, s3 = pod(objects, "cycleqd-server"), pod(objects, "cycleqd-s3")
+    evaluate = Peer({LABEL: "evaluate", "pipelines.kubeflow.org/v2_component": "true"})
+    assert allowed(objects, evaluate, server, 8000) and not allowed(objects, evaluate, server, 22)
+    for here in (STRANGER, ELSEWHERE, pod(objects, "cycleqd-driver"), *(t for t in TASKS if t != evaluate)):
+        assert not allowed(objects, here, server, 8000)
+    assert allowed(objects, server, s3, 8333) and allowed(objects, server, DNS, 53)
+    for there in (INTERNET, METADATA, STRANGER, *KUBERNETES, pod(objects, "cycleqd-mlflow")):
+        assert not any(allowed(objects, server, there, port) for port in (80, 443, 5000, 6443))
 
 
 def test_services_of_the_cluster_are_reached_at_the_addresses_given(built: dict[str, Objects]) -> None:

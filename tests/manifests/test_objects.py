@@ -18,7 +18,7 @@ from cycleqd.errors import UnavailableError
 from tests.manifests.conftest import KUBECTL, MANIFESTS, OVERLAYS, Objects, build
 
 VERSIONS = ("1.30", "1.34", "1.37")  # the oldest with what is used, the one Kubeflow 2.17 was tried on, the newest
-SECRET, SETTINGS = "cycleqd-credentials", "cycleqd-settings"
+SECRET, SETTINGS, SERVER = "cycleqd-credentials", "cycleqd-settings", "cycleqd-server"
 
 
 def named(objects: Objects, kind: str, name: str) -> dict[str, Any]:
@@ -51,6 +51,7 @@ def test_what_is_applied_by_hand_fits_the_schemas(file: str) -> None:
 def test_an_overlay_brings_what_it_says(built: dict[str, Objects]) -> None:
     services = {"cycleqd-s3", "cycleqd-mlflow"}
     assert services | {"cycleqd-driver"} == set(templates(built["test"])) == set(templates(built["gpu"]))
+    assert services | {"cycleqd-driver", SERVER} == set(templates(built["server"]))
     assert set(templates(built["bring-your-own"])) == {"cycleqd-driver"}
     assert not kinds(built["bring-your-own"], "Service", "PersistentVolumeClaim")
 
@@ -117,14 +118,16 @@ def test_servers_are_probed_on_their_own_ports(objects: Objects) -> None:
 
 
 def test_services_lead_to_pods_and_addresses_to_services(built: dict[str, Objects]) -> None:
-    for name in ("test", "gpu"):
+    for name in ("test", "gpu", "server"):
         settings = named(built[name], "ConfigMap", SETTINGS)["data"]
+        profile = yaml.safe_load(named(built[name], "ConfigMap", "cycleqd-evolution")["data"]["profile.yaml"])
+        addresses = {*settings.values(), profile.get("server", {}).get("url")}
         for service in kinds(built[name], "Service"):
             template = templates(built[name])[service["metadata"]["name"]]
             assert service["spec"]["selector"].items() <= template["metadata"]["labels"].items()
             (port,) = service["spec"]["ports"]
             assert port["targetPort"] in {p["name"] for p in template["spec"]["containers"][0]["ports"]}
-            assert f"http://{service['metadata']['name']}:{port['port']}" in settings.values()
+            assert f"http://{service['metadata']['name']}:{port['port']}" in addresses
         for workload in kinds(built[name], "Deployment", "StatefulSet", "PodDisruptionBudget"):
             selector = workload["spec"]["selector"]
             assert "matchExpressions" in selector or selector["matchLabels"]["app.kubernetes.io/name"] in templates(
@@ -133,7 +136,7 @@ def test_services_lead_to_pods_and_addresses_to_services(built: dict[str, Object
 
 
 def test_names_that_pods_refer_to_exist(objects: Objects) -> None:
-    there = {(o["kind"], o["metadata"]["name"]) for o in objects} | {("Secret", SECRET)}
+    there = {(o["kind"], o["metadata"]["name"]) for o in objects} | {("Secret", SECRET), ("Secret", SERVER)}
     for template in templates(objects).values():
         text = json.dumps(template)
         for name in re.findall(r'"(?:configMapRef|configMapKeyRef|configMap)": \{[^}]*"name": "([^"]+)"', text):

@@ -11,7 +11,8 @@ import yaml
 from typer.testing import CliRunner
 
 from cycleqd.cli import app
-from cycleqd.run.checks import check_cluster, check_method, cluster_warnings, quantity
+from cycleqd.errors import InvalidInputError
+from cycleqd.run.checks import check_cluster, check_method, check_server, cluster_warnings, quantity
 from cycleqd.search.config import Config
 from cycleqd.search.method import Method
 from tests.pipelines.configs import LLAMA3, two_tasks
@@ -31,6 +32,26 @@ def test_a_good_place_has_no_problems_and_no_warnings() -> None:
     gpu = {"gpu": 1, "shared_memory": "16Gi", "memory": "48G"}
     place = {"evaluate": gpu, "service_account": "runs", "endpoint": "https://kfp.example", "pull_secrets": ["a.b"]}
     assert [*check_cluster(cluster(**place)), *cluster_warnings(cluster(**place))] == []
+
+
+def test_a_server_needs_an_address_and_adapters() -> None:
+    config = two_tasks(server={"url": "http://cycleqd-server:8000/"})
+    assert config.place.server.url == "http://cycleqd-server:8000"
+    assert [*check_server(config)] == []
+    evaluation = config.evaluation.model_copy(update={"engine": "server"})
+    in_span = config.models.model_copy(update={"weights": "span"})
+    assert [*check_server(config.model_copy(update={"evaluation": evaluation, "models": in_span}))] == []
+    address, adapters = check_server(two_tasks().model_copy(update={"evaluation": evaluation}))
+    assert address == "evaluation.engine is server: say where it is (place.server.url)"
+    assert "scores adapters of the base, and every model is a full checkpoint: give experts as adapters" in adapters
+
+
+@pytest.mark.parametrize(
+    "url", ["cycleqd-server:8000", "http://key@host", "ftp://host", "http://host?key=x", "http://"]
+)
+def test_an_address_of_a_server_is_one_without_a_key(url: str) -> None:
+    with pytest.raises(InvalidInputError, match=r"place\.server\.url: .* is not the address of a server"):
+        two_tasks(server={"url": url})
 
 
 @pytest.mark.parametrize(

@@ -22,6 +22,7 @@ class EngineSettings:
 
     `dtype` "auto" is the checkpoint's own. `batch_tokens` bounds rows × (longest prompt + new tokens) of one batch.
     `max_context`, in tokens, lowers the model's own limit. `threads` are CPU threads of the arithmetic.
+    `server` is the address of the server that the engine `server` generates with.
     """
 
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
@@ -29,6 +30,7 @@ class EngineSettings:
     threads: int = 2
     max_context: int | None = None
     device: Literal["auto", "cpu", "cuda"] = "auto"
+    server: str = ""
 
 
 @dataclass(frozen=True)
@@ -47,11 +49,13 @@ class Adapter:
     """A LoRA adapter: W + B A in place of some matrices W of the loaded model.
 
     `folder` is a PEFT folder in one plain form (see `common/adapter.py`); its files must not change while it is in use.
-    `digest` names its content: equal digests are equal weights on every base.
+    `digest` names its content: equal digests are equal weights on every base. A remote engine reads no folder, but has
+    the adapter made of the core that `origin` names, EVOLUTION/MODEL.
     """
 
     digest: str
     folder: Path
+    origin: str = ""
 
 
 @dataclass(frozen=True)
@@ -100,6 +104,9 @@ class Engine(ABC):
 
     mixes: ClassVar[bool] = False
     """Whether a call with requests of many adapters and groups is faster than a call for each of them."""
+
+    remote: ClassVar[bool] = False
+    """Whether weights are read elsewhere: `load` then needs the other files of a checkpoint, `adapt` no folders."""
 
     def __init__(self, settings: EngineSettings) -> None:
         self.settings = settings

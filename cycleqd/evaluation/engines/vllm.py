@@ -154,14 +154,18 @@ class VllmEngine(Engine):
         before, room = set(multiprocessing.active_children()), (self._rank(), len(self._adapters))
         with environment(self.settings.threads):
             try:
-                self._llm = self._call("starting", START_SECONDS, LLM, **self._arguments(checkpoint))
+                self._llm = self._call("starting", START_SECONDS, LLM, **self.arguments(checkpoint))
             finally:
                 self._processes = [p for p in multiprocessing.active_children() if p not in before]
         self._call("starting", SWAP_SECONDS, self._llm.collective_rpc, "end_with", args=(os.getpid(),))
         self._room = room
 
-    def _arguments(self, checkpoint: ModelFolder) -> dict[str, Any]:
-        """How the engine is started. On a CPU the token budget sizes the cache, in place of a share of all memory."""
+    def arguments(self, checkpoint: ModelFolder) -> dict[str, Any]:
+        """How the engine is started. On a CPU the token budget sizes the cache, in place of a share of all memory.
+
+        Args:
+            checkpoint: The first model.
+        """
         arguments = {
             "model": str(checkpoint.folder),
             "dtype": self._dtype(checkpoint),
