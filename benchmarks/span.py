@@ -3,6 +3,9 @@
 python -m benchmarks.span make [--layers 16] [--repeat 3] [--scratch FOLDER]
     one child of two parents (merge and mutate) at the shapes of Llama-3.2-1B and R = 48, random weights: seconds and
     bytes of a bf16 checkpoint against those of a core. With one layer it takes less than a minute.
+python -m benchmarks.span evaluate [--engine transformers] [--children 16] [--layers 16] [--repeat 3]
+    random adapters of rank 48 of a Llama of SmolLM2-135M's width, on the CPU: all in one call, one after another, and
+    as checkpoints that are swapped in one after another
 python -m benchmarks.span estimate
     what `cycleqd validate` estimates for examples/llama3: full checkpoints, and adapters of rank 64 extracted from them
 """
@@ -17,13 +20,18 @@ import shutil
 import statistics
 import tempfile
 import time
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
+import psutil
 import torch
 
 from benchmarks.weights.measuring import measure, work
 from benchmarks.weights.models import LARGE, MEGABYTE, SMALL, make_hollow, make_models, model_tensors, size_mb
 from cycleqd.cli.validate import cost_lines
+from cycleqd.evaluation import engines
+from cycleqd.evaluation.engines import Adapter, Engine, Request, Sampling
+from cycleqd.evaluation.task import Message
 from cycleqd.run.estimate import estimate
 from cycleqd.run.sizes import sizes
 from cycleqd.search.config import Config, load
@@ -33,9 +41,12 @@ from cycleqd.search.operators.mutation.svd import Svd
 from cycleqd.storage.inputs import decided
 from cycleqd.weights import span
 from cycleqd.weights.checkpoint import open_checkpoint
-from cycleqd.weights.local import LocalSource
+from cycleqd.weights.local import LocalSink, LocalSource
+from cycleqd.weights.plain_adapter import write_adapter
 
-RANK = 48
+RANK, ROWS, TOKENS = 48, 4, 16
+"""Of the adapters; and of an evaluation the prompts a child and the longest reply."""
+
 LLAMA3 = Path(__file__).parents[1] / "examples" / "llama3" / "cycleqd.yaml"
 SAMPLES = {"mbpp": (189, 189), "db": (170, 171), "os": (55, 55)}
 """Of examples/llama3's tasks: search and held-out samples."""
@@ -101,6 +112,106 @@ def write(path: Path, core: span.Core) -> Path:
     return path
 
 
+def evaluate(scratch: Path, name: str, layers: int, children: int, repeat: int) -> None:
+    """All children as adapters in one call, an adapter after another, and a checkpoint after another."""
+    model = make_small(scratch / f"135m-{layers}", layers)
+    adapters = [make_adapter(model, scratch / f"adapters-{layers}" / str(number), number) for number in range(children)]
+    asked: list[Message] = [
+        {"role": "user", "content": f"{'repeat ' * (number % 4)}word {number}"} for number in range(ROWS)
+    ]
+    settings = engines.EngineSettings(dtype="float32", threads=1, max_context=200, device="cpu")
+    served, swapped = engines.create(name, settings), engines.create(name, settings)
+
+    def generate(engine: Engine, wanted: Sequence[tuple[int, str | None]]) -> int:
+        sampling = Sampling(TOKENS)
+        requests = [Request([text], sampling, adapter, group) for group, adapter in wanted for text in asked]
+        return sum(completion.tokens for completion in engine.generate(requests))
+
+    def together() -> int:
+        return generate(served, [(number, adapter.digest) for number, adapter in enumerate(adapters)])
+
+    def in_turn() -> int:
+        return sum(generate(served, [(number, adapter.digest)]) for number, adapter in enumerate(adapters))
+
+    def checkpoints() -> int:
+        tokens = 0
+        for number in range(children):  # one content under many digests, so that each is read and swapped in
+            swapped.load(model, f"child {number}")
+            tokens += generate(swapped, [(number, None)])
+        return tokens
+
+    try:
+        served.adapt(adapters)
+        for engine in (served, swapped):
+            engine.load(model, "base")
+            generate(engine, [(0, None)])
+        together()  # adapters are loaded, and proved, at their first use
+        contenders = {"one call": together, "adapters in turn": in_turn, "checkpoints in turn": checkpoints}
+        report(name, contenders, repeat)
+    finally:
+        served.close()
+        swapped.close()
+
+
+def report(name: str, contenders: Mapping[str, Callable[[], int]], repeat: int) -> None:
+    """Run the contenders in turn; print the medians of what each takes, and how much faster the first is."""
+    found: dict[str, list[tuple[float, float]]] = {contender: [] for contender in contenders}
+    tokens = {}
+    for _ in range(repeat):
+        for contender, job in contenders.items():
+            started, cpu = time.perf_counter(), cpu_seconds()
+            tokens[contender] = job()
+            found[contender].append((time.perf_counter() - started, cpu_seconds() - cpu))
+    first = next(iter(contenders))
+    print(f"| {name} | tokens | seconds | CPU seconds | one call is faster by | and takes less CPU by |")
+    print("|---|---|---|---|---|---|")
+    for contender, spent in found.items():
+        share = tokens[first] / tokens[contender]  # random models may end replies at other places
+        cells = [f"{statistics.median(each[place] for each in spent):.1f}" for place in (0, 1)]
+        for place in (0, 1):
+            ratios = [share * one[place] / other[place] for one, other in zip(spent, found[first], strict=True)]
+            cells.append(f"{statistics.median(ratios):.2f} ({min(ratios):.2f} to {max(ratios):.2f})")
+        print(f"| {contender} | {tokens[contender]} | {' | '.join(cells)} |", flush=True)
+
+
+def cpu_seconds() -> float:
+    """CPU seconds of this process and of its children that live, which an engine works in."""
+    this = psutil.Process()
+    times = [each.cpu_times() for each in (this, *this.children(recursive=True))]
+    return sum(each.user + each.system for each in times)
+
+
+def make_small(folder: Path, layers: int) -> Path:
+    """A Llama of SmolLM2-135M's width with random weights, float32, and the tokenizer of examples/tiny."""
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    from examples.tiny.make_models import save, tokenizer
+
+    if not folder.exists():
+        tokens = tokenizer()
+        torch.manual_seed(0)
+        shape = {"hidden_size": 576, "intermediate_size": 1536, "num_attention_heads": 9, "num_key_value_heads": 3}
+        ends = {"bos_token_id": None, "eos_token_id": tokens.eos_token_id, "pad_token_id": tokens.pad_token_id}
+        config = LlamaConfig(
+            vocab_size=len(tokens), num_hidden_layers=layers, max_position_embeddings=256, **shape, **ends
+        )
+        save(LlamaForCausalLM(config), tokens, folder)
+    return folder
+
+
+def make_adapter(model: Path, folder: Path, seed: int) -> Adapter:
+    """A random adapter of rank 48 on every matrix of the layers."""
+    random = torch.Generator().manual_seed(seed)
+    shapes = {n: t.shape for n, t in open_checkpoint(LocalSource(model)).tensors.items() if len(t.shape) == 2}
+    factors = {
+        name: (0.02 * torch.randn(out, RANK, generator=random), 0.02 * torch.randn(RANK, inputs, generator=random))
+        for name, (out, inputs) in shapes.items()
+        if "layers" in name
+    }
+    shutil.rmtree(folder, ignore_errors=True)
+    return Adapter(write_adapter(LocalSink(folder), factors, "base").digest, folder)
+
+
 def estimates() -> None:
     """The published setting, and the same in the span with one child and with sixteen a generation."""
     with tempfile.TemporaryDirectory() as folder:
@@ -127,17 +238,22 @@ def published(model: Path, rank: int | None, children: int, generations: int) ->
 def main() -> None:
     """Run one part."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("part", choices=["make", "estimate"])
+    parser.add_argument("part", choices=["make", "evaluate", "estimate"])
     parser.add_argument("--scratch", type=Path, default=Path(tempfile.gettempdir()) / "cycleqd-benchmark")
     parser.add_argument("--layers", type=int, default=16)
+    parser.add_argument("--children", type=int, default=16)
     parser.add_argument("--repeat", type=int, default=3)
+    parser.add_argument("--engine", choices=["transformers", "vllm"], default="transformers")
     options = parser.parse_args()
     if options.part == "estimate":
         estimates()
         return
     print(f"{platform.machine()}, {os.cpu_count()} CPUs, load {os.getloadavg()[0]:.1f}, torch {torch.__version__}")
     options.scratch.mkdir(parents=True, exist_ok=True)
-    make(options.scratch, options.layers, options.repeat)
+    if options.part == "make":
+        make(options.scratch, options.layers, options.repeat)
+    else:
+        evaluate(options.scratch, options.engine, options.layers, options.children, options.repeat)
 
 
 if __name__ == "__main__":

@@ -18,7 +18,7 @@ _CLIENT = {"typer", "rich", "kubernetes"}
 _NEEDED = {
     "control": _COMMON | _CLIENT,
     "weights": _COMMON | {"torch", "safetensors"},
-    "evaluate": _COMMON | {"torch", "safetensors", "transformers", "evalplus", "tree-sitter", "pymysql"},
+    "evaluate": _COMMON | {"torch", "safetensors", "transformers", "peft", "evalplus", "tree-sitter", "pymysql"},
 }
 _OWN = {"control": {"cycleqd", "components", "pipelines"}}
 _NEVER = {"pytest", "hypothesis", "vllm"}

@@ -121,9 +121,10 @@ class Evolution:
     def seeding(self) -> None:
         """The seeding pipeline's stages."""
         self.seed()
-        if adopt(self.store, self.config).in_span:
+        config = adopt(self.store, self.config)
+        if config.in_span:
             self.basis()
-        self.evaluate(["base", *(f"expert-{name}" for name in self.config.models.experts)])
+        self.evaluate(["base", *(f"expert-{name}" for name in self.config.models.experts), *config.extracted])
         self.update(-1)
 
     def generation(self, number: int = -1) -> list[str]:

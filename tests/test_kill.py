@@ -10,7 +10,7 @@ import json
 import multiprocessing
 import os
 import signal
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,7 +21,7 @@ from cycleqd.search import config as configuration
 from cycleqd.storage.client import connect_client
 from cycleqd.storage.objects import Store
 from cycleqd.storage.settings import Settings
-from tests.evolution import Evolution
+from tests.evolution import EXPERTS, Evolution, write_adapters
 from tests.ledger import ledger
 
 _PROCESSES = multiprocessing.get_context("forkserver")
@@ -107,12 +107,45 @@ def evolve(evolution: Evolution, step: Disturbed | Undisturbed) -> None:
     step(tree, ("evaluate", [["final", "naive"], "test"]), 4)
 
 
+def evolve_in_span(evolution: Evolution, step: Disturbed | Undisturbed) -> None:
+    """Seeding with adapters, a generation of two cores made and scored together, the final model."""
+    tree = evolution.tree
+    step(tree, ("seed", []), 12)
+    step(tree, ("basis", []), 2)
+    step(tree, ("evaluate", [["base", "expert-a", "expert-b", "expert-c"]]), 12)
+    step(tree, ("update", [-1]), 9)
+    step(tree, ("select", [0]), 9)
+    children = [f"g000000-c{index:02d}" for index in range(2)]
+    loop = [json.dumps({"generation": 0, "child": child}) for child in children]
+    step(tree, ("merge", loop), 2)
+    step(tree, ("mutate", loop), 2)
+    step(tree, ("evaluate", [children]), 5)
+    step(tree, ("update", [0]), 5)
+    step(tree, ("aggregate", []), 3)
+    step(tree, ("evaluate", [["aggregated"]]), 9)
+    step(tree, ("choose", []), 3)
+
+
+Evolve = Callable[[Evolution, Disturbed | Undisturbed], None]
+
+
 @pytest.mark.timeout(1500)
+@pytest.mark.parametrize(("evolve", "kills"), [(evolve, 80), (evolve_in_span, 30)], ids=["dense", "span"])
 def test_killed_stages_leave_the_same_evolution(
-    environment: dict[str, str], tiny_models: Path, tiny_tasks: Path, monkeypatch: pytest.MonkeyPatch
+    evolve: Evolve,
+    kills: int,
+    environment: dict[str, str],
+    tiny_models: Path,
+    tiny_tasks: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    name = f"kill-{environment['CYCLEQD_BUCKET']}"
-    evolution = Evolution.make(name, tiny_models, tiny_tasks, {"method": {"generations": 2, "children": 2}})
+    name, changes = f"kill-{environment['CYCLEQD_BUCKET']}", {"method": {"generations": 2, "children": 2}}
+    if evolve is evolve_in_span:
+        experts = {expert: {"path": str(tmp_path / expert)} for expert in EXPERTS}
+        write_adapters(tiny_models, tmp_path)
+        changes = {"method": {"generations": 1, "children": 2}, "models": {"experts": experts}}
+    evolution = Evolution.make(name, tiny_models, tiny_tasks, changes)
     evolve(evolution, Undisturbed(environment))
     undisturbed = evolution.store
     expected = ledger(name)
@@ -123,7 +156,7 @@ def test_killed_stages_leave_the_same_evolution(
     monkeypatch.setenv("CYCLEQD_BUCKET", other["CYCLEQD_BUCKET"])
     disturb = Disturbed(other)
     evolve(evolution, disturb)
-    assert disturb.kills > 80
+    assert disturb.kills > kills
     compare_buckets(undisturbed, evolution.store)
     found = ledger(name)
     assert found.runs.keys() == expected.runs.keys()

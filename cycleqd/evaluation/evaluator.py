@@ -18,7 +18,7 @@ from threading import Lock
 
 from cycleqd.errors import InvalidInputError
 from cycleqd.evaluation.engines import Engine, Progress, Sampling
-from cycleqd.evaluation.jobs import Job, Run, SampleRecord, Work
+from cycleqd.evaluation.jobs import Job, JobRun, SampleRecord, SampleRun
 from cycleqd.evaluation.task import Outcome, Sample, Task
 
 Counting = Callable[[str, str, int], Progress]
@@ -140,11 +140,13 @@ def evaluate_jobs(
     for job in jobs:
         if not job.samples:
             raise InvalidInputError(f"{type(job.task).__name__} has no samples; a score needs at least one")
-    works = [Work(job, number, [Run(job.task, sample) for sample in job.samples]) for number, job in enumerate(jobs)]
+    works = [
+        JobRun(job, number, [SampleRun(job.task, sample) for sample in job.samples]) for number, job in enumerate(jobs)
+    ]
     engine.reset()
     began = time.perf_counter()
 
-    def done(work: Work) -> None:
+    def done(work: JobRun) -> None:
         spent = sum(run.seconds for run in work.runs)
         total = time.perf_counter() - began if len(works) == 1 else work.generating + spent / workers
         timings = Timings({r.sample.id: r.seconds for r in work.runs}, work.generating, total, work.rounds)
@@ -158,39 +160,46 @@ class _Loop:
     """Advances jobs round by round; `done` is called with each when it has all verdicts."""
 
     def __init__(
-        self, engine: Engine, pool: ThreadPoolExecutor, counting: Counting, done: Callable[[Work], None]
+        self, engine: Engine, pool: ThreadPoolExecutor, counting: Counting, done: Callable[[JobRun], None]
     ) -> None:
         self._engine, self._pool, self._counting, self._done = engine, pool, counting, done
         self._judging: list[Future[None]] = []
         self._lock = Lock()
         self._judged: Progress = lambda more: None
 
-    def run(self, works: Sequence[Work]) -> None:
+    def run(self, works: Sequence[JobRun]) -> None:
         """All jobs to their last verdict."""
         self._judged = self._counting(_where(works), "samples judged", sum(len(work.runs) for work in works))
-        waiting, active = list(works), list[Work]()
+        waiting, active = list(works), list[JobRun]()
         while waiting or active:
             while waiting and self._fits(waiting[0], active):
-                active.append(self._started(waiting.pop(0)))
+                active.append(self._opened(waiting.pop(0)))
+            if waiting and not self._engine.mixes:
+                self._open(waiting[0])  # now, or its episodes would wait for all verdicts of this job
             self._round(active)
             active = [work for work in active if work.live]
             self._raise_failures()
         for verdict in as_completed(self._judging):
             verdict.result()
 
-    def _fits(self, work: Work, active: Sequence[Work]) -> bool:
+    def _fits(self, work: JobRun, active: Sequence[JobRun]) -> bool:
         """Whether a job may begin beside others."""
         live = sum(len(other.live) for other in active)
         return not active or (self._engine.mixes and live + len(work.runs) <= TOGETHER)
 
-    def _started(self, work: Work) -> Work:
+    def _open(self, work: JobRun) -> None:
+        """Begin to open a job's episodes, once."""
+        work.opening = work.opening or [self._pool.submit(run.start) for run in work.runs]
+
+    def _opened(self, work: JobRun) -> JobRun:
         """The job with its episodes open."""
-        work.live, work.unjudged = work.runs, len(work.runs)
-        for started in as_completed([self._pool.submit(run.start) for run in work.runs]):
+        self._open(work)
+        for started in as_completed(work.opening):
             started.result()
+        work.live, work.unjudged = work.runs, len(work.runs)
         return work
 
-    def _round(self, works: Sequence[Work]) -> None:
+    def _round(self, works: Sequence[JobRun]) -> None:
         """Generate a reply for every live episode, then step those; verdicts of what is over by then are begun."""
         began = time.perf_counter()
         asked = [work.requests() for work in works]
@@ -213,7 +222,7 @@ class _Loop:
         for work in works:
             work.live = [run for run in work.live if run.prompt is not None]
 
-    def _judge(self, work: Work, run: Run) -> None:
+    def _judge(self, work: JobRun, run: SampleRun) -> None:
         run.judge()
         with self._lock:
             self._judged(1)
@@ -229,12 +238,12 @@ class _Loop:
             verdict.result()
 
 
-def _where(works: Sequence[Work]) -> str:
+def _where(works: Sequence[JobRun]) -> str:
     return works[0].job.label if len(works) == 1 else f"{len(works)} evaluations"
 
 
 @contextmanager
-def _pool(workers: int, runs: Sequence[Run]) -> Iterator[ThreadPoolExecutor]:
+def _pool(workers: int, runs: Sequence[SampleRun]) -> Iterator[ThreadPoolExecutor]:
     """Worker threads; on leaving, also after a failure, no thread is at work and no episode is open."""
     pool = ThreadPoolExecutor(workers, thread_name_prefix="evaluate")
     try:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import Future
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -50,7 +51,7 @@ class SampleRecord:
 
 
 @dataclass
-class Run:
+class SampleRun:
     """One sample on its way through the loop. `prompt` is what the next round asks; None once the episode is over."""
 
     task: Task
@@ -129,13 +130,14 @@ class Run:
 
 
 @dataclass
-class Work:
+class JobRun:
     """A job on its way; `number` tells it apart. `live` are the runs that the next round asks for."""
 
     job: Job
     number: int
-    runs: Sequence[Run]
-    live: Sequence[Run] = ()
+    runs: Sequence[SampleRun]
+    opening: Sequence[Future[None]] = ()
+    live: Sequence[SampleRun] = ()
     unjudged: int = 0
     generating: float = 0.0
     rounds: int = 0

@@ -22,7 +22,7 @@ from cycleqd.storage.evolution import current, find_child, manifest, need_plan
 from cycleqd.storage.family import Family, family
 from cycleqd.storage.objects import Store
 from cycleqd.storage.results import need_record, need_result, read_result
-from cycleqd.tracking.logbook import ids_of, model_key
+from cycleqd.tracking.tags import ids_of, model_key
 from cycleqd.tracking.tracker import Tracker
 
 _WHERE = ("kfp_run", "kfp_pod", "image", "code_version", "host", "started", "finished")

@@ -25,7 +25,7 @@ from cycleqd.storage.objects import Store
 from cycleqd.storage.settings import Settings
 from cycleqd.weights import lora
 from cycleqd.weights.checkpoint import Checkpoint
-from cycleqd.weights.lora import Adapter
+from cycleqd.weights.lora import LoraAdapter
 
 IMAGES: tuple[Image, ...] = ("control", "weights", "evaluate")
 _OBJECT = re.compile(r"[a-z0-9]([-.a-z0-9]{0,251}[a-z0-9])?")
@@ -186,7 +186,7 @@ def decide(config: Config, store: Store | None, findings: Findings) -> Config:
         return config
 
 
-def check_models(config: Config, store: Store | None, findings: Findings) -> dict[str, Checkpoint | Adapter]:
+def check_models(config: Config, store: Store | None, findings: Findings) -> dict[str, Checkpoint | LoraAdapter]:
     """Open base and experts, and compare architecture, tokenizer, vocabulary, tensors, shapes and ranks.
 
     Args:
@@ -202,7 +202,7 @@ def check_models(config: Config, store: Store | None, findings: Findings) -> dic
     from cycleqd.weights.checkpoint import open_checkpoint
     from cycleqd.weights.compatibility import problems
 
-    opened: dict[str, Checkpoint | Adapter] = {}
+    opened: dict[str, Checkpoint | LoraAdapter] = {}
     base: Checkpoint | None = None
     for model, path in given(config).items():
         if path.startswith("s3://") and store is None:
@@ -220,7 +220,7 @@ def check_models(config: Config, store: Store | None, findings: Findings) -> dic
     experts = [found for model, found in opened.items() if model != "base"]
     findings.problems += problems(base, [found for found in experts if isinstance(found, Checkpoint)])
     for expert in experts:
-        if isinstance(expert, Adapter):
+        if isinstance(expert, LoraAdapter):
             findings.warnings += lora.warnings(expert, config.models.base)
     if config.in_span and len(experts) == len(config.models.experts) and (wide := too_wide(config, base, experts)):
         findings.problems.append(wide)

@@ -119,7 +119,9 @@ def _groups(config: Config, tasks: int) -> int:
 
 
 def _engine_starts(config: Config, children: int) -> int:
-    """Tasks of all pipelines that evaluate: each starts an engine once."""
+    """Tasks of all pipelines that evaluate: each starts an engine once, unless one server does it for all."""
+    if config.evaluation.engine == "server":
+        return 1
     together = config.in_span or config.place.group == "generation"
     search, everything = (_groups(config, len(names)) for names in (config.search_tasks, config.tasks))
     seeded = 1 if together else 1 + len(config.models.experts)

@@ -15,7 +15,7 @@ ASSUMED = {"code": 200, "db": 250, "os": 400}
 ASSUMED_RATE = 5000.0
 """Tokens of replies that one GPU generates in a second, with the reading of prompts, for hundreds of samples at a time.
 
-Of an 8B in bf16, public measurements with vLLM lie between 3,000 (A100) and 12,500 (H100)."""
+Public measurements with vLLM: 3,363 (a 7B on an A100), 12,500 (an 8B in bf16 on an H100); see docs/performance.md."""
 
 _SAMPLED = 12  # records of each task that are read
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from cycleqd.search.config import Config
 from cycleqd.storage.staging import parts, total_ranks
 from cycleqd.weights.checkpoint import Checkpoint
-from cycleqd.weights.lora import Adapter
+from cycleqd.weights.lora import LoraAdapter
 
 _FLOAT32 = 4
 
@@ -32,7 +32,7 @@ class Sizes:
     adapter: int = 0
 
 
-def sizes(config: Config, opened: Mapping[str, Checkpoint | Adapter]) -> Sizes:
+def sizes(config: Config, opened: Mapping[str, Checkpoint | LoraAdapter]) -> Sizes:
     """The bytes of an evolution's models.
 
     Args:

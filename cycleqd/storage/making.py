@@ -21,7 +21,7 @@ from cycleqd.weights import aggregate, merge, span
 from cycleqd.weights.basis import Basis, write_basis
 from cycleqd.weights.checkpoint import Checkpoint, open_checkpoint
 from cycleqd.weights.extract import extract
-from cycleqd.weights.lora import Adapter, open_adapter
+from cycleqd.weights.lora import LoraAdapter, open_adapter
 from cycleqd.weights.manifest import Manifest
 from cycleqd.weights.plain_adapter import write_adapter
 from cycleqd.weights.protocols import Sink
@@ -253,7 +253,7 @@ def expert_core(
     return span.Core(base.digest, shared.digest, matrices)
 
 
-def open_adapters(store: Store, base: ModelRef, adapters: Sequence[ModelRef]) -> tuple[Checkpoint, list[Adapter]]:
+def open_adapters(store: Store, base: ModelRef, adapters: Sequence[ModelRef]) -> tuple[Checkpoint, list[LoraAdapter]]:
     """The base's headers, and adapters in S3, whose bytes are verified when they are `finish`ed.
 
     Args:

@@ -20,7 +20,7 @@ from cycleqd.storage.models import sink
 from cycleqd.storage.objects import Store
 from cycleqd.weights.checkpoint import FLOATS, Checkpoint, open_checkpoint
 from cycleqd.weights.compatibility import refuse_problems
-from cycleqd.weights.lora import WEIGHTS, Adapter, is_adapter, open_adapter
+from cycleqd.weights.lora import WEIGHTS, LoraAdapter, is_adapter, open_adapter
 from cycleqd.weights.manifest import FileEntry, Manifest
 from cycleqd.weights.protocols import Buffer, Source
 
@@ -53,7 +53,7 @@ def given(config: Config) -> dict[str, str]:
     return {"base": config.models.base} | {f"{kind}-{n}": e.path for n, e in config.models.experts.items()}
 
 
-def open_inputs(client: S3Client, config: Config) -> dict[str, Checkpoint | Adapter]:
+def open_inputs(client: S3Client, config: Config) -> dict[str, Checkpoint | LoraAdapter]:
     """Base and experts, opened and found to fit together. Only headers, configs and tokenizers are read.
 
     Args:
@@ -75,7 +75,7 @@ def open_inputs(client: S3Client, config: Config) -> dict[str, Checkpoint | Adap
     return {"base": base, **opened}
 
 
-def too_wide(config: Config, base: Checkpoint, experts: Sequence[Checkpoint | Adapter]) -> str | None:
+def too_wide(config: Config, base: Checkpoint, experts: Sequence[Checkpoint | LoraAdapter]) -> str | None:
     """Why children would be adapters of a rank that vLLM does not serve; None when they are not.
 
     Args:
@@ -93,7 +93,7 @@ def too_wide(config: Config, base: Checkpoint, experts: Sequence[Checkpoint | Ad
     )
 
 
-def total_ranks(config: Config, base: Checkpoint, experts: Sequence[Checkpoint | Adapter]) -> dict[str, int]:
+def total_ranks(config: Config, base: Checkpoint, experts: Sequence[Checkpoint | LoraAdapter]) -> dict[str, int]:
     """Of each matrix that an expert may change, the sum of the experts' ranks, which the basis cannot exceed.
 
     Args:
@@ -110,7 +110,7 @@ def total_ranks(config: Config, base: Checkpoint, experts: Sequence[Checkpoint |
     for name, tensor in base.tensors.items():
         for expert, found in zip(config.models.experts.values(), experts, strict=True):
             rank = 0
-            if isinstance(found, Adapter):
+            if isinstance(found, LoraAdapter):
                 rank = found.matrices[name].rank if name in found.matrices else 0
             elif tensor.dtype in FLOATS and kind_of(base, name) == MATRIX:
                 rank = expert.rank or 0
@@ -119,7 +119,7 @@ def total_ranks(config: Config, base: Checkpoint, experts: Sequence[Checkpoint |
     return total
 
 
-def open_expert(source: Source, base: Checkpoint) -> Checkpoint | Adapter:
+def open_expert(source: Source, base: Checkpoint) -> Checkpoint | LoraAdapter:
     """An expert, whatever it is.
 
     Args:
@@ -132,7 +132,7 @@ def open_expert(source: Source, base: Checkpoint) -> Checkpoint | Adapter:
     return open_adapter(source, base) if is_adapter(source.files()) else open_checkpoint(source)
 
 
-def copy_model(store: Store, model: str, opened: Checkpoint | Adapter) -> Manifest:
+def copy_model(store: Store, model: str, opened: Checkpoint | LoraAdapter) -> Manifest:
     """Copy what belongs to a checkpoint or an adapter.
 
     Args:
@@ -152,7 +152,7 @@ def copy_model(store: Store, model: str, opened: Checkpoint | Adapter) -> Manife
     return Manifest(files)
 
 
-def parts(opened: Checkpoint | Adapter) -> dict[str, int]:
+def parts(opened: Checkpoint | LoraAdapter) -> dict[str, int]:
     """Files and sizes of what belongs to a model: weights, configuration, tokenizer, code and licence; nothing else.
 
     Args:

@@ -5,13 +5,12 @@ Reads records, computes nothing but the average over a score's groups. Every fun
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from statistics import fmean
 
-from cycleqd.search import operators
 from cycleqd.search.config import Config
 from cycleqd.search.measures import measure
-from cycleqd.search.records import JSON, Child, Plan
+from cycleqd.search.records import Plan
 from cycleqd.search.state import State
 from cycleqd.storage import layout
 from cycleqd.storage.evolution import need_head
@@ -19,55 +18,20 @@ from cycleqd.storage.frozen import flat
 from cycleqd.storage.objects import Store
 from cycleqd.storage.results import need_result, provenance, read_result
 from cycleqd.storage.settings import Settings
+from cycleqd.tracking.tags import (
+    describe,
+    digest_tag,
+    generation_key,
+    ids_of,
+    lineage_params,
+    lineage_tags,
+    model_key,
+    model_tags,
+    where_tags,
+)
 from cycleqd.tracking.tracker import Ids, NewRun, Tracker, need_ids
 
 EVOLUTION = "evolution"
-
-
-def generation_key(number: int) -> str:
-    """The key of a generation's run.
-
-    Args:
-        number: Generation, from 0.
-    """
-    return f"generation:{number:06d}"
-
-
-def model_key(model: str) -> str:
-    """The key of a model's run.
-
-    Args:
-        model: Model id.
-    """
-    return f"model:{model}"
-
-
-def ids_of(store: Store, model: str) -> Ids:
-    """The stored run ids among which a model's is.
-
-    Args:
-        store: Objects of the evolution.
-        model: Model id.
-    """
-    number = layout.child_generation(model)
-    if number is not None:
-        return need_ids(store, layout.mlflow(number))
-    return need_ids(store, layout.FINAL_MLFLOW if model in layout.COMBINED else layout.SEED_MLFLOW)
-
-
-def model_tags(store: Store, model: str, kind: str) -> dict[str, str]:
-    """What every model's run is tagged with: kind, id, where its checkpoint is.
-
-    Args:
-        store: Objects of the evolution.
-        model: Model id.
-        kind: "base", "expert", "child", or the id of a combined model.
-    """
-    return {
-        "cycleqd.kind": kind,
-        "cycleqd.model": model,
-        "cycleqd.checkpoint": store.url(layout.checkpoint(model)),
-    }
 
 
 def open_evolution(settings: Settings, store: Store, config: Config) -> Ids:
@@ -122,13 +86,13 @@ def log_seed(settings: Settings, store: Store, config: Config) -> None:
             "cycleqd.digest.config": body["inputs"]["config"],
             "cycleqd.url": store.url(""),
             **digests,
-            **_where(run),
+            **where_tags(run),
         },
         metrics={f"seconds/seed/{part}": value for part, value in run["seconds"].items()},
     )
     tracker.text(ids.runs[EVOLUTION], "config.json", store.get(layout.CONFIG).decode())
     for model, made in outputs["models"].items():
-        tags = _digest(made) | _where(store.get_json(layout.run(layout.stage(model, "make"))))
+        tags = digest_tag(made) | where_tags(store.get_json(layout.run(layout.stage(model, "make"))))
         if model_key(model) in ids.runs:  # an adapter has no run of its own: its expert has
             tracker.log(ids.runs[model_key(model)], time=moment, tags=tags, params={"bytes": made["size"]})
 
@@ -144,7 +108,7 @@ def log_basis(settings: Settings, store: Store, config: Config) -> None:
     ids, tracker = need_ids(store, layout.SEED_MLFLOW), Tracker(settings)
     folder = layout.stage(layout.BASIS, "make")
     made, run = need_result(store, folder)["outputs"]["checkpoint"], store.get_json(layout.run(folder))
-    tags = {"cycleqd.digest.basis": made["digest"], **_where(run)}
+    tags = {"cycleqd.digest.basis": made["digest"], **where_tags(run)}
     tracker.log(ids.runs[EVOLUTION], time=run["started"], tags=tags, params={"basis_bytes": made["size"]})
     for name in config.models.experts:
         folder = layout.stage(f"expert-{name}", "make")
@@ -154,7 +118,7 @@ def log_basis(settings: Settings, store: Store, config: Config) -> None:
         tracker.log(
             ids.runs[model_key(f"expert-{name}")],
             time=run["started"],
-            tags=_digest(core) | _where(run) | {"cycleqd.digest.adapter": adapter["digest"]},
+            tags=digest_tag(core) | where_tags(run) | {"cycleqd.digest.adapter": adapter["digest"]},
             params={"bytes": core["size"]},
             metrics={"extracted/kept": extracted["outputs"]["kept"]["total"]} if extracted else {},
         )
@@ -174,7 +138,7 @@ def open_generation(settings: Settings, store: Store, plan: Plan) -> None:
     names = ", ".join(child.id for child in plan.children)
     tags = {"cycleqd.kind": "generation", "cycleqd.generation": str(plan.generation), "cycleqd.focus": focus}
     about = f"Generation {plan.generation}: {names}. Parents from: {focus}."
-    runs = [NewRun(number, f"generation {plan.generation:06d}", about, tags | _where(provenance()), EVOLUTION)]
+    runs = [NewRun(number, f"generation {plan.generation:06d}", about, tags | where_tags(provenance()), EVOLUTION)]
     for child, task in zip(plan.children, plan.focus, strict=True):
         about = f"{describe(child)} Parents from: {task or 'population'}."
         lineage = lineage_tags(child) | {"cycleqd.focus": task or "population"}
@@ -184,47 +148,6 @@ def open_generation(settings: Settings, store: Store, plan: Plan) -> None:
     ids = tracker.create_runs(store, layout.mlflow(plan.generation), seeded.experiment, runs, seeded)
     for child in plan.children:
         tracker.log(ids.runs[model_key(child.id)], time=0, params=lineage_params(child))
-
-
-def lineage_tags(child: Child) -> dict[str, str]:
-    """A child's parents, ω and seed as tags: the family tree can be read from MLflow alone.
-
-    Args:
-        child: The child as planned.
-    """
-    tags = {
-        "cycleqd.generation": str(child.generation),
-        "cycleqd.parents": ",".join(parent.id for parent in child.parents),
-        "cycleqd.parent_digests": ",".join(parent.digest for parent in child.parents),
-        "cycleqd.omega": ",".join(map(repr, child.omega)),
-        "cycleqd.crossover": child.crossover["kind"],
-        "cycleqd.mutation": child.mutation["kind"],
-        "cycleqd.mutation_seed": str(child.mutation.get("seed", "")),
-    }
-    return tags
-
-
-def lineage_params(child: Child) -> dict[str, object]:
-    """A child's parents, ω, and its operators' settings and draws as parameters: columns to compare runs by.
-
-    Args:
-        child: The child as planned.
-    """
-    crossover = {key: value for key, value in child.crossover.items() if key != "omega"}
-    drawn = flat(crossover, "crossover") | flat(child.mutation, "mutation")
-    omega = {f"omega_{i}": value for i, value in enumerate(child.omega, 1)}
-    parents = {f"parent_{i}": parent.id for i, parent in enumerate(child.parents, 1)}
-    return {"generation": child.generation, **parents, **omega, **drawn}
-
-
-def describe(child: Child) -> str:
-    """A child's making in one sentence.
-
-    Args:
-        child: The child as planned.
-    """
-    pairs = " and ".join(f"{p.id} (ω {w:.4f})" for p, w in zip(child.parents, child.omega, strict=True))
-    return f"Child of {pairs}; mutation: {operators.describe(child.mutation)}."
 
 
 def log_making(settings: Settings, store: Store, model: str, stages: Sequence[str]) -> None:
@@ -242,9 +165,9 @@ def log_making(settings: Settings, store: Store, model: str, stages: Sequence[st
         outputs, run = need_result(store, folder)["outputs"], store.get_json(layout.run(folder))
         metrics = {f"seconds/{name}/{part}": value for part, value in run["seconds"].items()}
         params: dict[str, object] = {}
-        tags: dict[str, object] = {**_where(run)}
+        tags: dict[str, object] = {**where_tags(run)}
         if "checkpoint" in outputs:
-            params, tags = {"bytes": outputs["checkpoint"]["size"]}, tags | _digest(outputs["checkpoint"])
+            params, tags = {"bytes": outputs["checkpoint"]["size"]}, tags | digest_tag(outputs["checkpoint"])
         tracker.log(run_id, time=run["started"], metrics=metrics, params=params, tags=tags)
 
 
@@ -272,7 +195,7 @@ def log_evaluations(settings: Settings, store: Store, pairs: Iterable[tuple[str,
             **({f"{split}_group_average/{task}": fmean(groups.values())} if groups else {}),
             **{f"seconds/evaluate_{split}/{task}/{part}": value for part, value in run["seconds"].items()},
         }
-        tags = {"cycleqd.engine": outputs["engine"], **_where(run, f".{split}.{task}")}
+        tags = {"cycleqd.engine": outputs["engine"], **where_tags(run, f".{split}.{task}")}
         tracker.log(ids_of(store, model).runs[model_key(model)], time=run["started"], metrics=metrics, tags=tags)
 
 
@@ -311,7 +234,7 @@ def log_update(settings: Settings, store: Store, generation: int, models: Sequen
     if generation >= 0:
         own = need_ids(store, layout.mlflow(generation)).runs[generation_key(generation)]
         seconds = {f"seconds/update/{part}": value for part, value in run["seconds"].items()}
-        tracker.log(own, time=run["started"], step=snapshot, metrics={**measures, **seconds}, tags=_where(run))
+        tracker.log(own, time=run["started"], step=snapshot, metrics={**measures, **seconds}, tags=where_tags(run))
         tracker.end(own, run["finished"])
 
 
@@ -381,16 +304,3 @@ def _register_final(tracker: Tracker, store: Store, config: Config, ids: Ids) ->
         tags |= {"cycleqd.digest.core": files["digest"], "cycleqd.scored_as": "final"}
         files, folder = made["adapter"], layout.adapter("final")
     tracker.register(config.name, ids.runs[model_key("final")], store.url(folder), files["digest"], tags)
-
-
-def _digest(made: JSON) -> dict[str, object]:
-    return {"cycleqd.digest": made["digest"]}
-
-
-def _where(run: Mapping[str, str], evaluation: str = "") -> dict[str, str]:
-    """Tags that lead from a run to the KFP run, pod, image and code that made what it stands for, and back by a search.
-
-    Those of an evaluation (".search.TASK") are apart: it may have been done elsewhere, long after the making.
-    """
-    keys = {"kfp_run": "kfp_run", "kfp_pod": "kfp_pod", "image": "image", "code": "code_version"}
-    return {f"cycleqd.{tag}{evaluation}": run[key] for tag, key in keys.items() if run.get(key)}

@@ -57,7 +57,7 @@ class Located:
         return self.a.shape[0]
 
 
-class Adapter:
+class LoraAdapter:
     """An opened adapter. Thread-safe; call `finish` after the last read."""
 
     def __init__(
@@ -121,7 +121,7 @@ def is_adapter(files: Mapping[str, int]) -> bool:
     return CONFIG in files and not any(n.endswith(".safetensors") and not n.startswith("adapter_") for n in files)
 
 
-def open_adapter(source: Source, base: Checkpoint) -> Adapter:
+def open_adapter(source: Source, base: Checkpoint) -> LoraAdapter:
     """Read an adapter's configuration and header, and check that it is B A on matrices of this base.
 
     Args:
@@ -138,10 +138,10 @@ def open_adapter(source: Source, base: Checkpoint) -> Adapter:
     for module in sorted(sides):
         name = _target(module, base, where)
         matrices[name] = _factors(module, sides[module], base.tensors[name], config, where)
-    return Adapter(source, reader, base, config, matrices)
+    return LoraAdapter(source, reader, base, config, matrices)
 
 
-def warnings(adapter: Adapter, base_path: str) -> list[str]:
+def warnings(adapter: LoraAdapter, base_path: str) -> list[str]:
     """What a user should know of an adapter that is not refused, as clauses.
 
     Args:

@@ -18,7 +18,7 @@ from cycleqd.evaluation.evaluator import Evaluation, evaluate, evaluate_jobs
 from cycleqd.evaluation.jobs import Job
 from cycleqd.evaluation.task import Episode, Message, Outcome, Sample, Task, Verdict, Workspace
 from tests.adapters import write_adapter
-from tests.evaluation.test_evaluator import SAMPLES, SAMPLING, Repeating, records, rounds
+from tests.evaluation.test_evaluator import SAMPLES, SAMPLING, Repeating, Rounds, records, rounds
 
 
 class Mixing(Repeating):
@@ -89,6 +89,26 @@ def test_a_job_is_finished_while_others_go_on() -> None:
     jobs = [Job(rounds(), SAMPLES[:1], SAMPLING), Job(rounds(), SAMPLES[1:3], SAMPLING)]
     evaluate_jobs(Patient(), jobs, finished, workers=2)
     assert order == [1, 0]
+
+
+def test_a_job_is_judged_while_the_next_one_is_generated() -> None:
+    """Its verdict ends only once the other job's first round is asked for."""
+    asked = threading.Event()
+
+    class Slow(Rounds):
+        def verdict(self, episode: Episode) -> Verdict:
+            assert asked.wait(30)
+            return super().verdict(episode)
+
+    class Telling(Repeating):
+        def generate(self, requests: Sequence[Request], progress: Progress | None = None) -> list[Completion]:
+            if self.batches:
+                asked.set()
+            return super().generate(requests, progress)
+
+    slow = Slow({}, Workspace(Path()))
+    found = together(Telling(), [Job(slow, SAMPLES[1:3], SAMPLING), Job(rounds(), SAMPLES[1:3], SAMPLING)], workers=1)
+    assert sorted(found) == [0, 1]
 
 
 def test_a_fault_of_one_job_leaves_those_that_are_finished() -> None:

@@ -17,7 +17,17 @@ def golden_configs() -> dict[str, Config]:
         "task": two_tasks(group="task"),
         "child": two_tasks(group="child", fused=False),
         "generation": two_tasks(group="generation"),
+        "span": in_span(two_tasks(group="generation")),
+        "span-kubeflow": in_span(two_tasks(runner="kubeflow", services="external", group="task")),
     }
+
+
+def in_span(config: Config) -> Config:
+    """The configuration as it is once its experts were seen to be adapters, one of them extracted."""
+    experts = dict(config.models.experts)
+    experts["red"] = experts["red"].model_copy(update={"rank": 8})
+    models = config.models.model_copy(update={"weights": "span", "experts": experts})
+    return config.model_copy(update={"models": models})
 
 
 def two_tasks(**place: object) -> Config:

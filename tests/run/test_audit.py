@@ -18,7 +18,7 @@ from cycleqd.storage import layout
 from cycleqd.storage.evolution import current, manifest
 from cycleqd.storage.objects import Store
 from cycleqd.storage.results import need_result, sealed
-from cycleqd.tracking.logbook import generation_key, ids_of
+from cycleqd.tracking.tags import generation_key, ids_of
 from tests.evolution import Evolution
 from tests.run.conftest import POD, Finished
 

@@ -60,6 +60,12 @@ def test_the_published_setting_in_the_span() -> None:
     assert cost.replies.assumed == ("mbpp", "db", "os") and not cost.replies.rate_measured
 
 
+def test_a_server_starts_once() -> None:
+    config = load(LLAMA3)
+    served = config.model_copy(update={"evaluation": config.evaluation.model_copy(update={"engine": "server"})})
+    assert cost_of(served, SMALL).engine_starts == 1
+
+
 def in_span(config: Config, rank: int, children: int) -> Config:
     """As `decided` leaves it, where every expert is a full checkpoint."""
     experts = {name: expert.model_copy(update={"rank": rank}) for name, expert in config.models.experts.items()}

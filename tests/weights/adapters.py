@@ -11,7 +11,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from cycleqd.weights.local import LocalSource
-from cycleqd.weights.lora import Adapter, open_adapter
+from cycleqd.weights.lora import LoraAdapter, open_adapter
 from tests.weights.models import Tensors, opened
 
 SHAPE: dict[str, Any] = {
@@ -68,7 +68,7 @@ def merged_by_peft(base: Path, adapter: Path) -> Tensors:
     return found
 
 
-def opened_adapter(folder: Path, base: Path, digests: Mapping[str, str] | None = None) -> Adapter:
+def opened_adapter(folder: Path, base: Path, digests: Mapping[str, str] | None = None) -> LoraAdapter:
     """The folder as an adapter of this base."""
     return open_adapter(LocalSource(folder, digests), opened(base))
 

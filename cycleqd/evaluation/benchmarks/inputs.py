@@ -14,7 +14,7 @@ from cycleqd.errors import InvalidInputError
 from cycleqd.evaluation.task import Sample
 
 
-class Settings(BaseModel):
+class BenchmarkSettings(BaseModel):
     """The settings of a task, each a field. `task` names the task in messages."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)

@@ -35,7 +35,7 @@ from cycleqd.evaluation.benchmarks.code import problem as problems
 from cycleqd.evaluation.benchmarks.code.execution import Boxes, References, kept, suite_seconds
 from cycleqd.evaluation.benchmarks.code.judge import Judged, judge
 from cycleqd.evaluation.benchmarks.code.problem import Problem, Suite
-from cycleqd.evaluation.benchmarks.inputs import Settings, filled
+from cycleqd.evaluation.benchmarks.inputs import BenchmarkSettings, filled
 from cycleqd.evaluation.reasoning import THINK, read_marks, without_reasoning
 from cycleqd.evaluation.sandbox import MIB, Limits, Turnstile
 from cycleqd.evaluation.task import Episode, Outcome, Sample, SingleTurn, Task, Verdict, Workspace
@@ -46,7 +46,7 @@ _PROMPT = (
 )
 
 
-class CodeSettings(Settings):
+class CodeSettings(BenchmarkSettings):
     """Settings of the code task, all optional."""
 
     task: ClassVar[str] = "code"

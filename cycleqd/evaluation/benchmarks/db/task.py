@@ -38,7 +38,7 @@ from cycleqd.evaluation.benchmarks.db.mariadb.box import missing
 from cycleqd.evaluation.benchmarks.db.mariadb.database import RESERVED, Answer, Database, Databases, quoted
 from cycleqd.evaluation.benchmarks.db.mariadb.guard import StatementLimits
 from cycleqd.evaluation.benchmarks.db.mariadb.server import MariaDB
-from cycleqd.evaluation.benchmarks.inputs import Settings, filled, selected, single_file
+from cycleqd.evaluation.benchmarks.inputs import BenchmarkSettings, filled, selected, single_file
 from cycleqd.evaluation.task import Episode, Message, Outcome, Sample, Task, Verdict, Workspace
 
 INSTRUCTIONS = """You answer a question by working on a MySQL database with SQL.
@@ -61,7 +61,7 @@ SHOWN = 800
 """Characters of an answer that the model sees."""
 
 
-class DbSettings(Settings):
+class DbSettings(BenchmarkSettings):
     """Settings of the DB task, all optional."""
 
     task: ClassVar[str] = "DB"

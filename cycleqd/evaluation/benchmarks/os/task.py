@@ -30,7 +30,7 @@ from typing import Any, ClassVar, Literal, Self
 from pydantic import Field
 
 from cycleqd.errors import EvaluationError, UnavailableError
-from cycleqd.evaluation.benchmarks.inputs import Settings, filled, positions, selected
+from cycleqd.evaluation.benchmarks.inputs import BenchmarkSettings, filled, positions, selected
 from cycleqd.evaluation.benchmarks.os.needs import check_needs, machine_offers
 from cycleqd.evaluation.benchmarks.os.records import read
 from cycleqd.evaluation.benchmarks.os.root import default_tar, opened, unpacked
@@ -48,7 +48,7 @@ _SETTLING = 2.0
 _LONGEST_ARGUMENT = 1 << 15
 
 
-class OsSettings(Settings):
+class OsSettings(BenchmarkSettings):
     """Settings of the OS task, all optional."""
 
     task: ClassVar[str] = "OS"

@@ -1,4 +1,5 @@
-"""Every argument of a public function is described, in an "Args:" section; ruff (D417) checks that none is left out.
+"""Rules of the source: every argument of a public function is described ("Args:"; ruff's D417 checks that none is left
+out), and a class name stands once.
 
 Not asked for: methods that override a described one, commands (typer shows each option's help) and KFP components.
 """
@@ -62,3 +63,12 @@ def test_every_argument_of_a_public_function_is_described(room: str) -> None:
     classes = known(FILES)
     found = [line for path in FILES if (ROOT / room) in (path, *path.parents) for line in undescribed(path, classes)]
     assert not found, "\n" + "\n".join(found)
+
+
+def test_a_class_name_stands_once() -> None:
+    found: dict[str, list[str]] = {}
+    for path in FILES:
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.ClassDef):
+                found.setdefault(node.name, []).append(str(path.relative_to(ROOT)))
+    assert {name: paths for name, paths in found.items() if len(paths) > 1} == {}

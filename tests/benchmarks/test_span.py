@@ -1,0 +1,37 @@
+"""`python -m benchmarks.span`: the estimate that docs/performance.md shows, and the core that it measures."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from benchmarks.span import RANK, estimates, make_core, write_cores
+from cycleqd.weights.span import Core
+
+PAGE = Path(__file__).parents[2] / "docs" / "performance.md"
+
+
+def test_the_estimate_is_the_one_that_the_page_shows(capsys: pytest.CaptureFixture[str]) -> None:
+    estimates()
+    printed, page = capsys.readouterr().out, PAGE.read_text()
+    for said, shown in (
+        ("64.2 GB of base and experts", "64.2 GB"),
+        ("19.3 TB written, at most 10.9 TB kept (16.1 GB a child)", "| 10.9 TB |"),
+        ("83.5 GB written, at most 26.5 GB kept (33.0 MB a child; an engine makes an adapter of 1.0 GB", "| 26.5 GB |"),
+        ("1.3 TB written, at most 26.5 GB kept", "| 1.3 TB |"),
+        ("124.7 million tokens", "125 million"),
+        ("one GPU 6.9 hours at 5,000 tokens/s (assumed)", "| 6.9 |"),
+        ("one GPU 109.2 hours", "| 109 |"),
+        ("at most 78 engine starts", "| 78 |"),
+        ("13320 pods", "| 13,320 |"),
+        ("833 pods", "| 833 |"),
+    ):
+        assert said in printed and shown in page
+
+
+def test_a_core_is_made_as_the_stages_make_it(tmp_path: Path) -> None:
+    seconds, cpu = make_core(write_cores(tmp_path / "parents", 1), tmp_path)
+    assert seconds > 0 and cpu > 0
+    child = Core.from_bytes((tmp_path / "child").read_bytes(), "child")
+    assert {matrix.shape for matrix in child.matrices.values()} == {(RANK, RANK)} and len(child.matrices) == 7
