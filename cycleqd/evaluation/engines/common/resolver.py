@@ -209,9 +209,11 @@ def _leave_the_base_alone() -> None:
 
     shrink = lora_ops.bgmv_shrink
 
-    def bgmv_shrink(inputs: Any, weights: Any, output: Any, indices: Any, scaling: float = 1.0) -> None:
-        shrink(inputs, weights, output, indices, scaling)
-        output[indices < 0] = 0
+    def bgmv_shrink(
+        inputs: Any, lora_b_weights: Any, output_tensor: Any, lora_indices_tensor: Any, scaling: float = 1.0
+    ) -> None:
+        shrink(inputs, lora_b_weights, output_tensor, lora_indices_tensor, scaling)
+        output_tensor[lora_indices_tensor < 0] = 0
 
     for module in (lora_ops, torch_ops):
         setattr(module, "bgmv_shrink", bgmv_shrink)  # noqa: B010 -- mypy refuses another signature
