@@ -37,6 +37,14 @@ class Expert(Section):
     rank: int | None = Field(default=None, ge=1, le=512)
     """Rank of the adapter to extract from it, where it is a full checkpoint; empty: `models.rank`."""
 
+    @model_validator(mode="before")
+    @classmethod
+    def _undecided(cls, value: Any) -> Any:
+        """An empty rank is the same as no word about it: what was frozen decides."""
+        if isinstance(value, dict) and value.get("rank", 0) is None:
+            return {key: part for key, part in value.items() if key != "rank"}
+        return value
+
 
 class Models(Section):
     """The base, the K or more experts fine-tuned from it, and the shard size of the checkpoints that are written."""
