@@ -160,7 +160,7 @@ def test_a_refusal_stops_the_driver_and_one_of_an_earlier_run_does_not(backend: 
 def test_a_record_that_was_altered_is_said(backend: Backend, store: Store) -> None:
     backend.add_run(NAME, "FAILED")
     store.put(layout.repeats(GENERATION.name), b'{"format": 1, "often": 7}')
-    with pytest.raises(IntegrityError, match=r"generation-000003\.json does not say how often"):
+    with pytest.raises(IntegrityError, match=r"generation-000003\.json is no record of a step's repetitions"):
         Driver(backend, store).drive()
 
 
