@@ -20,6 +20,7 @@ from cycleqd.run.local.logs import StepLogs
 from cycleqd.run.local.runner import LocalRunner, logs
 from cycleqd.run.steps import Step
 from cycleqd.search.config import Config, load
+from cycleqd.storage.frozen import adopt
 from tests.pipelines.configs import two_tasks
 from tests.run.conftest import Finished
 from tests.run.processes import processes_of, run_until, wait_for_none
@@ -199,7 +200,7 @@ def elsewhere(config: Config, **place: str) -> Config:
 def test_a_run_that_ended_well_says_so_of_its_own_evolution_and_until_it_is_repeated(
     finished: Finished, forks: Forks, tmp_path: Path
 ) -> None:
-    config, step = load(finished.path), Step("seeding")
+    config, step = adopt(finished.session.store, load(finished.path)), Step("seeding")
     shutil.copytree(Path(config.place.folder) / "runs", tmp_path / "runs")
     config = elsewhere(config, folder=str(tmp_path))
     reach, store = finished.session.environment, finished.session.store
