@@ -99,8 +99,7 @@ class World:
         from components.update_archives.stage import run as update
 
         loop = items.for_loop(select(name, generation, place))
-        for item in loop:
-            merge(name, item, place)
+        merge(name, loop, place)
         evaluate(name, json.dumps([json.loads(item)["child"] for item in loop]), tasks, "search", place)
         update(name, json.loads(loop[0])["generation"], place)
 
