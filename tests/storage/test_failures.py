@@ -126,6 +126,7 @@ def test_what_is_no_record_is_said(store: Store, pod: str) -> None:
 def test_every_stage_records_what_it_refuses(evolution: Callable[..., Evolution], pod: str, tmp_path: Path) -> None:
     """Each called with what it cannot do, before anything was seeded."""
     from components.aggregate.stage import run as aggregate
+    from components.basis.stage import run as basis
     from components.evaluate.stage import run as evaluate
     from components.merge.stage import run as merge
     from components.mutate.stage import run as mutate
@@ -140,8 +141,9 @@ def test_every_stage_records_what_it_refuses(evolution: Callable[..., Evolution]
     calls: dict[str, Callable[[], object]] = {
         "seed": lambda: seed(json.dumps(broken), made.place),
         "select-parents": lambda: select(made.store.evolution, 0, made.place),
-        "merge": lambda: merge(made.store.evolution, item, made.place),
-        "mutate": lambda: mutate(made.store.evolution, item, made.place),
+        "basis": lambda: basis(made.store.evolution, made.place),
+        "merge": lambda: merge(made.store.evolution, [item], made.place),
+        "mutate": lambda: mutate(made.store.evolution, [item], made.place),
         "evaluate": lambda: evaluate(made.store.evolution, '["base"]', '["x"]', "neither", made.place),
         "update-archives": lambda: update(made.store.evolution, 0, made.place),
         "aggregate": lambda: aggregate(made.store.evolution, made.place),
