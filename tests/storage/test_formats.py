@@ -26,7 +26,7 @@ def test_every_stored_json_carries_its_format(grown: Evolution) -> None:
         if "/checkpoint/" in key or key.startswith("tasks/"):
             continue  # a checkpoint's digest has a form of its own, task data are their author's
         lines = gzip.decompress(data).splitlines() if key.endswith(".jsonl.gz") else [data]
-        assert {json.loads(line)["format"] for line in lines} == {1}, key
+        assert {json.loads(line)["format"] for line in lines} == {formats.FORMAT}, key
         seen.add(key.rsplit("/", 1)[-1])
     assert seen >= {"config.json", "HEAD.json", "plan.json", "result.json", "run.json", "mlflow.json", "000003.json"}
     assert seen >= {"samples.jsonl.gz"}
@@ -84,7 +84,7 @@ def test_an_evolution_of_0_1_is_refused_with_the_version_that_opens_it(
     )
 
 
-@pytest.mark.parametrize("number", [0, 2, -1, "1", None, 1.5])
+@pytest.mark.parametrize("number", [0, formats.FORMAT + 1, -1, "1", None, 1.5])
 def test_a_format_of_another_version_is_refused_with_its_number(store: Store, number: JSON) -> None:
     store.put("HEAD.json", json.dumps({"format": number, "snapshot": 3, "sha256": "00"}).encode())
     with pytest.raises(InvalidInputError, match=f"HEAD.json has format {number!r}, and this cycleqd reads formats 1 "):
@@ -114,8 +114,9 @@ def test_steps_lead_from_the_format_of_an_object_to_the_present_one(
 
     before = current(grown.store)[1]
     head = grown.store.get(layout.HEAD)
-    monkeypatch.setattr(formats, "FORMAT", 3)
-    monkeypatch.setattr(formats, "_STEPS", (second, third))
+    now = formats.FORMAT
+    monkeypatch.setattr(formats, "FORMAT", now + 2)
+    monkeypatch.setattr(formats, "_STEPS", (*formats._STEPS, second, third))
     assert current(grown.store)[1].digest == before.digest
     assert need_plan(grown.store, 2).snapshot == load_state(grown.store, 2).digest
     assert load_config(grown.store).search_tasks == ("one", "two", "three")
@@ -124,4 +125,13 @@ def test_steps_lead_from_the_format_of_an_object_to_the_present_one(
     assert grown.store.get(layout.HEAD) == head, "reading rewrites nothing"
     steps.clear()
     assert formats.decode("x", formats.encode({"a": 1}), "s3://x") == {"a": 1} and steps == []
-    assert b'"format":3' in sealed({"a": 1})
+    assert f'"format":{now + 2}'.encode() in sealed({"a": 1})
+
+
+def test_an_evolution_of_format_1_has_full_checkpoints() -> None:
+    written = b'{"format": 1, "models": {"base": "b"}, "name": "old"}'
+    assert formats.decode(layout.CONFIG, written, "s3://x") == {
+        "models": {"base": "b", "weights": "dense"},
+        "name": "old",
+    }
+    assert formats.decode("HEAD.json", b'{"format": 1, "snapshot": 3}', "s3://x") == {"snapshot": 3}
