@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -116,9 +117,13 @@ def test_the_order_of_tasks_counts_and_paths_do_not(store: Store) -> None:
         adopt(store, parse(turned, "now"))
 
 
-def test_before_seeding_the_file_stands_alone(store: Store) -> None:
-    config = parse(TREE, "now")
-    assert adopt(store, config) is config
+def test_before_seeding_the_file_and_its_experts_decide(store: Store, tmp_path: Path) -> None:
+    tree = copy.deepcopy(TREE)
+    for name, expert in tree["models"]["experts"].items():
+        (tmp_path / name).mkdir()
+        expert["path"] = str(tmp_path / name)
+    adopted = adopt(store, parse(tree, "now"))
+    assert adopted == parse({**tree, "models": {**tree["models"], "weights": "dense"}}, "now")
 
 
 def test_a_configuration_of_0_1_is_refused(store: Store) -> None:
