@@ -21,7 +21,7 @@ from typing import Any
 from cycleqd.errors import InvalidInputError, UnavailableError
 from cycleqd.evaluation.engines import EngineSettings
 from cycleqd.evaluation.engines.common.checkpoint import ModelFolder
-from cycleqd.evaluation.engines.common.resolver import Keeper, Served
+from cycleqd.evaluation.engines.common.resolver import AdapterKeeper, Served
 from cycleqd.evaluation.engines.common.watched import environment
 from cycleqd.evaluation.engines.vllm import RANKS, SLOTS, VllmEngine
 from cycleqd.search.config import Config
@@ -106,7 +106,10 @@ def serving(
         slots = min(SLOTS, max(config.method.children, len(config.models.experts)))
         arguments |= {"served_model_name": recorded.digest, "host": listening.host, "port": listening.port}
         arguments |= {"enable_lora": True, "max_lora_rank": rank, "max_loras": slots, "max_cpu_loras": 2 * slots}
-        arguments |= {"middleware": f"{Keeper.__module__}.{Keeper.__name__}", "disable_uvicorn_access_log": True}
+        arguments |= {
+            "middleware": f"{AdapterKeeper.__module__}.{AdapterKeeper.__name__}",
+            "disable_uvicorn_access_log": True,
+        }
         del arguments["worker_extension_cls"]
         served = Served(recorded.digest, rank, arguments["dtype"], adapters, FOLDERS, place.cache_size)
         with environment(wanted.threads):

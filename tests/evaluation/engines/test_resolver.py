@@ -12,7 +12,7 @@ import pytest
 
 from cycleqd.errors import CycleQDError, InvalidInputError
 from cycleqd.evaluation.engines.common import resolver
-from cycleqd.evaluation.engines.common.resolver import Folders, Keeper, Served
+from cycleqd.evaluation.engines.common.resolver import AdapterKeeper, Folders, Served
 from cycleqd.storage.addresses import Address
 from cycleqd.storage.evolution import manifest, model_ref
 from cycleqd.storage.settings import Settings
@@ -178,7 +178,7 @@ def test_the_middleware_holds_what_a_request_names_and_passes_its_body_on(
         async def send(message: Any) -> None:
             sent.append(message)
 
-        await Keeper(app)({"type": "http", "path": path, "app": None}, receive, send)
+        await AdapterKeeper(app)({"type": "http", "path": path, "app": None}, receive, send)
         return sent
 
     monkeypatch.setattr(resolver, "_folders", making)
