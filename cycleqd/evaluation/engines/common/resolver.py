@@ -1,9 +1,9 @@
 """Runs inside vLLM's server: makes the adapters that requests name from cores in S3, and keeps their folders bounded.
 
 `register` is an entry point of the group vllm.general_plugins, `AdapterKeeper` a middleware (`vllm serve
---middleware`). All that depends on vLLM's version is below `Folders`. vLLM reads an adapter's folder again whenever the adapter has left
-its caches, and ends when the folder is gone. So a folder is removed only when no request in flight names it, and vLLM
-is made to forget the name at the same moment: the next request for it is resolved anew.
+--middleware`). All that depends on vLLM's version is below `Folders`. vLLM reads an adapter's folder again whenever the
+adapter has left its caches, and ends when the folder is gone. So a folder is removed only when no request in flight
+names it, and vLLM is made to forget the name at the same moment: the next request for it is resolved anew.
 """
 
 from __future__ import annotations
