@@ -11,7 +11,7 @@ from typing import Any
 from components import items
 from cycleqd.search import config as configuration
 from cycleqd.search.config import Config
-from cycleqd.storage.frozen import adopt
+from cycleqd.storage.evolution import load_config
 from cycleqd.storage.objects import Store
 from cycleqd.storage.settings import Settings
 
@@ -121,7 +121,7 @@ class Evolution:
     def seeding(self) -> None:
         """The seeding pipeline's stages."""
         self.seed()
-        config = adopt(self.store, self.config)
+        config = load_config(self.store)
         if config.in_span:
             self.basis()
         self.evaluate(["base", *(f"expert-{name}" for name in self.config.models.experts), *config.extracted])

@@ -91,7 +91,7 @@ def test_the_examples_configuration_is_valid_and_what_is_wrong_with_an_operator_
             "method.mutation: .*'Droput' in .* is not a subclass of cycleqd.plugins.Mutation",
         ),
         ({"kind": "drop.py:Dropout"}, r"method.mutation: .*cannot be imported \(FileNotFoundError"),
-        ({"kind": "dropout"}, "method.mutation: .*there is no mutation 'dropout'; there are gaussian, none, svd"),
+        ({"kind": "dropout"}, "method.mutation: .*there is no mutation 'dropout'; there are gaussian, none, span_gaussian, svd"),
     ):
         tree["method"]["mutation"] = mutation
         with pytest.raises(InvalidInputError, match=message):
