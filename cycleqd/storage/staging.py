@@ -20,6 +20,7 @@ from cycleqd.storage.models import sink
 from cycleqd.storage.objects import Store
 from cycleqd.weights.checkpoint import FLOATS, Checkpoint, open_checkpoint
 from cycleqd.weights.compatibility import refuse_problems
+from cycleqd.weights.kinds import MATRIX, kind_of
 from cycleqd.weights.lora import WEIGHTS, LoraAdapter, is_adapter, open_adapter
 from cycleqd.weights.manifest import FileEntry, Manifest
 from cycleqd.weights.protocols import Buffer, Source
@@ -104,8 +105,6 @@ def total_ranks(config: Config, base: Checkpoint, experts: Sequence[Checkpoint |
     Returns:
         By the base's tensor name, in the base's order; matrices that no expert can change are left out.
     """
-    from cycleqd.weights.extract import MATRIX, kind_of
-
     total: dict[str, int] = {}
     for name, tensor in base.tensors.items():
         for expert, found in zip(config.models.experts.values(), experts, strict=True):

@@ -13,6 +13,7 @@ import torch
 from cycleqd.errors import InvalidInputError
 from cycleqd.weights.checkpoint import FLOATS, Checkpoint
 from cycleqd.weights.compatibility import refuse_problems
+from cycleqd.weights.kinds import MATRIX, kind_of
 from cycleqd.weights.leading import leading_vectors
 from cycleqd.weights.manifest import Manifest
 from cycleqd.weights.mutation import prepare_decompositions
@@ -22,11 +23,7 @@ from cycleqd.weights.stream import CHUNK, Progress, default_threads
 from cycleqd.weights.tensors import NotFiniteError, finite, from_bytes
 from cycleqd.weights.verified import VerifiedReader
 
-MATRIX = "matrices"
-"""The kind of tensors that an adapter carries."""
-
 _FIRST = 1 << 16  # elements that are compared at a time
-_ROUTERS = (".gate.weight", ".router.weight", "_gate.weight")
 
 
 @dataclass(frozen=True)
@@ -98,27 +95,6 @@ def extract(
         )
     manifest = stream_adapter(sink, shapes, rank, run.factors(shapes), base_model, progress=progress)
     return Extraction(manifest, run.matrices, dict(sorted(run.dropped.items())))
-
-
-def kind_of(base: Checkpoint, name: str) -> str:
-    """What a tensor is to an adapter: MATRIX where it can carry it, else a kind of those that it drops.
-
-    Args:
-        base: The model.
-        name: The tensor's name.
-    """
-    tensor, last = base.tensors[name], name.rpartition(".")[2]
-    if base.is_embedding(name):
-        return "heads" if "head" in name else "embeddings"
-    if ".experts." in name or (len(tensor.shape) > 2 and "expert" in name):
-        return "fused experts"  # transformers 5 fuses those that are stored one by one, too
-    if name.endswith(_ROUTERS):
-        return "routers"
-    if len(tensor.shape) == 2 and last == "weight":
-        return MATRIX
-    if last == "bias":
-        return "biases"
-    return "norms" if "norm" in name or ".ln_" in name else "others"
 
 
 @dataclass(frozen=True)

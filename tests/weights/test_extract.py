@@ -13,8 +13,9 @@ from safetensors.torch import load_file, save_file
 
 from cycleqd.errors import IntegrityError, InvalidInputError
 from cycleqd.weights.checkpoint import Checkpoint
-from cycleqd.weights.extract import MATRIX, Extraction, extract, kind_of
+from cycleqd.weights.extract import Extraction, extract
 from cycleqd.weights.headers import TensorInfo
+from cycleqd.weights.kinds import MATRIX, kind_of
 from cycleqd.weights.local import LocalSink, LocalSource
 from tests.weights.adapters import merged_by_peft, opened_adapter, write_base
 from tests.weights.models import loaded, opened, tensors, write_model
