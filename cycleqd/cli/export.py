@@ -35,6 +35,8 @@ def export(source: ConfigSource, model: str, folder: Path, merged: bool, rank: i
         rank: Cut a core's adapter to this rank.
         as_json: Print JSON.
     """
+    if merged and rank is not None:
+        raise InvalidInputError("--rank cuts an adapter, and --merged writes none: give one of the two")
     refuse_filled(folder)
     with session(source) as opened:
         name = opened.model(model)
@@ -64,7 +66,7 @@ def _from_core(opened: Session, model: str, folder: Path, merged: bool, rank: in
     core = load_core(store, layout.checkpoint(model), manifest(store, model))
     if merged:
         size_limit = size_in_bytes(config.models.shard_size)
-        written = write_full(store, config.place, model, LocalSink(folder), size_limit)
+        written = write_full(store, config.place, model, core, LocalSink(folder), size_limit)
         form = "merged into the base and rounded once"
     else:
         written = write_peft(store, config.place, core, LocalSink(folder), opened.config.models.base, rank)

@@ -75,6 +75,7 @@ def _check_services(
 
 def _check_models(config: Config, samples: Samples, store: Store | None, findings: Findings) -> Estimate | None:
     config = checks.decide(config, store, findings)
+    findings.problems += checks.check_server(config)
     opened = checks.check_models(config, store, findings)
     seconds: dict[str, float] = {}
     generated: dict[str, Generated] = {}

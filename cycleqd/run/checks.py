@@ -241,7 +241,6 @@ def check_tasks(config: Config, findings: Findings, begin: Callable[[str], None]
             load_engine(config.evaluation.engine)
         except CycleQDError as error:
             findings.collect(error)
-    findings.problems += check_server(config)
     for name, task in config.tasks.items():
         begin(f"task '{name}'")
         try:

@@ -283,17 +283,17 @@ def write_peft(
         return write_adapter(target, span.low_rank(basis, core, rank), base_model)
 
 
-def write_full(store: Store, place: Place, model: str, target: Sink, shard_size: int) -> Manifest:
+def write_full(store: Store, place: Place, model: str, core: span.Core, target: Sink, shard_size: int) -> Manifest:
     """A core merged into the base: a full checkpoint, rounded once.
 
     Args:
         store: The evolution.
         place: Where to work.
-        model: Id of a model that is a core.
+        model: The model's id, for the progress.
+        core: The model.
         target: Where the checkpoint is written.
         shard_size: Bytes of one of its files.
     """
-    core = load_core(store, layout.checkpoint(model), manifest(store, model))
     with opened_basis(store, place) as basis, opened(store, place, [model_ref(store, "base")]) as (base,):
         recipe = span.Densified(base, basis, core)
         bar = counting(model, "bytes merged", base.nbytes)

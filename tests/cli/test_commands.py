@@ -204,6 +204,7 @@ def test_running_again_changes_no_byte(finished: Finished) -> None:
         (["models", "--sort", "beauty"], "--sort beauty"),
         (["archive", "--generation", "9"], "no snapshot 9"),
         (["compare", "elsewhere"], "no evolution 'elsewhere'"),
+        (["export", "final", "out", "--merged", "--rank", "4"], "--rank cuts an adapter, and --merged writes none"),
         (["replay", "expert-red"], "was given to the evolution"),
     ],
 )

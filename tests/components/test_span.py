@@ -196,7 +196,7 @@ def test_an_exported_adapter_is_the_merged_model(spanned: Evolution, tiny_models
     store = spanned.store
     (core,) = cores(store, [model_ref(store, "final")])
     write_peft(store, Place(), core, LocalSink(tmp_path / "adapter"), "base", None)
-    write_full(store, Place(), "final", LocalSink(tmp_path / "full"), 10**9)
+    write_full(store, Place(), "final", core, LocalSink(tmp_path / "full"), 10**9)
     merged = logits(AutoModelForCausalLM.from_pretrained(tmp_path / "full"))
     base = AutoModelForCausalLM.from_pretrained(tiny_models / "base")
     unchanged = logits(base)
