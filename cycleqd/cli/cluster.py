@@ -14,7 +14,7 @@ from cycleqd.cli.display import Display, cancelled, conclude
 from cycleqd.cli.output import answer, errors, plain
 from cycleqd.cli.progress import counting
 from cycleqd.cli.source import ConfigSource
-from cycleqd.run import checks, preflight
+from cycleqd.run import checks, cluster_checks, preflight
 from cycleqd.run.checks import Findings
 from cycleqd.run.decisions import FAILED, Action, Cancel, Done, Position, Retry, Run, Start, Wait
 from cycleqd.run.driver import Driver, position
@@ -102,7 +102,7 @@ def reach_server(config: Config) -> tuple[Kubeflow, Findings]:
     Raises:
         InvalidInputError: The configuration cannot run on a cluster.
     """
-    findings = Findings([*checks.check_cluster(config)], [*checks.cluster_warnings(config)])
+    findings = Findings([*cluster_checks.check_cluster(config)], [*cluster_checks.cluster_warnings(config)])
     preflight.refuse(findings)
     kubeflow = Kubeflow(config.place)
     preflight.check_server(kubeflow, findings)

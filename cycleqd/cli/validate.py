@@ -13,7 +13,7 @@ from cycleqd.cli.progress import parts as progress
 from cycleqd.cli.session import connect
 from cycleqd.cli.source import ConfigSource
 from cycleqd.errors import CycleQDError, InvalidInputError
-from cycleqd.run import checks, replies
+from cycleqd.run import checks, cluster_checks, replies
 from cycleqd.run.checks import Findings
 from cycleqd.run.estimate import Estimate, estimate, measured
 from cycleqd.run.local.services import running
@@ -44,8 +44,8 @@ def show(source: ConfigSource, as_json: bool) -> None:
         sys.exit(InvalidInputError.exit_code)
     findings.warnings += checks.check_method(config)
     if config.place.runner == "kubeflow":
-        findings.problems += checks.check_cluster(config)
-        findings.warnings += checks.cluster_warnings(config)
+        findings.problems += cluster_checks.check_cluster(config)
+        findings.warnings += cluster_checks.cluster_warnings(config)
     with progress("checking", len(config.tasks) + 2) as begin:
         samples = checks.check_tasks(config, findings, begin)
         findings.warnings += checks.split_warnings(config, samples)

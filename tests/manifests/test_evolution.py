@@ -10,7 +10,7 @@ import typer.main
 import yaml
 
 from cycleqd.cli import app
-from cycleqd.run.checks import check_cluster
+from cycleqd.run.cluster_checks import check_cluster
 from cycleqd.search.config import Config, load
 from pipelines.definitions import Kind, write
 from pipelines.placement import LABEL

@@ -12,7 +12,8 @@ from typer.testing import CliRunner
 
 from cycleqd.cli import app
 from cycleqd.errors import InvalidInputError
-from cycleqd.run.checks import check_cluster, check_method, check_server, cluster_warnings, quantity
+from cycleqd.run.checks import check_method, check_server
+from cycleqd.run.cluster_checks import check_cluster, cluster_warnings, quantity
 from cycleqd.search.config import Config
 from cycleqd.search.method import Method
 from tests.pipelines.configs import LLAMA3, two_tasks
