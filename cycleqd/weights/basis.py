@@ -6,9 +6,8 @@ values, is Q C Pᵀ: Q spans the columns of all B_k, P the rows of all A_k, and 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from itertools import count
 
@@ -21,6 +20,7 @@ from cycleqd.weights.manifest import FileEntry, Manifest
 from cycleqd.weights.plain_adapter import Factors
 from cycleqd.weights.protocols import Sink, Source
 from cycleqd.weights.tensors import from_bytes
+from cycleqd.weights.workers import in_order, single_threaded
 
 _DROPPED = 1e-6  # of the largest singular value: directions below are rounding
 _SHARD = 512 << 20  # bytes of a file of the basis, about: what is in memory before it is written
@@ -42,11 +42,6 @@ class Basis:
     def shapes(self) -> dict[str, tuple[int, int]]:
         """Of each matrix the shape of its cores, [a, b]."""
         return {name: (q.shape[1], p.shape[1]) for name, (q, p) in self.tensors.items()}
-
-    @property
-    def dense_shapes(self) -> dict[str, tuple[int, int]]:
-        """Of each matrix its own shape, [out, in]."""
-        return {name: (q.shape[0], p.shape[0]) for name, (q, p) in self.tensors.items()}
 
     def read(self, name: str) -> Factors:
         """Q and P of a matrix.
@@ -98,10 +93,9 @@ def write_basis(
     Returns:
         The basis' files.
     """
-
     entries: dict[str, FileEntry] = {}
     with single_threaded(threads) as pool, ExitStack() as stack:
-        made = zip(names, _ahead(pool, lambda name: span(factors(name)), names, threads), strict=True)
+        made = zip(names, in_order(pool, lambda name: span(factors(name)), names, 2 * threads), strict=True)
         for number in count(1):
             shard: dict[str, torch.Tensor] = {}
             for name, (q, p) in made:
@@ -144,33 +138,3 @@ def _orthonormal(blocks: Sequence[torch.Tensor]) -> torch.Tensor:
     kept = max(int((values > _DROPPED * values[0]).sum()), 1)
     found: torch.Tensor = q @ u[:, :kept]
     return found
-
-
-@contextmanager
-def single_threaded(threads: int) -> Iterator[ThreadPoolExecutor]:
-    """Workers with one thread of arithmetic each, so that bytes do not depend on the machine's cores.
-
-    Args:
-        threads: Number of workers.
-    """
-    previous = torch.get_num_threads()
-    try:
-        with ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=(1,)) as pool:
-            yield pool
-    finally:
-        torch.set_num_threads(previous)
-
-
-def _ahead(
-    pool: ThreadPoolExecutor,
-    make: Callable[[str], Factors],
-    names: Iterable[str],
-    threads: int,
-) -> Iterator[Factors]:
-    """The results in order, so many matrices ahead that no worker waits and memory stays bounded."""
-    waiting = []
-    for name in names:
-        waiting.append(pool.submit(make, name))
-        if len(waiting) > 2 * threads:
-            yield waiting.pop(0).result()
-    yield from (future.result() for future in waiting)

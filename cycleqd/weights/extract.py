@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections import deque
 from collections.abc import Callable, Collection, Iterator, Mapping
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import torch
@@ -22,6 +21,7 @@ from cycleqd.weights.protocols import Buffer, Sink
 from cycleqd.weights.stream import CHUNK, Progress, default_threads
 from cycleqd.weights.tensors import NotFiniteError, finite, from_bytes
 from cycleqd.weights.verified import VerifiedReader
+from cycleqd.weights.workers import in_order, single_threaded
 
 _FIRST = 1 << 16  # elements that are compared at a time
 
@@ -128,31 +128,20 @@ class _Run:
 
     def factors(self, matrices: Collection[str]) -> Iterator[Factors]:
         """(B, A) of these matrices in the base's order; behind the last, all is counted and digests are checked."""
-        previous = torch.get_num_threads()
         prepare_decompositions(self._device)
-        with ThreadPoolExecutor(self._threads, initializer=torch.set_num_threads, initargs=(1,)) as pool:
-            try:
-                for done in self._in_order(pool, matrices):
-                    if done.factors is not None:
-                        self.matrices[done.name] = Energy(done.total, done.kept)
-                        yield done.factors
-                    elif (kind := kind_of(self._base, done.name)) != MATRIX:
-                        self.dropped[kind] = self.dropped.get(kind, 0.0) + done.total
-            finally:
-                pool.shutdown(cancel_futures=True)
-                torch.set_num_threads(previous)
+
+        def done(name: str) -> _Done:
+            return self._decomposed(name) if name in matrices else self._counted(name)
+
+        with single_threaded(self._threads) as pool:
+            for found in in_order(pool, done, self._floats, self._threads):
+                if found.factors is not None:
+                    self.matrices[found.name] = Energy(found.total, found.kept)
+                    yield found.factors
+                elif (kind := kind_of(self._base, found.name)) != MATRIX:
+                    self.dropped[kind] = self.dropped.get(kind, 0.0) + found.total
         self._base_reader.finish()
         self._expert_reader.finish()
-
-    def _in_order(self, pool: ThreadPoolExecutor, matrices: Collection[str]) -> Iterator[_Done]:
-        """Every tensor's result; one more than there are threads is in memory."""
-        pending: deque[Future[_Done]] = deque()
-        for name in self._floats:
-            pending.append(pool.submit(self._decomposed if name in matrices else self._counted, name))
-            if len(pending) > self._threads:
-                yield pending.popleft().result()
-        while pending:
-            yield pending.popleft().result()
 
     def _counted(self, name: str) -> _Done:
         count = math.prod(self._base.tensors[name].shape)

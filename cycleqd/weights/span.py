@@ -20,12 +20,13 @@ from cycleqd.errors import IntegrityError, InvalidInputError
 from cycleqd.search.operators import Drawn, Parameters
 from cycleqd.search.operators.crossover import Crossover, SpanCrossover
 from cycleqd.search.operators.mutation import CoreMutation, Matrix, Mutation, SpanMutation
-from cycleqd.weights.basis import Basis, single_threaded
+from cycleqd.weights.basis import Basis
 from cycleqd.weights.checkpoint import Checkpoint
 from cycleqd.weights.headers import TensorInfo
 from cycleqd.weights.plain_adapter import Factors
 from cycleqd.weights.stream import Recipe, Unit
 from cycleqd.weights.tensors import rounded
+from cycleqd.weights.workers import single_threaded
 
 
 @dataclass(frozen=True)
@@ -75,13 +76,13 @@ class Core:
         Raises:
             InvalidInputError: One holds NaN or Inf, or is too large for float32.
         """
-        rounded = {name: matrix.float().contiguous() for name, matrix in matrices.items()}
-        for name, matrix in rounded.items():
+        stored = {name: matrix.float().contiguous() for name, matrix in matrices.items()}
+        for name, matrix in stored.items():
             if not bool(torch.isfinite(matrix).all()):
                 raise InvalidInputError(
                     f"{name} would hold NaN or Inf in the child; its parents' weights are too large."
                 )
-        return Core(self.base, self.basis, rounded)
+        return Core(self.base, self.basis, stored)
 
 
 def project(basis: Basis, factors: Callable[[str], Factors], threads: int = 1) -> dict[str, torch.Tensor]:

@@ -24,6 +24,7 @@ from cycleqd.weights.manifest import FileEntry, Manifest
 from cycleqd.weights.protocols import Buffer, Sink, Writer
 from cycleqd.weights.tensors import NotFiniteError, finite, from_bytes, to_bytes
 from cycleqd.weights.verified import VerifiedReader
+from cycleqd.weights.workers import single_threaded
 
 CHUNK = 1 << 22
 """Elements of a unit that is not a whole tensor: 8 MiB of bf16."""
@@ -211,27 +212,21 @@ class _Pass:
         most = 2 * self._threads + 2
         pending: deque[tuple[Batch, Future[list[Buffer]]]] = deque()
         used = 0
-        previous = torch.get_num_threads()
         self._recipe.prepare()
-        with (
-            ThreadPoolExecutor(_READERS) as readers,
-            ThreadPoolExecutor(self._threads, initializer=torch.set_num_threads, initargs=(1,)) as workers,
-        ):
-            try:
-                for unit in units:
-                    while pending and (len(pending) >= most or used + self._cost(unit) > limit):
-                        done, future = pending.popleft()
-                        yield from zip(done, future.result(), strict=True)
-                        used -= self._cost(done)
-                    pending.append((unit, self._submit(unit, readers, workers)))
-                    used += self._cost(unit)
-                while pending:
+        with ExitStack() as stack:
+            readers = stack.enter_context(ThreadPoolExecutor(_READERS))
+            stack.callback(readers.shutdown, cancel_futures=True)
+            workers = stack.enter_context(single_threaded(self._threads))
+            for unit in units:
+                while pending and (len(pending) >= most or used + self._cost(unit) > limit):
                     done, future = pending.popleft()
                     yield from zip(done, future.result(), strict=True)
-            finally:
-                workers.shutdown(cancel_futures=True)
-                readers.shutdown(cancel_futures=True)
-                torch.set_num_threads(previous)
+                    used -= self._cost(done)
+                pending.append((unit, self._submit(unit, readers, workers)))
+                used += self._cost(unit)
+            while pending:
+                done, future = pending.popleft()
+                yield from zip(done, future.result(), strict=True)
 
     def _cut(self, tensor: TensorInfo) -> Iterator[Unit]:
         count = tensor.nbytes // tensor.item_size
