@@ -58,7 +58,7 @@ def test_extracted_adapters(evolution: Make) -> None:
     with opened_basis(store, Place()) as basis:
         assert sum(4 * a * b for a, b in basis.shapes.values()) == told.child
         widths = {min(shape) for shape in basis.shapes.values()}
-        sides = sum(map(sum, basis.dense_shapes.values()))
+        sides = sum(q.shape[0] + p.shape[0] for q, p in basis.tensors.values())
     assert told.adapter == 2 * sides * max(widths)
     assert told.seeded == tensors(store, layout.BASIS) + sum(tensors(store, f"adapter-{name}") for name in EXPERTS)
 
