@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
 from cycleqd.errors import InvalidInputError
-from cycleqd.weights.headers import TensorInfo, read_header
+from cycleqd.weights.headers import TensorInfo, read_header, read_object
 from cycleqd.weights.layout import INDEX
 from cycleqd.weights.protocols import Source
 
@@ -99,13 +98,7 @@ def _differs(index: Mapping[str, str], tensors: Mapping[str, TensorInfo]) -> boo
 def _read_json(source: Source, sizes: Mapping[str, int], name: str) -> dict[str, Any]:
     if name not in sizes:
         raise InvalidInputError(f"{source.location} has no {name}; a Hugging Face model folder is expected.")
-    try:
-        content = json.loads(bytes(source.read_range(name, 0, sizes[name])))
-    except ValueError as error:
-        raise InvalidInputError(f"{name} of {source.location} is not JSON ({error}); fetch it again.") from error
-    if not isinstance(content, dict):
-        raise InvalidInputError(f"{name} of {source.location} is not a JSON object; fetch it again.")
-    return content
+    return read_object(source.read_range, source.location, name, sizes[name])
 
 
 def _refuse_other_formats(source: Source, sizes: Mapping[str, int]) -> None:

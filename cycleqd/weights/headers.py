@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from cycleqd.errors import InvalidInputError
-from cycleqd.weights.protocols import Source
+from cycleqd.weights.protocols import Buffer, Source
 
 ITEM_SIZE = {
     "F64": 8, "I64": 8, "U64": 8, "C64": 8, "F32": 4, "I32": 4, "U32": 4, "F16": 2, "BF16": 2, "I16": 2, "U16": 2,
@@ -60,6 +60,27 @@ def read_header(source: Source, name: str, size: int) -> list[TensorInfo]:
     if 8 + length > len(start):
         start += bytes(source.read_range(name, len(start), 8 + length))
     return parse_header(start[8 : 8 + length], file, size, name)
+
+
+def read_object(read: Callable[[str, int, int], Buffer], folder: str, name: str, size: int) -> dict[str, Any]:
+    """A JSON object that is a file of a folder.
+
+    Args:
+        read: Reads bytes [start, stop) of a file of the folder.
+        folder: Its location, for messages.
+        name: The file's name.
+        size: Its bytes.
+
+    Raises:
+        InvalidInputError: The file is something else.
+    """
+    try:
+        content = json.loads(bytes(read(name, 0, size)))
+    except ValueError as error:
+        raise InvalidInputError(f"{name} of {folder} is not JSON ({error}); fetch it again.") from error
+    if not isinstance(content, dict):
+        raise InvalidInputError(f"{name} of {folder} is not a JSON object; fetch it again.")
+    return content
 
 
 def header_length(first_bytes: bytes, file: str, size: int) -> int:

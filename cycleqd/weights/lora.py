@@ -5,7 +5,6 @@ Only the configuration and the header are read when an adapter is opened; factor
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -15,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from cycleqd.errors import InvalidInputError
 from cycleqd.weights.checkpoint import FLOATS, Checkpoint
-from cycleqd.weights.headers import TensorInfo, header_length, parse_header
+from cycleqd.weights.headers import TensorInfo, header_length, parse_header, read_object
 from cycleqd.weights.lora_config import MERGE_IT, LoraConfig, parse_config
 from cycleqd.weights.protocols import Source
 from cycleqd.weights.verified import VerifiedReader
@@ -167,13 +166,7 @@ def _short(path: str) -> str:
 def _config(reader: VerifiedReader, sizes: Mapping[str, int], where: str) -> dict[str, Any]:
     if CONFIG not in sizes:
         raise InvalidInputError(f"{where} has no {CONFIG}; a PEFT adapter's folder is expected.")
-    try:
-        content = json.loads(bytes(reader.read(CONFIG, 0, sizes[CONFIG])))
-    except ValueError as error:
-        raise InvalidInputError(f"{CONFIG} of {where} is not JSON ({error}); fetch it again.") from error
-    if not isinstance(content, dict):
-        raise InvalidInputError(f"{CONFIG} of {where} is not a JSON object; fetch it again.")
-    return content
+    return read_object(reader.read, where, CONFIG, sizes[CONFIG])
 
 
 def _header(reader: VerifiedReader, sizes: Mapping[str, int], where: str) -> list[TensorInfo]:
@@ -186,7 +179,7 @@ def _header(reader: VerifiedReader, sizes: Mapping[str, int], where: str) -> lis
     if WEIGHTS not in sizes:
         raise InvalidInputError(f"The adapter {where} has no {WEIGHTS}; fetch it or save it again.")
     file, size = f"{where}/{WEIGHTS}", sizes[WEIGHTS]
-    start = bytes(reader.read(WEIGHTS, 0, min(size, 8)))
+    start = bytes(reader.read(WEIGHTS, 0, min(size, 8)))  # no byte twice: the file is hashed as it is read
     if start == _LFS:
         raise InvalidInputError(f"{file} is a pointer of Git LFS, not the weights; run git lfs pull there.")
     length = header_length(start, file, size)
