@@ -13,7 +13,6 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from cycleqd.evaluation.records import TRANSCRIPTS
-from cycleqd.loading import is_file, source_digest
 from cycleqd.search.config import Config
 from cycleqd.search.records import JSON
 from cycleqd.storage import layout
@@ -147,12 +146,8 @@ def trace(store: Store, config: Config, models: Sequence[str], pins: Iterable[st
             found.names(f"{layout.task(task)}/data/{name}", file["sha256"])
         if files["plugin"] is not None:
             found.names(f"{layout.task(task)}/plugin.py", files["plugin"]["sha256"])
-    for operator in config.method.operators.values():
-        if operator.file:
-            found.names(operator.file, source_digest(type(operator)))
-    if is_file(config.evaluation.engine):
-        file = config.evaluation.engine.rpartition(":")[0]
-        found.names(file, Path(file).stem)
+    for key in config.own_files:
+        found.names(key, Path(key).stem)
     head, state = current(store)
     kept = needed(store, config, head.snapshot, state) | set(pins)
     for model in members:

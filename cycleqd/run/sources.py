@@ -78,12 +78,10 @@ def _local(config: Config, store: Store) -> tuple[dict[str, Path], dict[str, Any
             tree["tasks"][name]["data"] = store.url(f"{folder}/data/{Path(task.data).name}")
         for key in plugin:
             tree["tasks"][name]["class"] = f"{store.url(key)}:{task.class_.rpartition(':')[2]}"
-    for operator in config.method.operators.values():
-        if operator.file:
-            files[f"{layout.SOURCES}/{operator.stored.rpartition(':')[0]}"] = Path(operator.file)
+    for key, file in config.own_files.items():
+        if not file.startswith("s3://"):
+            files[f"{layout.SOURCES}/{key}"] = Path(file)
     engine = config.evaluation.engine
     if is_file(engine) and not engine.startswith("s3://"):
-        key = f"{layout.SOURCES}/{config.evaluation.stored_engine}"
-        files[key.rpartition(":")[0]] = Path(engine.rpartition(":")[0])
-        tree["evaluation"]["engine"] = store.url(key)
+        tree["evaluation"]["engine"] = store.url(f"{layout.SOURCES}/{config.evaluation.stored_engine}")
     return files, tree

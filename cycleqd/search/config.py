@@ -18,6 +18,7 @@ from pydantic import (
 )
 
 from cycleqd.errors import InvalidInputError
+from cycleqd.loading import is_file
 from cycleqd.search.fields import Fraction, Location, Name, Plugin, Section, stored, stored_by_content
 from cycleqd.search.method import Method
 from cycleqd.search.operators import Operator
@@ -201,6 +202,14 @@ class Config(Section):
     def chosen(self) -> str | None:
         """The combined model that is built only once the aggregate has a score; None where nothing is chosen."""
         return "final" if self.method.final.makes == "either" else None
+
+    @property
+    def own_files(self) -> dict[str, str]:
+        """The files of a user's own operators and engine: the key that seeding stores each at, and where it is now."""
+        found = {operator.stored: operator.kind for operator in self.method.operators.values() if operator.file}
+        if is_file(self.evaluation.engine):
+            found[self.evaluation.stored_engine] = self.evaluation.engine
+        return {key.rpartition(":")[0]: plugin.rpartition(":")[0] for key, plugin in found.items()}
 
     def frozen(self) -> dict[str, Any]:
         """All that decides results, as JSON. Paths become the keys at which seeding stores what they name.

@@ -220,22 +220,22 @@ def fetch_operators(client: S3Client, tree: JSON, folder: Path) -> JSON:
     Raises:
         InvalidInputError: there is no such file.
     """
-    method = dict(tree.get("method", {}))
-    for key, value in method.items():
-        kind = str(value.get("kind", "")) if isinstance(value, dict) else ""
-        module, _, name = kind.rpartition(":")
-        if is_file(kind) and module.startswith("s3://"):
-            ((path, where),) = _find_plugin(client, f"method.{key}", module).items()
-            copy = folder / f"{key}.py"
-            copy.write_bytes(_content(path, where))
-            method[key] = {**value, "kind": f"{copy}:{name}"}
-    evaluation = dict(tree.get("evaluation", {}))
-    module, _, name = str(evaluation.get("engine", "")).rpartition(":")
-    if module.startswith("s3://"):
-        ((path, where),) = _find_plugin(client, "evaluation.engine", module).items()
-        copy = folder / "engine.py"
+
+    def fetched(plugin: str, what: str) -> str:
+        module, _, name = plugin.rpartition(":")
+        if not is_file(plugin) or not module.startswith("s3://"):
+            return plugin
+        ((path, where),) = _find_plugin(client, what, module).items()
+        copy = folder / f"{what.rpartition('.')[2]}.py"
         copy.write_bytes(_content(path, where))
-        evaluation["engine"] = f"{copy}:{name}"
+        return f"{copy}:{name}"
+
+    method, evaluation = dict(tree.get("method", {})), dict(tree.get("evaluation", {}))
+    for key, value in method.items():
+        if isinstance(value, dict) and isinstance(value.get("kind"), str):
+            method[key] = {**value, "kind": fetched(value["kind"], f"method.{key}")}
+    if isinstance(evaluation.get("engine"), str):
+        evaluation["engine"] = fetched(evaluation["engine"], "evaluation.engine")
     return {**tree, "method": method, "evaluation": evaluation}
 
 
@@ -246,12 +246,8 @@ def copy_operators(store: Store, config: Config) -> None:
         store: Objects of the evolution.
         config: The configuration that is being seeded.
     """
-    for operator in config.method.operators.values():
-        if operator.file:
-            store.put(operator.stored.rpartition(":")[0], Path(operator.file).read_bytes())
-    if is_file(config.evaluation.engine):
-        path = Path(config.evaluation.engine.rpartition(":")[0])
-        store.put(config.evaluation.stored_engine.rpartition(":")[0], path.read_bytes())
+    for key, file in config.own_files.items():
+        store.put(key, Path(file).read_bytes())
 
 
 def _remote(client: S3Client, what: str, url: str, basename: str) -> dict[str, Path | S3Source]:

@@ -126,6 +126,5 @@ def _read_by_seeding(config: Config) -> list[str]:
     named = [config.models.base, *(expert.path for expert in config.models.experts.values())]
     for task in config.tasks.values():
         named += [task.data, task.class_.rpartition(":")[0]]
-    named.append(config.evaluation.engine.rpartition(":")[0])
-    named += [operator.file for operator in config.method.operators.values() if operator.file]
+    named += config.own_files.values()
     return sorted({path for path in named if Path(path).is_absolute()})
