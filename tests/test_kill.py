@@ -163,6 +163,7 @@ def test_killed_stages_leave_the_same_evolution(
     for key, entry in expected.runs.items():
         assert found.runs[key] == entry, key
     assert not list(evolution.store.uploads())
+    client.delete_bucket(Bucket=other["CYCLEQD_BUCKET"])
 
 
 def compare_buckets(expected: Store, found: Store) -> None:

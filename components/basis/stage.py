@@ -7,18 +7,15 @@ from the adapter itself before anything is built on it.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from contextlib import ExitStack
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from cycleqd.search.config import Config
 from cycleqd.search.place import Place
 from cycleqd.search.records import JSON, ModelRef
 from cycleqd.storage import layout
-from cycleqd.storage.cache import CheckpointCache
-from cycleqd.storage.evolution import load_config, manifest, manifest_json, model_ref, parse_place, size_in_bytes
+from cycleqd.storage.evolution import load_config, manifest, manifest_json, model_ref, parse_place
 from cycleqd.storage.failures import recorded
-from cycleqd.storage.models import source
+from cycleqd.storage.models import fetched
 from cycleqd.storage.objects import Store
 from cycleqd.storage.results import Clock, once
 from cycleqd.storage.settings import Settings
@@ -146,11 +143,5 @@ def difference(store: Store, place: Place, basis: Basis, core: Core, adapter: Mo
     from cycleqd.evaluation.adapters_check import check
     from cycleqd.weights.span import low_rank
 
-    cache = CheckpointCache(Settings.from_environment().cache, size_in_bytes(place.cache_size))
-    with ExitStack() as held:
-
-        def folder(model: str) -> Path:
-            files = manifest(store, model)
-            return held.enter_context(cache.fetch(source(store, layout.checkpoint(model), files), files))
-
-        return check(folder("base"), folder(adapter.id), low_rank(basis, core))
+    with fetched(store, place, "base") as base, fetched(store, place, adapter.id) as folder:
+        return check(base, folder, low_rank(basis, core))

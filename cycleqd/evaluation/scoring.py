@@ -152,7 +152,7 @@ class Scoring:
             }
             return
         dtype = self.config.evaluation.dtype
-        with adapter_folders(self.store, self.place, list(models), dtype, self.scratch) as folders:
+        with adapter_folders(self.store, self.place, models, dtype, self.scratch) as folders:
             yield {model: Adapter(models[model].digest, folder) for model, folder in folders.items()}
 
     def open(self, missing: Sequence[Missing], stack: ExitStack) -> Bench:

@@ -19,7 +19,7 @@ from cycleqd.storage.objects import Store
 from cycleqd.storage.results import machine, need_result
 from cycleqd.weights.checkpoint import Checkpoint, open_checkpoint
 from cycleqd.weights.local import LocalSink, LocalSource
-from cycleqd.weights.manifest import CORE, FileEntry, Manifest
+from cycleqd.weights.manifest import CORE, Manifest
 
 
 def to_rebuild(store: Store, model: str, members: Family) -> list[str]:
@@ -180,7 +180,8 @@ def _make_core(
     data = core.to_bytes()
     writer = LocalSink(folder / name).create(CORE, len(data))
     writer.write(data)
-    return Manifest({CORE: FileEntry(len(data), writer.close())})
+    writer.close()
+    return Manifest.of_core(data)
 
 
 def _drawn(config: Config, child: Child) -> tuple[Drawn[Crossover], Drawn[Mutation]]:

@@ -27,10 +27,9 @@ from cycleqd.evaluation.engines.vllm import RANKS, SLOTS, VllmEngine
 from cycleqd.search.config import Config
 from cycleqd.search.place import Place
 from cycleqd.storage import layout
-from cycleqd.storage.cache import CheckpointCache
 from cycleqd.storage.cores import opened_basis
-from cycleqd.storage.evolution import load_config, manifest, size_in_bytes
-from cycleqd.storage.models import source
+from cycleqd.storage.evolution import load_config, manifest
+from cycleqd.storage.models import fetched
 from cycleqd.storage.objects import Store
 from cycleqd.storage.results import read_result
 from cycleqd.storage.settings import Settings
@@ -89,11 +88,9 @@ def serving(
         listening: Where, and how else.
     """
     recorded = manifest(store, "base")
-    stored = source(store, layout.checkpoint("base"), recorded)
     settings.scratch.mkdir(parents=True, exist_ok=True)
-    cache = CheckpointCache(settings.cache, size_in_bytes(place.cache_size))
     with (
-        cache.fetch(stored, recorded) as folder,
+        fetched(store, place, "base") as folder,
         tempfile.TemporaryDirectory(prefix="adapters-", dir=settings.scratch) as adapters,
     ):
         with opened_basis(store, place) as basis:

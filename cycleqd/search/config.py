@@ -19,7 +19,7 @@ from pydantic import (
 
 from cycleqd.errors import InvalidInputError
 from cycleqd.loading import is_file
-from cycleqd.search.fields import Fraction, Location, Name, Plugin, Section, stored, stored_by_content
+from cycleqd.search.fields import Fraction, Location, Name, Plugin, Section, stored, stored_by_content, without
 from cycleqd.search.method import Method
 from cycleqd.search.operators import Operator
 from cycleqd.search.place import Place
@@ -42,9 +42,7 @@ class Expert(Section):
     @classmethod
     def _undecided(cls, value: Any) -> Any:
         """An empty rank is the same as no word about it: what was frozen decides."""
-        if isinstance(value, dict) and value.get("rank", 0) is None:
-            return {key: part for key, part in value.items() if key != "rank"}
-        return value
+        return without(value, "rank", None)
 
 
 class Models(Section):
@@ -66,9 +64,7 @@ class Models(Section):
     @classmethod
     def _undecided(cls, value: Any) -> Any:
         """`weights: auto` is the same as no word about it: what was frozen decides."""
-        if isinstance(value, dict) and value.get("weights") == "auto":
-            return {key: part for key, part in value.items() if key != "weights"}
-        return value
+        return without(value, "weights", "auto")
 
     @model_validator(mode="after")
     def _extracted(self) -> Models:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 from pydantic import (
     AfterValidator,
@@ -28,6 +28,19 @@ def _absolute(path: str, info: ValidationInfo) -> str:
     if folder is None or path.startswith("s3://"):
         return path
     return os.path.normpath(Path(folder) / Path(path).expanduser())
+
+
+def without(section: Any, setting: str, undecided: str | None) -> Any:
+    """A section as it was read, without a setting that leaves the choice open: none was made then.
+
+    Args:
+        section: A mapping; anything else is returned as it is, for pydantic to refuse.
+        setting: Its name.
+        undecided: The value that chooses nothing.
+    """
+    if isinstance(section, dict) and section.get(setting, ...) == undecided:
+        return {name: value for name, value in section.items() if name != setting}
+    return section
 
 
 def absolute_plugin(plugin: str, info: ValidationInfo) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -11,10 +11,11 @@ import torch
 from cycleqd.search.place import Place
 from cycleqd.storage import layout
 from cycleqd.storage.cores import load_core, opened_basis
-from cycleqd.storage.evolution import manifest, model_ref
+from cycleqd.storage.evolution import model_ref
 from cycleqd.storage.models import open_model
 from cycleqd.storage.objects import Store
 from cycleqd.weights.local import LocalSink
+from cycleqd.weights.manifest import Manifest
 from cycleqd.weights.plain_adapter import write_adapter
 from cycleqd.weights.span import low_rank
 from cycleqd.weights.tensors import DTYPES
@@ -22,14 +23,14 @@ from cycleqd.weights.tensors import DTYPES
 
 @contextmanager
 def adapter_folders(
-    store: Store, place: Place, models: Sequence[str], dtype: str, scratch: Path
+    store: Store, place: Place, models: Mapping[str, Manifest], dtype: str, scratch: Path
 ) -> Iterator[Mapping[str, Path]]:
     """A PEFT folder for each model that is a core, named by the core's digest.
 
     Args:
         store: The evolution.
         place: Names the cache's size.
-        models: Ids of models that are cores.
+        models: The files of models that are cores, by id.
         dtype: What B and A are rounded to, as torch names it; "auto": the dtype that the base is stored in.
         scratch: Where the folders are made.
     """
@@ -38,8 +39,7 @@ def adapter_folders(
         folders: dict[str, Path] = {}
         kept = {tensor.dtype for name, tensor in open_model(store, base).tensors.items() if name in basis.tensors}
         rounding = DTYPES[kept.pop()] if dtype == "auto" else getattr(torch, dtype)
-        for model in models:
-            recorded = manifest(store, model)
+        for model, recorded in models.items():
             folder = scratch / recorded.digest
             if not folder.exists():  # two models may be equal
                 core = load_core(store, layout.checkpoint(model), recorded)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import re
 from dataclasses import dataclass
 
@@ -10,7 +9,7 @@ from cycleqd.errors import IntegrityError, InvalidInputError
 from cycleqd.search.fields import NAME
 from cycleqd.storage import layout
 from cycleqd.storage.objects import Store
-from cycleqd.weights.manifest import CORE, FileEntry, Manifest
+from cycleqd.weights.manifest import CORE, Manifest
 from cycleqd.weights.span import Core
 
 
@@ -56,7 +55,7 @@ def fetch_core(store: Store, address: Address) -> Core:
     data = store.find(key)
     if data is None:
         raise IntegrityError(f"{store.url(key)} is not there: the model is no core, or was cleaned up")
-    found = Manifest({CORE: FileEntry(len(data), hashlib.sha256(data).hexdigest())}).digest
+    found = Manifest.of_core(data).digest
     if found != address.digest:
         raise IntegrityError(f"{store.url(key)} has digest {found}, asked for was {address.digest}")
     return Core.from_bytes(data, store.url(key))

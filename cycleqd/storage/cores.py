@@ -10,14 +10,12 @@ from cycleqd.errors import IntegrityError
 from cycleqd.search.place import Place
 from cycleqd.search.records import ModelRef
 from cycleqd.storage import layout
-from cycleqd.storage.cache import CheckpointCache
-from cycleqd.storage.evolution import manifest, size_in_bytes
-from cycleqd.storage.models import source
+from cycleqd.storage.evolution import manifest_of
+from cycleqd.storage.models import fetched
 from cycleqd.storage.objects import Store
-from cycleqd.storage.settings import Settings
 from cycleqd.weights.basis import Basis, open_basis
 from cycleqd.weights.local import LocalSource
-from cycleqd.weights.manifest import CORE, FileEntry, Manifest
+from cycleqd.weights.manifest import CORE, Manifest
 from cycleqd.weights.span import Core
 
 
@@ -34,7 +32,7 @@ def save_core(store: Store, folder: str, core: Core) -> Manifest:
     """
     data = core.to_bytes()
     store.put(f"{folder}/{CORE}", data)
-    return Manifest({CORE: FileEntry(len(data), hashlib.sha256(data).hexdigest())})
+    return Manifest.of_core(data)
 
 
 def load_core(store: Store, folder: str, recorded: Manifest) -> Core:
@@ -68,16 +66,7 @@ def cores(store: Store, models: Sequence[ModelRef]) -> list[Core]:
     Raises:
         IntegrityError: A model has another digest by now, or its file is not the one that was recorded.
     """
-    found = []
-    for model in models:
-        recorded = manifest(store, model.id)
-        if recorded.digest != model.digest:
-            raise IntegrityError(
-                f"model '{model.id}' of {store.url('')} has digest {recorded.digest}, but {model.digest} is wanted;"
-                " it was made anew from something else"
-            )
-        found.append(load_core(store, layout.checkpoint(model.id), recorded))
-    return found
+    return [load_core(store, layout.checkpoint(model.id), manifest_of(store, model)) for model in models]
 
 
 @contextmanager
@@ -88,7 +77,5 @@ def opened_basis(store: Store, place: Place) -> Iterator[Basis]:
         store: The evolution.
         place: Names the cache's size.
     """
-    recorded = manifest(store, layout.BASIS)
-    cache = CheckpointCache(Settings.from_environment().cache, size_in_bytes(place.cache_size))
-    with cache.fetch(source(store, layout.checkpoint(layout.BASIS), recorded), recorded) as folder:
+    with fetched(store, place, layout.BASIS) as folder:
         yield open_basis(LocalSource(folder))

@@ -216,6 +216,25 @@ def manifest(store: Store, model: str) -> Manifest:
     )
 
 
+def manifest_of(store: Store, model: ModelRef) -> Manifest:
+    """Files and digests of a model's checkpoint, which must be the one that is wanted.
+
+    Args:
+        store: Objects of the evolution.
+        model: Id and digest.
+
+    Raises:
+        IntegrityError: it was not made, or has another digest.
+    """
+    recorded = manifest(store, model.id)
+    if recorded.digest != model.digest:
+        raise IntegrityError(
+            f"model '{model.id}' at {store.url(layout.checkpoint(model.id))} has digest {recorded.digest}, but"
+            f" {model.digest} is wanted; it was made anew from something else"
+        )
+    return recorded
+
+
 def manifest_json(value: Manifest) -> JSON:
     """A manifest as records hold it: digest, bytes and files.
 

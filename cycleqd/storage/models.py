@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
+from pathlib import Path
 
 from cycleqd.errors import IntegrityError, InvalidInputError, UnavailableError
 from cycleqd.search.place import Place
@@ -11,7 +12,7 @@ from cycleqd.search.records import ModelRef
 from cycleqd.storage import layout
 from cycleqd.storage.cache import CheckpointCache
 from cycleqd.storage.checkpoints import S3Sink, S3Source
-from cycleqd.storage.evolution import manifest, size_in_bytes
+from cycleqd.storage.evolution import manifest, manifest_of, size_in_bytes
 from cycleqd.storage.objects import Store
 from cycleqd.storage.settings import Settings
 from cycleqd.weights.checkpoint import Checkpoint, open_checkpoint
@@ -59,14 +60,24 @@ def opened(store: Store, place: Place, models: Sequence[ModelRef]) -> Iterator[l
         yield found
 
 
+@contextmanager
+def fetched(store: Store, place: Place, model: str) -> Iterator[Path]:
+    """A model's folder in the machine's cache, verified; it stays there until the block ends.
+
+    Args:
+        store: Objects of the evolution.
+        place: Its `cache_size` bounds the cache.
+        model: The model's id.
+    """
+    recorded = manifest(store, model)
+    cache = CheckpointCache(Settings.from_environment().cache, size_in_bytes(place.cache_size))
+    with cache.fetch(source(store, layout.checkpoint(model), recorded), recorded) as folder:
+        yield folder
+
+
 def _stored(store: Store, model: ModelRef) -> tuple[S3Source, Manifest]:
     """The model in S3, whole by its files' sizes, and its manifest."""
-    recorded = manifest(store, model.id)
-    if recorded.digest != model.digest:
-        raise IntegrityError(
-            f"model '{model.id}' at {store.url(layout.checkpoint(model.id))} has digest {recorded.digest}, but"
-            f" {model.digest} is wanted; it was made anew from something else"
-        )
+    recorded = manifest_of(store, model)
     stored = source(store, layout.checkpoint(model.id), recorded)
     sizes = stored.files()
     for name, entry in recorded.files.items():

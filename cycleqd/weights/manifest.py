@@ -27,6 +27,15 @@ class Manifest:
 
     files: Mapping[str, FileEntry]
 
+    @staticmethod
+    def of_core(data: bytes) -> Manifest:
+        """The files of a model that is a core.
+
+        Args:
+            data: Its one file's content.
+        """
+        return Manifest({CORE: FileEntry(len(data), hashlib.sha256(data).hexdigest())})
+
     @property
     def digest(self) -> str:
         """sha256 over the canonical JSON of the files, sorted by name: the checkpoint's identity."""

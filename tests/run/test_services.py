@@ -56,6 +56,16 @@ def test_commands_share_services_and_the_last_one_stops_them(
     assert first["AWS_SECRET_ACCESS_KEY"] not in printed
 
 
+def test_buckets_do_not_run_out_of_volumes(tmp_path: Path) -> None:
+    """A bucket takes seven volumes: twenty would need 140 GB if only as many were allowed as the disk holds full."""
+    place = Place(services="embedded", folder=str(tmp_path))
+    with running(place, tracking=False):
+        client = Services(tmp_path).client()
+        for number in range(20):
+            client.create_bucket(Bucket=f"bucket-{number}")
+            client.put_object(Bucket=f"bucket-{number}", Key="note", Body=b"kept")
+
+
 def test_external_services_are_the_environments_own(tmp_path: Path) -> None:
     with running(Place(folder=str(tmp_path), bucket="theirs")) as environment:
         assert environment == {"CYCLEQD_BUCKET": "theirs"}

@@ -175,7 +175,8 @@ class Services:
                 "-master.telemetry=false",
                 "-master.volumeSizeLimitMB=1024",
                 "-master.peers=none",  # no election, which takes a second and sometimes several
-                "-volume.max=0",
+                # A bucket takes seven volumes, empty ones: as many as a small disk could hold full would run out.
+                "-volume.max=10000",
                 "-volume.index=leveldb",
                 "-volume.preStopSeconds=0",
                 f"-filer.localSocket={self.folder / 'filer.sock'}",
