@@ -81,10 +81,11 @@ def test_experts_name_their_parts_of_the_full_experts(kept: Evolution) -> None:
 
 
 def test_an_expert_of_full_rank_has_the_replies_of_its_source(kept: Evolution) -> None:
+    store = kept.store
     for name, task in product("bc", kept.config.search_tasks):
-        source, expert = (read_transcripts(kept.store, f"{kind}-{name}", task, "test") for kind in ("source", "expert"))
+        source, expert = (read_transcripts(store, f"{kind}-{name}", task, "test") for kind in ("source", "expert"))
         assert [record["replies"] for record in source] == [record["replies"] for record in expert]
-        base = read_transcripts(kept.store, "base", task, "test")
+        base = read_transcripts(store, "base", task, "test")
         assert [record["replies"] for record in base] != [record["replies"] for record in expert]
 
 
@@ -112,7 +113,8 @@ def test_children_are_small_and_hold_the_sum_of_the_full_experts(
 
 
 def test_a_child_scored_again_has_the_same_replies(kept: Evolution, tmp_path: Path) -> None:
-    store, (child, *_) = kept.store, [m for m in children(kept) if kept.store.list(layout.checkpoint(m))]
+    store = kept.store
+    child = next(model for model in children(kept) if store.list(layout.checkpoint(model)))
     folder = layout.evaluation(child, "one", "search")
     before = {key: store.get(key) for key in store.list(folder) if not key.endswith("run.json")}
     part = tmp_path / "cache" / f"{manifest(store, child).digest}.7.part"  # as a killed task leaves it
@@ -169,7 +171,8 @@ def test_no_server_scores_it(kept: Evolution) -> None:
 
 
 def test_running_everything_again_changes_nothing(kept: Evolution) -> None:
-    before = {key: kept.store.get(key) for key in kept.store.list("")}
+    store = kept.store
+    before = {key: store.get(key) for key in store.list("")}
     kept.seed()
     kept.basis()
     loop = kept.select(1)
@@ -178,4 +181,4 @@ def test_running_everything_again_changes_nothing(kept: Evolution) -> None:
     kept.evaluate([json.loads(item)["child"] for item in loop])
     kept.update(1)
     kept.aggregate()
-    assert {key: kept.store.get(key) for key in kept.store.list("")} == before
+    assert {key: store.get(key) for key in store.list("")} == before
