@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import re
+from collections.abc import Callable
 from itertools import product
 from pathlib import Path
 
@@ -168,6 +170,23 @@ def test_the_final_model_is_a_full_checkpoint_for_those_who_load_it(kept: Evolut
 def test_no_server_scores_it(kept: Evolution) -> None:
     with pytest.raises(InvalidInputError, match="scored as full checkpoints, and a server has one base and adapters"):
         wait_for_seeding(kept.store, lambda said: None)
+
+
+def test_vllm_scores_it_by_swaps_too(evolution: Callable[..., Evolution]) -> None:
+    if importlib.util.find_spec("vllm") is None:
+        pytest.skip("vllm is not installed: pip install --no-deps -r requirements/no-deps.txt")
+    made = evolution("kept-vllm", models={"rank": 32, "keep_dense": True}, evaluation={"engine": "vllm"})
+    made.seed()
+    made.basis()
+    made.evaluate(["source-a", "expert-b", "source-b", "expert-a"], tasks=["one"])
+    store = made.store
+    replies = {
+        model: [record["replies"] for record in read_transcripts(store, model, "one", "search")]
+        for model in ("source-a", "expert-a", "source-b", "expert-b")
+    }
+    assert replies["expert-a"] == replies["source-a"] != replies["source-b"] == replies["expert-b"]
+    engines = {need_result(store, layout.evaluation(m, "one", "search"))["outputs"]["engine"] for m in replies}
+    assert engines == {"vllm"}
 
 
 def test_running_everything_again_changes_nothing(kept: Evolution) -> None:
