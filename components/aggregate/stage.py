@@ -161,7 +161,7 @@ def build(store: Store, config: Config, place: Place, model: str, recipe: Recipe
         from cycleqd.storage.making import combine_cores, combine_dense
 
         if config.in_span:
-            return combine_cores(store, place, model, base, recipe)
+            return combine_cores(store, config, place, model, base, recipe)
         return {"checkpoint": manifest_json(combine_dense(store, config, place, model, base, recipe, clock))}
 
     once(store, layout.stage(model, "make"), "aggregate", METHOD_VERSION, inputs, compute)

@@ -60,7 +60,7 @@ def _from_core(opened: Session, model: str, folder: Path, merged: bool, rank: in
     """The folder of a model that is a core; digest, bytes, and how far it is from what was scored."""
     from cycleqd.storage.cores import load_core
     from cycleqd.storage.making import write_full, write_peft
-    from cycleqd.weights.span import cut
+    from cycleqd.weights.span import cut, refuse_dense
 
     store, config = opened.store, opened.seeded()
     core = load_core(store, layout.checkpoint(model), manifest(store, model))
@@ -69,6 +69,7 @@ def _from_core(opened: Session, model: str, folder: Path, merged: bool, rank: in
         written = write_full(store, config.place, model, core, LocalSink(folder), size_limit)
         form = "merged into the base and rounded once"
     else:
+        refuse_dense(core)
         written = write_peft(store, config.place, core, LocalSink(folder), opened.config.models.base, rank)
         form = "a PEFT adapter"
     found: dict[str, Any] = {"form": form, "digest": written.digest, "bytes": written.size, "scored_as": model}

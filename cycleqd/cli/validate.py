@@ -87,6 +87,7 @@ def _check_models(config: Config, samples: Samples, store: Store | None, finding
         return None
     stored = sizes(config, opened)
     cost = estimate(config, stored, seconds, samples, generated)
+    checks.check_cache(config, cost.swapped, findings)
     needed = cost.given + cost.kept if config.place.services == "embedded" else 4 * stored.largest
     checks.check_disk(config, needed if config.place.runner != "kubeflow" else 0, findings)
     return cost
@@ -125,6 +126,12 @@ def cost_lines(cost: Estimate) -> Iterator[str]:
         f"bytes: {size(cost.given)} of base and experts; beside them {size(cost.written)} written, at most"
         f" {size(cost.kept)} kept ({size(cost.child)} a child{loaded})"
     )
+    if cost.swaps:
+        yield (
+            "children are scored by dense swaps, because models.keep_dense keeps what no adapter carries: up to"
+            f" {cost.swaps} times a full checkpoint of {size(cost.swapped)} is made from base and full experts in the"
+            " machine's cache (place.cache_size) and swapped into the engine; what is kept is combined, not mutated"
+        )
     yield "generating: unknown, as samples in S3 are not counted here" if cost.replies is None else _said(cost.replies)
 
 

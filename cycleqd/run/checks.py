@@ -17,6 +17,7 @@ from cycleqd.search.algorithms import algorithm
 from cycleqd.search.config import Config, TaskConfig
 from cycleqd.search.grid import is_flat
 from cycleqd.search.state import State
+from cycleqd.storage.evolution import size_in_bytes
 from cycleqd.storage.objects import Store
 from cycleqd.storage.settings import Settings
 from cycleqd.weights import lora
@@ -155,7 +156,7 @@ def check_server(config: Config) -> Iterator[str]:
     if not config.place.server.url:
         yield "evaluation.engine is server: say where it is (place.server.url)"
     if not config.in_span or config.extracted:
-        full = ", ".join(config.extracted) or "every model"
+        full = "every model" if config.models.keep_dense else ", ".join(config.extracted) or "every model"
         yield (
             f"evaluation.engine is server, which scores adapters of the base, and {full} is a full checkpoint: give"
             " experts as adapters (docs/adapters.md), or take the vllm engine"
@@ -227,6 +228,22 @@ def check_disk(config: Config, needed: int, findings: Findings) -> None:
         findings.problems.append(
             f"place.folder: {needed / 1e9:.1f} GB may be needed on the disk of {folder}, which has"
             f" {free / 1e9:.1f} GB free; use another disk or fewer bins"
+        )
+
+
+def check_cache(config: Config, swapped: int, findings: Findings) -> None:
+    """Room for what is made there to be scored.
+
+    Args:
+        config: The evolution's configuration.
+        swapped: Bytes of the full checkpoint that is made of a model; 0 where none is.
+        findings: A problem is added to it.
+    """
+    if swapped > size_in_bytes(config.place.cache_size):
+        findings.problems.append(
+            f"place.cache_size is {config.place.cache_size}, and models.keep_dense makes a checkpoint of"
+            f" {swapped / 1e9:.1f} GB there of every model that is scored; raise it (with room"
+            " for base and full experts they are fetched once)"
         )
 
 

@@ -32,6 +32,8 @@ class Estimate:
         given: Bytes of base and experts.
         child: Bytes of one child's checkpoint or core.
         adapter: Bytes that an engine loads of a child in the span; else 0.
+        swapped: Bytes of the full checkpoint that it loads in place of an adapter where `models.keep_dense`; else 0.
+        swaps: How often one of these is made and loaded, at most.
         written: Bytes of checkpoints, cores and what seeding makes, written to S3 beside base and experts.
         kept: The same in S3 when every cell of every archive holds a model of its own.
     """
@@ -45,6 +47,8 @@ class Estimate:
     given: int
     child: int
     adapter: int
+    swapped: int
+    swaps: int
     written: int
     kept: int
 
@@ -76,6 +80,8 @@ def estimate(
     elites = min(sum(cells(config).values()), children)
     seeded = stored.seeded + (experts * stored.child if config.in_span else 0)
     steps = 2 if config.in_span or not config.place.fused else 1  # the intermediate is written, too
+    final = stored.swapped  # beside its core, of which no adapter is the same
+    cores = (searched - 1 - full) * _groups(config, search) + (held_out - 1 - full) * _groups(config, tasks)
     return Estimate(
         models=1 + experts + full + children,
         evaluations=evaluations,
@@ -86,8 +92,10 @@ def estimate(
         given=stored.given,
         child=stored.child,
         adapter=stored.adapter,
-        written=seeded + (steps * children + combined) * stored.child,
-        kept=seeded + (elites + combined) * stored.child,
+        swapped=stored.swapped,
+        swaps=cores if stored.swapped else 0,
+        written=seeded + (steps * children + combined) * stored.child + final,
+        kept=seeded + (elites + combined) * stored.child + final,
     )
 
 

@@ -56,15 +56,15 @@ def wait_for_seeding(store: Store, say: Callable[[str], None]) -> Config:
         say: Called once with a sentence, if there is something to wait for.
 
     Raises:
-        InvalidInputError: The evolution's models are full checkpoints.
+        InvalidInputError: The evolution's models are full checkpoints, or scored as such.
     """
     said = False
     while True:
         config = load_config(store) if read_result(store, layout.SEED) else None
-        if config is not None and not config.in_span:
+        if config is not None and (not config.in_span or config.models.keep_dense):
             raise InvalidInputError(
-                f"the models of {store.url('')} are full checkpoints, and a server has one base and adapters of it;"
-                " evolve adapters (models.rank, docs/adapters.md) or take the vllm engine"
+                f"the models of {store.url('')} are scored as full checkpoints, and a server has one base and adapters"
+                " of it; evolve adapters (models.rank without keep_dense, docs/adapters.md) or take the vllm engine"
             )
         if config is not None and all(read_result(store, layout.stage(m, "make")) for m in ("base", layout.BASIS)):
             return config

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from cycleqd.search.config import Config
 from cycleqd.storage.staging import parts, total_ranks
 from cycleqd.weights.checkpoint import Checkpoint
+from cycleqd.weights.kinds import carried_by_none
 from cycleqd.weights.lora import LoraAdapter
 
 _FLOAT32 = 4
@@ -23,6 +24,7 @@ class Sizes:
         seeded: What seeding makes of them for a search in the span: extracted adapters and the basis; else 0.
         child: One child: its full checkpoint, or its core, if no direction of the experts depends on the others.
         adapter: What an engine loads of a child in the span, in 16 bits; made where it is used, never stored.
+        swapped: The full checkpoint that it loads in place of an adapter where `models.keep_dense`; else 0.
     """
 
     given: int
@@ -30,6 +32,7 @@ class Sizes:
     seeded: int
     child: int
     adapter: int = 0
+    swapped: int = 0
 
 
 def sizes(config: Config, opened: Mapping[str, Checkpoint | LoraAdapter]) -> Sizes:
@@ -52,4 +55,7 @@ def sizes(config: Config, opened: Mapping[str, Checkpoint | LoraAdapter]) -> Siz
         cores += a * b
         sides += out + inputs
         width = max(width, min(a, b))
+    if config.models.keep_dense:
+        cores += len(config.extracted) * len(carried_by_none(base))
+        return Sizes(sum(each), max(each), _FLOAT32 * seeded, _FLOAT32 * cores, swapped=each[0])
     return Sizes(sum(each), max(each), _FLOAT32 * seeded, _FLOAT32 * cores, adapter=2 * sides * width)

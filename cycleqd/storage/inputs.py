@@ -42,8 +42,8 @@ def decided(config: Config, client: S3Client | None) -> Config:
         client: For experts in S3; None where it cannot be read.
 
     Raises:
-        InvalidInputError: The experts are not of the kind that `models.weights` asks for, or of two kinds without
-            `models.rank`; an expert's folder is missing; or operators do not work on such weights.
+        InvalidInputError: The experts are not of the kind that `models.weights` or `models.keep_dense` asks for, or of
+            two kinds without `models.rank`; an expert's folder is missing; or operators do not work on such weights.
     """
     models = config.models
     remote = any(expert.path.startswith("s3://") for expert in models.experts.values())
@@ -64,6 +64,16 @@ def decided(config: Config, client: S3Client | None) -> Config:
         raise InvalidInputError(
             f"{_names(without)} is a full checkpoint, and models.weights is span: set models.rank (64, say), the rank"
             " of the adapter to extract from it"
+        )
+    if models.keep_dense and wanted == "dense":
+        raise InvalidInputError(
+            "models.keep_dense keeps what adapters extracted from full checkpoints leave out, and none is extracted:"
+            " set models.rank (64, say), or remove models.keep_dense"
+        )
+    if models.keep_dense and not full:
+        raise InvalidInputError(
+            "models.keep_dense keeps what full checkpoints hold beside adapters, and every expert is an adapter: remove"
+            " it, or give an expert as a full checkpoint"
         )
     experts = {
         name: expert.model_copy(update={"rank": ranks.get(name) if wanted == "span" else None})

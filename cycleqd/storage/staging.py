@@ -77,13 +77,15 @@ def open_inputs(client: S3Client, config: Config) -> dict[str, Checkpoint | Lora
 
 
 def too_wide(config: Config, base: Checkpoint, experts: Sequence[Checkpoint | LoraAdapter]) -> str | None:
-    """Why children would be adapters of a rank that vLLM does not serve; None when they are not.
+    """Why children would be adapters of a rank that vLLM does not serve; None when they are not, or not served so.
 
     Args:
         config: The configuration, with an expert's rank where one is extracted.
         base: The base.
         experts: The opened experts, in the configuration's order.
     """
+    if config.models.keep_dense:
+        return None
     ranks = total_ranks(config, base, experts)
     widest = max((min(rank, *base.tensors[name].shape) for name, rank in ranks.items()), default=0)
     if widest <= MOST:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from cycleqd.cli.validate import cost_lines
 from cycleqd.run.checks import check_method
 from cycleqd.run.estimate import Estimate, cells, estimate, measured, planned_children
 from cycleqd.run.replies import Generated, generated, replies
@@ -58,6 +59,25 @@ def test_the_published_setting_in_the_span() -> None:
     assert cost.replies.tokens == (7 + children + 2) * a_model + 10 * (189 * 200 + 171 * 250 + 55 * 400)
     assert cost.replies.hours == cost.replies.tokens / 5000 / 3600
     assert cost.replies.assumed == ("mbpp", "db", "os") and not cost.replies.rate_measured
+
+
+def test_dense_swaps_are_priced() -> None:
+    config = in_span(load(LLAMA3), rank=64, children=16)
+    config = config.model_copy(update={"models": config.models.model_copy(update={"keep_dense": True})})
+    stored = Sizes(given=64 * GB, largest=16 * GB, seeded=4 * GB, child=33_000_000, swapped=16 * GB)
+    cost = cost_of(config, stored)
+    children = 16 * 1200
+    assert cost.swapped == 16 * GB
+    assert cost.swaps == (3 + children + 2) + (3 + 2 + 1)  # a split each: experts, children, what finalising makes
+    assert cost.written == 4 * GB + (3 + 2 * children + 2) * 33_000_000 + 16 * GB  # the final model's checkpoint, too
+    assert cost.kept == 4 * GB + (3 + 675 + 2) * 33_000_000 + 16 * GB
+    assert cost.engine_starts == 1 + 1200 + 2
+    (said,) = [line for line in cost_lines(cost) if "dense swaps" in line]
+    assert said.startswith(
+        "children are scored by dense swaps, because models.keep_dense keeps what no adapter carries"
+    )
+    assert f"up to {cost.swaps} times a full checkpoint of 16.0 GB" in said and "not mutated" in said
+    assert not any("dense swaps" in line for line in cost_lines(cost_of(load(LLAMA3), SMALL)))
 
 
 def test_a_server_starts_once() -> None:

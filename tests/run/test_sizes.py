@@ -63,6 +63,18 @@ def test_extracted_adapters(evolution: Make) -> None:
     assert told.seeded == tensors(store, layout.BASIS) + sum(tensors(store, f"adapter-{name}") for name in EXPERTS)
 
 
+def test_what_no_adapter_carries_is_swapped_in_as_a_full_checkpoint(evolution: Make) -> None:
+    made = evolution("sizes-kept", models={"rank": 8, "keep_dense": True})
+    told, without = expected(made), expected(evolution("sizes-left-out", models={"rank": 8}))
+    assert told.child == without.child + 4 * 3 * (5 + 2)  # norms; embedding and head: a number a full expert
+    assert (told.given, told.seeded) == (without.given, without.seeded) and told.adapter == without.swapped == 0
+    made.seed()
+    made.basis()
+    (core,) = cores(made.store, [model_ref(made.store, "expert-a")])
+    assert sum(c.nbytes for c in (*core.matrices.values(), *core.dense.values())) == told.child
+    assert told.swapped == manifest(made.store, "base").size
+
+
 @pytest.mark.parametrize("model", ["base", "a"])
 def test_dense_checkpoints(evolution: Make, tiny_models: Path, model: str) -> None:
     told = expected(evolution("sizes-dense"))
