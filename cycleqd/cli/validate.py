@@ -15,7 +15,7 @@ from cycleqd.cli.source import ConfigSource
 from cycleqd.errors import CycleQDError, InvalidInputError
 from cycleqd.run import checks, cluster_checks, replies
 from cycleqd.run.checks import Findings
-from cycleqd.run.estimate import SERVER_RATE, Estimate, Served, estimate, measured
+from cycleqd.run.estimate import SERVER_RATE, Estimate, ServerCost, estimate, measured
 from cycleqd.run.local.services import running
 from cycleqd.run.replies import Generated, Replies
 from cycleqd.run.sizes import sizes
@@ -130,7 +130,7 @@ def cost_lines(cost: Estimate) -> Iterator[str]:
         yield _served(cost.served)
 
 
-def _served(found: Served) -> str:
+def _served(found: ServerCost) -> str:
     rate, everything = size(SERVER_RATE), duration(found.adapters * found.seconds)
     disk, memory = size(found.folder), size(found.slot)
     return (

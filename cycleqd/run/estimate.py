@@ -24,7 +24,7 @@ docs/engines.md."""
 
 
 @dataclass(frozen=True)
-class Served:
+class ServerCost:
     """What a server does for the adapters of an evolution, before and while they generate.
 
     Attributes:
@@ -74,7 +74,7 @@ class Estimate:
     adapter: int
     written: int
     kept: int
-    served: Served | None = None
+    served: ServerCost | None = None
 
 
 def estimate(
@@ -120,11 +120,11 @@ def estimate(
     )
 
 
-def _served(config: Config, stored: Sizes, adapters: int) -> Served | None:
+def _served(config: Config, stored: Sizes, adapters: int) -> ServerCost | None:
     if config.evaluation.engine != "server" or not stored.adapter:
         return None
     seconds = stored.adapter / SERVER_RATE
-    return Served(adapters, seconds, stored.adapter, server_slots(config), stored.slot, stored.seeded)
+    return ServerCost(adapters, seconds, stored.adapter, server_slots(config), stored.slot, stored.seeded)
 
 
 def server_slots(config: Config) -> int:

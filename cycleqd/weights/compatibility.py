@@ -123,16 +123,13 @@ def ending_at(model: Checkpoint, base: Checkpoint, ends: tuple[int, ...]) -> dic
 
 
 def _ends(model: Model, base: Tokenizer) -> tuple[int, ...]:
-    """Where a model ends by itself. Of an adapter without a generation config, the end token of its tokenizer, where
-    that is another than the base's.
+    """Where a model ends by itself: by its configuration, and by its tokenizer's end token where that names none; of an
+    adapter also where it is not the base's, as trainers change the one without the other.
     """
     tokenizer = Tokenizer(model.source)
-    if tokenizer.ends is not None:
-        return tokenizer.ends
-    if isinstance(model, LoraAdapter) and tokenizer.stop == base.stop:
-        return ()
-    index = (tokenizer.ids or base.ids or {}).get(tokenizer.stop or "")
-    return () if index is None else (index,)
+    asked = tokenizer.stop != base.stop if isinstance(model, LoraAdapter) else tokenizer.ends is None
+    index = (tokenizer.ids or base.ids or {}).get(tokenizer.stop or "") if asked else None
+    return (*(tokenizer.ends or ()), *(() if index is None else (index,)))
 
 
 def _unsupported(model: Checkpoint) -> Iterator[str]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from cycleqd.cli.validate import cost_lines
 from cycleqd.run.checks import check_method
-from cycleqd.run.estimate import Estimate, Served, cells, estimate, measured, planned_children
+from cycleqd.run.estimate import Estimate, ServerCost, cells, estimate, measured, planned_children
 from cycleqd.run.replies import Generated, generated, replies
 from cycleqd.run.sizes import Sizes
 from cycleqd.search.config import Config, load
@@ -71,13 +71,13 @@ def test_a_server_starts_once_and_makes_each_adapter() -> None:
     cost = cost_of(served, stored)
     assert cost.engine_starts == 1
     adapters = (3 + 16 * 1200 + 2) + (3 + 2 + 1)  # experts, children and combined; held out the best elite, too
-    assert cost.served == Served(adapters, 252 / 180, 252_000_000, 16, 370_000_000, GB // 2)
+    assert cost.served == ServerCost(adapters, 252 / 180, 252_000_000, 16, 370_000_000, GB // 2)
     (line,) = [line for line in cost_lines(cost) if line.startswith("server: ")]
     assert (
         f"at most {adapters} adapters of cores, each in 1.4 s of one CPU thread at 180.0 MB a second (measured" in line
     )
     assert "252.0 MB of its disk; 16 share a batch, each in 370.0 MB of the GPU's memory" in line
-    assert cost_of(in_span(served, rank=None, children=2), stored).served == Served(
+    assert cost_of(in_span(served, rank=None, children=2), stored).served == ServerCost(
         3 + 2 * 1200 + 2 + 6, 252 / 180, 252_000_000, 3, 370_000_000, GB // 2
     )
 
