@@ -15,7 +15,7 @@ from cycleqd.cli.source import ConfigSource
 from cycleqd.errors import CycleQDError, InvalidInputError
 from cycleqd.run import checks, cluster_checks, replies
 from cycleqd.run.checks import Findings
-from cycleqd.run.estimate import Estimate, estimate, measured
+from cycleqd.run.estimate import SERVER_RATE, Estimate, ServerCost, estimate, measured
 from cycleqd.run.local.services import running
 from cycleqd.run.replies import Generated, Replies
 from cycleqd.run.sizes import sizes
@@ -133,6 +133,19 @@ def cost_lines(cost: Estimate) -> Iterator[str]:
             " machine's cache (place.cache_size) and swapped into the engine; what is kept is combined, not mutated"
         )
     yield "generating: unknown, as samples in S3 are not counted here" if cost.replies is None else _said(cost.replies)
+    if cost.served:
+        yield _served(cost.served)
+
+
+def _served(found: ServerCost) -> str:
+    rate, everything = size(SERVER_RATE), duration(found.adapters * found.seconds)
+    disk, memory = size(found.folder), size(found.slot)
+    return (
+        f"server: it starts once, reads base and basis ({size(found.basis)}) once, and makes at most {found.adapters}"
+        f" adapters of cores, each in {found.seconds:.2g} s of one CPU thread at {rate} a second (measured:"
+        f" docs/engines.md; {everything} in all) and {disk} of its disk; {found.slots} share a batch, each"
+        f" in {memory} of the GPU's memory, set aside when it starts"
+    )
 
 
 def _said(found: Replies) -> str:

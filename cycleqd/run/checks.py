@@ -80,7 +80,7 @@ def decide(config: Config, store: Store | None, findings: Findings) -> Config:
 
 
 def check_models(config: Config, store: Store | None, findings: Findings) -> dict[str, Checkpoint | LoraAdapter]:
-    """Open base and experts, and compare architecture, tokenizer, vocabulary, tensors, shapes and ranks.
+    """Open base and experts, and compare architecture, tokenizer, template, tensors, shapes and ranks.
 
     Args:
         config: The configuration, `models.weights` decided.
@@ -91,9 +91,8 @@ def check_models(config: Config, store: Store | None, findings: Findings) -> dic
         By model id what could be opened, the base first.
     """
     from cycleqd.storage.inputs import find_source
-    from cycleqd.storage.staging import given, open_expert, too_wide
+    from cycleqd.storage.staging import given, open_expert
     from cycleqd.weights.checkpoint import open_checkpoint
-    from cycleqd.weights.compatibility import problems
 
     opened: dict[str, Checkpoint | LoraAdapter] = {}
     base: Checkpoint | None = None
@@ -108,16 +107,27 @@ def check_models(config: Config, store: Store | None, findings: Findings) -> dic
                 opened[model] = open_expert(source, base)
         except CycleQDError as error:
             findings.collect(error)
-    if base is None:
-        return opened
-    experts = [found for model, found in opened.items() if model != "base"]
-    findings.problems += problems(base, [found for found in experts if isinstance(found, Checkpoint)])
+    if base is not None:
+        try:
+            _compare(config, base, [found for model, found in opened.items() if model != "base"], findings)
+        except CycleQDError as error:  # a broken tokenizer file
+            findings.collect(error)
+    return opened
+
+
+def _compare(config: Config, base: Checkpoint, experts: list[Checkpoint | LoraAdapter], findings: Findings) -> None:
+    """Whether experts fit the base."""
+    from cycleqd.storage.staging import too_wide, unprompted
+    from cycleqd.weights import compatibility
+
+    findings.problems += compatibility.problems(base, experts)
+    findings.problems += unprompted(config, base, experts)
+    findings.warnings += compatibility.warnings(base, experts)
     for expert in experts:
         if isinstance(expert, LoraAdapter):
             findings.warnings += lora.warnings(expert, config.models.base)
     if config.in_span and len(experts) == len(config.models.experts) and (wide := too_wide(config, base, experts)):
         findings.problems.append(wide)
-    return opened
 
 
 def check_tasks(config: Config, findings: Findings, begin: Callable[[str], None]) -> dict[str, dict[str, int]]:
@@ -146,21 +156,13 @@ def check_tasks(config: Config, findings: Findings, begin: Callable[[str], None]
 
 
 def check_server(config: Config) -> Iterator[str]:
-    """What speaks against generating with a server: it has the base, and adapters of it.
+    """What a server lacks to generate; that models fit one is decided with `models.weights`.
 
     Args:
-        config: The configuration, `models.weights` decided.
+        config: The configuration.
     """
-    if config.evaluation.engine != "server":
-        return
-    if not config.place.server.url:
+    if config.evaluation.engine == "server" and not config.place.server.url:
         yield "evaluation.engine is server: say where it is (place.server.url)"
-    if not config.in_span or config.extracted:
-        full = "every model" if config.models.keep_dense else ", ".join(config.extracted) or "every model"
-        yield (
-            f"evaluation.engine is server, which scores adapters of the base, and {full} is a full checkpoint: give"
-            " experts as adapters (docs/adapters.md), or take the vllm engine"
-        )
 
 
 def _check_task(name: str, task: TaskConfig, findings: Findings) -> dict[str, int]:

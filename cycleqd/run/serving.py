@@ -23,7 +23,8 @@ from cycleqd.evaluation.engines import EngineSettings
 from cycleqd.evaluation.engines.common.checkpoint import ModelFolder
 from cycleqd.evaluation.engines.common.resolver import AdapterKeeper, Served
 from cycleqd.evaluation.engines.common.watched import environment
-from cycleqd.evaluation.engines.vllm import RANKS, SLOTS, VllmEngine
+from cycleqd.evaluation.engines.vllm import RANKS, VllmEngine
+from cycleqd.run.estimate import server_slots
 from cycleqd.search.config import Config
 from cycleqd.search.place import Place
 from cycleqd.storage import layout
@@ -100,7 +101,7 @@ def serving(
             EngineSettings(wanted.dtype, wanted.batch_tokens, wanted.threads, wanted.max_context, place.device)
         )
         arguments = engine.arguments(ModelFolder.open(folder, wanted.max_context))
-        slots = min(SLOTS, max(config.method.children, len(config.models.experts)))
+        slots = server_slots(config)
         arguments |= {"served_model_name": recorded.digest, "host": listening.host, "port": listening.port}
         arguments |= {"enable_lora": True, "max_lora_rank": rank, "max_loras": slots, "max_cpu_loras": 2 * slots}
         arguments |= {

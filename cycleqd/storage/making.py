@@ -31,6 +31,7 @@ from cycleqd.weights.manifest import Manifest
 from cycleqd.weights.plain_adapter import write_adapter
 from cycleqd.weights.protocols import Sink
 from cycleqd.weights.stream import write_checkpoint
+from cycleqd.weights.tokenizer import Tokenizer
 
 Recipe = Sequence[tuple[ModelRef, float]]
 """Models and coefficients β of θ_base + Σ β τ."""
@@ -284,7 +285,7 @@ def open_adapters(store: Store, base: ModelRef, adapters: Sequence[ModelRef]) ->
 def write_peft(
     store: Store, place: Place, core: span.Core, target: Sink, base_model: str, rank: int | None
 ) -> Manifest:
-    """A core as a PEFT adapter's folder, in float32.
+    """A core as a PEFT adapter's folder, in float32, with the base's tokenizer, chat template and end tokens.
 
     Args:
         store: The evolution.
@@ -294,8 +295,9 @@ def write_peft(
         base_model: What the adapter names as its base: a path or a name on Hugging Face.
         rank: Cut to this rank; None: nothing is cut.
     """
+    beside = Tokenizer(open_model(store, model_ref(store, "base")).source).files()
     with opened_basis(store, place) as basis:
-        return write_adapter(target, span.low_rank(basis, core, rank), base_model)
+        return write_adapter(target, span.low_rank(basis, core, rank), base_model, beside=beside)
 
 
 def with_dense(store: Store, config: Config, core: span.Core, name: str) -> span.Core:

@@ -19,7 +19,7 @@ from cycleqd.storage.inputs import find_source
 from cycleqd.storage.models import sink
 from cycleqd.storage.objects import Store
 from cycleqd.weights.checkpoint import FLOATS, Checkpoint, open_checkpoint
-from cycleqd.weights.compatibility import refuse_problems
+from cycleqd.weights.compatibility import end_tokens, ending_at, prompt_problems, refuse_problems
 from cycleqd.weights.kinds import MATRIX, kind_of
 from cycleqd.weights.lora import WEIGHTS, LoraAdapter, is_adapter, open_adapter
 from cycleqd.weights.manifest import FileEntry, Manifest
@@ -70,10 +70,24 @@ def open_inputs(client: S3Client, config: Config) -> dict[str, Checkpoint | Lora
     sources = {model: find_source(client, path) for model, path in given(config).items()}
     base = open_checkpoint(sources.pop("base"))
     opened = {model: open_expert(source, base) for model, source in sources.items()}
-    refuse_problems(base, [found for found in opened.values() if isinstance(found, Checkpoint)])
-    if config.in_span and (problem := too_wide(config, base, list(opened.values()))):
+    refuse_problems(base, list(opened.values()))
+    problems = unprompted(config, base, list(opened.values()))
+    if config.in_span and (wide := too_wide(config, base, list(opened.values()))):
+        problems.append(wide)
+    for problem in problems:
         raise InvalidInputError(problem)
     return {"base": base, **opened}
+
+
+def unprompted(config: Config, base: Checkpoint, experts: Sequence[Checkpoint | LoraAdapter]) -> list[str]:
+    """Models without the chat template that an engine makes prompts with, a sentence each; a user's own may need none.
+
+    Args:
+        config: It names the engine.
+        base: The base.
+        experts: The opened experts.
+    """
+    return [] if ":" in config.evaluation.engine else prompt_problems(base, experts)
 
 
 def too_wide(config: Config, base: Checkpoint, experts: Sequence[Checkpoint | LoraAdapter]) -> str | None:
@@ -133,24 +147,32 @@ def open_expert(source: Source, base: Checkpoint) -> Checkpoint | LoraAdapter:
     return open_adapter(source, base) if is_adapter(source.files()) else open_checkpoint(source)
 
 
-def copy_model(store: Store, model: str, opened: Checkpoint | LoraAdapter) -> Manifest:
-    """Copy what belongs to a checkpoint or an adapter.
+def copy_model(store: Store, model: str, opened: Mapping[str, Checkpoint | LoraAdapter]) -> Manifest:
+    """Copy what belongs to a checkpoint or an adapter; a checkpoint gets the end tokens of all models.
 
     Args:
         store: The evolution.
-        model: The model's id.
-        opened: What is copied.
+        model: Id of the model that is copied.
+        opened: As `open_inputs`.
     """
-    target, files = sink(store, layout.checkpoint(model)), {}
-    for name, size in parts(opened).items():
+    target, files, found = sink(store, layout.checkpoint(model)), {}, opened[model]
+    changed = _ending_together(opened, found) if isinstance(found, Checkpoint) else {}
+    sizes = parts(found) | {name: len(content) for name, content in changed.items()}
+    for name, size in sorted(sizes.items()):
         with ExitStack() as stack:
             writer = target.create(name, size)
             stack.callback(writer.abort)
-            for piece in _pieces(opened.source, name, size):
+            for piece in [changed[name]] if name in changed else _pieces(found.source, name, size):
                 writer.write(piece)
             files[name] = FileEntry(size, writer.close())
             stack.pop_all()
     return Manifest(files)
+
+
+def _ending_together(opened: Mapping[str, Checkpoint | LoraAdapter], model: Checkpoint) -> Mapping[str, bytes]:
+    base, *others = opened.values()
+    assert isinstance(base, Checkpoint), "an adapter is no base"
+    return ending_at(model, base, end_tokens(base, others))
 
 
 def parts(opened: Checkpoint | LoraAdapter) -> dict[str, int]:

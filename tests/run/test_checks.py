@@ -35,20 +35,13 @@ def test_a_good_place_has_no_problems_and_no_warnings() -> None:
     assert [*check_cluster(cluster(**place)), *cluster_warnings(cluster(**place))] == []
 
 
-def test_a_server_needs_an_address_and_adapters() -> None:
+def test_a_server_needs_an_address() -> None:
     config = two_tasks(server={"url": "http://cycleqd-server:8000/"})
     assert config.place.server.url == "http://cycleqd-server:8000"
-    assert [*check_server(config)] == []
     evaluation = config.evaluation.model_copy(update={"engine": "server"})
-    in_span = config.models.model_copy(update={"weights": "span"})
-    assert [*check_server(config.model_copy(update={"evaluation": evaluation, "models": in_span}))] == []
-    experts = {name: expert.model_copy(update={"rank": 8}) for name, expert in config.models.experts.items()}
-    kept = in_span.model_copy(update={"experts": experts, "keep_dense": True})
-    (refused,) = check_server(config.model_copy(update={"evaluation": evaluation, "models": kept}))
-    assert "scores adapters of the base, and every model is a full checkpoint" in refused
-    address, adapters = check_server(two_tasks().model_copy(update={"evaluation": evaluation}))
+    assert [*check_server(config)] == [*check_server(config.model_copy(update={"evaluation": evaluation}))] == []
+    (address,) = check_server(two_tasks().model_copy(update={"evaluation": evaluation}))
     assert address == "evaluation.engine is server: say where it is (place.server.url)"
-    assert "scores adapters of the base, and every model is a full checkpoint: give experts as adapters" in adapters
 
 
 @pytest.mark.parametrize(

@@ -99,3 +99,30 @@ def test_validate_lists_each_operator(tiny_models: Path, tmp_path: Path) -> None
         "crossover 'dare'",
         "mutation 'gaussian'",
     ]
+
+
+def test_a_server_scores_adapters_only(tiny_models: Path, tmp_path: Path) -> None:
+    """Full experts, also those that adapters are extracted from, are refused by validate and by seeding."""
+    folder = write_adapters(tiny_models, tmp_path)
+
+    def served(*full: str, **models: Any) -> Config:
+        tree = two_tasks().model_dump(mode="json", by_alias=True)
+        tree["evaluation"]["engine"] = "server"
+        for expert, name in zip(tree["models"]["experts"].values(), EXPERTS, strict=False):
+            expert["path"] = str((tiny_models if name in full else folder) / name)
+        tree["models"] |= models
+        return Config.model_validate(tree)
+
+    assert decided(served(), None).in_span
+    for config, expert in (
+        (served("b", rank=4), "expert 'blue'"),
+        (served("a", "b"), "expert 'blue', 'red'"),
+    ):
+        findings = Findings()
+        decide(config, None, findings)
+        (problem,) = findings.problems
+        assert problem.startswith(
+            f"evaluation.engine is server, which scores adapters of the base, and {expert} is a full checkpoint: give"
+        )
+        with pytest.raises(InvalidInputError, match=r"evaluation\.engine is server"):
+            decided(config, None)
