@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from cycleqd.errors import InvalidInputError
 from cycleqd.loading import is_file
+from cycleqd.outside import inside, is_name
 from cycleqd.search.config import Config, TaskConfig
 from cycleqd.search.records import JSON, digest
 from cycleqd.storage import layout
@@ -156,13 +157,19 @@ def parts(opened: Checkpoint | LoraAdapter) -> dict[str, int]:
 
     Args:
         opened: A checkpoint or an adapter.
+
+    Raises:
+        InvalidInputError: One has a name that no file of a folder has, as objects in S3 can.
     """
     weights = {tensor.file for tensor in opened.tensors.values()} if isinstance(opened, Checkpoint) else {WEIGHTS}
-    return {
+    found = {
         name: size
         for name, size in sorted(opened.source.files().items())
         if name in weights or name.endswith(_COMPANIONS) or name.startswith(_NOTICES)
     }
+    if odd := [name for name in found if not is_name(name)]:
+        raise InvalidInputError(f"{opened.source.location} holds {odd[0]!r}, which is no file's name; rename it")
+    return found
 
 
 def _pieces(source: Source, name: str, size: int) -> Iterator[Buffer]:
@@ -226,7 +233,7 @@ def fetch_operators(client: S3Client, tree: JSON, folder: Path) -> JSON:
         if not is_file(plugin) or not module.startswith("s3://"):
             return plugin
         ((path, where),) = _find_plugin(client, what, module).items()
-        copy = folder / f"{what.rpartition('.')[2]}.py"
+        copy = inside(folder, f"{what.rpartition('.')[2]}.py")
         copy.write_bytes(_content(path, where))
         return f"{copy}:{name}"
 
@@ -259,6 +266,8 @@ def _remote(client: S3Client, what: str, url: str, basename: str) -> dict[str, P
     below = Store(client, bucket, key).list("")
     if not below:
         raise InvalidInputError(f"{what}: there is no object {url}; correct it in the configuration")
+    if odd := [path for path in below if not is_name(path)]:
+        raise InvalidInputError(f"{what}: {url} holds {odd[0]!r}, which is no name of a file in a folder; rename it")
     return {f"{basename}/{path}": S3Source(client, bucket, f"{key}/{path}".rpartition("/")[0]) for path in below}
 
 
