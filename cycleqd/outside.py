@@ -8,7 +8,7 @@ from __future__ import annotations
 import gzip
 import json
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from cycleqd.errors import IntegrityError
 
@@ -151,18 +151,18 @@ def read_file(path: Path, most: int = DATA_BYTES) -> bytes:
     return data
 
 
-def unpack(path: Path, most: int = DATA_BYTES) -> bytes:
+def unpack(packed: Path | IO[bytes], most: int = DATA_BYTES) -> bytes:
     """The content of a gzip file.
 
     Args:
-        path: The file.
+        packed: The file.
         most: Bytes that it may unpack to.
 
     Raises:
-        OSError: It cannot be read, or is no gzip file.
+        OSError: It cannot be read, or is no gzip file; EOFError, a part of one.
         ValueError: It unpacks to more.
     """
-    with gzip.open(path) as file:
+    with gzip.open(packed) as file:
         data = file.read(most + 1)
     if len(data) > most:
         raise ValueError(f"it unpacks to more than {most:,} bytes")

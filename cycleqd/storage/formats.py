@@ -6,10 +6,10 @@ step to _STEPS; nothing else looks at the number. A checkpoint's digest has a fo
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Sequence
 
 from cycleqd.errors import IntegrityError, InvalidInputError
+from cycleqd.outside import parse_json
 from cycleqd.search.records import JSON, canonical
 from cycleqd.storage import layout
 
@@ -57,7 +57,7 @@ def decode(key: str, data: bytes, url: str) -> JSON:
         InvalidInputError: it is of a format that this version does not read.
     """
     try:
-        value = json.loads(data)
+        value = parse_json(data)
     except ValueError as error:
         raise IntegrityError(f"{url} is not JSON ({error}); it was truncated or altered: restore it") from error
     if not isinstance(value, dict):

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from cycleqd.errors import InvalidInputError
 from cycleqd.loading import is_file
-from cycleqd.outside import inside, is_name
+from cycleqd.outside import DATA_BYTES, inside, is_name, read_file
 from cycleqd.search.config import Config, TaskConfig
 from cycleqd.search.records import JSON, digest
 from cycleqd.storage import layout
@@ -254,7 +254,7 @@ def copy_operators(store: Store, config: Config) -> None:
         config: The configuration that is being seeded.
     """
     for key, file in config.own_files.items():
-        store.put(key, Path(file).read_bytes())
+        store.put(key, _content(file, Path(file)))
 
 
 def _remote(client: S3Client, what: str, url: str, basename: str) -> dict[str, Path | S3Source]:
@@ -295,4 +295,11 @@ def _copy(store: Store, key: str, path: str, where: Path | S3Source) -> JSON:
 
 def _content(path: str, where: Path | S3Source) -> bytes:
     name = path.rsplit("/", 1)[-1]
-    return where.read_bytes() if isinstance(where, Path) else bytes(where.read_range(name, 0, where.files()[name]))
+    try:
+        if isinstance(where, Path):
+            return read_file(where)
+        if (size := where.files()[name]) > DATA_BYTES:
+            raise ValueError(f"it has {size:,} bytes, and at most {DATA_BYTES:,} are read")
+    except ValueError as error:
+        raise InvalidInputError(f"{path} of a task or a plug-in: {error}; use a smaller file") from error
+    return bytes(where.read_range(name, 0, size))

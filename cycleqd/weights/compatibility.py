@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Iterator, Sequence
 from itertools import islice
 from typing import Any
 
 from cycleqd.errors import InvalidInputError
+from cycleqd.outside import parse_json
 from cycleqd.weights.checkpoint import FLOATS, Checkpoint
 
 _MEANING = (
@@ -98,7 +98,7 @@ def _some(names: Sequence[str]) -> str:
 def _vocabulary(model: Checkpoint) -> dict[str, int] | str | None:
     """Token → id from tokenizer.json, else the digest of a sentencepiece model, else None: nothing to compare."""
     if "tokenizer.json" in model.sizes:
-        return _token_ids(json.loads(_read(model, "tokenizer.json")))
+        return _token_ids(parse_json(_read(model, "tokenizer.json")))
     if "tokenizer.model" in model.sizes:
         return hashlib.sha256(_read(model, "tokenizer.model")).hexdigest()
     return None

@@ -17,6 +17,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load, save
 
 from cycleqd.errors import IntegrityError, InvalidInputError
+from cycleqd.outside import parse_json
 from cycleqd.search.operators import Drawn, Parameters
 from cycleqd.search.operators.crossover import Crossover, SpanCrossover
 from cycleqd.search.operators.mutation import CoreMutation, Matrix, Mutation, SpanMutation
@@ -61,8 +62,8 @@ class Core:
         """
         try:
             matrices = load(data)
-            header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
-            names = json.loads(header["__metadata__"]["cycleqd"])
+            header = parse_json(data[8 : 8 + int.from_bytes(data[:8], "little")])
+            names = parse_json(header["__metadata__"]["cycleqd"])
             return Core(str(names["base"]), str(names["basis"]), matrices)
         except (SafetensorError, ValueError, KeyError, TypeError) as error:
             raise IntegrityError(f"{where} is not a core ({error!r}); it was altered: restore it") from error
