@@ -62,13 +62,18 @@ def _problem(folder: str) -> str | None:
     return None
 
 
+def _status() -> list[str]:
+    return Path("/proc/self/status").read_text().splitlines()
+
+
 def _main(folders: Sequence[str]) -> None:
     import transformers
     from transformers import AutoTokenizer, PreTrainedTokenizerFast  # noqa: F401 (before the clock starts)
 
     transformers.logging.set_verbosity_error()
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    resource.setrlimit(resource.RLIMIT_DATA, (MEMORY, MEMORY))
+    used_by_imports = next(int(line.split()[1]) << 10 for line in _status() if line.startswith("VmData:"))
+    resource.setrlimit(resource.RLIMIT_DATA, (used_by_imports + MEMORY, used_by_imports + MEMORY))
     for folder in folders:
         used = resource.getrusage(resource.RUSAGE_SELF)
         limit = int(used.ru_utime + used.ru_stime) + CPU_SECONDS

@@ -107,8 +107,7 @@ def test_a_model_and_its_copies_are_elites_of_so_many_archives() -> None:
         archives = [Archive(task, behaviour(AXES, task)) for task in AXES]
         rule = Limit(archives=most)
         for one in models:
-            for index in rule.entered(one, archives):
-                archives[index] = archives[index].offer(one, rule)
+            archives = rule.offer(one, archives, "average")
         return [sorted(elite.model.id for elite in archive.elites.values()) for archive in archives]
 
     tasks = tuple(AXES)
@@ -120,6 +119,10 @@ def test_a_model_and_its_copies_are_elites_of_so_many_archives() -> None:
     siblings = [replace(model(name, *scores, tasks=tasks), origin="p") for name, scores in
                 (("s", (0.2, 0.9, 0.5)), ("t", (0.9, 0.1, 0.1)))]  # fmt: skip
     assert homes(1, *siblings) == [[], ["s", "t"], []]
+    filled = [model(name, *scores, tasks=tasks) for name, scores in
+              (("f", (0.5, 0.25, 0.5)), ("g", (0.1, 0.9, 0.5)), ("h", (0.1, 0.3, 0.9)))]  # fmt: skip
+    late = model("w", 0.49, 0.25, 0.5, tasks=tasks)  # nearest to the best of archive a, where its cell is taken
+    assert homes(1, *filled, late) == [["f"], ["g"], ["h", "w"]]
     stranger = replace(model("u", 0.9, 0.1, 0.1, tasks=tasks), origin="q")
     assert homes(1, siblings[0], stranger) == [["u"], ["s"], []]
 

@@ -139,8 +139,7 @@ class Algorithm(ABC):
         """
         archives, copies = list(state.archives), self.method.copies
         for model in scored:
-            for index in copies.entered(model, archives):
-                archives[index] = archives[index].offer(model, copies, state.ties)
+            archives = copies.offer(model, archives, state.ties)
         lines = tuple(Evaluated(state.generation, m.model, m.scores, m.origin) for m in scored)
         kept = tuple(line for line in state.history if line.model == state.best)
         return replace(

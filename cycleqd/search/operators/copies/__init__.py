@@ -12,7 +12,7 @@ from cycleqd.search.operators.selection import Weights
 from cycleqd.search.records import Scored
 
 if TYPE_CHECKING:
-    from cycleqd.search.archive import Archive
+    from cycleqd.search.archive import Archive, Ties
 
 
 class Copies(Operator):
@@ -32,14 +32,15 @@ class Copies(Operator):
         """
         return True
 
-    def entered(self, candidate: Scored, archives: Sequence[Archive]) -> Sequence[int]:
-        """The archives that a model is offered to, one after another, by their positions.
+    def offer(self, candidate: Scored, archives: Sequence[Archive], ties: Ties) -> list[Archive]:
+        """All K archives after a model was offered to them.
 
         Args:
             candidate: The model and its scores.
-            archives: All K archives, as they are before.
+            archives: As they are before.
+            ties: Which of two models of equal quality is better.
         """
-        return range(len(archives))
+        return [archive.offer(candidate, self, ties) for archive in archives]
 
     def kin(self, models: Sequence[Scored], tasks: Sequence[str]) -> Weights:
         """How many of the models are of each one's kind, itself included, [n] ≥ 1: selection divides by it.

@@ -11,13 +11,13 @@ from cycleqd.search.operators.copies import Copies
 from cycleqd.search.records import Scored
 
 if TYPE_CHECKING:
-    from cycleqd.search.archive import Archive
+    from cycleqd.search.archive import Archive, Ties
 
 
 class Limit(Copies):
     """Models of equal weights, or of the same parents and ω, are elites of so many archives together.
 
-    A model enters those first whose best elite it beats by most.
+    A model is offered to those first whose best elite it beats by most.
     """
 
     needs_origins = True
@@ -25,8 +25,14 @@ class Limit(Copies):
     archives: int = Field(default=1, ge=1)
     """Archives that a model and its copies may be elites of."""
 
-    def entered(self, candidate: Scored, archives: Sequence[Archive]) -> Sequence[int]:
-        """By how far the model is ahead of each archive's best; without those that others' copies have used up."""
-        held = {index for index, archive in enumerate(archives) if any(map(candidate.copies, archive.elites.values()))}
-        order = sorted(range(len(archives)), key=lambda index: (index not in held, -archives[index].lead(candidate)))
-        return order[: max(self.archives, len(held))]
+    def offer(self, candidate: Scored, archives: Sequence[Archive], ties: Ties) -> list[Archive]:
+        """Those that hold a copy first, then others while the limit allows, by how far the model leads their best."""
+        found = list(archives)
+        held = {index for index, archive in enumerate(found) if any(map(candidate.copies, archive.elites.values()))}
+        left = self.archives - len(held)
+        for index in sorted(range(len(found)), key=lambda index: (index not in held, -archives[index].lead(candidate))):
+            if index not in held and left <= 0:
+                break
+            found[index] = archives[index].offer(candidate, self, ties)
+            left -= index not in held and found[index] is not archives[index]
+        return found
