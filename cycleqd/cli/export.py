@@ -11,6 +11,7 @@ from cycleqd.cli.progress import counting
 from cycleqd.cli.session import Session, session
 from cycleqd.cli.source import ConfigSource
 from cycleqd.errors import InvalidInputError
+from cycleqd.outside import inside
 from cycleqd.run.replay import stored
 from cycleqd.search.config import Config
 from cycleqd.storage import layout
@@ -126,4 +127,4 @@ def refuse_collected(store: Store, model: str) -> None:
 def _download(store: Store, model: str, recorded: Manifest, folder: Path, advance: Callable[[int], None]) -> None:
     """Write the checkpoint's files into the folder, each verified; `advance` is called with every file's bytes."""
     for name, entry in recorded.files.items():
-        store.get_file(f"{layout.checkpoint(model)}/{name}", folder / name, entry.sha256, advance)
+        store.get_file(f"{layout.checkpoint(model)}/{name}", inside(folder, name), entry.sha256, advance)

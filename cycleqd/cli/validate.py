@@ -20,6 +20,7 @@ from cycleqd.run.local.services import running
 from cycleqd.run.replies import Generated, Replies
 from cycleqd.run.sizes import sizes
 from cycleqd.run.steps import find_state
+from cycleqd.run.templates import check_templates
 from cycleqd.search.config import Config
 from cycleqd.storage.client import probe
 from cycleqd.storage.objects import Store
@@ -77,6 +78,7 @@ def _check_models(config: Config, samples: Samples, store: Store | None, finding
     config = checks.decide(config, store, findings)
     findings.problems += checks.check_server(config)
     opened = checks.check_models(config, store, findings)
+    findings.problems += check_templates(opened)
     seconds: dict[str, float] = {}
     generated: dict[str, Generated] = {}
     if store is not None:

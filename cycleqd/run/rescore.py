@@ -12,7 +12,7 @@ from itertools import product
 from components.update_archives.stage import METHOD_VERSION, move_head, outputs, seeded_models, write_snapshot
 from cycleqd.evaluation.scoring import evaluate_all
 from cycleqd.evaluation.secrets import withheld
-from cycleqd.search import state as states
+from cycleqd.search import rebuilt
 from cycleqd.search.algorithms import algorithm
 from cycleqd.search.config import Config
 from cycleqd.search.records import JSON
@@ -96,7 +96,7 @@ def edit(store: Store, config: Config, head: Head, state: State, models: Sequenc
 
     def compute(clock: Clock) -> JSON:
         with clock.part("update"):
-            again = states.rescored(config, state, base, scored)
+            again = rebuilt.rescored(config, state, base, scored)
         return outputs(write_snapshot(store, again, edition), edition, models)
 
     folder = layout.maker(head.snapshot, edition)

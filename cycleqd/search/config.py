@@ -19,6 +19,7 @@ from pydantic import (
 
 from cycleqd.errors import InvalidInputError
 from cycleqd.loading import is_file
+from cycleqd.outside import YAML_BYTES, parse_yaml, read_file
 from cycleqd.search.experts import Models
 from cycleqd.search.fields import Fraction, Location, Name, Plugin, Section, stored, stored_by_content
 from cycleqd.search.method import Method
@@ -289,10 +290,10 @@ def _laid(under: Any, over: Any) -> Any:
 
 def _read(path: Path) -> Any:
     try:
-        return yaml.safe_load(path.read_text())
+        return parse_yaml(read_file(path, YAML_BYTES))
     except OSError as error:
         raise InvalidInputError(f"{path}: cannot be read ({error.strerror}); give the path of a config file") from error
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, ValueError) as error:
         raise InvalidInputError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from error
 
 

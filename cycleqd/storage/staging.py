@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from cycleqd.errors import InvalidInputError
 from cycleqd.loading import is_file
+from cycleqd.outside import DATA_BYTES, inside, is_name, read_file
 from cycleqd.search.config import Config, TaskConfig
 from cycleqd.search.records import JSON, digest
 from cycleqd.storage import layout
@@ -180,13 +181,19 @@ def parts(opened: Checkpoint | LoraAdapter) -> dict[str, int]:
 
     Args:
         opened: A checkpoint or an adapter.
+
+    Raises:
+        InvalidInputError: One has a name that no file of a folder has, as objects in S3 can.
     """
     weights = {tensor.file for tensor in opened.tensors.values()} if isinstance(opened, Checkpoint) else {WEIGHTS}
-    return {
+    found = {
         name: size
         for name, size in sorted(opened.source.files().items())
         if name in weights or name.endswith(_COMPANIONS) or name.startswith(_NOTICES)
     }
+    if odd := [name for name in found if not is_name(name)]:
+        raise InvalidInputError(f"{opened.source.location} holds {odd[0]!r}, which is no file's name; rename it")
+    return found
 
 
 def _pieces(source: Source, name: str, size: int) -> Iterator[Buffer]:
@@ -250,7 +257,7 @@ def fetch_operators(client: S3Client, tree: JSON, folder: Path) -> JSON:
         if not is_file(plugin) or not module.startswith("s3://"):
             return plugin
         ((path, where),) = _find_plugin(client, what, module).items()
-        copy = folder / f"{what.rpartition('.')[2]}.py"
+        copy = inside(folder, f"{what.rpartition('.')[2]}.py")
         copy.write_bytes(_content(path, where))
         return f"{copy}:{name}"
 
@@ -271,7 +278,7 @@ def copy_operators(store: Store, config: Config) -> None:
         config: The configuration that is being seeded.
     """
     for key, file in config.own_files.items():
-        store.put(key, Path(file).read_bytes())
+        store.put(key, _content(file, Path(file)))
 
 
 def _remote(client: S3Client, what: str, url: str, basename: str) -> dict[str, Path | S3Source]:
@@ -283,6 +290,8 @@ def _remote(client: S3Client, what: str, url: str, basename: str) -> dict[str, P
     below = Store(client, bucket, key).list("")
     if not below:
         raise InvalidInputError(f"{what}: there is no object {url}; correct it in the configuration")
+    if odd := [path for path in below if not is_name(path)]:
+        raise InvalidInputError(f"{what}: {url} holds {odd[0]!r}, which is no name of a file in a folder; rename it")
     return {f"{basename}/{path}": S3Source(client, bucket, f"{key}/{path}".rpartition("/")[0]) for path in below}
 
 
@@ -310,4 +319,11 @@ def _copy(store: Store, key: str, path: str, where: Path | S3Source) -> JSON:
 
 def _content(path: str, where: Path | S3Source) -> bytes:
     name = path.rsplit("/", 1)[-1]
-    return where.read_bytes() if isinstance(where, Path) else bytes(where.read_range(name, 0, where.files()[name]))
+    try:
+        if isinstance(where, Path):
+            return read_file(where)
+        if (size := where.files()[name]) > DATA_BYTES:
+            raise ValueError(f"it has {size:,} bytes, and at most {DATA_BYTES:,} are read")
+    except ValueError as error:
+        raise InvalidInputError(f"{path} of a task or a plug-in: {error}; use a smaller file") from error
+    return bytes(where.read_range(name, 0, size))

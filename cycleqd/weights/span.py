@@ -20,6 +20,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load, save
 
 from cycleqd.errors import IntegrityError, InvalidInputError
+from cycleqd.outside import parse_json
 from cycleqd.search.operators import Drawn, Parameters
 from cycleqd.search.operators.crossover import Crossover, SpanCrossover
 from cycleqd.search.operators.mutation import CoreMutation, Matrix, Mutation, SpanMutation
@@ -71,8 +72,8 @@ class Core:
         """
         try:
             tensors = load(data)
-            header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
-            names = json.loads(header["__metadata__"]["cycleqd"])
+            header = parse_json(data[8 : 8 + int.from_bytes(data[:8], "little")])
+            names = parse_json(header["__metadata__"]["cycleqd"])
             dense = {name.removesuffix(_DENSE): tensors.pop(name) for name in list(tensors) if name.endswith(_DENSE)}
             full = tuple(map(ModelRef.from_json, names.get("full", ())))
             return Core(str(names["base"]), str(names["basis"]), tensors, full, dense)
