@@ -10,15 +10,11 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
 import yaml
-from pydantic import (
-    BaseModel,
-    Field,
-    ValidationError,
-    model_validator,
-)
+from pydantic import BaseModel, Field, ValidationError, model_validator
 
 from cycleqd.errors import InvalidInputError
 from cycleqd.loading import is_file
+from cycleqd.search.algorithms import algorithm
 from cycleqd.search.fields import Fraction, Location, Name, Plugin, Section, stored, stored_by_content, without
 from cycleqd.search.method import Method
 from cycleqd.search.operators import Operator
@@ -243,6 +239,8 @@ class Config(Section):
                 )
         if isinstance(focus, dict) and focus["fixed"] not in search:
             raise ValueError(f"method.focus.fixed is '{focus['fixed']}', but the search tasks are {list(search)}")
+        if wrong := list(algorithm(self).problems()):
+            raise ValueError("; ".join(wrong))
         return self
 
 
