@@ -14,7 +14,7 @@ from cycleqd.search import state
 from cycleqd.search.algorithms import algorithm
 from cycleqd.search.coefficients import CoefficientSearch
 from cycleqd.search.config import Config
-from cycleqd.search.operators.crossover.combination import Combination
+from cycleqd.search.operators.crossover.combination import LinearCombination
 from cycleqd.search.records import canonical
 from cycleqd.search.state import State
 from tests.search.world import World, config
@@ -128,7 +128,7 @@ def test_the_experts_and_the_best_average_are_kept(name: str) -> None:
 
 
 def test_coefficients_of_layers_hold_for_the_tensors_of_their_layer() -> None:
-    operator = Combination(own="layers", layers=2)
+    operator = LinearCombination(own="layers", layers=2)
     record = operator.record(operator.at([0.0, 1.0, 0.5, 0.25], 2))
     assert operator.coefficients(record, "model.layers.0.mlp.up_proj.weight") == [0.0, 0.5]
     assert operator.coefficients(record, "transformer.h.1.attn.weight") == [1.0, 0.25]
@@ -139,7 +139,7 @@ def test_coefficients_of_layers_hold_for_the_tensors_of_their_layer() -> None:
 
 @pytest.mark.parametrize(("own", "count"), [({"own": "nothing"}, 1), ({}, 3), ({"own": "layers", "layers": 4}, 12)])
 def test_draws_are_uniform_in_the_range(own: dict[str, Any], count: int) -> None:
-    operator = Combination(low=-0.5, high=1.5, **own)
+    operator = LinearCombination(low=-0.5, high=1.5, **own)
     rng = np.random.default_rng(0)
     drawn = [operator.draw(3, rng) for _ in range(2000)]
     assert all(len(draw["coefficients"]) == 3 for draw in drawn)

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from cycleqd.errors import InvalidInputError
 from cycleqd.search.operators import Drawn
 from cycleqd.search.operators.crossover import Crossover, ElementCrossover
-from cycleqd.search.operators.crossover.combination import Combination
+from cycleqd.search.operators.crossover.combination import LinearCombination
 from cycleqd.search.operators.crossover.dare import Dare
 from cycleqd.search.operators.crossover.ties import Ties
 from cycleqd.search.operators.mutation import Mutation
@@ -67,7 +67,7 @@ def test_the_child_is_the_weighted_mean_of_the_task_vectors(tmp_path: Path, dtyp
 
 
 def test_a_combination_adds_each_layers_task_vectors_and_normalises_nothing(zoo: Path, tmp_path: Path) -> None:
-    operator = Combination(own="layers", layers=2)
+    operator = LinearCombination(own="layers", layers=2)
     record = operator.record(operator.at([0.5, 1.0, -0.25, 0.25, 1.0, 0.5], 3))
     models = [opened(zoo / str(seed)) for seed in range(4)]
     merge(models[0], models[1:], Drawn(operator, record), LocalSink(tmp_path / "child"))

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from cycleqd.errors import IntegrityError, InvalidInputError
 from cycleqd.search.operators import Drawn
-from cycleqd.search.operators.crossover.combination import Combination
+from cycleqd.search.operators.crossover.combination import LinearCombination
 from cycleqd.search.operators.crossover.mean import Mean
 from cycleqd.search.operators.mutation.gaussian import Gaussian
 from cycleqd.search.operators.mutation.none import NoMutation
@@ -127,7 +127,7 @@ def test_operators_do_to_cores_what_they_do_to_dense_task_vectors(
 
 def test_a_combination_of_cores_is_one_of_task_vectors(built: tuple[Basis, list[Core]]) -> None:
     basis, cores = built
-    operator = Combination()
+    operator = LinearCombination()
     child = merge(cores, Drawn(operator, operator.record(operator.at([0.9, -0.1, 0.6], 3))))
     for name in NAMES:
         taus = [dense(basis, core, name) for core in cores]

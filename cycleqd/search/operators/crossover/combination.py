@@ -16,7 +16,7 @@ from cycleqd.search.operators.crossover import PointCrossover
 _LAYER = re.compile(r"\.(\d+)\.")  # "model.layers.12.mlp.up_proj.weight", "transformer.h.12.attn.c_proj.weight"
 
 
-class Combination(PointCrossover):
+class LinearCombination(PointCrossover):
     """c_i ~ U[low, high], or what an algorithm sets."""
 
     kind: Literal["combination"] = "combination"
@@ -26,7 +26,7 @@ class Combination(PointCrossover):
     """With `own: layers`: how many layers the model has. Tensors outside of them get the mean of their parent's."""
 
     @model_validator(mode="after")
-    def _counted(self) -> Combination:
+    def _counted(self) -> LinearCombination:
         if (self.own == "layers") != (self.layers > 0):
             raise ValueError(f"own is {self.own} and layers {self.layers}: give the number of layers with own: layers")
         return self
