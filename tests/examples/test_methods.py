@@ -7,17 +7,20 @@ from pathlib import Path
 
 import pytest
 
+from cycleqd.errors import ConflictError
 from cycleqd.loading import own_names
 from cycleqd.report.collect import collect
 from cycleqd.report.family import tree
 from cycleqd.run.audit import trace, verify
 from cycleqd.run.checks import Findings, check_models
 from cycleqd.run.replay import rebuild
+from cycleqd.run.rescore import rescore
 from cycleqd.search import state
 from cycleqd.search.algorithms import Algorithm, algorithm
 from cycleqd.search.config import load, parse
 from cycleqd.storage.evolution import current, load_config, manifest, need_plan
 from cycleqd.storage.family import family
+from cycleqd.storage.settings import Settings
 from tests.evolution import EXPERTS, Evolution, write_adapters
 from tests.search.world import World, config
 
@@ -92,6 +95,8 @@ def test_coefficients_are_searched_with_real_models(
         again = rebuild(store, frozen, [model], tmp_path / model, lambda done: None)
         assert again.digest == manifest(store, model).digest
     assert "final" in tree(collect(store))
+    with pytest.raises(ConflictError, match="algorithm 'cmaes' plans by the scores of all children"):
+        rescore(Settings.from_environment(), store, frozen)
 
 
 def test_more_layers_than_were_counted_are_a_problem_before_seeding(evolution: Callable[..., Evolution]) -> None:
