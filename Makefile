@@ -31,8 +31,11 @@ demo: .venv/.demo ## an evolution of three tiny experts, from nothing to a repor
 study: .venv/.demo ## methods x seeds on the tiny suite at equal evaluations: docs/study.md
 	$(BIN)/python -m benchmarks.study
 
+# Two workers, each with services of its own. The tests of a file share fixtures, so they stay together, and files come
+# in their order: the longest of all has few tests and would be the last, alone.
+PARALLEL := -n 2 --dist loadfile --no-loadscope-reorder
 test: .venv/.dev ## the whole test suite
-	$(BIN)/pytest
+	$(BIN)/pytest $(PARALLEL)
 
 # Pure functions and small models, without S3, MLflow, MariaDB or a sandbox: a test of those belongs to `make test`.
 QUICK := tests/search tests/weights tests/pipelines tests/scripts tests/report/test_statistics.py \
@@ -40,7 +43,7 @@ QUICK := tests/search tests/weights tests/pipelines tests/scripts tests/report/t
     tests/evaluation/test_evaluator.py tests/test_loading.py tests/evaluation/test_splits.py \
     tests/test_readme.py
 test-fast: .venv/.dev ## the quick tests, for the loop while working
-	$(BIN)/pytest $(QUICK)
+	$(BIN)/pytest $(PARALLEL) $(QUICK)
 
 test-containers: .venv/.dev ## build the images, test them and run an evolution with a container a task
 	docker/test

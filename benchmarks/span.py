@@ -6,6 +6,9 @@ python -m benchmarks.span make [--layers 16] [--repeat 3] [--scratch FOLDER]
 python -m benchmarks.span evaluate [--engine transformers] [--children 16] [--layers 16] [--repeat 3]
     random adapters of rank 48 of a Llama of SmolLM2-135M's width, on the CPU: all in one call, one after another, and
     as checkpoints that are swapped in one after another
+python -m benchmarks.span serve [--rank 48] [--layers 32] [--repeat 3]
+    what a server does for a child before vLLM has it: B = Q C and A = Pᵀ, written as an adapter, at the shapes of
+    Llama-3.1-8B, of a random basis and core on the disk: seconds, bytes, and the rate that `cycleqd validate` takes
 python -m benchmarks.span estimate
     what `cycleqd validate` estimates for examples/llama3: full checkpoints, and adapters of rank 64 extracted from them
 """
@@ -25,6 +28,7 @@ from pathlib import Path
 
 import psutil
 import torch
+from safetensors.torch import save_file
 
 from benchmarks.weights.measuring import measure, work
 from benchmarks.weights.models import LARGE, MEGABYTE, SMALL, make_hollow, make_models, model_tensors, size_mb
@@ -40,6 +44,7 @@ from cycleqd.search.operators.crossover.mean import Mean
 from cycleqd.search.operators.mutation.svd import Svd
 from cycleqd.storage.inputs import decided
 from cycleqd.weights import span
+from cycleqd.weights.basis import open_basis
 from cycleqd.weights.checkpoint import open_checkpoint
 from cycleqd.weights.local import LocalSink, LocalSource
 from cycleqd.weights.plain_adapter import write_adapter
@@ -153,6 +158,38 @@ def evaluate(scratch: Path, name: str, layers: int, children: int, repeat: int) 
         swapped.close()
 
 
+def serve(scratch: Path, rank: int, layers: int, repeat: int) -> None:
+    """A child's adapter in bfloat16 by one thread, from a core and a basis on the disk."""
+    torch.set_num_threads(1)
+    shapes = {n: s for n, s in model_tensors(LARGE, layers).items() if len(s) == 2 and "layers" in n}
+    basis, out, random = scratch / "basis", scratch / "adapter", torch.Generator().manual_seed(0)
+    sides = {
+        n: (torch.randn(o, rank, generator=random), torch.randn(i, rank, generator=random))
+        for n, (o, i) in shapes.items()
+    }
+    basis.mkdir(exist_ok=True)
+    save_file(
+        {f"{n}.{side}": m for n, pair in sides.items() for side, m in zip("QP", pair, strict=True)},
+        basis / "basis-00001.safetensors",
+    )
+    core = span.Core("base", "basis", {n: torch.randn(rank, rank, generator=random) for n in shapes}).to_bytes()
+    del sides
+    print(f"| {layers} layers, rank {rank} | seconds | CPU seconds | MB of the folder | MB a CPU second |")
+    print("|---|---|---|---|---|")
+    for number in range(repeat):
+        shutil.rmtree(out, ignore_errors=True)
+        started, cpu = time.perf_counter(), time.process_time()
+        found = span.low_rank(open_basis(LocalSource(basis)), span.Core.from_bytes(core, "core"))
+        written = write_adapter(LocalSink(out), found, "base", torch.bfloat16).size
+        wall, spent = time.perf_counter() - started, time.process_time() - cpu
+        megabytes = written / MEGABYTE
+        print(
+            f"| run {number + 1} | {wall:.2f} | {spent:.2f} | {megabytes:.0f} | {megabytes / spent:.0f} |", flush=True
+        )
+    shutil.rmtree(basis)
+    shutil.rmtree(out)
+
+
 def report(name: str, contenders: Mapping[str, Callable[[], int]], repeat: int) -> None:
     """Run the contenders in turn; print the medians of what each takes, and how much faster the first is."""
     found: dict[str, list[tuple[float, float]]] = {contender: [] for contender in contenders}
@@ -245,9 +282,10 @@ def published(model: Path, rank: int | None, children: int, generations: int) ->
 def main() -> None:
     """Run one part."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("part", choices=["make", "evaluate", "estimate"])
+    parser.add_argument("part", choices=["make", "evaluate", "serve", "estimate"])
     parser.add_argument("--scratch", type=Path, default=Path(tempfile.gettempdir()) / "cycleqd-benchmark")
-    parser.add_argument("--layers", type=int, default=16)
+    parser.add_argument("--layers", type=int, help="default: 16, for serve 32")
+    parser.add_argument("--rank", type=int, default=RANK)
     parser.add_argument("--children", type=int, default=16)
     parser.add_argument("--repeat", type=int, default=3)
     parser.add_argument("--engine", choices=["transformers", "vllm"], default="transformers")
@@ -258,9 +296,11 @@ def main() -> None:
     print(f"{platform.machine()}, {os.cpu_count()} CPUs, load {os.getloadavg()[0]:.1f}, torch {torch.__version__}")
     options.scratch.mkdir(parents=True, exist_ok=True)
     if options.part == "make":
-        make(options.scratch, options.layers, options.repeat)
+        make(options.scratch, options.layers or 16, options.repeat)
+    elif options.part == "serve":
+        serve(options.scratch, options.rank, options.layers or 32, options.repeat)
     else:
-        evaluate(options.scratch, options.engine, options.layers, options.children, options.repeat)
+        evaluate(options.scratch, options.engine, options.layers or 16, options.children, options.repeat)
 
 
 if __name__ == "__main__":

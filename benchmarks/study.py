@@ -31,7 +31,7 @@ from typing import Any
 from benchmarks.landscape.variants import methods
 from benchmarks.study_results import draw_fronts, table
 from cycleqd.evaluation.engines import Engine, EngineSettings, Sampling, create
-from cycleqd.evaluation.evaluator import evaluate
+from cycleqd.evaluation.evaluator import Evaluation, evaluate
 from cycleqd.evaluation.splits import choose
 from cycleqd.evaluation.task import Episode, Message, Outcome, Sample, Task, Verdict, Workspace, load_task
 from cycleqd.search import measures
@@ -150,14 +150,18 @@ class Bench:
             for part in ("search", "test")
         }
 
-    def scores(self, folder: Path, digest: str, part: str) -> dict[str, float]:
-        """Task → share of samples passed."""
+    def evaluated(self, folder: Path, digest: str, part: str) -> dict[str, Evaluation]:
+        """By task."""
         self.engine.load(folder, digest)
         found = {}
         for name, task in self.tasks.items():
             sampling = Sampling(self.config.tasks[name].generation.max_tokens)
-            found[name] = evaluate(self.engine, task, self.samples[part][name], sampling, workers=2).score
+            found[name] = evaluate(self.engine, task, self.samples[part][name], sampling, workers=2)
         return found
+
+    def scores(self, folder: Path, digest: str, part: str) -> dict[str, float]:
+        """Task → share of samples passed."""
+        return {name: found.score for name, found in self.evaluated(folder, digest, part).items()}
 
 
 @contextmanager
@@ -193,8 +197,10 @@ class Run:
         self.state = states.seeded(config, base, scored)
 
     def scored(self, ref: ModelRef) -> Scored:
-        """The model with its scores on the search items."""
-        return Scored(ref, self.bench.scores(self.folders[ref.id], ref.digest, "search"))
+        """The model with its scores and verdicts on the search items."""
+        found = self.bench.evaluated(self.folders[ref.id], ref.digest, "search")
+        verdicts = {name: tuple(one.outcome == "passed" for one in each.records) for name, each in found.items()}
+        return Scored(ref, {name: each.score for name, each in found.items()}, verdicts)
 
     def opened(self, name: str) -> Checkpoint:
         """The checkpoint of one of the run's models, by id."""

@@ -33,6 +33,10 @@ class UnavailableError(CycleQDError):
     exit_code = 5
 
 
+class OutageError(UnavailableError):
+    """A service that answers at other times does not now: what asks for it may be done again a while later."""
+
+
 class EvaluationError(CycleQDError):
     """A model could not be scored (out of memory, a dead engine). Never turned into a score."""
 

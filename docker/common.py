@@ -19,8 +19,11 @@ def image_name(image: str) -> str:
     return f"{os.environ['CYCLEQD_IMAGES']}/{image}:{VERSION}"
 
 
-def make(folder: Path, images: dict[str, str] | None = None) -> Path:
-    """A tiny world whose two tasks are the real code and DB benchmarks, two children a generation, all separate."""
+def make(folder: Path, images: dict[str, str] | None = None, rank: int | None = None) -> Path:
+    """A tiny world whose two tasks are the real code and DB benchmarks, two children a generation, all separate.
+
+    With a rank it evolves in the span of adapters of that rank, which seeding extracts.
+    """
     data = ROOT / "tests/data"
     common = {"generation": {"max_tokens": 6}, "split": {"share": 0.5, "seed": 1}}
     one = {"class": f"{ROOT}/docker/answers.py:Code", "data": str(data / "code_small.jsonl")}
@@ -31,6 +34,7 @@ def make(folder: Path, images: dict[str, str] | None = None) -> Path:
             "one": {**one, **common, "settings": {"prompt": "{task_id}"}},
             "two": {**two, **common, "settings": {"prompt": "{description}", "judge": "rows", "max_rounds": 1}},
         },
+        models={"rank": rank},
         evaluation={"allow_flat_tasks": True},
         method={"children": 2},
         place={"fused": False, "images": images or {image: image_name(image) for image in IMAGES}},

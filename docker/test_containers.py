@@ -55,11 +55,23 @@ def in_containers(tmp_path_factory: pytest.TempPathFactory) -> Grown:
 
 
 def test_containers_and_processes_give_the_same_bytes(in_processes: Grown, in_containers: Grown) -> None:
-    assert set(in_containers.objects) == set(in_processes.objects)
-    for key, content in in_processes.objects.items():
-        if not key.endswith(_OWN):
-            assert digest(in_containers.objects[key]) == digest(content), key
-    assert in_containers.json("HEAD.json")["snapshot"] == 2
+    compare(in_processes, in_containers)
+
+
+def test_in_the_span_too(tmp_path: Path) -> None:
+    in_processes = grow(tmp_path / "processes", "local", rank=4)
+    in_containers = grow(tmp_path / "containers", "docker", rank=4)
+    compare(in_processes, in_containers)
+    made = {
+        "models/basis/make/run.json": "evaluate",  # it compares each adapter with peft
+        "generations/000001/children/g000001-c01/merge/run.json": "weights",
+        "generations/000001/children/g000001-c01/mutate/run.json": "weights",
+        "models/source-red/evaluations/one/search/run.json": "evaluate",
+        "models/final/make/run.json": "weights",
+    }
+    for key, image in made.items():
+        assert in_containers.json(key)["image"] == image_name(image), key
+    assert [key for key in in_containers.objects if key.endswith("final/adapter/adapter_model.safetensors")]
 
 
 def test_every_task_ran_in_the_image_of_its_stage(in_containers: Grown) -> None:
@@ -104,9 +116,18 @@ def test_a_container_that_dies_at_once_is_no_success(tmp_path: Path, entry: str,
         output("buildah", "rmi", "--force", dead)
 
 
-def grow(folder: Path, runner: str) -> Grown:
+def compare(in_processes: Grown, in_containers: Grown) -> None:
+    """The same objects, but for what tells of times, machines and MLflow's ids; to the end."""
+    assert set(in_containers.objects) == set(in_processes.objects)
+    for key, content in in_processes.objects.items():
+        if not key.endswith(_OWN):
+            assert digest(in_containers.objects[key]) == digest(content), key
+    assert in_containers.json("HEAD.json")["snapshot"] == 2
+
+
+def grow(folder: Path, runner: str, rank: int | None = None) -> Grown:
     """Run the real command to the end of an evolution."""
-    path = make(folder)
+    path = make(folder, rank=rank)
     with services(path) as store:
         done = run_cycleqd(path, runner)
         logs = "\n".join(log.read_text() for log in sorted((folder / "state/runs/world").glob("*/*.log")))

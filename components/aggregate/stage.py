@@ -95,7 +95,7 @@ def compared(config: Config, state: State, parts: Sequence[str] | None) -> list[
     single = makes == "single" or (makes == "either" and parts is not None and len(parts) == 1)
     if makes == "either" and parts is not None and not single:
         combined.remove("aggregated")
-    best = [] if single else [states.best_living(config, state).model.id]
+    best = [] if single else [states.best_living(state).model.id]
     return list(dict.fromkeys([*seeded_models(config), *config.extracted, *best, *combined]))
 
 
@@ -115,7 +115,7 @@ def claim(store: Store, config: Config) -> tuple[JSON, State]:
         if config.chosen is None:
             models |= {ref.id for ref, _ in states.final_recipe(config, state)}
         else:
-            models.add(states.best_living(config, state).model.id)
+            models.add(states.best_living(state).model.id)
         claimed = {**head.to_json(), "models": sorted(models)}
         if store.find_json(layout.FINAL_PLAN) != claimed:
             store.put_json(layout.FINAL_PLAN, claimed)
@@ -161,7 +161,7 @@ def build(store: Store, config: Config, place: Place, model: str, recipe: Recipe
         from cycleqd.storage.making import combine_cores, combine_dense
 
         if config.in_span:
-            return combine_cores(store, place, model, base, recipe)
+            return combine_cores(store, config, place, model, base, recipe)
         return {"checkpoint": manifest_json(combine_dense(store, config, place, model, base, recipe, clock))}
 
     once(store, layout.stage(model, "make"), "aggregate", METHOD_VERSION, inputs, compute)

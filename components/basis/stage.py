@@ -50,7 +50,7 @@ def run(evolution: str, place: str) -> None:
         make_basis(store, where, adapters)
         with opened_basis(store, where) as basis:
             for name, adapter in adapters.items():
-                make_core(store, where, basis, name, adapter)
+                make_core(store, config, where, basis, name, adapter)
         logbook.log_basis(settings, store, config)
 
 
@@ -74,7 +74,7 @@ def make_adapter(store: Store, config: Config, place: Place, name: str) -> Model
         from cycleqd.storage.making import extract_adapter
 
         with clock.part("extract"):
-            written, kept = extract_adapter(store, place, base, came, rank, model)
+            written, kept = extract_adapter(store, config, place, base, came, rank, model)
         return {"checkpoint": manifest_json(written), "kept": kept}
 
     once(store, layout.stage(model, "make"), "basis", METHOD_VERSION, inputs, compute)
@@ -101,11 +101,12 @@ def make_basis(store: Store, place: Place, adapters: Mapping[str, ModelRef]) -> 
     once(store, layout.stage(layout.BASIS, "make"), "basis", METHOD_VERSION, inputs, compute)
 
 
-def make_core(store: Store, place: Place, basis: Basis, name: str, adapter: ModelRef) -> None:
+def make_core(store: Store, config: Config, place: Place, basis: Basis, name: str, adapter: ModelRef) -> None:
     """Write an expert's core, after comparing what it gives with what peft gives.
 
     Args:
         store: The evolution.
+        config: Its configuration.
         place: Where to work.
         basis: The basis.
         name: The expert's name.
@@ -113,16 +114,19 @@ def make_core(store: Store, place: Place, basis: Basis, name: str, adapter: Mode
     """
     base, shared = model_ref(store, "base"), model_ref(store, layout.BASIS)
     inputs = {"base": base.to_json(), "basis": shared.to_json(), "adapter": adapter.to_json()}
+    if config.models.keep_dense:
+        inputs["full"] = [model_ref(store, source).to_json() for source in config.extracted]
 
     def compute(clock: Clock) -> JSON:
         from cycleqd.storage.cores import save_core
-        from cycleqd.storage.making import expert_core
+        from cycleqd.storage.making import expert_core, with_dense
 
         with clock.part("project"):
             core = expert_core(store, place, basis, base, shared, adapter)
         with clock.part("compare with peft"):
             clock.facts["difference_from_peft"] = difference(store, place, basis, core, adapter)
-        return {"checkpoint": manifest_json(save_core(store, layout.checkpoint(f"expert-{name}"), core))}
+        whole = with_dense(store, config, core, name)
+        return {"checkpoint": manifest_json(save_core(store, layout.checkpoint(f"expert-{name}"), whole))}
 
     once(store, layout.stage(f"expert-{name}", "make"), "basis", METHOD_VERSION, inputs, compute)
 

@@ -78,7 +78,7 @@ def copy_all(store: Store, config: Config, frozen: bytes, inputs: JSON, clock: C
         for model in opened:
 
             def make(_: Clock, model: str = model) -> JSON:
-                return {"checkpoint": manifest_json(copy_model(store, model, opened[model]))}
+                return {"checkpoint": manifest_json(copy_model(store, model, opened))}
 
             models[model] = once(store, layout.stage(model, "make"), "seed", METHOD_VERSION, inputs, make)["checkpoint"]
     with clock.part("tasks"):

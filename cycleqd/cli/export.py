@@ -11,6 +11,7 @@ from cycleqd.cli.progress import counting
 from cycleqd.cli.session import Session, session
 from cycleqd.cli.source import ConfigSource
 from cycleqd.errors import InvalidInputError
+from cycleqd.outside import inside
 from cycleqd.run.replay import stored
 from cycleqd.search.config import Config
 from cycleqd.storage import layout
@@ -60,7 +61,7 @@ def _from_core(opened: Session, model: str, folder: Path, merged: bool, rank: in
     """The folder of a model that is a core; digest, bytes, and how far it is from what was scored."""
     from cycleqd.storage.cores import load_core
     from cycleqd.storage.making import write_full, write_peft
-    from cycleqd.weights.span import cut
+    from cycleqd.weights.span import cut, refuse_dense
 
     store, config = opened.store, opened.seeded()
     core = load_core(store, layout.checkpoint(model), manifest(store, model))
@@ -69,6 +70,7 @@ def _from_core(opened: Session, model: str, folder: Path, merged: bool, rank: in
         written = write_full(store, config.place, model, core, LocalSink(folder), size_limit)
         form = "merged into the base and rounded once"
     else:
+        refuse_dense(core)
         written = write_peft(store, config.place, core, LocalSink(folder), opened.config.models.base, rank)
         form = "a PEFT adapter"
     found: dict[str, Any] = {"form": form, "digest": written.digest, "bytes": written.size, "scored_as": model}
@@ -125,4 +127,4 @@ def refuse_collected(store: Store, model: str) -> None:
 def _download(store: Store, model: str, recorded: Manifest, folder: Path, advance: Callable[[int], None]) -> None:
     """Write the checkpoint's files into the folder, each verified; `advance` is called with every file's bytes."""
     for name, entry in recorded.files.items():
-        store.get_file(f"{layout.checkpoint(model)}/{name}", folder / name, entry.sha256, advance)
+        store.get_file(f"{layout.checkpoint(model)}/{name}", inside(folder, name), entry.sha256, advance)

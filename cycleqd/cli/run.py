@@ -10,7 +10,7 @@ from cycleqd.cli.display import Display, conclude
 from cycleqd.cli.output import errors
 from cycleqd.cli.session import connect
 from cycleqd.cli.source import ConfigSource
-from cycleqd.errors import InvalidInputError
+from cycleqd.errors import InvalidInputError, OutageError
 from cycleqd.run.containers.launcher import Containers
 from cycleqd.run.driver import Driver, position
 from cycleqd.run.local.forks import Forks
@@ -19,7 +19,11 @@ from cycleqd.run.local.services import running
 from cycleqd.run.steps import find_state
 from cycleqd.search.config import Config
 from cycleqd.search.state import State
+from cycleqd.storage.client import probe
 from cycleqd.storage.frozen import adopt
+
+OUTAGE_SECONDS = 60.0
+"""Of pauses: how long a store that is away is waited for, in all; what a step has recorded by then is kept."""
 
 
 def run(source: ConfigSource, as_json: bool) -> None:
@@ -31,6 +35,7 @@ def run(source: ConfigSource, as_json: bool) -> None:
 
     Raises:
         InvalidInputError: The place is a cluster: other commands run the evolution there.
+        UnavailableError: The store ignores conditional writes.
     """
     config = source.load()
     if config.place.runner == "kubeflow":
@@ -40,6 +45,7 @@ def run(source: ConfigSource, as_json: bool) -> None:
         )
     with alone(config), _launcher(config) as launcher, running(config.place) as environment:
         session = connect(config, environment)
+        probe(session.store)
         config = adopt(session.store, config)
         store = session.store
         try:
@@ -47,7 +53,14 @@ def run(source: ConfigSource, as_json: bool) -> None:
                 Display(config, partial(find_state, store)) as display,
                 LocalRunner(config, store, session.environment, display.task, launcher) as runner,
             ):
-                Driver(runner, partial(position, config, store), announce=display.acts, outage=0).drive()
+                Driver(
+                    runner,
+                    partial(position, config, store),
+                    announce=display.acts,
+                    warned=display.warns,
+                    outage=OUTAGE_SECONDS,
+                    waits_for=OutageError,
+                ).drive()
         except (KeyboardInterrupt, SystemExit):
             errors.print(Text(_saved(config, find_state(store), source)))
             raise

@@ -53,7 +53,7 @@ class Session:
         """
         if name == "best":
             state = self.state()
-            return states.best_living(self.seeded(), state).model.id
+            return states.best_living(state).model.id
         layout.home(name)
         if not any(self.store.exists(layout.result(folder)) for folder in layout.makers(name)):
             raise InvalidInputError(

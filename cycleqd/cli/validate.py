@@ -15,11 +15,12 @@ from cycleqd.cli.source import ConfigSource
 from cycleqd.errors import CycleQDError, InvalidInputError
 from cycleqd.run import checks, cluster_checks, replies
 from cycleqd.run.checks import Findings
-from cycleqd.run.estimate import Estimate, estimate, measured
+from cycleqd.run.estimate import SERVER_RATE, Estimate, ServerCost, estimate, measured
 from cycleqd.run.local.services import running
 from cycleqd.run.replies import Generated, Replies
 from cycleqd.run.sizes import sizes
 from cycleqd.run.steps import find_state
+from cycleqd.run.templates import check_templates
 from cycleqd.search.config import Config
 from cycleqd.storage.client import probe
 from cycleqd.storage.objects import Store
@@ -77,6 +78,7 @@ def _check_models(config: Config, samples: Samples, store: Store | None, finding
     config = checks.decide(config, store, findings)
     findings.problems += checks.check_server(config)
     opened = checks.check_models(config, store, findings)
+    findings.problems += check_templates(opened)
     seconds: dict[str, float] = {}
     generated: dict[str, Generated] = {}
     if store is not None:
@@ -87,6 +89,7 @@ def _check_models(config: Config, samples: Samples, store: Store | None, finding
         return None
     stored = sizes(config, opened)
     cost = estimate(config, stored, seconds, samples, generated)
+    checks.check_cache(config, cost.swapped, findings)
     needed = cost.given + cost.kept if config.place.services == "embedded" else 4 * stored.largest
     checks.check_disk(config, needed if config.place.runner != "kubeflow" else 0, findings)
     return cost
@@ -125,7 +128,26 @@ def cost_lines(cost: Estimate) -> Iterator[str]:
         f"bytes: {size(cost.given)} of base and experts; beside them {size(cost.written)} written, at most"
         f" {size(cost.kept)} kept ({size(cost.child)} a child{loaded})"
     )
+    if cost.swaps:
+        yield (
+            "children are scored by dense swaps, because models.keep_dense keeps what no adapter carries: up to"
+            f" {cost.swaps} times a full checkpoint of {size(cost.swapped)} is made from base and full experts in the"
+            " machine's cache (place.cache_size) and swapped into the engine; what is kept is combined, not mutated"
+        )
     yield "generating: unknown, as samples in S3 are not counted here" if cost.replies is None else _said(cost.replies)
+    if cost.served:
+        yield _served(cost.served)
+
+
+def _served(found: ServerCost) -> str:
+    rate, everything = size(SERVER_RATE), duration(found.adapters * found.seconds)
+    disk, memory = size(found.folder), size(found.slot)
+    return (
+        f"server: it starts once, reads base and basis ({size(found.basis)}) once, and makes at most {found.adapters}"
+        f" adapters of cores, each in {found.seconds:.2g} s of one CPU thread at {rate} a second (measured:"
+        f" docs/engines.md; {everything} in all) and {disk} of its disk; {found.slots} share a batch, each"
+        f" in {memory} of the GPU's memory, set aside when it starts"
+    )
 
 
 def _said(found: Replies) -> str:

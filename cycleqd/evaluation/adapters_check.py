@@ -34,7 +34,8 @@ def check(base_folder: Path, adapter_folder: Path, ours: Mapping[str, tuple[torc
     from peft import PeftModel
     from transformers import AutoModelForCausalLM
 
-    model = AutoModelForCausalLM.from_pretrained(base_folder, dtype=torch.float32, local_files_only=True).eval()
+    how = {"local_files_only": True, "trust_remote_code": False}
+    model = AutoModelForCausalLM.from_pretrained(base_folder, dtype=torch.float32, **how).eval()
     prompts = _prompts(model.config.get_text_config().vocab_size)
     try:
         adapted = PeftModel.from_pretrained(model, adapter_folder)

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import gzip
 import hashlib
+from io import BytesIO
 
 from cycleqd.errors import ConflictError, IntegrityError
 from cycleqd.evaluation.engines import Engine
 from cycleqd.evaluation.evaluator import Evaluation
 from cycleqd.evaluation.staged import Split, StagedTask
+from cycleqd.outside import unpack
 from cycleqd.search.config import Config
 from cycleqd.search.records import JSON, digest
 from cycleqd.storage import layout
@@ -103,7 +105,7 @@ def read_transcripts(store: Store, model: str, task: str, split: Split) -> list[
             f"{store.url(key)} has sha256 {found}, recorded was {recorded}; restore it, or delete its result.json to"
             " evaluate again"
         )
-    return [decode(key, line, store.url(key)) for line in gzip.decompress(data).splitlines()]
+    return [decode(key, line, store.url(key)) for line in unpack(BytesIO(data)).splitlines()]
 
 
 def write_evaluation(

@@ -36,6 +36,7 @@ from cycleqd.storage.models import source
 from cycleqd.storage.objects import Store
 from cycleqd.storage.results import Clock, find_result, need_result
 from cycleqd.storage.settings import Settings
+from cycleqd.weights.local import LocalSink
 from cycleqd.weights.manifest import Manifest
 
 
@@ -108,7 +109,10 @@ class Bench:
 
 @dataclass(frozen=True)
 class Scoring:
-    """One engine start for all missing pairs: children that are adapters together, then checkpoint after checkpoint."""
+    """One engine start for all missing pairs: children that are adapters together, then checkpoint after checkpoint.
+
+    A core that keeps what no adapter carries is made a full checkpoint, in the machine's cache.
+    """
 
     store: Store
     config: Config
@@ -124,7 +128,8 @@ class Scoring:
             missing: Model by model.
             manifests: Of the models, by id.
         """
-        cores = [pair for pair in missing if manifests[pair.model].is_core]
+        adapters = {m for m, found in manifests.items() if found.is_core and not self.config.models.keep_dense}
+        cores = [pair for pair in missing if pair.model in adapters]
         with ExitStack() as stack:
             bench = self.open(missing, stack)
             if cores:  # first, so that an engine has room for adapters from its start
@@ -132,7 +137,7 @@ class Scoring:
                     bench.engine.adapt(list(known.values()))
                     self.score(bench, "base", manifest(self.store, "base"), cores, known)
                     bench.engine.adapt(())
-            others = [pair for pair in missing if not manifests[pair.model].is_core]
+            others = [pair for pair in missing if pair.model not in adapters]
             for model, group in groupby(others, key=lambda pair: pair.model):
                 self.score(bench, model, manifests[model], list(group))
 
@@ -213,9 +218,8 @@ class Scoring:
             return
         loading = Clock()
         with loading.part("load"), ExitStack() as fetched:
-            stored = source(self.store, layout.checkpoint(model), found)
             needed = without_weights(found) if bench.engine.remote else found
-            bench.engine.load(fetched.enter_context(self.cache.fetch(stored, needed)), found.digest)
+            bench.engine.load(fetched.enter_context(self.checkpoint(model, needed)), found.digest)
         digests = {model: adapter.digest for model, adapter in (adapters or {}).items()}
         jobs = [self.job(bench, pair, digests.get(pair.model)) for pair in pairs]
 
@@ -227,6 +231,29 @@ class Scoring:
             write_evaluation(self.store, pair.model, pair.task, pair.inputs, evaluation, bench.engine, clock)
 
         evaluate_jobs(bench.engine, jobs, write, workers=self.place.workers, counting=counting)
+
+    @contextmanager
+    def checkpoint(self, model: str, found: Manifest) -> Iterator[Path]:
+        """A model's folder in the machine's cache, fetched, or made where the model is a core.
+
+        Args:
+            model: Its id.
+            found: Those of its files that are needed.
+        """
+        folder = layout.checkpoint(model)
+        if not found.is_core:
+            with self.cache.fetch(source(self.store, folder, found), found) as fetched:
+                yield fetched
+            return
+
+        def write(part: Path) -> None:
+            from cycleqd.storage.making import write_full
+
+            core, shard_size = load_core(self.store, folder, found), size_in_bytes(self.config.models.shard_size)
+            write_full(self.store, self.place, model, core, LocalSink(part), shard_size, often=True)
+
+        with self.cache.made(found.digest, manifest(self.store, "base").size, write) as made:
+            yield made
 
     def job(self, bench: Bench, pair: Missing, adapter: str | None) -> Job:
         """What the evaluator is asked for a pair.

@@ -9,6 +9,7 @@ from typing import Literal
 
 from cycleqd.evaluation.splits import choose
 from cycleqd.evaluation.task import Sample, Task, Workspace, load_task
+from cycleqd.outside import inside
 from cycleqd.search import config as configuration
 from cycleqd.search.records import JSON
 from cycleqd.storage import layout
@@ -73,4 +74,4 @@ class StagedTask:
         for name, file in self.files["data"]["files"].items():
             fetch(store, f"{layout.task(self.name)}/data/{name}", file["sha256"], scratch)
         basename = self.config.data.rsplit("/", 1)[-1]
-        return choose(task.load(scratch / layout.task(self.name) / "data" / basename), self.config.split, split)
+        return choose(task.load(inside(scratch / layout.task(self.name) / "data", basename)), self.config.split, split)

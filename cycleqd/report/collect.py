@@ -35,7 +35,7 @@ def collect(store: Store, bar: Bar = no_bar) -> ReportData:
         ConflictError: seeding has not ended, or models were scored under different conditions.
     """
     config, state = load_config(store), current(store)[1]
-    best = states.best_living(config, state).model.id
+    best = states.best_living(state).model.id
     plan = store.find_json(layout.FINAL_PLAN)
     recipe = final_recipe(store)
     experts = [expert.model.id for expert in state.experts]

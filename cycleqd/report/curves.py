@@ -14,8 +14,9 @@ from cycleqd.report.data import ReportData
 from cycleqd.report.theme import Theme, drawing, figure, percent, percent_axis, png
 from cycleqd.search.measures import evaluations_to_pass, front_of_all, measure
 from cycleqd.search.pareto import front
+from cycleqd.search.rebuilt import replayed
 from cycleqd.search.records import Scored
-from cycleqd.search.state import State, average, replayed
+from cycleqd.search.state import State, average
 
 _MOST_POINTS = 200
 

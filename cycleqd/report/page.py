@@ -32,7 +32,7 @@ class Picture:
 
 @dataclass(frozen=True)
 class Finding:
-    """One finding in a sentence. tone: "good" exceeds the error bars, "bad" is below them, "open" is within them."""
+    """One finding in a sentence. tone: "good" is better, "bad" is worse, "open" shows no difference."""
 
     text: str
     tone: str
@@ -95,7 +95,7 @@ def cards(data: ReportData) -> list[tuple[str, str, str]]:
 
 
 def verdicts(data: ReportData) -> list[Finding]:
-    """Whether the final model's gains exceed the error bars, on held-out samples where there are any.
+    """Whether the final model is better, by an exact test, on held-out samples where there are any.
 
     Args:
         data: All that the report shows.
@@ -114,12 +114,13 @@ def verdicts(data: ReportData) -> list[Finding]:
             continue
         difference = gain(final, theirs)
         text = f"Final model against {label}, {SPLITS[split]}: {points(difference)}"
+        test = f"exact test, p = {difference.p:.2g}" if difference.p >= 0.001 else "exact test, p < 0.001"
         if not difference.certain:
-            found.append(Finding(f"{text}. Within the error bars: no difference is shown.", "open"))
+            found.append(Finding(f"{text}. No difference is shown ({test}).", "open"))
         elif difference.value > 0:
-            found.append(Finding(f"{text}. The gain exceeds the error bars.", "good"))
+            found.append(Finding(f"{text}. It is better ({test}).", "good"))
         else:
-            found.append(Finding(f"{text}. Worse by more than the error bars.", "bad"))
+            found.append(Finding(f"{text}. It is worse ({test}).", "bad"))
     return found
 
 

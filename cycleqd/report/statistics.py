@@ -1,4 +1,6 @@
-"""Error bars: Wilson intervals for shares, seeded bootstraps for averages over tasks and for gains. All at 95 %."""
+"""Error bars: Wilson intervals for shares, seeded bootstraps for averages over tasks and for gains, all at 95 %; and an
+exact test of whether a gain is one.
+"""
 
 from __future__ import annotations
 
@@ -13,6 +15,8 @@ from cycleqd.report.data import Tally
 
 _Z = 1.959963984540054  # the 97.5 % quantile of the normal distribution
 _DRAWS = 20_000
+_OUTCOMES = 2_000_000  # most that the exact test adds up
+_LEVEL = 0.05
 
 
 @dataclass(frozen=True)
@@ -23,10 +27,20 @@ class Interval:
     low: float
     high: float
 
+
+@dataclass(frozen=True)
+class Gain(Interval):
+    """A difference of two models on the same samples.
+
+    `p`: the probability of a difference as large or larger, either way, if both were equally good (see `exact_p`).
+    """
+
+    p: float
+
     @property
     def certain(self) -> bool:
-        """Whether the interval excludes zero."""
-        return self.low > 0 or self.high < 0
+        """Whether p is below 5 %. The interval may exclude zero where it is not: of few samples it is too narrow."""
+        return self.p < _LEVEL
 
 
 def share(tally: Tally) -> Interval:
@@ -52,7 +66,37 @@ def average(tallies: Mapping[str, Tally]) -> Interval:
     return _estimate(float(np.mean([t.score for t in tallies.values()])), draws)
 
 
-def gain(ours: Mapping[str, Tally], theirs: Mapping[str, Tally]) -> Interval:
+def exact_p(ours: Mapping[str, Tally], theirs: Mapping[str, Tally]) -> float:
+    """How likely so large a difference of mean scores is, either way, where each sample that only one model passes is
+    either's by a fair coin; on one task this is McNemar's exact test.
+
+    Exact, but for very many samples on tasks of very many sizes, where it is estimated from seeded draws.
+
+    Args:
+        ours: Verdicts by task.
+        theirs: Verdicts by task, on the same samples.
+    """
+    flips: dict[int, int] = {}  # samples of a task → samples that one of the models passes, over tasks of that size
+    found = 0.0
+    for task, mine in ours.items():
+        pairs = list(zip(mine.verdicts, theirs[task].verdicts, strict=True))
+        won, lost = pairs.count(("1", "0")), pairs.count(("0", "1"))
+        flips[len(pairs)] = flips.get(len(pairs), 0) + won + lost
+        found += (won - lost) / len(pairs)
+    least = abs(found) - 1e-12
+    if math.prod(count + 1 for count in flips.values()) > _OUTCOMES:
+        rng = np.random.Generator(np.random.PCG64(0))
+        draws = sum((2 * rng.binomial(count, 0.5, _DRAWS) - count) / size for size, count in flips.items())
+        return float(np.mean(np.abs(draws) >= least))
+    values, chances = np.zeros(1), np.ones(1)
+    for size, count in flips.items():
+        steps = (2 * np.arange(count + 1) - count) / size
+        coin = np.array([math.comb(count, k) / 2**count for k in range(count + 1)])
+        values, chances = np.add.outer(values, steps).ravel(), np.multiply.outer(chances, coin).ravel()
+    return min(1.0, float(chances[np.abs(values) >= least].sum()))
+
+
+def gain(ours: Mapping[str, Tally], theirs: Mapping[str, Tally]) -> Gain:
     """How much the mean score over tasks is higher; paired bootstrap over the samples that both models answered.
 
     Args:
@@ -68,7 +112,8 @@ def gain(ours: Mapping[str, Tally], theirs: Mapping[str, Tally]) -> Interval:
         counts = rng.multinomial(n, [won / n, lost / n, (n - won - lost) / n], _DRAWS)
         draws.append((counts[:, 0] - counts[:, 1]) / n)
         values.append((won - lost) / n)
-    return _estimate(float(np.mean(values)), np.mean(draws, axis=0))
+    found = _estimate(float(np.mean(values)), np.mean(draws, axis=0))
+    return Gain(found.value, found.low, found.high, exact_p(ours, theirs))
 
 
 def ratio(ours: Tally, base: Tally) -> Interval:

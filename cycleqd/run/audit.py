@@ -47,7 +47,8 @@ class Work:
             models = [given["child"]["base"], *given["child"]["parents"]]
             return {ref["id"]: ref["digest"] for ref in models} | {k: given[k] for k in ("merged",) if k in given}
         if self.stage == "basis":
-            refs = [ref for ref in given.values() if isinstance(ref, dict)] + given.get("adapters", [])
+            refs = [ref for ref in given.values() if isinstance(ref, dict)]
+            refs += [*given.get("adapters", []), *given.get("full", [])]
             return {ref["id"]: ref["digest"] for ref in refs}
         if self.stage == "aggregate":
             return {ref["id"]: ref["digest"] for ref in (given["base"], *given["models"])}

@@ -20,6 +20,7 @@ from cycleqd.search.config import Config, TaskConfig
 from cycleqd.search.grid import is_flat
 from cycleqd.search.operators.crossover import SpanCrossover
 from cycleqd.search.state import State
+from cycleqd.storage.evolution import size_in_bytes
 from cycleqd.storage.objects import Store
 from cycleqd.storage.settings import Settings
 from cycleqd.weights import lora
@@ -82,7 +83,7 @@ def decide(config: Config, store: Store | None, findings: Findings) -> Config:
 
 
 def check_models(config: Config, store: Store | None, findings: Findings) -> dict[str, Checkpoint | LoraAdapter]:
-    """Open base and experts, and compare architecture, tokenizer, vocabulary, tensors, shapes and ranks.
+    """Open base and experts, and compare architecture, tokenizer, template, tensors, shapes and ranks.
 
     Args:
         config: The configuration, `models.weights` decided.
@@ -93,9 +94,8 @@ def check_models(config: Config, store: Store | None, findings: Findings) -> dic
         By model id what could be opened, the base first.
     """
     from cycleqd.storage.inputs import find_source
-    from cycleqd.storage.staging import given, open_expert, too_wide
+    from cycleqd.storage.staging import given, open_expert
     from cycleqd.weights.checkpoint import open_checkpoint
-    from cycleqd.weights.compatibility import problems
 
     opened: dict[str, Checkpoint | LoraAdapter] = {}
     base: Checkpoint | None = None
@@ -110,17 +110,28 @@ def check_models(config: Config, store: Store | None, findings: Findings) -> dic
                 opened[model] = open_expert(source, base)
         except CycleQDError as error:
             findings.collect(error)
-    if base is None:
-        return opened
-    check_crossover(config, base, findings)
-    experts = [found for model, found in opened.items() if model != "base"]
-    findings.problems += problems(base, [found for found in experts if isinstance(found, Checkpoint)])
+    if base is not None:
+        check_crossover(config, base, findings)
+        try:
+            _compare(config, base, [found for model, found in opened.items() if model != "base"], findings)
+        except CycleQDError as error:  # a broken tokenizer file
+            findings.collect(error)
+    return opened
+
+
+def _compare(config: Config, base: Checkpoint, experts: list[Checkpoint | LoraAdapter], findings: Findings) -> None:
+    """Whether experts fit the base."""
+    from cycleqd.storage.staging import too_wide, unprompted
+    from cycleqd.weights import compatibility
+
+    findings.problems += compatibility.problems(base, experts)
+    findings.problems += unprompted(config, base, experts)
+    findings.warnings += compatibility.warnings(base, experts)
     for expert in experts:
         if isinstance(expert, LoraAdapter):
             findings.warnings += lora.warnings(expert, config.models.base)
     if config.in_span and len(experts) == len(config.models.experts) and (wide := too_wide(config, base, experts)):
         findings.problems.append(wide)
-    return opened
 
 
 def check_crossover(config: Config, base: Checkpoint, findings: Findings) -> None:
@@ -167,21 +178,13 @@ def check_tasks(config: Config, findings: Findings, begin: Callable[[str], None]
 
 
 def check_server(config: Config) -> Iterator[str]:
-    """What speaks against generating with a server: it has the base, and adapters of it.
+    """What a server lacks to generate; that models fit one is decided with `models.weights`.
 
     Args:
-        config: The configuration, `models.weights` decided.
+        config: The configuration.
     """
-    if config.evaluation.engine != "server":
-        return
-    if not config.place.server.url:
+    if config.evaluation.engine == "server" and not config.place.server.url:
         yield "evaluation.engine is server: say where it is (place.server.url)"
-    if not config.in_span or config.extracted:
-        full = ", ".join(config.extracted) or "every model"
-        yield (
-            f"evaluation.engine is server, which scores adapters of the base, and {full} is a full checkpoint: give"
-            " experts as adapters (docs/adapters.md), or take the vllm engine"
-        )
 
 
 def _check_task(name: str, task: TaskConfig, findings: Findings) -> dict[str, int]:
@@ -249,6 +252,22 @@ def check_disk(config: Config, needed: int, findings: Findings) -> None:
         findings.problems.append(
             f"place.folder: {needed / 1e9:.1f} GB may be needed on the disk of {folder}, which has"
             f" {free / 1e9:.1f} GB free; use another disk or fewer bins"
+        )
+
+
+def check_cache(config: Config, swapped: int, findings: Findings) -> None:
+    """Room for what is made there to be scored.
+
+    Args:
+        config: The evolution's configuration.
+        swapped: Bytes of the full checkpoint that is made of a model; 0 where none is.
+        findings: A problem is added to it.
+    """
+    if swapped > size_in_bytes(config.place.cache_size):
+        findings.problems.append(
+            f"place.cache_size is {config.place.cache_size}, and models.keep_dense makes a checkpoint of"
+            f" {swapped / 1e9:.1f} GB there of every model that is scored; raise it (with room"
+            " for base and full experts they are fetched once)"
         )
 
 

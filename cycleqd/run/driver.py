@@ -133,7 +133,8 @@ def position(config: Config, store: Store) -> Position:
 class Driver:
     """Decides and acts. `position` reads S3; `announce` is called with every action before it is done.
 
-    `retries`: how often a failed run is repeated.
+    `retries`: how often a failed run is repeated. `outage`: seconds of pauses for which errors of the kind `waits_for`
+    are waited out, one after another.
     """
 
     runner: Runner
@@ -143,6 +144,7 @@ class Driver:
     warned: Callable[[str], None] = lambda sentence: None
     sleep: Callable[[float], None] = time.sleep
     outage: float = OUTAGE_SECONDS
+    waits_for: type[UnavailableError] = UnavailableError
     _ended_before: set[str] = field(default_factory=set)
     _looked_for: set[str] = field(default_factory=set)
 
@@ -164,8 +166,9 @@ class Driver:
                     if self.next()[0] != action:  # another driver did it meanwhile
                         continue
                 self.act(action)
-                pause, quiet = _FIRST_PAUSE, 0.0
-            except UnavailableError as error:
+                if not isinstance(action, Start):  # a run that begins may still meet the outage
+                    pause, quiet = _FIRST_PAUSE, 0.0
+            except self.waits_for as error:
                 if quiet >= self.outage:
                     raise
                 self.warned(f"{error}; trying again in {pause:.0f} s")

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from cycleqd.errors import IntegrityError
+from cycleqd.evaluation.engines.vllm import SLOTS
 from cycleqd.run.replies import Generated, Replies, replies
 from cycleqd.run.sizes import Sizes
 from cycleqd.search.algorithms import algorithm
@@ -17,6 +18,31 @@ from cycleqd.storage.objects import Store
 _PODS_A_TASK = 2  # KFP runs a driver pod for every task
 _SAMPLED = 40  # records of each stage that are read
 
+SERVER_RATE = 180e6
+"""Bytes of an adapter that one thread of a server makes of a core in a CPU second, in bfloat16; measured, see
+docs/engines.md."""
+
+
+@dataclass(frozen=True)
+class ServerCost:
+    """What a server does for the adapters of an evolution, before and while they generate.
+
+    Attributes:
+        adapters: That it makes, at most: each model of the span once for the search, and once for held-out samples.
+        seconds: CPU seconds of one thread for one of them, at `SERVER_RATE`.
+        folder: Bytes of one on the server's disk.
+        slots: Adapters that share a batch.
+        slot: Bytes of the GPU's memory for one of them, set aside when the server starts.
+        basis: Bytes that it reads once, beside the base.
+    """
+
+    adapters: int
+    seconds: float
+    folder: int
+    slots: int
+    slot: int
+    basis: int
+
 
 @dataclass(frozen=True)
 class Estimate:
@@ -25,15 +51,18 @@ class Estimate:
     Attributes:
         models: That are scored: base, experts (also as they came, where adapters are extracted) and children.
         evaluations: Of a model on a task and a split.
-        engine_starts: At most; none where all has a score.
+        engine_starts: At most; none where all has a score. With a server its own is the only one.
         seconds: All stages' time added up; None until a first one was measured.
         replies: Tokens and hours of generating; None where the samples are not known.
         pods: On a cluster.
         given: Bytes of base and experts.
         child: Bytes of one child's checkpoint or core.
         adapter: Bytes that an engine loads of a child in the span; else 0.
+        swapped: Bytes of the full checkpoint that it loads in place of an adapter where `models.keep_dense`; else 0.
+        swaps: How often one of these is made and loaded, at most.
         written: Bytes of checkpoints, cores and what seeding makes, written to S3 beside base and experts.
         kept: The same in S3 when every cell of every archive holds a model of its own.
+        served: What a server does; None without one.
     """
 
     models: int
@@ -45,8 +74,11 @@ class Estimate:
     given: int
     child: int
     adapter: int
+    swapped: int
+    swaps: int
     written: int
     kept: int
+    served: ServerCost | None = None
 
 
 def estimate(
@@ -76,6 +108,8 @@ def estimate(
     elites = min(sum(cells(config).values()), children)
     seeded = stored.seeded + (experts * stored.child if config.in_span else 0)
     steps = 2 if config.in_span or not config.place.fused else 1  # the intermediate is written, too
+    final = stored.swapped  # beside its core, of which no adapter is the same
+    cores = (searched - 1 - full) * _groups(config, search) + (held_out - 1 - full) * _groups(config, tasks)
     return Estimate(
         models=1 + experts + full + children,
         evaluations=evaluations,
@@ -86,9 +120,28 @@ def estimate(
         given=stored.given,
         child=stored.child,
         adapter=stored.adapter,
-        written=seeded + (steps * children + combined) * stored.child,
-        kept=seeded + (elites + combined) * stored.child,
+        swapped=stored.swapped,
+        swaps=cores if stored.swapped else 0,
+        written=seeded + (steps * children + combined) * stored.child + final,
+        kept=seeded + (elites + combined) * stored.child + final,
+        served=_served(config, stored, searched + held_out - 2),  # of which the base is none
     )
+
+
+def _served(config: Config, stored: Sizes, adapters: int) -> ServerCost | None:
+    if config.evaluation.engine != "server" or not stored.adapter:
+        return None
+    seconds = stored.adapter / SERVER_RATE
+    return ServerCost(adapters, seconds, stored.adapter, server_slots(config), stored.slot, stored.seeded)
+
+
+def server_slots(config: Config) -> int:
+    """Adapters that a server has room for in a batch; more wait for their turn.
+
+    Args:
+        config: The evolution that it is started for.
+    """
+    return min(SLOTS, max(config.method.children, len(config.models.experts)))
 
 
 def planned_children(config: Config) -> int:

@@ -13,7 +13,7 @@ from components.update_archives.stage import METHOD_VERSION, move_head, outputs,
 from cycleqd.errors import ConflictError
 from cycleqd.evaluation.scoring import evaluate_all
 from cycleqd.evaluation.secrets import withheld
-from cycleqd.search import state as states
+from cycleqd.search import rebuilt
 from cycleqd.search.algorithms import algorithm
 from cycleqd.search.config import Config
 from cycleqd.search.records import JSON
@@ -102,7 +102,7 @@ def edit(store: Store, config: Config, head: Head, state: State, models: Sequenc
 
     def compute(clock: Clock) -> JSON:
         with clock.part("update"):
-            again = states.rescored(config, state, base, scored)
+            again = rebuilt.rescored(config, state, base, scored)
         return outputs(write_snapshot(store, again, edition), edition, models)
 
     folder = layout.maker(head.snapshot, edition)

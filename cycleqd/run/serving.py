@@ -23,7 +23,8 @@ from cycleqd.evaluation.engines import EngineSettings
 from cycleqd.evaluation.engines.common.checkpoint import ModelFolder
 from cycleqd.evaluation.engines.common.resolver import AdapterKeeper, Served
 from cycleqd.evaluation.engines.common.watched import environment
-from cycleqd.evaluation.engines.vllm import RANKS, SLOTS, VllmEngine
+from cycleqd.evaluation.engines.vllm import RANKS, VllmEngine
+from cycleqd.run.estimate import server_slots
 from cycleqd.search.config import Config
 from cycleqd.search.place import Place
 from cycleqd.storage import layout
@@ -56,15 +57,15 @@ def wait_for_seeding(store: Store, say: Callable[[str], None]) -> Config:
         say: Called once with a sentence, if there is something to wait for.
 
     Raises:
-        InvalidInputError: The evolution's models are full checkpoints.
+        InvalidInputError: The evolution's models are full checkpoints, or scored as such.
     """
     said = False
     while True:
         config = load_config(store) if read_result(store, layout.SEED) else None
-        if config is not None and not config.in_span:
+        if config is not None and (not config.in_span or config.models.keep_dense):
             raise InvalidInputError(
-                f"the models of {store.url('')} are full checkpoints, and a server has one base and adapters of it;"
-                " evolve adapters (models.rank, docs/adapters.md) or take the vllm engine"
+                f"the models of {store.url('')} are scored as full checkpoints, and a server has one base and adapters"
+                " of it; evolve adapters (models.rank without keep_dense, docs/adapters.md) or take the vllm engine"
             )
         if config is not None and all(read_result(store, layout.stage(m, "make")) for m in ("base", layout.BASIS)):
             return config
@@ -100,7 +101,7 @@ def serving(
             EngineSettings(wanted.dtype, wanted.batch_tokens, wanted.threads, wanted.max_context, place.device)
         )
         arguments = engine.arguments(ModelFolder.open(folder, wanted.max_context))
-        slots = min(SLOTS, max(config.method.children, len(config.models.experts)))
+        slots = server_slots(config)
         arguments |= {"served_model_name": recorded.digest, "host": listening.host, "port": listening.port}
         arguments |= {"enable_lora": True, "max_lora_rank": rank, "max_loras": slots, "max_cpu_loras": 2 * slots}
         arguments |= {

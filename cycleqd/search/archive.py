@@ -5,10 +5,14 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
+from typing import Literal
 
 from cycleqd.search.grid import Cell, Grid
 from cycleqd.search.operators.copies import Copies
-from cycleqd.search.records import JSON, ModelRef, Scored
+from cycleqd.search.records import JSON, ModelRef, Scored, average
+
+Ties = Literal["average", "first"]
+"""Which of two models of equal quality is better: that of the higher average, or the one that came first."""
 
 
 @dataclass(frozen=True)
@@ -22,23 +26,36 @@ class Archive:
     grid: Grid
     elites: Mapping[Cell, Scored] = field(default_factory=dict)
 
-    def offer(self, candidate: Scored, copies: Copies) -> Archive:
+    def offer(self, candidate: Scored, copies: Copies, ties: Ties = "average") -> Archive:
         """The archive after a model was offered: it enters an empty cell, or one whose elite is strictly worse.
 
-        Ties keep the incumbent.
+        Of equal quality, the model with the higher average is better; equal in both, the incumbent stays.
 
         Args:
             candidate: The model and its scores.
             copies: Decides whether a model that would enter may, where it is a copy of an elite.
+            ties: "first": of equal quality, the incumbent stays, as it did in formats before 3.
         """
         cell = self.grid.cell(candidate.scores)
         incumbent = self.elites.get(cell)
-        if incumbent is not None and incumbent.scores[self.quality] >= candidate.scores[self.quality]:
-            return self
+        if incumbent is not None:
+            ahead = candidate.scores[self.quality] - incumbent.scores[self.quality]
+            better = average(candidate.scores) > average(incumbent.scores) and ties == "average"
+            if ahead < 0 or (ahead == 0 and not better):
+                return self
         if not copies.admits(candidate, self.elites.values()):
             return self
-        elite = Scored(candidate.model, candidate.scores)  # verdicts are a population's matter
+        elite = replace(candidate, verdicts=None)  # they are a population's matter
         return replace(self, elites=dict(sorted({**self.elites, cell: elite}.items())))
+
+    def lead(self, model: Scored) -> float:
+        """How far a model's quality is above the best elite's; above 0 where there is none.
+
+        Args:
+            model: The model and its scores.
+        """
+        best = max((elite.scores[self.quality] for elite in self.elites.values()), default=0.0)
+        return model.scores[self.quality] - best
 
     @property
     def coverage(self) -> float:

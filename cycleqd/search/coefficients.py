@@ -23,9 +23,8 @@ class ExpertMerge(Algorithm):
     """All experts are every child's parents; the archives only record."""
 
     def pool(self, state: State) -> Sequence[Scored]:
-        """The experts; and the best average so far, which is what these searches are for."""
-        best = max(state.history, key=lambda line: average(line.scores))
-        return (*state.experts, Scored(best.model, best.scores))
+        """The experts."""
+        return state.experts
 
     def parents(self, state: State, focus: str, rng: np.random.Generator) -> Sequence[Scored]:
         """All experts."""

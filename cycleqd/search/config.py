@@ -7,66 +7,23 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Any, Literal, TypeVar
 
 import yaml
 from pydantic import BaseModel, Field, ValidationError, model_validator
 
 from cycleqd.errors import InvalidInputError
 from cycleqd.loading import is_file
+from cycleqd.outside import YAML_BYTES, parse_yaml, read_file
 from cycleqd.search.algorithms import algorithm
-from cycleqd.search.fields import Fraction, Location, Name, Plugin, Section, stored, stored_by_content, without
+from cycleqd.search.experts import Models
+from cycleqd.search.fields import Fraction, Location, Name, Plugin, Section, stored, stored_by_content
 from cycleqd.search.method import Method
 from cycleqd.search.operators import Operator
 from cycleqd.search.place import Place
 
 S = TypeVar("S", bound=Section)
 M = TypeVar("M", bound=BaseModel)
-
-
-class Expert(Section):
-    """An expert: its checkpoint or LoRA adapter (a folder or s3:// prefix) and the task it was fine-tuned for."""
-
-    path: Location
-    """The expert: a Hugging Face folder of safetensors or a PEFT LoRA adapter's folder, or an s3:// prefix of one."""
-    task: Name
-    """The task that it was fine-tuned for, one of the search tasks."""
-    rank: int | None = Field(default=None, ge=1, le=512)
-    """Rank of the adapter to extract from it, where it is a full checkpoint; empty: `models.rank`."""
-
-    @model_validator(mode="before")
-    @classmethod
-    def _undecided(cls, value: Any) -> Any:
-        """An empty rank is the same as no word about it: what was frozen decides."""
-        return without(value, "rank", None)
-
-
-class Models(Section):
-    """The base, the K or more experts fine-tuned from it, and the shard size of the checkpoints that are written."""
-
-    base: Location
-    """The base model that every expert was fine-tuned from: a folder, or an s3:// prefix."""
-    experts: dict[Name, Expert] = Field(min_length=1)
-    """At least one expert for each search task, by a name of your choice."""
-    shard_size: Annotated[str, Field(pattern=r"^[0-9]+(\.[0-9]+)?(KB|MB|GB)$")] = "5GB"
-    """Largest file of a checkpoint that is written, such as 500MB or 5GB."""
-    weights: Literal["auto", "dense", "span"] = "auto"
-    """How children are kept: `dense` (full checkpoints) or `span` (small cores in the span of low-rank experts). `auto`
-    is `span` where every expert is an adapter or `rank` is set, else `dense`; what it chose is frozen."""
-    rank: int | None = Field(default=None, ge=1, le=512)
-    """Extract an adapter of this rank from every expert that is a full checkpoint; empty: experts stay as they are."""
-
-    @model_validator(mode="before")
-    @classmethod
-    def _undecided(cls, value: Any) -> Any:
-        """`weights: auto` is the same as no word about it: what was frozen decides."""
-        return without(value, "weights", "auto")
-
-    @model_validator(mode="after")
-    def _extracted(self) -> Models:
-        if self.rank is not None and self.weights == "dense":
-            raise ValueError("rank extracts adapters, which weights: dense does not use; remove one of the two")
-        return self
 
 
 class SplitConfig(Section):
@@ -331,10 +288,10 @@ def _laid(under: Any, over: Any) -> Any:
 
 def _read(path: Path) -> Any:
     try:
-        return yaml.safe_load(path.read_text())
+        return parse_yaml(read_file(path, YAML_BYTES))
     except OSError as error:
         raise InvalidInputError(f"{path}: cannot be read ({error.strerror}); give the path of a config file") from error
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, ValueError) as error:
         raise InvalidInputError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from error
 
 

@@ -22,7 +22,7 @@ def measure(state: State, naive: Scores | None = None) -> dict[str, float]:
     - coverage/TASK, qd_score/TASK: of the archive whose quality TASK is
     - diversity: distinct elites (by digest) per filled cell, over all archives
     - front_elites, front_all: size of the Pareto front over the K scores, of the elites and of all models evaluated
-    - hypervolume_elites, hypervolume_all: what these dominate above the base's scores
+    - hypervolume_elites, hypervolume_all: what these dominate above the lowest score of the experts on each task
     - evaluations: children so far
     - evaluations_to_pass/best_expert, evaluations_to_pass/naive: see there; left out until it happened
 
@@ -31,6 +31,7 @@ def measure(state: State, naive: Scores | None = None) -> dict[str, float]:
         naive: Scores of the naive merge, where it was evaluated.
     """
     best = best_average(state)
+    lowest = {task: min(expert.scores[task] for expert in state.experts) for task in state.tasks}
     found = {f"best/{task}": line.scores[task] for task, line in state.bests.items()}
     found |= {"best_average": average(best.scores), "worst_of_best": min(best.scores.values())}
     for archive in state.archives:
@@ -38,7 +39,7 @@ def measure(state: State, naive: Scores | None = None) -> dict[str, float]:
     found["diversity"] = diversity(state)
     for name, front in (("elites", front_of_elites(state)), ("all", front_of_all(state))):
         found[f"front_{name}"] = float(len(front))
-        found[f"hypervolume_{name}"] = hypervolume(front, state.tasks, state.base.scores)
+        found[f"hypervolume_{name}"] = hypervolume(front, state.tasks, lowest)
     found["evaluations"] = float(state.evaluations)
     rivals = {"best_expert": max((expert.scores for expert in state.experts), key=average)}
     if naive is not None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
@@ -81,36 +80,19 @@ def crowding(points: Points) -> NDArray[np.float64]:
 
 
 def hypervolume(points: Points, reference: Sequence[float]) -> float:
-    """Exact volume dominated by the points and above the reference.
+    """Exact volume dominated by the points and above the reference, by moocore.
 
-    A point not better than the reference in every coordinate adds nothing. Computed by slicing along the last
-    coordinate; exponential in K - 2, meant for the handful of tasks that one evolution has.
+    A point not better than the reference in every coordinate adds nothing. The same points in another order give the
+    same bits.
 
     Args:
         points: [n, K].
         reference: K values.
     """
+    import moocore
+
     origin = np.asarray(reference, dtype=float)
     above = points[(points > origin).all(axis=1)] - origin if len(points) else points
-    return _volume(frozenset(map(tuple, above.tolist())))
-
-
-@lru_cache(maxsize=4096)  # neighbouring snapshots mostly share their fronts
-def _volume(points: frozenset[tuple[float, ...]]) -> float:
-    if not points:
+    if not len(above):
         return 0.0
-    array = np.array(sorted(points))
-    array = array[front(array)]
-    if array.shape[1] == 1:
-        return float(array.max())
-    if array.shape[1] == 2:  # on a front, the second coordinate falls as the first one grows
-        x, y = array[np.argsort(array[:, 0])].T
-        return float(((x - np.concatenate(([0.0], x[:-1]))) * y).sum())
-    heights = np.unique(array[:, -1])
-    slabs = np.diff(heights, prepend=0.0)
-    return float(
-        sum(
-            slab * _volume(frozenset(map(tuple, array[array[:, -1] >= height, :-1].tolist())))
-            for height, slab in zip(heights, slabs, strict=True)
-        )
-    )
+    return float(moocore.hypervolume(np.unique(above[front(above)], axis=0), ref=0.0, maximise=True))

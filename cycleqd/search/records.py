@@ -118,6 +118,12 @@ class Child(JsonRecord):
         total = sum(self.omega)
         return tuple((name, omega / total) for name, omega in zip(names, self.omega, strict=True))
 
+    @property
+    def origin(self) -> str:
+        """The digest of parents and ω (or coefficients): children of one origin differ in their mutation alone."""
+        weights = self.crossover.get("coefficients", self.omega)
+        return digest(sorted([parent.digest, weight] for parent, weight in zip(self.parents, weights, strict=True)))
+
 
 @dataclass(frozen=True)
 class Plan(JsonRecord):
@@ -137,18 +143,30 @@ class Plan(JsonRecord):
 class Scored:
     """A model and its scores on every search task: what is offered to archives and populations.
 
-    `verdicts` (only for Lexicase on samples): task → one bool a sample, in the search split's order.
+    `verdicts` (only for Lexicase on samples): task → one bool a sample, in the search split's order. `origin` (only for
+    rules for copies that need it): the digest of a child's parents and ω.
     """
 
     model: ModelRef
     scores: Scores
     verdicts: Mapping[str, tuple[bool, ...]] | None = None
+    origin: str = ""
+
+    def copies(self, other: Scored) -> bool:
+        """Whether both have the same weights, or the same parents and ω as far as that is known.
+
+        Args:
+            other: Another model, or the same.
+        """
+        return self.model.digest == other.model.digest or (self.origin == other.origin and self.origin != "")
 
     def to_json(self) -> JSON:
         """JSON as in a snapshot; verdicts, where there are any, as one text of "0" and "1" a task."""
         value: dict[str, JSON] = {"model": self.model.to_json(), "scores": dict(self.scores)}
         if self.verdicts is not None:
             value["verdicts"] = {task: "".join("01"[v] for v in bits) for task, bits in self.verdicts.items()}
+        if self.origin:
+            value["origin"] = self.origin
         return value
 
     @classmethod
@@ -168,13 +186,18 @@ class Scored:
             verdicts=None
             if verdicts is None
             else {task: tuple(bit == "1" for bit in bits) for task, bits in verdicts.items()},
+            origin=value.get("origin", ""),
         )
 
 
 @dataclass(frozen=True)
 class Evaluated:
-    """A line of the history: a model, its scores, and the generation that made it (-1, seeding, for an expert)."""
+    """A line of the history: a model, its scores, and the generation that made it (-1, seeding, for an expert).
+
+    `origin`: as of `Scored`.
+    """
 
     generation: int
     model: ModelRef
     scores: Scores
+    origin: str = ""

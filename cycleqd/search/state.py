@@ -6,14 +6,13 @@ algorithm the same measures and the same final model.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from itertools import groupby
 from typing import Self
 
 from cycleqd.errors import ConflictError, IntegrityError, InvalidInputError
 from cycleqd.search.algorithms import algorithm
-from cycleqd.search.archive import Archive
+from cycleqd.search.archive import Archive, Ties
 from cycleqd.search.config import Config
 from cycleqd.search.grid import Axis, behaviour, fix_axes
 from cycleqd.search.operators.final import Recipe
@@ -35,6 +34,9 @@ class State:
         archives: One a task, in that order.
         population: What an algorithm without archives selects from.
         history: The experts, then every child, in the order of evaluation.
+        best: The model with the best average of all that were evaluated, which is kept from cleaning; in an evolution
+            that began before format 3, of all that were kept when it was brought to it, and later ones.
+        ties: Which of two models of equal quality is better.
         rescored: Digests of the earlier editions of this snapshot, oldest first, with older scores.
         forgotten: Number of children that left the history, as their checkpoints were deleted before a rescoring.
         digest: sha256 (hex) of the stored bytes, which HEAD and plans name; "" for a state that was not stored.
@@ -48,6 +50,8 @@ class State:
     archives: tuple[Archive, ...]
     population: tuple[Scored, ...] = ()
     history: tuple[Evaluated, ...] = field(repr=False, default=())
+    best: ModelRef | None = None
+    ties: Ties = "average"
     rescored: tuple[str, ...] = ()
     forgotten: int = 0
     digest: str = field(compare=False, default="")
@@ -64,11 +68,20 @@ class State:
 
     @property
     def bests(self) -> dict[str, Evaluated]:
-        """The best model on each task among all evaluated ones, its archive's best elite; ties keep the earlier."""
-        return {task: max(self.history, key=lambda line: line.scores[task]) for task in self.tasks}
+        """The best model on each task among all evaluated ones, its archive's best elite.
+
+        Of equal ones that of the higher average (see `ties`), then the earlier.
+        """
+
+        def rank(line: Evaluated, task: str) -> tuple[float, float]:
+            return line.scores[task], average(line.scores) if self.ties == "average" else 0.0
+
+        return {task: max(self.history, key=lambda line: rank(line, task)) for task in self.tasks}
 
     def to_json(self) -> JSON:
-        """The snapshot's content. A line of `history` is [generation, id, digest, scores in the order of `tasks`]."""
+        """The snapshot's content. A line of `history` is [generation, id, digest, scores in the order of `tasks`],
+        and the origin where rules for copies need it.
+        """
         return {
             "generation": self.generation,
             "tasks": list(self.tasks),
@@ -79,8 +92,11 @@ class State:
             "population": [model.to_json() for model in self.population],
             "history": [
                 [line.generation, line.model.id, line.model.digest, [line.scores[task] for task in self.tasks]]
+                + ([line.origin] if line.origin else [])
                 for line in self.history
             ],
+            "best": self.best.to_json() if self.best else None,
+            "ties": self.ties,
             "rescored": list(self.rescored),
             "forgotten": self.forgotten,
         }
@@ -104,41 +120,51 @@ class State:
             archives=tuple(Archive.from_json(a, behaviour(axes, a["quality"])) for a in value["archives"]),
             population=tuple(Scored.from_json(model) for model in value["population"]),
             history=tuple(
-                Evaluated(generation, ModelRef(name, sha256), dict(zip(tasks, scores, strict=True)))
-                for generation, name, sha256, scores in value["history"]
+                Evaluated(generation, ModelRef(name, sha256), dict(zip(tasks, scores, strict=True)), *origin)
+                for generation, name, sha256, scores, *origin in value["history"]
             ),
+            best=ModelRef.from_json(value["best"]) if value["best"] else None,
+            ties=value["ties"],
             rescored=tuple(value["rescored"]),
             forgotten=value["forgotten"],
             digest=digest,
         )
 
 
-def seeded(config: Config, base: Scored, experts: Sequence[Scored]) -> State:
+def seeded(config: Config, base: Scored, experts: Sequence[Scored], ties: Ties = "average") -> State:
     """Snapshot 0: bounds fixed from the experts, every expert offered to every archive.
 
     Args:
         config: Method and tasks of the evolution.
         base: The base model's scores.
         experts: The experts' scores, in the order in which they are offered.
+        ties: Which of two models of equal quality is better.
 
     Raises:
         InvalidInputError: a score is missing, NaN or outside [0, 1], verdicts are missing, or every expert scores 0 on
             a task (unless evaluation.allow_flat_tasks), which then cannot guide the search.
     """
     tasks = config.search_tasks
-    base = _checked(replace(base, verdicts=None), tasks)
-    checked = _with_verdicts(config, [_checked(expert, tasks) for expert in experts], tasks)
+    base = validated(replace(base, verdicts=None), tasks)
+    checked = with_verdicts(config, [validated(expert, tasks) for expert in experts], tasks)
     for task in tasks:
         if not config.evaluation.allow_flat_tasks and not any(expert.scores[task] for expert in checked):
             raise InvalidInputError(
                 f"task '{task}': every expert scores 0, so it cannot guide the search; check the task and its expert, "
                 "mark it report_only, or set evaluation.allow_flat_tasks"
             )
-    return algorithm(config).tell(_empty(config, base, checked), checked)
+    return algorithm(config).tell(empty(config, base, checked, ties), checked)
 
 
-def _empty(config: Config, base: Scored, experts: Sequence[Scored]) -> State:
-    """K empty archives with the experts' bounds: the state before the experts are offered."""
+def empty(config: Config, base: Scored, experts: Sequence[Scored], ties: Ties) -> State:
+    """K empty archives with the experts' bounds: the state before the experts are offered.
+
+    Args:
+        config: Method and tasks of the evolution.
+        base: The base model's scores.
+        experts: The experts' scores.
+        ties: Which of two models of equal quality is better.
+    """
     tasks = config.search_tasks
     specialists = {f"expert-{name}": expert.task for name, expert in config.models.experts.items()}
     axes = fix_axes(config.method.grid, tasks, experts, specialists)
@@ -149,6 +175,7 @@ def _empty(config: Config, base: Scored, experts: Sequence[Scored]) -> State:
         base=base,
         experts=tuple(Scored(expert.model, expert.scores) for expert in experts),
         archives=tuple(Archive(task, behaviour(axes, task)) for task in tasks),
+        ties=ties,
     )
 
 
@@ -189,12 +216,22 @@ def updated(config: Config, state: State, plan: Plan, scored: Sequence[Scored]) 
     expected, given = [child.id for child in plan.children], [model.model.id for model in scored]
     if expected != given:
         raise IntegrityError(f"generation {plan.generation}: scores of {given} were given for the children {expected}")
-    checked = _with_verdicts(config, [_checked(model, state.tasks) for model in scored], state.tasks)
+    checked = with_verdicts(config, [validated(model, state.tasks) for model in scored], state.tasks)
+    if config.method.copies.needs_origins:
+        checked = [replace(model, origin=child.origin) for model, child in zip(checked, plan.children, strict=True)]
     return algorithm(config).tell(state, checked)
 
 
-def _checked(model: Scored, tasks: Sequence[str]) -> Scored:
-    """The model with exactly the search tasks' scores, as floats; anything that is no fraction is refused."""
+def validated(model: Scored, tasks: Sequence[str]) -> Scored:
+    """The model with exactly the search tasks' scores, as floats.
+
+    Args:
+        model: With scores on these tasks at least.
+        tasks: The K search tasks.
+
+    Raises:
+        InvalidInputError: a score is missing, or no fraction in [0, 1].
+    """
     scores = {}
     for task in tasks:
         if task not in model.scores:
@@ -207,58 +244,25 @@ def _checked(model: Scored, tasks: Sequence[str]) -> Scored:
     return replace(model, scores=scores)
 
 
-def _with_verdicts(config: Config, scored: Sequence[Scored], tasks: Sequence[str]) -> list[Scored]:
-    """The models with exactly the search tasks' verdicts where selection needs them, with none elsewhere."""
+def with_verdicts(config: Config, scored: Sequence[Scored], tasks: Sequence[str]) -> list[Scored]:
+    """The models with exactly the search tasks' verdicts where selection needs them, with none elsewhere.
+
+    Args:
+        config: Method of the evolution.
+        scored: With verdicts where they are needed.
+        tasks: The K search tasks.
+
+    Raises:
+        InvalidInputError: verdicts are needed and missing.
+    """
     if not algorithm(config).needs_verdicts:
-        return [Scored(model.model, model.scores) for model in scored]
+        return [replace(model, verdicts=None) for model in scored]
     for model in scored:
         if model.verdicts is None or not set(tasks) <= set(model.verdicts):
             raise InvalidInputError(
                 f"model '{model.model.id}' comes without verdicts on every task, which its method needs"
             )
     return [replace(model, verdicts={task: tuple((model.verdicts or {})[task]) for task in tasks}) for model in scored]
-
-
-def rescored(config: Config, state: State, base: Scored, models: Sequence[Scored]) -> State:
-    """Another edition of a snapshot: bounds, archives and population from new scores alone.
-
-    Models are offered in the order of the history, in their own generations; children without new scores leave the
-    history and are only counted. Raises as `seeded` does.
-
-    Args:
-        config: Method of the evolution.
-        state: The edition before.
-        base: The base with its new scores.
-        models: Every expert, and the children that are to stay, with their new scores.
-    """
-    found = {model.model.id: model for model in models}
-    made: dict[int, list[Scored]] = {}
-    for line in state.children:
-        if line.model.id in found:
-            made.setdefault(line.generation, []).append(_checked(found[line.model.id], state.tasks))
-    search = algorithm(config)
-    again = seeded(config, base, [found[expert.model.id] for expert in state.experts])
-    for generation in range(state.generation):
-        again = search.tell(again, _with_verdicts(config, made.get(generation, []), state.tasks))
-    forgotten = state.evaluations - len(again.children)
-    return replace(again, rescored=(*state.rescored, state.digest), forgotten=forgotten)
-
-
-def replayed(config: Config, state: State) -> Iterator[State]:
-    """Every snapshot from 0 to this one, rebuilt from the history (populations without verdicts).
-
-    Args:
-        config: Method of the evolution.
-        state: The last snapshot.
-    """
-    search = algorithm(config)
-    yield (current := search.tell(_empty(config, state.base, state.experts), state.experts))
-    made = {
-        generation: [Scored(line.model, line.scores) for line in lines]
-        for generation, lines in groupby(state.children, key=lambda line: line.generation)
-    }
-    for generation in range(state.generation):
-        yield (current := search.tell(current, made.get(generation, [])))
 
 
 def best_average(state: State) -> Evaluated:
@@ -273,25 +277,24 @@ def best_average(state: State) -> Evaluated:
 def alive(config: Config, state: State) -> tuple[Evaluated, ...]:
     """The models whose checkpoints the evolution still needs, in the history's order; all others may be collected.
 
-    What the search may select as a parent, and the best on each task, for the final model.
+    What the search may select as a parent, the best on each task and the best by average, for the final model.
 
     Args:
         config: Method of the evolution.
         state: The current snapshot.
     """
-    parents = algorithm(config).pool(state)
-    needed = {model.model.id for model in parents} | {line.model.id for line in state.bests.values()}
+    needed = {model.model.id for model in algorithm(config).pool(state)} | {best_living(state).model.id}
+    needed |= {line.model.id for line in state.bests.values()}
     return tuple(line for line in state.history if line.model.id in needed)
 
 
-def best_living(config: Config, state: State) -> Evaluated:
-    """The living model with the best average; ties keep the earlier. Its checkpoint exists.
+def best_living(state: State) -> Evaluated:
+    """The model with the best average whose checkpoint exists; ties keep the earlier. It need not be an elite.
 
     Args:
-        config: Method of the evolution.
         state: The current snapshot.
     """
-    return max(alive(config, state), key=lambda line: average(line.scores))
+    return next(line for line in state.history if line.model == state.best)
 
 
 def homes(state: State, model: str) -> tuple[str, ...]:
@@ -312,7 +315,7 @@ def final_recipe(config: Config, state: State, aggregated: Scores | None = None)
         state: The current snapshot.
         aggregated: Scores of the aggregate on the search split, where they decide.
     """
-    return config.method.final.recipe(state, best_living(config, state), aggregated)
+    return config.method.final.recipe(state, best_living(state), aggregated)
 
 
 def remaining(config: Config, state: State) -> int | None:

@@ -30,7 +30,7 @@ class Body:
         which = {} if stop is None else {"Range": f"bytes={start}-{stop - 1}"}
         answer = client.get_object(Bucket=bucket, Key=key, **which)  # type: ignore[arg-type]
         self.etag = answer["ETag"]
-        self._start, self._size, self._stream = start, answer["ContentLength"], answer["Body"]
+        self._start, self.size, self._stream = start, answer["ContentLength"], answer["Body"]
 
     def __iter__(self) -> Iterator[bytes]:
         """The bytes in pieces, once. Four cuts are mended, and one more for every 64 MiB; the next one is raised.
@@ -52,13 +52,13 @@ class Body:
                     raise
             finally:
                 self._stream.close()
-            if done == self._size:
+            if done == self.size:
                 return
             self._continue(done)
 
     def _continue(self, done: int) -> None:
         """Ask for what is missing, of the same version."""
-        rest = f"bytes={self._start + done}-{self._start + self._size - 1}"
+        rest = f"bytes={self._start + done}-{self._start + self.size - 1}"
         try:
             answer = self._client.get_object(Bucket=self._bucket, Key=self._key, Range=rest, IfMatch=self.etag)
         except self._client.exceptions.ClientError as error:

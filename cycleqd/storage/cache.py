@@ -5,7 +5,7 @@ from __future__ import annotations
 import fcntl
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -44,15 +44,42 @@ class CheckpointCache:
             UnavailableError: entries in use leave no room, or the disk is full.
         """
         entry = self._folder / manifest.digest
-        with self._open_lock(f"{manifest.digest}.lock") as lock:
+        with self._held(
+            entry, lambda: _is_whole(entry, manifest), manifest.size, lambda part: _copy(part, source, manifest)
+        ):
+            yield entry
+
+    @contextmanager
+    def made(self, digest: str, size: int, write: Callable[[Path], object]) -> Iterator[Path]:
+        """The folder of a checkpoint that is written here when absent; it stays until the block ends.
+
+        Args:
+            digest: Identifies its content.
+            size: The bytes that it takes.
+            write: Writes it into an empty folder.
+
+        Raises:
+            InvalidInputError: the checkpoint alone exceeds the limit.
+            UnavailableError: entries in use leave no room, or the disk is full.
+        """
+        entry = self._folder / digest
+        with self._held(entry, entry.is_dir, size, write):
+            yield entry
+
+    @contextmanager
+    def _held(
+        self, entry: Path, is_whole: Callable[[], bool], size: int, write: Callable[[Path], object]
+    ) -> Iterator[None]:
+        """The entry, written when it is not whole, cannot be evicted before the block ends."""
+        with self._open_lock(f"{entry.name}.lock") as lock:
             fcntl.flock(lock, fcntl.LOCK_SH)
-            while not _is_whole(entry, manifest):  # again when another process evicts it between the two locks
+            while not is_whole():  # again when another process evicts it between the two locks
                 fcntl.flock(lock, fcntl.LOCK_EX)
-                if not _is_whole(entry, manifest):
-                    self._fill(entry, source, manifest)
+                if not is_whole():
+                    self._fill(entry, size, write)
                 fcntl.flock(lock, fcntl.LOCK_SH)
             os.utime(entry)
-            yield entry
+            yield
 
     @contextmanager
     def find(self, manifest: Manifest) -> Iterator[Path | None]:
@@ -72,24 +99,10 @@ class CheckpointCache:
                 os.utime(entry)
             yield entry if there else None
 
-    def _fill(self, entry: Path, source: Source, manifest: Manifest) -> None:
-        part = self._reserve(entry.name, manifest.size)
+    def _fill(self, entry: Path, size: int, write: Callable[[Path], object]) -> None:
+        part = self._reserve(entry.name, size)
         try:
-            sink = LocalSink(part)
-            for name, file in sorted(manifest.files.items()):
-                writer = sink.create(name, file.size)
-                try:
-                    for start in range(0, file.size, _PIECE):
-                        writer.write(source.read_range(name, start, min(start + _PIECE, file.size)))
-                    found = writer.close()
-                except BaseException:
-                    writer.abort()
-                    raise
-                if found != file.sha256:
-                    raise IntegrityError(
-                        f"{source.location}/{name} has sha256 {found[:16]}…, but {file.sha256[:16]}… was recorded: "
-                        "it was changed or damaged; restore it."
-                    )
+            write(part)
             with self._accounting():
                 part.rename(entry)
         except BaseException:
@@ -150,6 +163,24 @@ class CheckpointCache:
             yield descriptor
         finally:
             os.close(descriptor)
+
+
+def _copy(folder: Path, source: Source, manifest: Manifest) -> None:
+    sink = LocalSink(folder)
+    for name, file in sorted(manifest.files.items()):
+        writer = sink.create(name, file.size)
+        try:
+            for start in range(0, file.size, _PIECE):
+                writer.write(source.read_range(name, start, min(start + _PIECE, file.size)))
+            found = writer.close()
+        except BaseException:
+            writer.abort()
+            raise
+        if found != file.sha256:
+            raise IntegrityError(
+                f"{source.location}/{name} has sha256 {found[:16]}…, but {file.sha256[:16]}… was recorded: "
+                "it was changed or damaged; restore it."
+            )
 
 
 def _is_whole(entry: Path, manifest: Manifest) -> bool:

@@ -5,9 +5,9 @@ from __future__ import annotations
 import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from cycleqd.errors import IntegrityError, UnavailableError
+from cycleqd.errors import IntegrityError, OutageError, UnavailableError
 from cycleqd.storage.settings import Settings
 
 if TYPE_CHECKING:
@@ -30,7 +30,7 @@ def connect_client(settings: Settings, attempts: int = 5) -> S3Client:
     import boto3
     from botocore.config import Config
 
-    return boto3.Session().client(
+    client = boto3.Session().client(
         "s3",
         endpoint_url=settings.endpoint,
         region_name=settings.region,
@@ -42,6 +42,34 @@ def connect_client(settings: Settings, attempts: int = 5) -> S3Client:
             s3={"addressing_style": "path"} if settings.endpoint else {},
         ),
     )
+    _retry_cut_answers(client)
+    return client
+
+
+def _retry_cut_answers(client: S3Client) -> None:
+    """Have botocore repeat a request whose answer was cut, too, where the answer is no object: an error, a listing.
+
+    It reads such bodies without looking at their length, and those of errors outside what it retries. Objects' own
+    bodies are read later (see bodies).
+    """
+    from botocore.exceptions import ConnectionClosedError
+    from urllib3.exceptions import HTTPError
+
+    session = client._endpoint.http_session  # type: ignore[attr-defined]
+
+    def send(request: Any, **_: object) -> Any:
+        answer = session.send(request)
+        if answer.status_code < 300 and request.stream_output:
+            return answer
+        try:
+            missing = int(answer.headers.get("Content-Length", 0)) - len(answer.content)
+        except HTTPError as error:
+            raise ConnectionClosedError(endpoint_url=request.url, request=request, error=error) from error
+        if missing > 0 and request.method != "HEAD":
+            raise ConnectionClosedError(endpoint_url=request.url, request=request, error=f"{missing} bytes are missing")
+        return answer
+
+    client.meta.events.register("before-send.s3", send)
 
 
 @contextmanager
@@ -54,17 +82,20 @@ def reported(url: str, what: str) -> Iterator[None]:
 
     Raises:
         IntegrityError: the block asked for bytes behind the object's end.
+        OutageError: the store does not answer, or says that it cannot for now.
         UnavailableError: any other failure.
     """
     from boto3.exceptions import Boto3Error
-    from botocore.exceptions import BotoCoreError, ClientError
+    from botocore.exceptions import BotoCoreError, ClientError, ConnectionError, HTTPClientError, IncompleteReadError
 
     try:
         yield
     except (BotoCoreError, ClientError, Boto3Error) as error:
         if code(error) in ("InvalidRange", "416"):
             raise IntegrityError(SHORTER.format(url)) from error
-        raise UnavailableError(
+        cut = isinstance(error, ConnectionError | HTTPClientError | IncompleteReadError)
+        away = cut or _status(error) in (429, *range(500, 600))
+        raise (OutageError if away else UnavailableError)(
             f"{url} cannot be {what} ({error});"
             " check AWS_ENDPOINT_URL, the credentials, the bucket and that the store is up"
         ) from error
@@ -76,8 +107,14 @@ def code(error: Exception) -> str:
     Args:
         error: An exception of boto3.
     """
-    response: dict[str, dict[str, str]] = getattr(error, "response", {})
+    response: dict[str, dict[str, str]] = getattr(error, "response", None) or {}
     return response.get("Error", {}).get("Code", "")
+
+
+def _status(error: Exception) -> int:
+    """The HTTP status of an error, 0 where there is none."""
+    response: dict[str, dict[str, int]] = getattr(error, "response", None) or {}
+    return response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0)
 
 
 def probe(store: Store) -> None:

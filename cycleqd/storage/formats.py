@@ -6,14 +6,15 @@ step to _STEPS; nothing else looks at the number. A checkpoint's digest has a fo
 
 from __future__ import annotations
 
-import json
+import math
 from collections.abc import Callable, Sequence
 
 from cycleqd.errors import IntegrityError, InvalidInputError
+from cycleqd.outside import parse_json
 from cycleqd.search.records import JSON, canonical
 from cycleqd.storage import layout
 
-FORMAT = 2
+FORMAT = 3
 """What is written now. cycleqd 0.1 wrote no number."""
 
 Step = Callable[[str, JSON], JSON]
@@ -31,7 +32,23 @@ def _models_are_dense(key: str, value: JSON) -> JSON:
     return value
 
 
-_STEPS: Sequence[Step] = (_models_are_dense,)
+def _best_is_what_was_kept(key: str, value: JSON) -> JSON:
+    """2 → 3: of equal models the first was better, and the best by average was kept only where it was for another
+    reason: as an elite, in a population, or as the best on a task.
+    """
+    if not key.startswith("archives/"):
+        return value
+    elites = [elite for archive in value["archives"] for elite in archive["elites"]]
+    kept = {model["model"]["id"] for model in (*elites, *value["population"])}
+    for index in range(len(value["tasks"])):
+        top = max(line[3][index] for line in value["history"])
+        kept.add(next(line[1] for line in value["history"] if line[3][index] == top))
+    lines = [line for line in value["history"] if line[1] in kept]
+    _, name, sha256, _ = max(lines, key=lambda line: math.fsum(line[3]) / len(line[3]))
+    return {**value, "best": {"id": name, "digest": sha256}, "ties": "first"}
+
+
+_STEPS: Sequence[Step] = (_models_are_dense, _best_is_what_was_kept)
 """Step i leads from format i + 1 to i + 2."""
 
 
@@ -57,7 +74,7 @@ def decode(key: str, data: bytes, url: str) -> JSON:
         InvalidInputError: it is of a format that this version does not read.
     """
     try:
-        value = json.loads(data)
+        value = parse_json(data)
     except ValueError as error:
         raise IntegrityError(f"{url} is not JSON ({error}); it was truncated or altered: restore it") from error
     if not isinstance(value, dict):

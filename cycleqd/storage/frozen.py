@@ -13,6 +13,7 @@ from pathlib import Path
 
 from cycleqd.errors import ConflictError, IntegrityError
 from cycleqd.loading import is_file
+from cycleqd.outside import inside
 from cycleqd.search import config as configuration
 from cycleqd.search.config import Config
 from cycleqd.search.records import JSON
@@ -62,13 +63,13 @@ def fetch(store: Store, key: str, sha256: str, folder: Path) -> None:
         folder: A folder of this machine.
 
     Raises:
-        IntegrityError: it is not what was seeded.
+        IntegrityError: it is not what was seeded, or its key leads out of the folder.
     """
+    path = inside(folder, key)
     content = store.get(key)
     found = hashlib.sha256(content).hexdigest()
     if found != sha256:
         raise IntegrityError(f"{store.url(key)} has sha256 {found}, seeded was {sha256}; it was altered: restore it")
-    path = folder / key
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(content)
 

@@ -42,13 +42,14 @@ def decided(config: Config, client: S3Client | None) -> Config:
         client: For experts in S3; None where it cannot be read.
 
     Raises:
-        InvalidInputError: The experts are not of the kind that `models.weights` asks for, or of two kinds without
-            `models.rank`; an expert's folder is missing; or operators do not work on such weights.
+        InvalidInputError: The experts are not of the kind that `models.weights` or `models.keep_dense` asks for, or of
+            two kinds without `models.rank`; an expert's folder is missing; or operators or the engine do not work on
+            such weights.
     """
     models = config.models
     remote = any(expert.path.startswith("s3://") for expert in models.experts.values())
     if client is None and remote and models.weights != "auto":
-        return _refuse_operators(config)  # the user's word; seeding looks
+        return _refuse_unsuited(config)  # the user's word; seeding looks
     full = [name for name, e in models.experts.items() if not is_adapter(find_source(client, e.path).files())]
     ranks = {name: models.experts[name].rank or models.rank for name in full}
     wanted = models.weights
@@ -65,16 +66,28 @@ def decided(config: Config, client: S3Client | None) -> Config:
             f"{_names(without)} is a full checkpoint, and models.weights is span: set models.rank (64, say), the rank"
             " of the adapter to extract from it"
         )
+    if models.keep_dense and wanted == "dense":
+        raise InvalidInputError(
+            "models.keep_dense keeps what adapters extracted from full checkpoints leave out, and none is extracted:"
+            " set models.rank (64, say), or remove models.keep_dense"
+        )
+    if models.keep_dense and not full:
+        raise InvalidInputError(
+            "models.keep_dense keeps what full checkpoints hold beside adapters, and every expert is an adapter: remove"
+            " it, or give an expert as a full checkpoint"
+        )
     experts = {
         name: expert.model_copy(update={"rank": ranks.get(name) if wanted == "span" else None})
         for name, expert in models.experts.items()
     }
     chosen = models.model_copy(update={"weights": wanted, "experts": experts})
-    return _refuse_operators(config.model_copy(update={"models": chosen}))
+    return _refuse_unsuited(config.model_copy(update={"models": chosen}))
 
 
-def _refuse_operators(config: Config) -> Config:
-    """The configuration; raises InvalidInputError for each operator that does not work on its kind of weights."""
+def _refuse_unsuited(config: Config) -> Config:
+    """The configuration; raises InvalidInputError for each operator that does not work on its kind of weights, and for
+    a server where full checkpoints would have to be scored.
+    """
     unsuited, why = (
         ("elements", "needs single elements of dense weights, which models.weights: span does not keep; choose another")
         if config.in_span
@@ -82,6 +95,12 @@ def _refuse_operators(config: Config) -> Config:
     )
     operators = config.method.operators
     found = [f"{key} '{operator.kind}' {why}" for key, operator in operators.items() if operator.needs == unsuited]
+    full = set(config.models.experts) if not config.in_span else {n.removeprefix("source-") for n in config.extracted}
+    if config.evaluation.engine == "server" and full:
+        found.append(
+            f"evaluation.engine is server, which scores adapters of the base, and {_names(full)} is a full checkpoint:"
+            " give experts as adapters (docs/adapters.md), or take the vllm engine"
+        )
     if found:
         raise InvalidInputError("\n".join(found))
     return config

@@ -24,9 +24,9 @@
 In the span of low-rank experts, expert-NAME, children and combined models are cores (checkpoint/core.safetensors) of
 the basis at models/basis; source-NAME is an expert as it came, adapter-NAME the adapter that was extracted from it.
 
-A home holds checkpoint/…, merged/… (an intermediate), adapter/… (of a final core) and the records of what was done:
-make/ (base, experts, final, naive), merge/ and mutate/ (children), evaluations/TASK/SPLIT/, each with a result.json
-and a run.json.
+A home holds checkpoint/…, merged/… (an intermediate), adapter/… or full/… (of a final core) and the records of what was
+done: make/ (base, experts, final, naive), merge/ and mutate/ (children), evaluations/TASK/SPLIT/, each with a
+result.json and a run.json.
 """
 
 from __future__ import annotations
@@ -110,6 +110,15 @@ def adapter(model: str) -> str:
         model: Model id.
     """
     return f"{home(model)}/adapter"
+
+
+def full(model: str) -> str:
+    """The folder of a core's full checkpoint, which the final model has where no adapter is the same.
+
+    Args:
+        model: Model id.
+    """
+    return f"{home(model)}/full"
 
 
 def merged(model: str) -> str:

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
+from dataclasses import replace
+
+import torch
 
 from cycleqd.progress import counting
 from cycleqd.search.config import Config
@@ -20,12 +23,15 @@ from cycleqd.storage.results import Clock
 from cycleqd.weights import aggregate, merge, span
 from cycleqd.weights.basis import Basis, write_basis
 from cycleqd.weights.checkpoint import Checkpoint, open_checkpoint
+from cycleqd.weights.densified import Densified
 from cycleqd.weights.extract import extract
+from cycleqd.weights.kinds import carried_by_none
 from cycleqd.weights.lora import LoraAdapter, open_adapter
 from cycleqd.weights.manifest import Manifest
 from cycleqd.weights.plain_adapter import write_adapter
 from cycleqd.weights.protocols import Sink
 from cycleqd.weights.stream import write_checkpoint
+from cycleqd.weights.tokenizer import Tokenizer
 
 Recipe = Sequence[tuple[ModelRef, float]]
 """Models and coefficients β of θ_base + Σ β τ."""
@@ -137,11 +143,15 @@ def mutate_dense(
             )
 
 
-def combine_cores(store: Store, place: Place, model: str, base: ModelRef, recipe: Recipe) -> dict[str, JSON]:
-    """Write a linear combination of cores; of the final model the PEFT adapter, too, for those who load it.
+def combine_cores(
+    store: Store, config: Config, place: Place, model: str, base: ModelRef, recipe: Recipe
+) -> dict[str, JSON]:
+    """Write a linear combination of cores; of the final model what others load, too: the PEFT adapter, or the full
+    checkpoint where no adapter is the same model.
 
     Args:
         store: The evolution.
+        config: Its configuration.
         place: Where to work.
         model: Id of the combined model.
         base: The base.
@@ -152,7 +162,10 @@ def combine_cores(store: Store, place: Place, model: str, base: ModelRef, recipe
     """
     combined = span.combine(cores(store, [ref for ref, _ in recipe]), [beta for _, beta in recipe])
     written = {"checkpoint": manifest_json(save_core(store, layout.checkpoint(model), combined))}
-    if model == "final":
+    if model == "final" and combined.dense:
+        target, shard_size = sink(store, layout.full(model)), size_in_bytes(config.models.shard_size)
+        written["full"] = manifest_json(write_full(store, place, model, combined, target, shard_size))
+    elif model == "final":
         target = sink(store, layout.adapter(model))
         written["adapter"] = manifest_json(write_peft(store, place, combined, target, base.digest, None))
     return written
@@ -186,12 +199,13 @@ def combine_dense(
 
 
 def extract_adapter(
-    store: Store, place: Place, base: ModelRef, expert: ModelRef, rank: int, model: str
+    store: Store, config: Config, place: Place, base: ModelRef, expert: ModelRef, rank: int, model: str
 ) -> tuple[Manifest, JSON]:
     """Write the adapter of a rank that is nearest to a full expert.
 
     Args:
         store: The evolution.
+        config: Its configuration.
         place: Where to work.
         base: The base.
         expert: The full checkpoint.
@@ -199,7 +213,8 @@ def extract_adapter(
         model: Id of the adapter.
 
     Returns:
-        Its files; and the share of ‖τ‖² that it keeps, in total, by matrix, and by kind what it drops.
+        Its files; and the share of ‖τ‖² that it keeps, in total and by matrix, and by kind what no adapter carries: it
+        is kept beside adapters (`models.keep_dense`), or dropped.
     """
     with opened(store, place, [base, expert]) as (theta, full):
         found = extract(
@@ -213,7 +228,8 @@ def extract_adapter(
             progress=counting(model, "bytes extracted", theta.nbytes),
         )
     matrices = {name: energy.kept / energy.total for name, energy in found.matrices.items()}
-    return found.manifest, {"total": found.kept, "matrices": matrices, "dropped": found.dropped_shares}
+    others = "dense" if config.models.keep_dense else "dropped"
+    return found.manifest, {"total": found.kept, "matrices": matrices, others: found.other_shares}
 
 
 def span_adapters(store: Store, place: Place, base: ModelRef, adapters: Sequence[ModelRef]) -> Manifest:
@@ -269,7 +285,7 @@ def open_adapters(store: Store, base: ModelRef, adapters: Sequence[ModelRef]) ->
 def write_peft(
     store: Store, place: Place, core: span.Core, target: Sink, base_model: str, rank: int | None
 ) -> Manifest:
-    """A core as a PEFT adapter's folder, in float32.
+    """A core as a PEFT adapter's folder, in float32, with the base's tokenizer, chat template and end tokens.
 
     Args:
         store: The evolution.
@@ -279,12 +295,32 @@ def write_peft(
         base_model: What the adapter names as its base: a path or a name on Hugging Face.
         rank: Cut to this rank; None: nothing is cut.
     """
+    beside = Tokenizer(open_model(store, model_ref(store, "base")).source).files()
     with opened_basis(store, place) as basis:
-        return write_adapter(target, span.low_rank(basis, core, rank), base_model)
+        return write_adapter(target, span.low_rank(basis, core, rank), base_model, beside=beside)
 
 
-def write_full(store: Store, place: Place, model: str, core: span.Core, target: Sink, shard_size: int) -> Manifest:
-    """A core merged into the base: a full checkpoint, rounded once.
+def with_dense(store: Store, config: Config, core: span.Core, name: str) -> span.Core:
+    """An expert's core with what no adapter carries of it, where the configuration keeps that.
+
+    Args:
+        store: The evolution.
+        config: Its configuration.
+        core: The expert's core, of matrices alone.
+        name: The expert's name.
+    """
+    if not config.models.keep_dense:
+        return core
+    coefficients = torch.tensor([float(source == f"source-{name}") for source in config.extracted])
+    names = carried_by_none(open_model(store, model_ref(store, "base")))
+    full = tuple(model_ref(store, source) for source in config.extracted)
+    return replace(core, full=full, dense={tensor: coefficients.clone() for tensor in names})
+
+
+def write_full(
+    store: Store, place: Place, model: str, core: span.Core, target: Sink, shard_size: int, often: bool = False
+) -> Manifest:
+    """A core merged into the base, with what it has of full experts: a full checkpoint, rounded once.
 
     Args:
         store: The evolution.
@@ -293,8 +329,10 @@ def write_full(store: Store, place: Place, model: str, core: span.Core, target: 
         core: The model.
         target: Where the checkpoint is written.
         shard_size: Bytes of one of its files.
+        often: Whether this process writes many; see `cycleqd.storage.models.opened`.
     """
-    with opened_basis(store, place) as basis, opened(store, place, [model_ref(store, "base")]) as (base,):
-        recipe = span.Densified(base, basis, core)
+    read = [model_ref(store, "base"), *core.full]
+    with opened_basis(store, place) as basis, opened(store, place, read, often) as (base, *full):
+        recipe = Densified(base, basis, core, full)
         bar = counting(model, "bytes merged", base.nbytes)
         return write_checkpoint(base, recipe, target, shard_size=shard_size, threads=place.threads, progress=bar)

@@ -34,7 +34,7 @@ def open_model(store: Store, model: ModelRef) -> Checkpoint:
 
 
 @contextmanager
-def opened(store: Store, place: Place, models: Sequence[ModelRef]) -> Iterator[list[Checkpoint]]:
+def opened(store: Store, place: Place, models: Sequence[ModelRef], often: bool = False) -> Iterator[list[Checkpoint]]:
     """`open_model` for a stage's inputs, by way of the machine's cache.
 
     The base and the experts, which every generation reads, are fetched into a cache that lasts; other models are read
@@ -44,6 +44,8 @@ def opened(store: Store, place: Place, models: Sequence[ModelRef]) -> Iterator[l
         store: Objects of the evolution.
         place: Its `cache_size` bounds the cache.
         models: The models to open, in the order of the result.
+        often: Whether this process opens them again and again: then base and experts are fetched into any cache, and
+            their bytes there are believed, which were verified when they were fetched.
     """
     settings = Settings.from_environment()
     cache = CheckpointCache(settings.cache, size_in_bytes(place.cache_size))
@@ -51,12 +53,13 @@ def opened(store: Store, place: Place, models: Sequence[ModelRef]) -> Iterator[l
         found = []
         for model in models:
             stored, recorded = _stored(store, model)
-            again = settings.cache_lasts and layout.child_generation(model.id) is None
+            again = (often or settings.cache_lasts) and layout.child_generation(model.id) is None
             try:
                 folder = held.enter_context(cache.fetch(stored, recorded) if again else cache.find(recorded))
             except (InvalidInputError, UnavailableError):  # larger than the cache, or no room beside what is in use
                 folder = None
-            found.append(open_checkpoint(LocalSource(folder, recorded.digests()) if folder else stored))
+            digests = {} if often else recorded.digests()
+            found.append(open_checkpoint(LocalSource(folder, digests) if folder else stored))
         yield found
 
 

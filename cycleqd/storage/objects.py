@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
 from cycleqd.errors import IntegrityError, UnavailableError
+from cycleqd.outside import DATA_BYTES
 from cycleqd.search.records import JSON
 from cycleqd.storage.bodies import Body
 from cycleqd.storage.client import code, connect_client, reported
@@ -84,6 +85,11 @@ class Store:
 
         def read() -> tuple[bytes, str]:
             body = self._body(key)
+            if body.size > DATA_BYTES:
+                raise IntegrityError(
+                    f"{self.url(key)} has {body.size:,} bytes, and what is read whole at most {DATA_BYTES:,}; it was"
+                    " replaced: restore it"
+                )
             return b"".join(body), body.etag
 
         return self._if_present(key, read)

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from cycleqd.errors import InvalidInputError
 from cycleqd.loading import is_file
+from cycleqd.outside import DATA_BYTES, inside, is_name, read_file
 from cycleqd.search.config import Config, TaskConfig
 from cycleqd.search.records import JSON, digest
 from cycleqd.storage import layout
@@ -19,7 +20,7 @@ from cycleqd.storage.inputs import find_source
 from cycleqd.storage.models import sink
 from cycleqd.storage.objects import Store
 from cycleqd.weights.checkpoint import FLOATS, Checkpoint, open_checkpoint
-from cycleqd.weights.compatibility import refuse_problems
+from cycleqd.weights.compatibility import end_tokens, ending_at, prompt_problems, refuse_problems
 from cycleqd.weights.kinds import MATRIX, kind_of
 from cycleqd.weights.lora import WEIGHTS, LoraAdapter, is_adapter, open_adapter
 from cycleqd.weights.manifest import FileEntry, Manifest
@@ -70,20 +71,36 @@ def open_inputs(client: S3Client, config: Config) -> dict[str, Checkpoint | Lora
     sources = {model: find_source(client, path) for model, path in given(config).items()}
     base = open_checkpoint(sources.pop("base"))
     opened = {model: open_expert(source, base) for model, source in sources.items()}
-    refuse_problems(base, [found for found in opened.values() if isinstance(found, Checkpoint)])
-    if config.in_span and (problem := too_wide(config, base, list(opened.values()))):
+    refuse_problems(base, list(opened.values()))
+    problems = unprompted(config, base, list(opened.values()))
+    if config.in_span and (wide := too_wide(config, base, list(opened.values()))):
+        problems.append(wide)
+    for problem in problems:
         raise InvalidInputError(problem)
     return {"base": base, **opened}
 
 
+def unprompted(config: Config, base: Checkpoint, experts: Sequence[Checkpoint | LoraAdapter]) -> list[str]:
+    """Models without the chat template that an engine makes prompts with, a sentence each; a user's own may need none.
+
+    Args:
+        config: It names the engine.
+        base: The base.
+        experts: The opened experts.
+    """
+    return [] if ":" in config.evaluation.engine else prompt_problems(base, experts)
+
+
 def too_wide(config: Config, base: Checkpoint, experts: Sequence[Checkpoint | LoraAdapter]) -> str | None:
-    """Why children would be adapters of a rank that vLLM does not serve; None when they are not.
+    """Why children would be adapters of a rank that vLLM does not serve; None when they are not, or not served so.
 
     Args:
         config: The configuration, with an expert's rank where one is extracted.
         base: The base.
         experts: The opened experts, in the configuration's order.
     """
+    if config.models.keep_dense:
+        return None
     ranks = total_ranks(config, base, experts)
     widest = max((min(rank, *base.tensors[name].shape) for name, rank in ranks.items()), default=0)
     if widest <= MOST:
@@ -131,24 +148,32 @@ def open_expert(source: Source, base: Checkpoint) -> Checkpoint | LoraAdapter:
     return open_adapter(source, base) if is_adapter(source.files()) else open_checkpoint(source)
 
 
-def copy_model(store: Store, model: str, opened: Checkpoint | LoraAdapter) -> Manifest:
-    """Copy what belongs to a checkpoint or an adapter.
+def copy_model(store: Store, model: str, opened: Mapping[str, Checkpoint | LoraAdapter]) -> Manifest:
+    """Copy what belongs to a checkpoint or an adapter; a checkpoint gets the end tokens of all models.
 
     Args:
         store: The evolution.
-        model: The model's id.
-        opened: What is copied.
+        model: Id of the model that is copied.
+        opened: As `open_inputs`.
     """
-    target, files = sink(store, layout.checkpoint(model)), {}
-    for name, size in parts(opened).items():
+    target, files, found = sink(store, layout.checkpoint(model)), {}, opened[model]
+    changed = _ending_together(opened, found) if isinstance(found, Checkpoint) else {}
+    sizes = parts(found) | {name: len(content) for name, content in changed.items()}
+    for name, size in sorted(sizes.items()):
         with ExitStack() as stack:
             writer = target.create(name, size)
             stack.callback(writer.abort)
-            for piece in _pieces(opened.source, name, size):
+            for piece in [changed[name]] if name in changed else _pieces(found.source, name, size):
                 writer.write(piece)
             files[name] = FileEntry(size, writer.close())
             stack.pop_all()
     return Manifest(files)
+
+
+def _ending_together(opened: Mapping[str, Checkpoint | LoraAdapter], model: Checkpoint) -> Mapping[str, bytes]:
+    base, *others = opened.values()
+    assert isinstance(base, Checkpoint), "an adapter is no base"
+    return ending_at(model, base, end_tokens(base, others))
 
 
 def parts(opened: Checkpoint | LoraAdapter) -> dict[str, int]:
@@ -156,13 +181,19 @@ def parts(opened: Checkpoint | LoraAdapter) -> dict[str, int]:
 
     Args:
         opened: A checkpoint or an adapter.
+
+    Raises:
+        InvalidInputError: One has a name that no file of a folder has, as objects in S3 can.
     """
     weights = {tensor.file for tensor in opened.tensors.values()} if isinstance(opened, Checkpoint) else {WEIGHTS}
-    return {
+    found = {
         name: size
         for name, size in sorted(opened.source.files().items())
         if name in weights or name.endswith(_COMPANIONS) or name.startswith(_NOTICES)
     }
+    if odd := [name for name in found if not is_name(name)]:
+        raise InvalidInputError(f"{opened.source.location} holds {odd[0]!r}, which is no file's name; rename it")
+    return found
 
 
 def _pieces(source: Source, name: str, size: int) -> Iterator[Buffer]:
@@ -226,7 +257,7 @@ def fetch_operators(client: S3Client, tree: JSON, folder: Path) -> JSON:
         if not is_file(plugin) or not module.startswith("s3://"):
             return plugin
         ((path, where),) = _find_plugin(client, what, module).items()
-        copy = folder / f"{what.rpartition('.')[2]}.py"
+        copy = inside(folder, f"{what.rpartition('.')[2]}.py")
         copy.write_bytes(_content(path, where))
         return f"{copy}:{name}"
 
@@ -247,7 +278,7 @@ def copy_operators(store: Store, config: Config) -> None:
         config: The configuration that is being seeded.
     """
     for key, file in config.own_files.items():
-        store.put(key, Path(file).read_bytes())
+        store.put(key, _content(file, Path(file)))
 
 
 def _remote(client: S3Client, what: str, url: str, basename: str) -> dict[str, Path | S3Source]:
@@ -259,6 +290,8 @@ def _remote(client: S3Client, what: str, url: str, basename: str) -> dict[str, P
     below = Store(client, bucket, key).list("")
     if not below:
         raise InvalidInputError(f"{what}: there is no object {url}; correct it in the configuration")
+    if odd := [path for path in below if not is_name(path)]:
+        raise InvalidInputError(f"{what}: {url} holds {odd[0]!r}, which is no name of a file in a folder; rename it")
     return {f"{basename}/{path}": S3Source(client, bucket, f"{key}/{path}".rpartition("/")[0]) for path in below}
 
 
@@ -286,4 +319,11 @@ def _copy(store: Store, key: str, path: str, where: Path | S3Source) -> JSON:
 
 def _content(path: str, where: Path | S3Source) -> bytes:
     name = path.rsplit("/", 1)[-1]
-    return where.read_bytes() if isinstance(where, Path) else bytes(where.read_range(name, 0, where.files()[name]))
+    try:
+        if isinstance(where, Path):
+            return read_file(where)
+        if (size := where.files()[name]) > DATA_BYTES:
+            raise ValueError(f"it has {size:,} bytes, and at most {DATA_BYTES:,} are read")
+    except ValueError as error:
+        raise InvalidInputError(f"{path} of a task or a plug-in: {error}; use a smaller file") from error
+    return bytes(where.read_range(name, 0, size))

@@ -289,7 +289,10 @@ def log_final(settings: Settings, store: Store, config: Config, made: Sequence[s
 
 
 def _register_final(tracker: Tracker, store: Store, config: Config, ids: Ids) -> None:
-    """The final model as a version of the registered model of the evolution's name; in the span its PEFT folder."""
+    """The final model as a version of the registered model of the evolution's name.
+
+    In the span it is its PEFT folder, or the full checkpoint where no adapter is the same model.
+    """
     body = need_result(store, layout.stage("final", "make"))
     made, inputs = body["outputs"], body["inputs"]
     files, folder = made["checkpoint"], layout.checkpoint("final")
@@ -302,5 +305,6 @@ def _register_final(tracker: Tracker, store: Store, config: Config, ids: Ids) ->
     }
     if config.in_span:
         tags |= {"cycleqd.digest.core": files["digest"], "cycleqd.scored_as": "final"}
-        files, folder = made["adapter"], layout.adapter("final")
+        form = "full" if "full" in made else "adapter"
+        files, folder = made[form], (layout.full if form == "full" else layout.adapter)("final")
     tracker.register(config.name, ids.runs[model_key("final")], store.url(folder), files["digest"], tags)

@@ -41,7 +41,7 @@ class Extraction:
     manifest: Manifest
     matrices: Mapping[str, Energy]
     """The adapter's matrices, by the base's names; those that the expert did not change are left out."""
-    dropped: Mapping[str, float]
+    others: Mapping[str, float]
     """‖τ‖² of what no adapter carries, by kind: norms, biases, embeddings, heads, fused experts, routers, others."""
 
     @property
@@ -50,10 +50,10 @@ class Extraction:
         return math.fsum(e.kept for e in self.matrices.values()) / math.fsum(e.total for e in self.matrices.values())
 
     @property
-    def dropped_shares(self) -> dict[str, float]:
+    def other_shares(self) -> dict[str, float]:
         """The share of the whole ‖τ‖² that no adapter carries, by kind; their sum is the share in total."""
-        total = math.fsum([*self.dropped.values(), *(energy.total for energy in self.matrices.values())])
-        return {kind: energy / total for kind, energy in self.dropped.items()}
+        total = math.fsum([*self.others.values(), *(energy.total for energy in self.matrices.values())])
+        return {kind: energy / total for kind, energy in self.others.items()}
 
 
 def extract(
@@ -94,7 +94,7 @@ def extract(
             "check both paths."
         )
     manifest = stream_adapter(sink, shapes, rank, run.factors(shapes), base_model, progress=progress)
-    return Extraction(manifest, run.matrices, dict(sorted(run.dropped.items())))
+    return Extraction(manifest, run.matrices, dict(sorted(run.others.items())))
 
 
 @dataclass(frozen=True)
@@ -116,7 +116,7 @@ class _Run:
         self._base_reader, self._expert_reader = VerifiedReader(base.source), VerifiedReader(expert.source)
         self._floats = [tensor.name for tensor in base.tensors.values() if tensor.dtype in FLOATS]
         self.matrices: dict[str, Energy] = {}
-        self.dropped: dict[str, float] = {}
+        self.others: dict[str, float] = {}
 
     def changed_matrices(self) -> dict[str, tuple[int, int]]:
         """The shapes of the matrices that differ. Their digests are checked when they are read as a whole."""
@@ -139,7 +139,7 @@ class _Run:
                     self.matrices[found.name] = Energy(found.total, found.kept)
                     yield found.factors
                 elif (kind := kind_of(self._base, found.name)) != MATRIX:
-                    self.dropped[kind] = self.dropped.get(kind, 0.0) + found.total
+                    self.others[kind] = self.others.get(kind, 0.0) + found.total
         self._base_reader.finish()
         self._expert_reader.finish()
 

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from cycleqd.errors import InvalidInputError
+from cycleqd.outside import JSON_BYTES, parse_json
 from cycleqd.weights.protocols import Buffer, Source
 
 ITEM_SIZE = {
@@ -75,7 +76,7 @@ def read_object(read: Callable[[str, int, int], Buffer], folder: str, name: str,
         InvalidInputError: The file is something else.
     """
     try:
-        content = json.loads(bytes(read(name, 0, size)))
+        content = parse_json(bytes(read(name, 0, min(size, JSON_BYTES + 1))))
     except ValueError as error:
         raise InvalidInputError(f"{name} of {folder} is not JSON ({error}); fetch it again.") from error
     if not isinstance(content, dict):
@@ -113,7 +114,7 @@ def parse_header(text: bytes, file: str, size: int, name: str) -> list[TensorInf
         InvalidInputError: a broken header, gaps or overlaps, sizes that do not fit the shapes, truncation.
     """
     try:
-        entries = json.loads(text)
+        entries = parse_json(text, _HEADER_LIMIT)
         entries.pop("__metadata__", None)
         tensors = [_tensor(key, entry, name, 8 + len(text)) for key, entry in entries.items()]
     except (ValueError, KeyError, TypeError, AttributeError) as error:
@@ -137,7 +138,10 @@ def _tensor(key: str, entry: dict[str, Any], file: str, data_start: int) -> Tens
     start, stop = entry["data_offsets"]
     if entry["dtype"] not in ITEM_SIZE:
         raise ValueError(f"unknown dtype {entry['dtype']} of {key}")
-    return TensorInfo(key, entry["dtype"], tuple(map(int, entry["shape"])), file, data_start + start, data_start + stop)
+    shape = tuple(entry["shape"])
+    if any(type(number) is not int or number < 0 for number in (*shape, start, stop)):
+        raise ValueError(f"shape {list(shape)} or offsets {entry['data_offsets']} of {key}")
+    return TensorInfo(key, entry["dtype"], shape, file, data_start + start, data_start + stop)
 
 
 def build_header(tensors: Sequence[TensorInfo]) -> bytes:

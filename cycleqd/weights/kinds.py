@@ -2,12 +2,21 @@
 
 from __future__ import annotations
 
-from cycleqd.weights.checkpoint import Checkpoint
+from cycleqd.weights.checkpoint import FLOATS, Checkpoint
 
 MATRIX = "matrices"
 """The kind of tensors that an adapter carries."""
 
 _ROUTERS = (".gate.weight", ".router.weight", "_gate.weight")
+
+
+def carried_by_none(base: Checkpoint) -> list[str]:
+    """The tensors of floats that an adapter extracted from a full model leaves out.
+
+    Args:
+        base: The base of the model.
+    """
+    return [name for name, tensor in base.tensors.items() if tensor.dtype in FLOATS and kind_of(base, name) != MATRIX]
 
 
 def kind_of(base: Checkpoint, name: str) -> str:

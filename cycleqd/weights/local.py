@@ -12,6 +12,7 @@ from pathlib import Path
 from threading import Lock
 
 from cycleqd.errors import ConflictError, IntegrityError, InvalidInputError, UnavailableError
+from cycleqd.outside import inside
 from cycleqd.weights.buffers import buffer
 from cycleqd.weights.layout import leftovers
 from cycleqd.weights.protocols import Buffer, Sink, Source, Writer
@@ -81,7 +82,7 @@ class LocalSink(Sink):
 
     def create(self, name: str, size: int) -> LocalWriter:
         """Reserve `size` bytes on the disk now, so that a full disk is found before anything is computed."""
-        return LocalWriter(self._folder / name, size)
+        return LocalWriter(inside(self._folder, name), size)
 
     def keep_only(self, names: Collection[str]) -> None:
         """Remove what an earlier run left: shards and an index of other names, and unfinished files."""
@@ -106,7 +107,7 @@ class LocalWriter(Writer):
         self._hasher = ThreadPoolExecutor(1, thread_name_prefix="sha256")
         self._hashed: Future[None] = self._hasher.submit(self._hash.update, b"")
         self._closed = False
-        self._descriptor = os.open(self._part, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        self._descriptor = os.open(self._part, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o644)
         try:
             fcntl.flock(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:

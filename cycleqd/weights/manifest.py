@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from cycleqd.errors import IntegrityError
+from cycleqd.outside import is_name, parse_json
 
 CORE = "core.safetensors"
 """The one file of a model in the span of low-rank experts (see cycleqd.weights.span)."""
@@ -26,6 +27,15 @@ class Manifest:
     """Every file of a checkpoint, by name. Two checkpoints are the same exactly when their digests are equal."""
 
     files: Mapping[str, FileEntry]
+
+    def __post_init__(self) -> None:
+        """Refuse names of files that are not directly in the checkpoint's folder, before anything is written there."""
+        for name, entry in self.files.items():
+            if not is_name(name) or "/" in name or entry.size < 0:
+                raise IntegrityError(
+                    f"a checkpoint manifest names {name[:200]!r} ({entry.size} bytes), which is no file of a folder; it"
+                    " was altered: restore it"
+                )
 
     @staticmethod
     def of_core(data: bytes) -> Manifest:
@@ -71,7 +81,7 @@ class Manifest:
             IntegrityError: it is anything else.
         """
         try:
-            files = json.loads(text)["files"]
+            files = parse_json(text)["files"]
             return Manifest({name: FileEntry(int(e["size"]), str(e["sha256"])) for name, e in sorted(files.items())})
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise IntegrityError(f"This is not a checkpoint manifest ({error!r}): {text[:80]!r}.") from error

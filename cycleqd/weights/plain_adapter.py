@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Mapping
 from contextlib import ExitStack
+from types import MappingProxyType
 
 import torch
 
@@ -27,7 +28,11 @@ _NAMES = {dtype: name for name, dtype in DTYPES.items()}
 
 
 def write_adapter(
-    sink: Sink, matrices: Mapping[str, Factors], base_model: str, dtype: torch.dtype = torch.float32
+    sink: Sink,
+    matrices: Mapping[str, Factors],
+    base_model: str,
+    dtype: torch.dtype = torch.float32,
+    beside: Mapping[str, bytes] = MappingProxyType({}),
 ) -> Manifest:
     """Write matrices as an adapter whose rank is their largest, and return its manifest.
 
@@ -36,6 +41,7 @@ def write_adapter(
         matrices: (B, A) by the base's tensor names; at least one. Ranks may differ.
         base_model: What the adapter names as its base: a path or a name on Hugging Face.
         dtype: What B and A are rounded to: float32, bfloat16 or float16.
+        beside: Other files of the folder.
 
     Raises:
         InvalidInputError: A factor holds NaN or Inf, or is too large for `dtype`.
@@ -43,7 +49,7 @@ def write_adapter(
     names = sorted(matrices)
     shapes = {name: (matrices[name][0].shape[0], matrices[name][1].shape[1]) for name in names}
     rank = max([1, *(a.shape[0] for _, a in matrices.values())])
-    return stream_adapter(sink, shapes, rank, (matrices[name] for name in names), base_model, dtype)
+    return stream_adapter(sink, shapes, rank, (matrices[name] for name in names), base_model, dtype, beside=beside)
 
 
 def stream_adapter(
@@ -54,6 +60,7 @@ def stream_adapter(
     base_model: str,
     dtype: torch.dtype = torch.float32,
     progress: Progress | None = None,
+    beside: Mapping[str, bytes] = MappingProxyType({}),
 ) -> Manifest:
     """Write an adapter whose factors are made one after another, and return its manifest.
 
@@ -67,20 +74,23 @@ def stream_adapter(
         base_model: What the adapter names as its base: a path or a name on Hugging Face.
         dtype: What B and A are rounded to: float32, bfloat16 or float16.
         progress: Called with the number of bytes written since the last call.
+        beside: Other files of the folder.
 
     Raises:
         InvalidInputError: A factor holds NaN or Inf, or is too large for `dtype`.
     """
     tensors = _layout(shapes, rank, dtype)
     header = build_header(tensors)
-    config = _config([_module(name) for name in shapes], rank, base_model)
-    sizes = {CONFIG: len(config), WEIGHTS: len(header) + sum(tensor.nbytes for tensor in tensors)}
+    whole = {CONFIG: _config([_module(name) for name in shapes], rank, base_model), **beside}
+    sizes = {file: len(content) for file, content in whole.items()}
+    sizes[WEIGHTS] = len(header) + sum(tensor.nbytes for tensor in tensors)
     with ExitStack() as stack:
         writers: dict[str, Writer] = {}
         for file, size in sizes.items():
             writers[file] = sink.create(file, size)
             stack.callback(writers[file].abort)
-        writers[CONFIG].write(config)
+        for file, content in whole.items():
+            writers[file].write(content)
         writers[WEIGHTS].write(header)
         for name, (b, a) in zip(shapes, factors, strict=True):
             for data in (_padded(name, a, (rank, a.shape[1]), dtype), _padded(name, b, (b.shape[0], rank), dtype)):

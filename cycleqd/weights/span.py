@@ -3,6 +3,9 @@
 A model is one small matrix C for each matrix of the basis: τ = Q C Pᵀ. As Q and P are orthonormal, the singular values
 of C are those of τ, so operators that combine task vectors or scale singular values do to cores what they do to dense
 task vectors (cycleqd.weights.recipe), exactly.
+
+What no adapter carries of experts that came as full checkpoints may be kept beside the matrices: of each such tensor a
+model has Σ_k c_k τ_k over the full experts, and all that is stored of it is c.
 """
 
 from __future__ import annotations
@@ -10,23 +13,23 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load, save
 
 from cycleqd.errors import IntegrityError, InvalidInputError
+from cycleqd.outside import parse_json
 from cycleqd.search.operators import Drawn, Parameters
 from cycleqd.search.operators.crossover import Crossover, SpanCrossover
 from cycleqd.search.operators.mutation import CoreMutation, Matrix, Mutation, SpanMutation
+from cycleqd.search.records import ModelRef
 from cycleqd.weights.basis import Basis
-from cycleqd.weights.checkpoint import Checkpoint
-from cycleqd.weights.headers import TensorInfo
 from cycleqd.weights.plain_adapter import Factors
-from cycleqd.weights.stream import Recipe, Unit
-from cycleqd.weights.tensors import rounded
 from cycleqd.weights.workers import single_threaded
+
+_DENSE = ":dense"  # behind the name of a tensor whose coefficients are stored; no tensor's name has a colon
 
 
 @dataclass(frozen=True)
@@ -37,16 +40,24 @@ class Core:
         base: Digest of the base's checkpoint.
         basis: Digest of the basis.
         matrices: C of each matrix of the basis, [a, b], float32, by the base's tensor name.
+        full: The experts that came as full checkpoints, where the model keeps what no adapter carries of them.
+        dense: c of each tensor that no adapter carries, [len(full)], float32, by the base's tensor name: the model has
+            Σ c_k (θ_k - θ_base) of it.
     """
 
     base: str
     basis: str
     matrices: Mapping[str, torch.Tensor]
+    full: tuple[ModelRef, ...] = ()
+    dense: Mapping[str, torch.Tensor] = field(default_factory=dict)
 
     def to_bytes(self) -> bytes:
-        """The file: safetensors, with the two digests in its metadata."""
-        names = json.dumps({"base": self.base, "basis": self.basis}, sort_keys=True)
-        return save(dict(self.matrices), metadata={"cycleqd": names})
+        """The file: safetensors, with the digests in its metadata."""
+        names: dict[str, object] = {"base": self.base, "basis": self.basis}
+        if self.full:
+            names["full"] = [expert.to_json() for expert in self.full]
+        tensors = {**self.matrices, **{name + _DENSE: c for name, c in self.dense.items()}}
+        return save(tensors, metadata={"cycleqd": json.dumps(names, sort_keys=True)})
 
     @staticmethod
     def from_bytes(data: bytes, where: str) -> Core:
@@ -60,29 +71,35 @@ class Core:
             IntegrityError: It is something else.
         """
         try:
-            matrices = load(data)
-            header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
-            names = json.loads(header["__metadata__"]["cycleqd"])
-            return Core(str(names["base"]), str(names["basis"]), matrices)
+            tensors = load(data)
+            header = parse_json(data[8 : 8 + int.from_bytes(data[:8], "little")])
+            names = parse_json(header["__metadata__"]["cycleqd"])
+            dense = {name.removesuffix(_DENSE): tensors.pop(name) for name in list(tensors) if name.endswith(_DENSE)}
+            full = tuple(map(ModelRef.from_json, names.get("full", ())))
+            return Core(str(names["base"]), str(names["basis"]), tensors, full, dense)
         except (SafetensorError, ValueError, KeyError, TypeError) as error:
             raise IntegrityError(f"{where} is not a core ({error!r}); it was altered: restore it") from error
 
-    def like(self, matrices: Mapping[str, torch.Tensor]) -> Core:
-        """Another model of the same basis.
+    def like(self, matrices: Mapping[str, torch.Tensor], dense: Mapping[str, torch.Tensor] | None = None) -> Core:
+        """Another model of the same basis and full experts.
 
         Args:
             matrices: Its cores, [a, b], of any float dtype; they are rounded to float32 here.
+            dense: Its coefficients, in the same way; default: this model's.
 
         Raises:
             InvalidInputError: One holds NaN or Inf, or is too large for float32.
         """
-        stored = {name: matrix.float().contiguous() for name, matrix in matrices.items()}
-        for name, matrix in stored.items():
-            if not bool(torch.isfinite(matrix).all()):
-                raise InvalidInputError(
-                    f"{name} would hold NaN or Inf in the child; its parents' weights are too large."
-                )
-        return Core(self.base, self.basis, stored)
+        kept = self.dense if dense is None else _rounded(dense)
+        return Core(self.base, self.basis, _rounded(matrices), self.full, kept)
+
+
+def _rounded(tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    stored = {name: tensor.float().contiguous() for name, tensor in tensors.items()}
+    for name, tensor in stored.items():
+        if not bool(torch.isfinite(tensor).all()):
+            raise InvalidInputError(f"{name} would hold NaN or Inf in the child; its parents' weights are too large.")
+    return stored
 
 
 def project(basis: Basis, factors: Callable[[str], Factors], threads: int = 1) -> dict[str, torch.Tensor]:
@@ -142,29 +159,35 @@ def combine(models: Sequence[Core], coefficients: Sequence[float]) -> Core:
 def _combined(models: Sequence[Core], coefficients: Callable[[str], Sequence[float]]) -> Core:
     first = models[0]
     for model in models:
-        if (model.base, model.basis) != (first.base, first.basis):
+        if (model.base, model.basis, model.full) != (first.base, first.basis, first.full):
             raise IntegrityError(
                 f"models of the bases {first.basis[:12]} and {model.basis[:12]} cannot be combined: they belong to"
                 " different evolutions"
             )
-    found = {}
-    for name, matrix in first.matrices.items():
-        weights = coefficients(name)
-        if len(weights) != len(models) or not all(map(math.isfinite, weights)):
-            raise InvalidInputError(
-                f"Combining {len(models)} models needs as many finite coefficients, not {list(weights)}."
-            )
-        total = torch.zeros_like(matrix, dtype=torch.float64)
-        for model, weight in zip(models, weights, strict=True):
-            total += weight * model.matrices[name].double()
-        found[name] = total
-    return first.like(found)
+
+    def summed(of_models: Sequence[Mapping[str, torch.Tensor]]) -> dict[str, torch.Tensor]:
+        return {name: _sum([tensors[name] for tensors in of_models], coefficients(name)) for name in of_models[0]}
+
+    return first.like(summed([model.matrices for model in models]), summed([model.dense for model in models]))
+
+
+def _sum(tensors: Sequence[torch.Tensor], weights: Sequence[float]) -> torch.Tensor:
+    if len(weights) != len(tensors) or not all(map(math.isfinite, weights)):
+        raise InvalidInputError(
+            f"Combining {len(tensors)} models needs as many finite coefficients, not {list(weights)}."
+        )
+    total = torch.zeros_like(tensors[0], dtype=torch.float64)
+    for tensor, weight in zip(tensors, weights, strict=True):
+        total += weight * tensor.double()
+    return total
 
 
 def mutate(
     core: Core, mutation: Drawn[Mutation], threads: int = 1, shapes: Mapping[str, tuple[int, ...]] | None = None
 ) -> Core:
     """The model after a mutation: singular values of each core scaled (paper, section 3.3), its SVD in float64.
+
+    What no adapter carries has no core, and stays as it is.
 
     Args:
         core: The merged child.
@@ -216,6 +239,22 @@ def _scaled(name: str, matrix: torch.Tensor, mutation: Drawn[Mutation]) -> torch
     return scaled
 
 
+def refuse_dense(core: Core) -> None:
+    """Refuse a model that is more than an adapter of its base.
+
+    Args:
+        core: The model.
+
+    Raises:
+        InvalidInputError: It keeps what no adapter carries.
+    """
+    if core.dense:
+        raise InvalidInputError(
+            "the model holds what no adapter carries (models.keep_dense), such as norms: export it as a full checkpoint"
+            " with `cycleqd export MODEL FOLDER --merged`"
+        )
+
+
 def low_rank(basis: Basis, core: Core, rank: int | None = None) -> dict[str, Factors]:
     """The model as an adapter's factors: B A = Q C Pᵀ, at the smaller of the core's two ranks.
 
@@ -226,7 +265,11 @@ def low_rank(basis: Basis, core: Core, rank: int | None = None) -> dict[str, Fac
 
     Returns:
         By the base's tensor name B [out, r] and A [r, in], float32, r = min(a, b) or `rank` if that is smaller.
+
+    Raises:
+        InvalidInputError: The model keeps what no adapter carries.
     """
+    refuse_dense(core)
     found = {}
     for name, matrix in core.matrices.items():
         q, p = basis.read(name)
@@ -255,50 +298,3 @@ def cut(core: Core, rank: int) -> float:
     total = sum(float(sigma.square().sum()) for sigma in values)
     left_out = sum(float(sigma[rank:].square().sum()) for sigma in values)
     return math.sqrt(left_out / total) if total else 0.0
-
-
-class Densified(Recipe):
-    """The recipe of a full checkpoint: θ_base + Q C Pᵀ, in fp32, rounded once to the base's storage dtype.
-
-    Args:
-        base: The base.
-        basis: The basis of the core.
-        core: The model.
-    """
-
-    def __init__(self, base: Checkpoint, basis: Basis, core: Core) -> None:
-        self._base, self._basis, self._core = base, basis, core
-
-    def prepare(self) -> None:
-        """Nothing."""
-
-    def computes(self, tensor: TensorInfo) -> bool:
-        """Matrices of the basis; all else is the base's."""
-        return tensor.name in self._core.matrices
-
-    def inputs(self, tensor: TensorInfo) -> Sequence[Checkpoint]:
-        """The base."""
-        return [self._base]
-
-    def whole(self, tensor: TensorInfo) -> bool:
-        """Matrices of the basis."""
-        return self.computes(tensor)
-
-    def compute(self, unit: Unit, arrays: Sequence[torch.Tensor]) -> torch.Tensor:
-        """The base's elements plus τ's."""
-        name = unit.tensor.name
-        q, p = self._basis.read(name)
-        total = arrays[0].float().view(unit.tensor.shape) + (q @ self._core.matrices[name]) @ p.T
-        return rounded(total.reshape(-1), arrays[0].dtype)
-
-    def scratch(self, tensor: TensorInfo) -> int:
-        """τ, and the sum."""
-        return 2 * self.computes(tensor)
-
-    def batches(self, first: TensorInfo, second: TensorInfo) -> bool:
-        """No: each matrix by itself."""
-        return False
-
-    def compute_batch(self, units: Sequence[Unit], arrays: Sequence[Sequence[torch.Tensor]]) -> list[torch.Tensor]:
-        """One by one."""
-        return [self.compute(unit, found) for unit, found in zip(units, arrays, strict=True)]

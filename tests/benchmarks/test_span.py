@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.span import RANK, estimates, make_core, write_cores
+from benchmarks.span import RANK, estimates, make_core, serve, write_cores
 from cycleqd.weights.span import Core
 
 PAGE = Path(__file__).parents[2] / "docs" / "performance.md"
@@ -35,3 +35,10 @@ def test_a_core_is_made_as_the_stages_make_it(tmp_path: Path) -> None:
     assert seconds > 0 and cpu > 0
     child = Core.from_bytes((tmp_path / "child").read_bytes(), "child")
     assert {matrix.shape for matrix in child.matrices.values()} == {(RANK, RANK)} and len(child.matrices) == 7
+
+
+def test_what_a_server_makes_of_a_core_is_measured(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    serve(tmp_path, rank=64, layers=1, repeat=1)
+    run = capsys.readouterr().out.splitlines()[-1]
+    assert run.split("|")[4].strip() == f"{2 * 64 * 81_920 / 1e6:.0f}"  # MB: rows and columns of a layer's matrices
+    assert not list(tmp_path.iterdir())

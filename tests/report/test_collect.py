@@ -94,7 +94,7 @@ def test_a_final_model_that_is_one_elite_has_the_aggregate_beside_it(evolution: 
         made.evaluate(scored, split)
     assert steps.finalised(made.config, store, state)
     data = collect(store)
-    best = states.best_living(made.config, state).model
+    best = states.best_living(state).model
     assert data.recipe == ((best.id, 1.0),) and data.scored("search", "final") == data.scored("search", best.id)
     recipe = made.config.method.final.aggregate(state)
     inputs = need_result(store, layout.stage("aggregated", "make"))["inputs"]
@@ -125,7 +125,7 @@ def test_the_better_of_aggregate_and_best_single_model_is_the_final_one(
     store, state = made.store, current(made.store)[1]
     assert not steps.finalised(made.config, store, state)
     rivals = compared(made.config, state, None)
-    best = states.best_living(made.config, state)
+    best = states.best_living(state)
     seeded = ["base", "expert-a", "expert-b", "expert-c"]
     assert rivals == list(dict.fromkeys([*seeded, best.model.id, "naive", "aggregated"]))
     made.evaluate(rivals)

@@ -88,9 +88,9 @@ def with_final(data: ReportData, verdicts: dict[str, str], pairs: int = 60) -> R
 @pytest.mark.parametrize(
     ("bits", "tone", "sentence"),
     [
-        ("1110" * 30, "good", "The gain exceeds the error bars"),
-        ("10" * 59 + "11", "open", "Within the error bars"),
-        ("1000" * 30, "bad", "Worse by more than the error bars"),
+        ("1110" * 30, "good", "It is better (exact test, p < 0.001)"),
+        ("10" * 59 + "11", "open", "No difference is shown (exact test, p = "),
+        ("1000" * 30, "bad", "It is worse (exact test, p < 0.001)"),
     ],
 )
 def test_it_says_whether_gains_exceed_the_error_bars(data: ReportData, bits: str, tone: str, sentence: str) -> None:

@@ -1,12 +1,14 @@
 """Error bars against textbook values, simulations and their own laws."""
 
+from itertools import product
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cycleqd.report.data import Tally
-from cycleqd.report.statistics import Interval, average, gain, ratio, share
+from cycleqd.report.statistics import Gain, Interval, average, exact_p, gain, ratio, share
 
 bits = st.integers(1, 60).flatmap(lambda n: st.text("01", min_size=n, max_size=n))
 
@@ -58,7 +60,7 @@ def test_a_gain_turns_its_sign_with_its_sides(pairs: list[tuple[bool, bool]]) ->
 
 def test_equal_verdicts_are_no_gain() -> None:
     same = {"a": tally(3, 10), "b": tally(5, 7)}
-    assert gain(same, same) == Interval(0.0, 0.0, 0.0)
+    assert gain(same, same) == Gain(0.0, 0.0, 0.0, 1.0)
     assert not gain(same, same).certain
 
 
@@ -71,3 +73,27 @@ def test_a_ratio() -> None:
 def test_estimates_are_repeatable() -> None:
     tallies = {"a": tally(31, 80), "b": tally(50, 80)}
     assert average(tallies) == average(dict(tallies))
+
+
+@pytest.mark.parametrize(
+    ("won", "lost", "p"), [(4, 0, 0.125), (5, 0, 1 / 16), (6, 0, 1 / 32), (9, 2, 134 / 2048), (3, 3, 1)]
+)
+def test_on_one_task_the_test_is_mcnemars(won: int, lost: int, p: float) -> None:
+    """The interval of 4:0 excludes zero, and that proves nothing."""
+    same = "1" * 20 + "0" * 20
+    ours, theirs = {"a": Tally("1" * won + "0" * lost + same)}, {"a": Tally("0" * won + "1" * lost + same)}
+    found = gain(ours, theirs)
+    assert found.p == exact_p(theirs, ours) == pytest.approx(p)
+    assert found.certain == (p < 0.05)
+    assert won != 4 or found.low > 0
+
+
+def test_over_tasks_every_way_that_coins_may_fall_is_counted(monkeypatch: pytest.MonkeyPatch) -> None:
+    ours = {"a": Tally("11110" + "1"), "b": Tally("111" + "0" * 9), "c": Tally("10" + "1" * 10)}
+    theirs = {"a": Tally("00001" + "1"), "b": Tally("000" + "0" * 9), "c": Tally("01" + "1" * 10)}
+    coins = [1 / 6] * 5 + [1 / 12] * 5
+    falls = [abs(np.dot(signs, coins)) for signs in product((1, -1), repeat=10)]
+    expected = np.mean([fall >= 3 / 6 + 3 / 12 - 1e-9 for fall in falls])
+    assert exact_p(ours, theirs) == pytest.approx(expected)
+    monkeypatch.setattr("cycleqd.report.statistics._OUTCOMES", 1)
+    assert exact_p(ours, theirs) == pytest.approx(expected, abs=0.01)

@@ -12,7 +12,7 @@ from typer.testing import CliRunner
 
 from cycleqd.cli import app
 from cycleqd.errors import InvalidInputError
-from cycleqd.run.checks import check_method, check_server
+from cycleqd.run.checks import Findings, check_cache, check_method, check_server
 from cycleqd.run.cluster_checks import check_cluster, cluster_warnings, quantity
 from cycleqd.search.config import Config
 from cycleqd.search.method import Method
@@ -35,16 +35,13 @@ def test_a_good_place_has_no_problems_and_no_warnings() -> None:
     assert [*check_cluster(cluster(**place)), *cluster_warnings(cluster(**place))] == []
 
 
-def test_a_server_needs_an_address_and_adapters() -> None:
+def test_a_server_needs_an_address() -> None:
     config = two_tasks(server={"url": "http://cycleqd-server:8000/"})
     assert config.place.server.url == "http://cycleqd-server:8000"
-    assert [*check_server(config)] == []
     evaluation = config.evaluation.model_copy(update={"engine": "server"})
-    in_span = config.models.model_copy(update={"weights": "span"})
-    assert [*check_server(config.model_copy(update={"evaluation": evaluation, "models": in_span}))] == []
-    address, adapters = check_server(two_tasks().model_copy(update={"evaluation": evaluation}))
+    assert [*check_server(config)] == [*check_server(config.model_copy(update={"evaluation": evaluation}))] == []
+    (address,) = check_server(two_tasks().model_copy(update={"evaluation": evaluation}))
     assert address == "evaluation.engine is server: say where it is (place.server.url)"
-    assert "scores adapters of the base, and every model is a full checkpoint: give experts as adapters" in adapters
 
 
 @pytest.mark.parametrize(
@@ -155,3 +152,13 @@ def test_validate_tells_a_clusters_problems_with_a_profile(tmp_path: Path) -> No
     assert result.exit_code == 2
     assert sum("place.control.gpu" in problem for problem in problems) == 1
     assert sum("evaluate:latest" in problem for problem in problems) == 1
+
+
+def test_a_cache_too_small_for_a_dense_swap_is_a_problem() -> None:
+    findings, config = Findings(), two_tasks(cache_size="10GB")
+    check_cache(config, 0, findings)
+    check_cache(config, 9 * 10**9, findings)
+    assert findings.problems == []
+    check_cache(config, 16 * 10**9, findings)
+    (problem,) = findings.problems
+    assert problem.startswith("place.cache_size is 10GB, and models.keep_dense makes a checkpoint of 16.0 GB there")

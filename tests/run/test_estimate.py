@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from cycleqd.cli.validate import cost_lines
 from cycleqd.run.checks import check_method
-from cycleqd.run.estimate import Estimate, cells, estimate, measured, planned_children
+from cycleqd.run.estimate import Estimate, ServerCost, cells, estimate, measured, planned_children
 from cycleqd.run.replies import Generated, generated, replies
 from cycleqd.run.sizes import Sizes
 from cycleqd.search.config import Config, load
@@ -60,14 +61,48 @@ def test_the_published_setting_in_the_span() -> None:
     assert cost.replies.assumed == ("mbpp", "db", "os") and not cost.replies.rate_measured
 
 
-def test_a_server_starts_once() -> None:
-    config = load(LLAMA3)
+def test_dense_swaps_are_priced() -> None:
+    config = in_span(load(LLAMA3), rank=64, children=16)
+    config = config.model_copy(update={"models": config.models.model_copy(update={"keep_dense": True})})
+    stored = Sizes(given=64 * GB, largest=16 * GB, seeded=4 * GB, child=33_000_000, swapped=16 * GB)
+    cost = cost_of(config, stored)
+    children = 16 * 1200
+    assert cost.swapped == 16 * GB
+    assert cost.swaps == (3 + children + 2) + (3 + 2 + 1)  # a split each: experts, children, what finalising makes
+    assert cost.written == 4 * GB + (3 + 2 * children + 2) * 33_000_000 + 16 * GB  # the final model's checkpoint, too
+    assert cost.kept == 4 * GB + (3 + 675 + 2) * 33_000_000 + 16 * GB
+    assert cost.engine_starts == 1 + 1200 + 2
+    (said,) = [line for line in cost_lines(cost) if "dense swaps" in line]
+    assert said.startswith(
+        "children are scored by dense swaps, because models.keep_dense keeps what no adapter carries"
+    )
+    assert f"up to {cost.swaps} times a full checkpoint of 16.0 GB" in said and "not mutated" in said
+    assert not any("dense swaps" in line for line in cost_lines(cost_of(load(LLAMA3), SMALL)))
+
+
+def test_a_server_starts_once_and_makes_each_adapter() -> None:
+    config = in_span(load(LLAMA3), rank=None, children=16)
+    assert cost_of(config, SMALL).served is None
     served = config.model_copy(update={"evaluation": config.evaluation.model_copy(update={"engine": "server"})})
-    assert cost_of(served, SMALL).engine_starts == 1
+    stored = Sizes(
+        given=17 * GB, largest=16 * GB, seeded=GB // 2, child=2_000_000, adapter=252_000_000, slot=370_000_000
+    )
+    cost = cost_of(served, stored)
+    assert cost.engine_starts == 1
+    adapters = (3 + 16 * 1200 + 2) + (3 + 2 + 1)  # experts, children and combined; held out the best elite, too
+    assert cost.served == ServerCost(adapters, 252 / 180, 252_000_000, 16, 370_000_000, GB // 2)
+    (line,) = [line for line in cost_lines(cost) if line.startswith("server: ")]
+    assert (
+        f"at most {adapters} adapters of cores, each in 1.4 s of one CPU thread at 180.0 MB a second (measured" in line
+    )
+    assert "252.0 MB of its disk; 16 share a batch, each in 370.0 MB of the GPU's memory" in line
+    assert cost_of(in_span(served, rank=None, children=2), stored).served == ServerCost(
+        3 + 2 * 1200 + 2 + 6, 252 / 180, 252_000_000, 3, 370_000_000, GB // 2
+    )
 
 
-def in_span(config: Config, rank: int, children: int) -> Config:
-    """As `decided` leaves it, where every expert is a full checkpoint."""
+def in_span(config: Config, rank: int | None, children: int) -> Config:
+    """As `decided` leaves it, where every expert is a full checkpoint, or without a rank an adapter."""
     experts = {name: expert.model_copy(update={"rank": rank}) for name, expert in config.models.experts.items()}
     models = config.models.model_copy(update={"weights": "span", "experts": experts})
     method = config.method.model_copy(update={"children": children})

@@ -8,10 +8,21 @@ import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import pytest
+import yaml
+from typer.testing import CliRunner
 
-from cycleqd.errors import ConflictError, CycleQDError, EvaluationError, InvalidInputError, UnavailableError
+from cycleqd.cli import app
+from cycleqd.errors import (
+    ConflictError,
+    CycleQDError,
+    EvaluationError,
+    InvalidInputError,
+    OutageError,
+    UnavailableError,
+)
 from cycleqd.run.decisions import Position
 from cycleqd.run.driver import Driver
 from cycleqd.run.graph import GraphTask
@@ -20,7 +31,10 @@ from cycleqd.run.local.logs import StepLogs
 from cycleqd.run.local.runner import LocalRunner, logs
 from cycleqd.run.steps import Step
 from cycleqd.search.config import Config, load
+from cycleqd.storage.client import connect_client
 from cycleqd.storage.frozen import adopt
+from cycleqd.storage.objects import Store
+from cycleqd.storage.settings import Settings
 from tests.pipelines.configs import two_tasks
 from tests.run.conftest import Finished
 from tests.run.processes import processes_of, run_until, wait_for_none
@@ -180,6 +194,68 @@ def test_a_task_that_ends_without_a_reason_of_ours_is_named_with_its_log(desk: D
     log = tmp_path / "runs/golden/seeding/0001-seed.log"
     with pytest.raises(UnavailableError, match=f"task 'seed' of seeding .* exit code {desk.code} .*read {log}"):
         drive(desk, tmp_path)
+
+
+def test_an_outage_of_the_store_is_waited_out_and_the_step_begun_again(tmp_path: Path) -> None:
+    """Ten seconds without S3: a task fails of it, and so does the next look; anything else still ends the run."""
+
+    class Away(Desk):
+        def run(self, *given: Any) -> int:
+            self.code = int(len(self.ran) < 2)
+            self.failure = {"kind": "OutageError", "sentence": "S3 is away"} if self.code else None
+            return super().run(*given)
+
+    looks: list[int] = []
+
+    def seeding() -> Position:
+        return Position(Step("seeding"), None)
+
+    def position() -> Position:
+        looks.append(len(desk.ran))
+        if looks.count(1) == 1:
+            raise OutageError("S3 is away for HEAD, too")
+        return Position(Step("seeding") if "update-archives" not in desk.ran else None, None)
+
+    desk, warnings, pauses = Away(), list[str](), list[float]()
+    config = two_tasks(folder=str(tmp_path))
+    with LocalRunner(config, Nothing(), {}, lambda task, event: None, desk) as runner:  # type: ignore[arg-type]
+        driver = Driver(runner, position, warned=warnings.append, sleep=pauses.append, outage=60, waits_for=OutageError)
+        driver.drive()
+    assert desk.ran[:3] == ["seed"] * 3 and desk.ran[-1] == "update-archives"
+    assert pauses == [1, 2, 4] and warnings[0] == "S3 is away; trying again in 1 s"
+    desk = Desk(1, {"kind": "OutageError", "sentence": "S3 is away"})
+    pauses.clear()
+    with LocalRunner(config, Nothing(), {}, lambda task, event: None, desk) as runner:  # type: ignore[arg-type]
+        driver = Driver(runner, seeding, sleep=pauses.append, outage=60, waits_for=OutageError)
+        with pytest.raises(OutageError, match="S3 is away"):
+            driver.drive()
+    assert pauses == [1, 2, 4, 8, 16, 30] and len(desk.ran) == 7  # also where the store answers in between
+    desk = Desk(1, {"kind": "UnavailableError", "sentence": "bwrap is missing"})
+    with LocalRunner(config, Nothing(), {}, lambda task, event: None, desk) as runner:  # type: ignore[arg-type]
+        driver = Driver(runner, seeding, outage=60, waits_for=OutageError)
+        with pytest.raises(UnavailableError, match="bwrap is missing"):
+            driver.drive()
+    assert desk.ran == ["seed"]
+
+
+@pytest.mark.timeout(600)
+def test_a_store_without_conditional_writes_is_refused_before_anything_is_read(
+    environment: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def careless(settings: Settings) -> Any:
+        client = connect_client(settings)
+        client.meta.events.register(
+            "before-sign.s3.PutObject", lambda request, **_: request.headers.__delitem__("If-Match")
+        )
+        return client
+
+    monkeypatch.setattr("cycleqd.storage.objects.connect_client", careless)
+    config = two_tasks(folder=str(tmp_path), services="external", bucket=environment["CYCLEQD_BUCKET"])
+    (tmp_path / "c.yaml").write_text(yaml.safe_dump(config.model_dump(mode="json", by_alias=True)))
+    result = CliRunner().invoke(app, ["run", "-c", str(tmp_path / "c.yaml")])
+    assert result.exit_code == UnavailableError.exit_code
+    assert "ignores a stale If-Match" in " ".join(result.output.split())
+    assert Store.connect(Settings.from_environment(environment), config.name).list("") == {}
 
 
 def test_a_run_that_leaves_no_records_is_not_run_for_ever(tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ from cycleqd.evaluation.task import Episode, Outcome, Task, Verdict
 from cycleqd.run import rescore
 from cycleqd.run.audit import trace, verify
 from cycleqd.search import state as states
+from cycleqd.search.rebuilt import replayed
 from cycleqd.storage import layout
 from cycleqd.storage.evolution import current, load_config, load_state, need_head
 from cycleqd.storage.results import need_result
@@ -105,7 +106,7 @@ def test_scores_of_two_versions_never_meet(
         found = trace(store, config, [model], pins=())
         assert found.problems == [] and list(verify(store, found.objects, lambda done: None)) == []
     evo.build_final()
-    assert list(states.replayed(config, state))[-1].archives == state.archives
+    assert list(replayed(config, state))[-1].archives == state.archives
 
 
 def _killed(*_: object) -> None:

@@ -40,11 +40,11 @@ def test_measures_by_hand() -> None:
 def test_hypervolume_by_hand_and_its_reference() -> None:
     found = snapshot()
     front = measures.front_of_elites(found)
-    # above (0.1, 0.1, 0.1): expert-db and expert-os touch the reference and add nothing
-    code, child = 0.7 * 0.1 * 0.1, 0.5 * 0.4 * 0.3
-    assert measures.hypervolume(front, TASKS, BASE.scores) == pytest.approx(code + child - 0.5 * 0.1 * 0.1)
+    # above (0.2, 0.1, 0.1), the experts' lowest: expert-db and expert-os touch the reference and add nothing
+    lowest, code, child = {"code": 0.2, "db": 0.1, "os": 0.1}, 0.6 * 0.1 * 0.1, 0.4 * 0.4 * 0.3
     measured = measures.measure(found)
-    assert measured["hypervolume_elites"] == measures.hypervolume(front, TASKS, BASE.scores)
+    assert measured["hypervolume_elites"] == pytest.approx(code + child - 0.4 * 0.1 * 0.1)
+    assert measured["hypervolume_elites"] == measures.hypervolume(front, TASKS, lowest)
     assert measured["hypervolume_all"] > measured["hypervolume_elites"]
     assert measures.hypervolume(front, TASKS, dict.fromkeys(TASKS, 1.0)) == 0.0
 

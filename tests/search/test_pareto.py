@@ -11,8 +11,8 @@ from cycleqd.search import pareto
 
 
 def clouds(most: int, low: int = -3) -> st.SearchStrategy[np.ndarray]:
-    """Arrays [n, K] of K = 1 … 5 small integers over 10, so that ties and duplicates abound."""
-    return st.integers(1, 5).flatmap(
+    """Arrays [n, K] of K = 1 … 6 small integers over 10, so that ties and duplicates abound."""
+    return st.integers(1, 6).flatmap(
         lambda k: st.lists(st.tuples(*[st.integers(low, 10)] * k), min_size=1, max_size=most).map(
             lambda rows: np.array(rows, dtype=float) / 10
         )

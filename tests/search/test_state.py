@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cycleqd.errors import ConflictError, IntegrityError, InvalidInputError
-from cycleqd.search import state
+from cycleqd.search import rebuilt, state
 from cycleqd.search.records import Scored, canonical
 from cycleqd.search.state import State
 from tests.search.world import TASKS, World, config, model
@@ -56,12 +56,17 @@ CMAES: list[dict[str, Any]] = [  # apart: the last bits of its points depend on 
 BASE = model("base", 0.1, 0.1, 0.1)
 EXPERTS = [model("expert-code", 0.8, 0.2, 0.3), model("expert-db", 0.4, 0.6, 0.1), model("expert-os", 0.2, 0.3, 0.5)]
 
+LIMITED: list[dict[str, Any]] = [
+    {"copies": {"kind": "limit"}},
+    {"copies": {"kind": "limit", "archives": 2}, "crossover": {"sigma": 0}, "children": 3},
+]
+
 
 def without_verdicts(snapshot: State) -> State:
-    return replace(snapshot, population=tuple(Scored(m.model, m.scores) for m in snapshot.population))
+    return replace(snapshot, population=tuple(replace(m, verdicts=None) for m in snapshot.population))
 
 
-@pytest.mark.parametrize("method", VARIANTS + CMAES, ids=str)
+@pytest.mark.parametrize("method", VARIANTS + LIMITED + CMAES, ids=str)
 def test_every_variant_runs_on_one_budget_and_round_trips(method: dict[str, Any]) -> None:
     world = World(config({"generations": 99, "stop": {"evaluations": 16}, **method}))
     snapshots = world.run()
@@ -70,16 +75,16 @@ def test_every_variant_runs_on_one_budget_and_round_trips(method: dict[str, Any]
         again = State.from_json(json.loads(canonical(snapshot.to_json())), "read")
         assert again == snapshot and again.digest == "read" and snapshot.digest == ""
         assert len(snapshot.population) <= (6 if "algorithm" in method else 0)
-    rebuilt = list(state.replayed(world.config, snapshots[-1]))
-    assert rebuilt == [without_verdicts(snapshot) for snapshot in snapshots]
+    again_all = list(rebuilt.replayed(world.config, snapshots[-1]))
+    assert again_all == [without_verdicts(snapshot) for snapshot in snapshots]
 
 
-@pytest.mark.parametrize("method", VARIANTS + CMAES, ids=str)
+@pytest.mark.parametrize("method", VARIANTS + LIMITED + CMAES, ids=str)
 def test_the_same_scores_anew_give_the_same_archives(method: dict[str, Any]) -> None:
     world = World(config({"generations": 9, **method}))
     last = replace(world.run()[-1], digest="first")
     models = [world.scored(line.model.id) for line in last.history]
-    again = state.rescored(world.config, last, world.scored("base"), models)
+    again = rebuilt.rescored(world.config, last, world.scored("base"), models)
     assert replace(again, rescored=()) == last
     assert again.rescored == ("first",) and again.forgotten == 0
 
@@ -87,17 +92,17 @@ def test_the_same_scores_anew_give_the_same_archives(method: dict[str, Any]) -> 
 def test_a_rescoring_holds_new_scores_alone_and_counts_who_is_gone() -> None:
     world = World(config({"generations": 9, "children": 2, "grid": {"bins": 2}, "stop": {"evaluations": 20}}))
     last = replace(world.run()[7], digest="first")
-    alive = {line.model.id for line in state.alive(world.config, last)}
+    alive = {line.model.id for line in (*state.alive(world.config, last), *last.history[: len(last.experts)])}
     kept = [line for line in last.history if line.model.id in alive]
     assert len(last.experts) < len(kept) < len(last.history)
     models = [Scored(line.model, {**line.scores, "db": 1 - line.scores["db"]}) for line in kept]
-    again = state.rescored(world.config, last, model("base", 0.1, 0.9, 0.1), models)
+    again = rebuilt.rescored(world.config, last, model("base", 0.1, 0.9, 0.1), models)
     assert {line.model.id: line.scores for line in again.history} == {m.model.id: m.scores for m in models}
     assert [line.generation for line in again.history] == [line.generation for line in kept]
     assert again.axes["db"] != last.axes["db"] and again.axes["os"] == last.axes["os"]
     assert again.evaluations == last.evaluations == len(last.children)
     assert state.remaining(world.config, again) == 20 - len(last.children)
-    assert list(state.replayed(world.config, again))[-1].archives == again.archives
+    assert list(rebuilt.replayed(world.config, again))[-1].archives == again.archives
     plan = replace(state.planned(world.config, last), snapshot="first")
     children = [world.born(child) for child in plan.children]
     after = state.updated(world.config, again, plan, children)  # planned before the rescoring
@@ -147,6 +152,38 @@ def test_the_golden_snapshot() -> None:
     """24 generations, seed 7: regenerate only when results are meant to change, and say so in the changelog."""
     last = World(config({"generations": 24, "mutation": {"mode": "rescale"}}, seed=7)).run()[-1]
     assert canonical(last.to_json()) + b"\n" == GOLDEN.read_bytes()
+
+
+def test_an_evolution_of_an_earlier_format_goes_on_as_it_did() -> None:
+    """What formats 1 and 2 computed: the first of equal models stays."""
+    before = json.loads(GOLDEN.with_name("snapshot_after_24_format_2.json").read_text())
+    world = World(config({"generations": 24, "mutation": {"mode": "rescale"}}, seed=7))
+    now = state.seeded(world.config, world.scored("base"), [world.scored(f"expert-{task}") for task in TASKS], "first")
+    while state.should_stop(world.config, now) is None:
+        now = world.step(now)
+    assert now.to_json() == before | {"best": now.to_json()["best"], "ties": "first"}
+
+
+@pytest.mark.parametrize("method", VARIANTS + LIMITED, ids=str)
+def test_the_best_by_average_is_kept_and_is_what_best_takes(method: dict[str, Any]) -> None:
+    world = World(config({"generations": 12, "grid": {"bins": 2}, "final": {"kind": "best"}, **method}))
+    for snapshot in world.run():
+        best = max(snapshot.history, key=lambda line: state.average(line.scores))
+        assert state.best_living(snapshot) == best == state.best_average(snapshot)
+        assert best in state.alive(world.config, snapshot)
+        assert state.final_recipe(world.config, snapshot) == [(best.model, 1.0)]
+
+
+def test_equal_models_are_told_apart_by_their_average() -> None:
+    """The child equals the code expert on code, in its cell, and is better elsewhere; the last one is not better."""
+    evolution, snapshot = grown({"grid": {"bins": 1}}, [(0.8, 0.2, 0.4), (0.8, 0.3, 0.3)])
+    assert snapshot.bests["code"].model.id == "g000000-c00"
+    assert [elite.model.id for elite in snapshot.archives[0].elites.values()] == ["g000000-c00"]
+    older = state.seeded(evolution, BASE, EXPERTS, "first")
+    plan = state.planned(evolution, older)
+    older = state.updated(evolution, older, plan, [model(plan.children[0].id, 0.8, 0.2, 0.4)])
+    assert older.ties == "first" and older.bests["code"].model.id == "expert-code"
+    assert [elite.model.id for elite in older.archives[0].elites.values()] == ["expert-code"]
 
 
 def test_seeding_offers_the_experts_and_not_the_base() -> None:
@@ -213,8 +250,8 @@ def grown(method: dict[str, Any], children: list[tuple[float, float, float]]) ->
 
 
 def test_the_final_model_by_hand() -> None:
-    evolution, snapshot = grown({"final": {"kind": "softmax", "temperature": 0.5}}, [(0.7, 0.65, 0.5)])
-    # best: the code expert 0.8; the child 0.65 on db; the os expert 0.5 (the child ties, later)
+    evolution, snapshot = grown({"final": {"kind": "softmax", "temperature": 0.5}}, [(0.7, 0.65, 0.45)])
+    # best: the code expert 0.8; the child 0.65 on db; the os expert 0.5
     weights = [math.exp(score / 0.5) for score in (0.8, 0.65, 0.5)]
     recipe = state.final_recipe(evolution, snapshot)
     assert [ref.id for ref, _ in recipe] == ["expert-code", "g000000-c00", "expert-os"]
@@ -249,7 +286,7 @@ def test_final_coefficients_sum_to_one(temperature: float) -> None:
 def test_the_better_of_two_and_a_tie_goes_to_the_single_model(aggregated: tuple[float, ...], single: bool) -> None:
     evolution, snapshot = grown({}, [(0.5, 0.5, 0.45), (0.7, 0.1, 0.1)])
     recipe = state.final_recipe(evolution, snapshot, dict(zip(snapshot.tasks, aggregated, strict=True)))
-    best, both = state.best_living(evolution, snapshot).model, evolution.method.final.aggregate(snapshot)
+    best, both = state.best_living(snapshot).model, evolution.method.final.aggregate(snapshot)
     assert best.id == "g000000-c00" and len(both) == 3
     assert recipe == ([(best, 1.0)] if single else both)
 

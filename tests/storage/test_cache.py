@@ -115,6 +115,29 @@ def test_a_damaged_entry_is_fetched_again(tmp_path: Path, harm: str) -> None:
         assert manifest_of(entry) == manifest and entries(tmp_path / "cache") == {manifest.digest}
 
 
+def test_what_is_made_is_an_entry_like_those_that_are_fetched(tmp_path: Path) -> None:
+    cache, digest, calls = CheckpointCache(tmp_path / "cache", 1_500), "5" * 64, list[Path]()
+
+    def write(part: Path) -> None:
+        calls.append(part)
+        (part / "f").write_bytes(b"x" * 1000)
+        if len(calls) == 1:
+            raise OSError("killed")
+
+    with pytest.raises(OSError, match="killed"):
+        cache.made(digest, 1000, write).__enter__()
+    assert not entries(tmp_path / "cache")
+    source, manifest = model(tmp_path / "m", b"y" * 1000)
+    with cache.made(digest, 1000, write) as folder:
+        assert folder == tmp_path / "cache" / digest and (folder / "f").read_bytes() == b"x" * 1000
+        with pytest.raises(UnavailableError, match="left beside the checkpoints in use"):
+            cache.fetch(source, manifest).__enter__()
+    with cache.made(digest, 1000, write):
+        assert len(calls) == 2  # it was there
+    with cache.fetch(source, manifest):
+        assert entries(tmp_path / "cache") == {manifest.digest}  # it made room
+
+
 EVICT = """
 import os, signal, sys
 from cycleqd.storage.cache import CheckpointCache

@@ -20,7 +20,8 @@ def kept(evolution: Evolution) -> set[str]:
 
 def test_children_that_are_nobodys_elite_are_deleted(grown: Evolution) -> None:
     _, state = current(grown.store)
-    elites = {elite.model.id for elite in union(state.archives)}
+    assert state.best is not None
+    elites = {elite.model.id for elite in union(state.archives)} | {state.best.id}
     children = {line.model.id for line in state.children}
     assert len(children) == 6
     assert kept(grown) == elites & children | {

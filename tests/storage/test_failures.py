@@ -68,7 +68,7 @@ def test_refusals_are_the_errors_that_repeating_cannot_help(store: Store, pod: s
         found = find_failure(store, pod)
         assert found is not None and errors.named(found.kind) is kind
         assert found.refusal == (kind.exit_code in (2, 3, 4, 6)), kind
-    assert len(kinds) == 6
+    assert len(kinds) == 7
     fail(store, MemoryError("no room"))
     found = find_failure(store, pod)
     assert found is not None and not found.refusal and found.sentence == "MemoryError: no room" and found.exit_code == 1

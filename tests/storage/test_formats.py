@@ -135,3 +135,17 @@ def test_an_evolution_of_format_1_has_full_checkpoints() -> None:
         "name": "old",
     }
     assert formats.decode("HEAD.json", b'{"format": 1, "snapshot": 3}', "s3://x") == {"snapshot": 3}
+
+
+def test_a_snapshot_of_format_2_keeps_what_was_kept_and_its_rule_for_ties() -> None:
+    """The best by average (lost) was no elite and the best nowhere: it was cleaned up."""
+    lines = [[-1, "expert-a", "A", [0.9, 0.1]], [-1, "expert-b", "B", [0.1, 0.9]], [0, "lost", "L", [0.8, 0.8]],
+             [1, "elite", "E", [0.5, 0.8]]]  # fmt: skip
+    elite = {"cell": [0], "model": {"id": "elite", "digest": "E"}, "scores": {"a": 0.5, "b": 0.8}}
+    value = {"format": 2, "tasks": ["a", "b"], "archives": [{"quality": "a", "elites": [elite]}], "population": []}
+    written = json.dumps({**value, "history": lines}).encode()
+    found = formats.decode("archives/000002.json", written, "s3://x")
+    assert found["best"] == {"id": "elite", "digest": "E"} and found["ties"] == "first"
+    without = json.dumps({**value, "archives": [], "history": lines}).encode()
+    assert formats.decode("archives/000002-1.json", without, "s3://x")["best"]["id"] == "expert-a"
+    assert "best" not in formats.decode("HEAD.json", written, "s3://x")

@@ -2,7 +2,9 @@
 
 import math
 from collections.abc import Callable, Mapping
+from itertools import product
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -13,12 +15,17 @@ from cycleqd.search.records import Child, ModelRef, Scored
 from cycleqd.search.state import State
 from cycleqd.weights.aggregate import combine
 from cycleqd.weights.basis import open_basis, write_basis
+from cycleqd.weights.densified import Densified
+from cycleqd.weights.extract import extract
+from cycleqd.weights.kinds import carried_by_none
 from cycleqd.weights.local import LocalSink, LocalSource
+from cycleqd.weights.lora import open_adapter
 from cycleqd.weights.merge import merge
 from cycleqd.weights.span import Core, low_rank, project
 from cycleqd.weights.span import combine as combine_cores
 from cycleqd.weights.span import merge as merge_cores
 from cycleqd.weights.span import mutate as mutate_core
+from cycleqd.weights.stream import write_checkpoint
 from tests.weights.models import Tensors, loaded, opened, tensors, write_model
 
 GENERATIONS, RANK = 8, 3
@@ -26,14 +33,19 @@ TASKS = ("code", "db", "os")
 MATRICES = [name for name, tensor in tensors(0).items() if "layers" in name and tensor.ndim == 2]
 
 
-def config() -> Config:
+def config(**mutation: Any) -> Config:
     return Config.model_validate(
         {
             "name": "law",
             "seed": 5,
             "models": {"base": "base", "experts": {task: {"path": task, "task": task} for task in TASKS}},
             "tasks": {task: {"class": "code", "data": task} for task in TASKS},
-            "method": {"generations": GENERATIONS, "children": 2, "grid": {"bins": 6}, "mutation": {"kind": "svd"}},
+            "method": {
+                "generations": GENERATIONS,
+                "children": 2,
+                "grid": {"bins": 6},
+                "mutation": {"kind": "svd", **mutation},
+            },
         }
     )
 
@@ -50,13 +62,12 @@ def factors(seed: int) -> dict[str, tuple[torch.Tensor, torch.Tensor]]:
 EXPERTS = {task: factors(seed) for seed, task in enumerate(TASKS, start=1)}
 
 
-def scores(tau: Mapping[str, torch.Tensor]) -> dict[str, float]:
+def scores(tau: Mapping[str, torch.Tensor], experts: Mapping[str, Mapping[str, torch.Tensor]]) -> dict[str, float]:
     """An analytic task's score is the closeness of τ to its expert, and to the others' a little; two decimals."""
     found = {}
-    for task in TASKS:
-        goal = {name: b @ a for name, (b, a) in EXPERTS[task].items()}
-        distance = sum(float((tau[name] - 0.9 * goal[name]).square().sum()) for name in MATRICES)
-        scale = sum(float(goal[name].square().sum()) for name in MATRICES)
+    for task, goal in experts.items():
+        distance = sum(float((tau[name] - 0.9 * goal[name]).square().sum()) for name in goal)
+        scale = sum(float(of_expert.square().sum()) for of_expert in goal.values())
         found[task] = round(math.exp(-distance / scale), 2)
     return found
 
@@ -64,12 +75,17 @@ def scores(tau: Mapping[str, torch.Tensor]) -> dict[str, float]:
 Make = Callable[[Child], Mapping[str, torch.Tensor]]
 
 
-def evolve(taus: dict[str, Mapping[str, torch.Tensor]], make: Make) -> tuple[list[State], list[object]]:
+def evolve(
+    settings: Config,
+    taus: dict[str, Mapping[str, torch.Tensor]],
+    goals: Mapping[str, Mapping[str, torch.Tensor]],
+    make: Make,
+) -> tuple[list[State], list[object]]:
     """The states and plans of an evolution whose models' task vectors are in `taus`; digests are the models' ids."""
-    settings, found, plans = config(), [], []
+    found, plans = [], []
 
     def scored(model: str) -> Scored:
-        return Scored(ModelRef(model, model), scores(taus[model]))
+        return Scored(ModelRef(model, model), scores(taus[model], goals))
 
     experts = [scored(f"expert-{task}") for task in TASKS]
     state = states.seeded(settings, Scored(ModelRef("base", "base"), dict.fromkeys(TASKS, 0.01)), experts)
@@ -120,8 +136,9 @@ def test_dense_and_span_give_the_same_plans_and_weights(tmp_path: Path) -> None:
 
     taus: dict[str, Mapping[str, torch.Tensor]] = {f"expert-{task}": dense_tau(f"expert-{task}") for task in TASKS}
     others: dict[str, Mapping[str, torch.Tensor]] = {model: span_tau(core) for model, core in cores.items()}
-    dense_states, dense_plans = evolve(taus, dense)
-    span_states, span_plans = evolve(others, in_span)
+    goals = {task: {name: b @ a for name, (b, a) in expert.items()} for task, expert in EXPERTS.items()}
+    dense_states, dense_plans = evolve(config(), taus, goals, dense)
+    span_states, span_plans = evolve(config(), others, goals, in_span)
 
     assert dense_plans == span_plans
     assert [state.to_json() for state in dense_states] == [state.to_json() for state in span_states]
@@ -136,3 +153,69 @@ def test_dense_and_span_give_the_same_plans_and_weights(tmp_path: Path) -> None:
     combined = span_tau(combine_cores([cores[ref.id] for ref, _ in final], betas))
     for name, tau in dense_tau("final").items():
         assert float((tau - combined[name]).norm()) <= 1e-4 * float(tau.norm())
+
+
+def test_with_what_no_adapter_carries_the_span_is_the_dense_evolution(tmp_path: Path) -> None:
+    """Adapters of full rank, and beside them norms, embeddings and heads: a child's checkpoint is the dense child."""
+    settings, base = config(embeddings=False), tensors(0, torch.float32)
+    theta = opened(write_model(tmp_path / "base", base))
+    floats = [name for name, tensor in base.items() if tensor.is_floating_point()]
+    experts = [f"expert-{task}" for task in TASKS]
+    for seed, expert in enumerate(experts, start=1):
+        write_model(tmp_path / expert, tensors(seed, torch.float32, spread=0.1))
+
+    def tau(folder: Path) -> Tensors:
+        found = loaded(folder)
+        return {name: found[name] - base[name] for name in floats}
+
+    def dense(child: Child) -> Tensors:
+        parents = [opened(tmp_path / parent.id) for parent in child.parents]
+        crossover = Drawn(settings.method.crossover, child.crossover)
+        mutation = Drawn(settings.method.mutation, child.mutation)
+        merge(theta, parents, crossover, LocalSink(tmp_path / child.id), mutation=mutation)
+        return tau(tmp_path / child.id)
+
+    adapters = []
+    for expert in experts:
+        extract(theta, opened(tmp_path / expert), 64, LocalSink(tmp_path / f"adapter-{expert}"), base_model="base")
+        adapters.append(open_adapter(LocalSource(tmp_path / f"adapter-{expert}"), theta))
+    written = write_basis(MATRICES, lambda n: [a.factors(n) for a in adapters], LocalSink(tmp_path / "basis"), 2)
+    basis, full = open_basis(LocalSource(tmp_path / "basis")), tuple(ModelRef(expert, expert) for expert in experts)
+    assert carried_by_none(theta) == [name for name in theta.tensors if name in floats and name not in MATRICES]
+    cores = {}
+    for adapter, expert, unit in zip(adapters, experts, torch.eye(3), strict=True):
+        kept = dict.fromkeys(carried_by_none(theta), unit)
+        cores[expert] = Core("base", written.digest, project(basis, adapter.factors), full, kept)
+
+    def written_out(model: str) -> Tensors:
+        recipe = Densified(theta, basis, cores[model], [opened(tmp_path / expert) for expert in experts])
+        folder = tmp_path / f"span-{model}"
+        write_checkpoint(theta, recipe, LocalSink(folder), shard_size=10**9, threads=1, progress=None)
+        return tau(folder)
+
+    def in_span(child: Child) -> Tensors:
+        merged = merge_cores([cores[p.id] for p in child.parents], Drawn(settings.method.crossover, child.crossover))
+        again = Core.from_bytes(merged.to_bytes(), "merged")
+        cores[child.id] = mutate_core(again, Drawn(settings.method.mutation, child.mutation))
+        return written_out(child.id)
+
+    taus: dict[str, Mapping[str, torch.Tensor]] = {expert: tau(tmp_path / expert) for expert in experts}
+    others: dict[str, Mapping[str, torch.Tensor]] = {expert: written_out(expert) for expert in experts}
+    for expert, name in product(experts, carried_by_none(theta)):
+        assert torch.equal(others[expert][name], taus[expert][name])
+    goals = {task: taus[f"expert-{task}"] for task in TASKS}
+    dense_states, dense_plans = evolve(settings, taus, goals, dense)
+    span_states, span_plans = evolve(settings, others, goals, in_span)
+    assert dense_plans == span_plans
+    assert [state.to_json() for state in dense_states] == [state.to_json() for state in span_states]
+    for model, name in product(taus, floats):
+        difference = float((taus[model][name] - others[model][name]).norm())
+        assert difference <= 1e-4 * float(taus[model][name].norm()), (model, name)
+
+    final = states.final_recipe(settings, span_states[-1], dict.fromkeys(TASKS, 1.0))
+    betas = [beta for _, beta in final]
+    combine(theta, [opened(tmp_path / ref.id) for ref, _ in final], betas, LocalSink(tmp_path / "final"))
+    cores["final"] = combine_cores([cores[ref.id] for ref, _ in final], betas)
+    combined = written_out("final")
+    for name, wanted in tau(tmp_path / "final").items():
+        assert float((wanted - combined[name]).norm()) <= 1e-4 * float(wanted.norm())

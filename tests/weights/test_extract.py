@@ -85,10 +85,10 @@ def test_energies_are_those_of_a_singular_value_decomposition(base: Path, tmp_pa
         assert energy.total == pytest.approx(float(squares.sum()), rel=1e-5)
         assert energy.kept == pytest.approx(float(squares[:rank].sum()), rel=1e-5)
         assert float((b @ a).double().square().sum()) == pytest.approx(energy.kept, rel=1e-4)
-    assert list(found.dropped) == ["embeddings", "heads", "norms"]
+    assert list(found.others) == ["embeddings", "heads", "norms"]
     dropped = {"embeddings": "embed", "heads": "head", "norms": "norm"}
     everything = sum(float(value.square().sum()) for value in tau.values())
-    for kind, share in found.dropped_shares.items():
+    for kind, share in found.other_shares.items():
         mine = sum(float(value.square().sum()) for name, value in tau.items() if dropped[kind] in name)
         assert share == pytest.approx(mine / everything, rel=1e-5)
     carried = {name: float(tau[name].square().sum()) for name in found.matrices}

@@ -1,12 +1,14 @@
 """Cores: what operators do to them is what they do to dense task vectors."""
 
 import dataclasses
+import json
 
 import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from safetensors.torch import save
 
 from cycleqd.errors import IntegrityError, InvalidInputError
 from cycleqd.search.operators import Drawn
@@ -16,6 +18,7 @@ from cycleqd.search.operators.mutation.gaussian import Gaussian
 from cycleqd.search.operators.mutation.none import NoMutation
 from cycleqd.search.operators.mutation.span_gaussian import SpanGaussian
 from cycleqd.search.operators.mutation.svd import Svd
+from cycleqd.search.records import ModelRef
 from cycleqd.weights.basis import Basis, Factors, open_basis, span, write_basis
 from cycleqd.weights.local import LocalSink, LocalSource
 from cycleqd.weights.mutation import svd_rescale
@@ -102,6 +105,37 @@ def test_bytes_are_read_back(built: tuple[Basis, list[Core]]) -> None:
     assert (again.base, again.basis) == (core.base, core.basis) and again.to_bytes() == core.to_bytes()
     with pytest.raises(IntegrityError, match="s3://b/k is not a core"):
         Core.from_bytes(core.to_bytes()[:-3], "s3://b/k")
+
+
+def test_a_core_without_dense_parts_has_the_bytes_that_it_always_had(built: tuple[Basis, list[Core]]) -> None:
+    core = built[1][0]
+    names = json.dumps({"base": core.base, "basis": core.basis}, sort_keys=True)
+    assert core.to_bytes() == save(dict(core.matrices), metadata={"cycleqd": names})
+
+
+def kept_dense(core: Core, *coefficients: float) -> Core:
+    full = (ModelRef("source-a", "1" * 64), ModelRef("source-c", "2" * 64))
+    names = ("model.norm.weight", "a.weight")  # the second is a matrix of the basis, too
+    return dataclasses.replace(core, full=full, dense=dict.fromkeys(names, torch.tensor(coefficients)))
+
+
+def test_what_no_adapter_carries_is_combined_and_not_mutated(built: tuple[Basis, list[Core]]) -> None:
+    units = ((1.0, 0.0), (0.0, 0.0), (0.0, 1.0))
+    one, other, third = (kept_dense(core, *unit) for core, unit in zip(built[1], units, strict=True))
+    drawn = Drawn(Mean(), {"omega": [1.0, 1.0, 2.0]})
+    merged = merge([one, other, third], drawn)
+    child = mutate(Core.from_bytes(merged.to_bytes(), "merged"), Drawn(Svd(), {"seed": 1}))
+    again = Core.from_bytes(child.to_bytes(), "child")
+    assert again.full == one.full and again.to_bytes() == child.to_bytes()
+    assert {name: c.tolist() for name, c in again.dense.items()} == {key: [0.25, 0.5] for key in one.dense}
+    assert not torch.equal(again.matrices["a.weight"], merged.matrices["a.weight"])
+    alone = merge(built[1], drawn)
+    assert all(torch.equal(merged.matrices[name], alone.matrices[name]) for name in NAMES)
+    assert combine([one, third], [0.5, -1.0]).dense["a.weight"].tolist() == [0.5, -1.0]
+    with pytest.raises(IntegrityError, match="belong to different evolutions"):
+        combine([one, built[1][1]], [0.5, 0.5])
+    with pytest.raises(InvalidInputError, match=r"no adapter carries \(models.keep_dense\).*--merged"):
+        low_rank(built[0], child)
 
 
 @settings(max_examples=25, deadline=None)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import string
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -12,6 +11,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from cycleqd.errors import InvalidInputError
 from cycleqd.evaluation.task import Sample
+from cycleqd.outside import is_name, parse_json, read_file, unpack
 
 
 class BenchmarkSettings(BaseModel):
@@ -90,6 +90,22 @@ def single_file(data: Path, *endings: str) -> Path:
     return files[0]
 
 
+def json_lines(file: Path) -> list[bytes]:
+    """The lines of a data file that are not blank; one that ends with .gz is unpacked.
+
+    Args:
+        file: JSON lines.
+
+    Raises:
+        InvalidInputError: It cannot be read, or is too large.
+    """
+    try:
+        data = unpack(file) if file.suffix == ".gz" else read_file(file)
+    except (OSError, EOFError, ValueError) as error:
+        raise InvalidInputError(f"{file} cannot be read ({error}): give a file of JSON lines.") from None
+    return [line for line in data.splitlines() if line.strip()]
+
+
 def positions(setting: Any, file: Path) -> list[str] | None:
     """A setting of positions as the samples' ids.
 
@@ -105,7 +121,7 @@ def positions(setting: Any, file: Path) -> list[str] | None:
     if isinstance(setting, str):
         path = file.parent / setting
         try:
-            setting = json.loads(path.read_text(encoding="utf-8"))
+            setting = parse_json(read_file(path)) if is_name(setting) else setting
         except (OSError, ValueError) as error:
             raise InvalidInputError(
                 f"The ids of {file} cannot be read from {path} ({error}): give a JSON list."

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from cycleqd.errors import EvaluationError
 from cycleqd.evaluation.engines import Adapter, Completion, Engine, EngineSettings, Progress, Request, Sampling
 from cycleqd.evaluation.engines.common.adapter import AdapterFolder
-from cycleqd.evaluation.engines.common.checkpoint import ModelFolder
+from cycleqd.evaluation.engines.common.checkpoint import LOCAL, ModelFolder
 
 if TYPE_CHECKING:
     import torch
@@ -106,7 +106,7 @@ class TransformersEngine(Engine):
 
         torch.set_num_threads(self.settings.threads)
         dtype = "auto" if self.settings.dtype == "auto" else getattr(torch, self.settings.dtype)
-        model = AutoModelForCausalLM.from_pretrained(checkpoint.folder, dtype=dtype, local_files_only=True)
+        model = AutoModelForCausalLM.from_pretrained(checkpoint.folder, dtype=dtype, **LOCAL)
         model.generation_config = GenerationConfig()  # the folder's own settings would mix into ours
         self._model = model.to(self._device()).eval()  # type: ignore[arg-type]
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import json
 from typing import Any
+
+from cycleqd.outside import parse_json
 
 
 def message_of(error: Any) -> str:
@@ -14,7 +15,7 @@ def message_of(error: Any) -> str:
     """
     body = error.body.decode(errors="replace") if isinstance(error.body, bytes) else error.body
     try:
-        found = json.loads(body or "")
+        found = parse_json(body or "")
         return short(found.get("message") or found.get("error_message") or found.get("error") or error.reason)
     except (ValueError, AttributeError):
         return short(body or error.reason)

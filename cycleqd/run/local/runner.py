@@ -65,7 +65,8 @@ def logged(config: Config) -> str:
 
 
 class LocalRunner(Runner):
-    """Runs one step at a time, each task where the launcher runs it. It repeats nothing.
+    """Runs one step at a time, each task where the launcher runs it. It repeats nothing by itself: what failed may be
+    started again.
 
     A context: what runs when it ends is ended.
     """
@@ -114,7 +115,11 @@ class LocalRunner(Runner):
     def wait(self, run: Run) -> None:
         """Return when the run has ended. Raises the error of the task that failed."""
         made, ended = self._made[run.id]
-        ended.result()
+        try:
+            ended.result()
+        except CycleQDError:
+            del self._made[run.id]
+            raise
         self._made[run.id] = replace(made, state=SUCCEEDED), ended
 
     def cancel(self, run: Run) -> None:

@@ -16,7 +16,7 @@ from cycleqd.errors import InvalidInputError
 from cycleqd.loading import load_class
 from cycleqd.search.operators import Parameters
 from cycleqd.search.randomness import stream
-from cycleqd.search.records import Child, Evaluated, Plan, Scored
+from cycleqd.search.records import Child, Evaluated, Plan, Scored, average
 
 if TYPE_CHECKING:
     from cycleqd.search.config import Config
@@ -162,15 +162,18 @@ class Algorithm(ABC):
             state: The snapshot before.
             scored: The generation's children with their scores, in the plan's order.
         """
-        archives = list(state.archives)
+        archives, copies = list(state.archives), self.method.copies
         for model in scored:
-            archives = [archive.offer(model, self.method.copies) for archive in archives]
+            archives = copies.offer(model, archives, state.ties)
+        lines = tuple(Evaluated(state.generation, m.model, m.scores, m.origin) for m in scored)
+        kept = tuple(line for line in state.history if line.model == state.best)
         return replace(
             state,
             generation=state.generation + 1,
             archives=tuple(archives),
             population=self.population(state, scored),
-            history=state.history + tuple(Evaluated(state.generation, m.model, m.scores) for m in scored),
+            history=state.history + lines,
+            best=max((*kept, *lines), key=lambda line: average(line.scores)).model,  # ties keep the earlier
             rescored=(),
             digest="",
         )

@@ -175,7 +175,8 @@ def test_adapters_and_the_base_in_one_call_give_the_tokens_of_the_transformers_e
     """Which the vLLM engine gives, too: see test_vllm."""
     models = ["expert-a", "expert-b", "expert-c"]
     plain = engines.create("transformers", engines.EngineSettings(device="cpu", threads=1, max_context=200))
-    with adapter_folders(world.store, Place(), models, "float32", tmp_path) as folders:
+    recorded = {model: manifest(world.store, model) for model in models}
+    with adapter_folders(world.store, Place(), recorded, "float32", tmp_path) as folders:
         plain.adapt([Adapter(DIGESTS[model], folder) for model, folder in folders.items()])
         plain.load(make_model(0), "0")
         rows = [r for model in [*models, None] for r in want(QUESTIONS, GREEDY, DIGESTS[model] if model else None)]

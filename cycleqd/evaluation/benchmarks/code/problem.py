@@ -16,7 +16,8 @@ from typing import Any
 from cycleqd.errors import InvalidInputError, UnavailableError
 from cycleqd.evaluation.benchmarks.code import codec
 from cycleqd.evaluation.benchmarks.code.sanitizer import replaced_modules
-from cycleqd.evaluation.benchmarks.inputs import single_file
+from cycleqd.evaluation.benchmarks.inputs import json_lines, single_file
+from cycleqd.outside import parse_json
 
 FIELDS = ("task_id", "prompt", "entry_point", "canonical_solution", "base_input", "plus_input", "atol")
 _INSTALL = "`pip install 'cycleqd[code]'` and `pip install --no-deps evalplus==0.3.1`"
@@ -55,8 +56,8 @@ def read_records(data: Path) -> list[Mapping[str, Any]]:
     """
     file = single_file(data, ".jsonl", ".jsonl.gz")
     try:
-        records = list(_evalplus("data.utils").stream_jsonl(str(file)))
-    except (OSError, ValueError) as problem:
+        records = [parse_json(line) for line in json_lines(file)]
+    except ValueError as problem:
         raise InvalidInputError(f"{file} cannot be read as JSON lines ({problem}): give an MBPP+ file.") from None
     for number, record in enumerate(records, 1):
         missing = [name for name in FIELDS if name not in record]

@@ -23,7 +23,6 @@ from __future__ import annotations
 import ast
 import hashlib
 import itertools
-import json
 import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
@@ -38,8 +37,9 @@ from cycleqd.evaluation.benchmarks.db.mariadb.box import missing
 from cycleqd.evaluation.benchmarks.db.mariadb.database import RESERVED, Answer, Database, Databases, quoted
 from cycleqd.evaluation.benchmarks.db.mariadb.guard import StatementLimits
 from cycleqd.evaluation.benchmarks.db.mariadb.server import MariaDB
-from cycleqd.evaluation.benchmarks.inputs import BenchmarkSettings, filled, selected, single_file
+from cycleqd.evaluation.benchmarks.inputs import BenchmarkSettings, filled, json_lines, selected, single_file
 from cycleqd.evaluation.task import Episode, Message, Outcome, Sample, Task, Verdict, Workspace
+from cycleqd.outside import parse_json
 
 INSTRUCTIONS = """You answer a question by working on a MySQL database with SQL.
 First explain the problem and how you want to solve it. Then, in every round, choose to operate or to answer.
@@ -147,7 +147,7 @@ class DbTask(Task):
             InvalidInputError: A record is broken; the message names it and the fault.
         """
         file = single_file(data, ".jsonl")
-        lines = [line for line in file.read_text(encoding="utf-8").splitlines() if line.strip()]
+        lines = json_lines(file)
         samples = []
         names: set[str] = set()
         for position, line in enumerate(lines):
@@ -298,9 +298,9 @@ def _database_name(table: str, taken: set[str]) -> str:
     return next(name for name in names if name not in taken)
 
 
-def _checked(line: str, where: str) -> dict[str, Any]:
+def _checked(line: bytes, where: str) -> dict[str, Any]:
     try:
-        record: dict[str, Any] = json.loads(line)
+        record: dict[str, Any] = parse_json(line)
         info = record["table"]["table_info"]
         _ = [column["name"] for column in info["columns"]], [list(row) for row in info["rows"]]
         needed = {"description": str, "type": list}

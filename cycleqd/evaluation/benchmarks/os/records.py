@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from cycleqd.errors import InvalidInputError
 from cycleqd.evaluation.task import Sample
+from cycleqd.outside import parse_json, read_file
 
 _LANGUAGES = ("bash", "python")
 
@@ -27,7 +27,7 @@ def read(file: Path) -> list[Sample]:
         InvalidInputError: A record is broken; the message names it.
     """
     try:
-        entries = json.loads(file.read_text(encoding="utf-8"))
+        entries = parse_json(read_file(file))
     except (OSError, ValueError) as error:
         raise InvalidInputError(f"The OS task's records cannot be read from {file} ({error}).") from error
     if not isinstance(entries, list):

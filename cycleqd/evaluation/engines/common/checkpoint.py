@@ -14,6 +14,8 @@ from cycleqd.evaluation.task import Message
 NO_ARITHMETIC = frozenset(
     {"_name_or_path", "transformers_version", "use_cache", "bos_token_id", "eos_token_id", "pad_token_id"}
 )
+LOCAL = {"local_files_only": True, "trust_remote_code": False}
+"""How transformers opens a folder: nothing is fetched, no code of the folder's is run, and nobody is asked about it."""
 
 
 @dataclass(frozen=True)
@@ -40,8 +42,8 @@ class ModelFolder:
         from transformers import AutoConfig, AutoTokenizer, GenerationConfig
 
         try:
-            config = AutoConfig.from_pretrained(folder, local_files_only=True)
-            tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
+            config = AutoConfig.from_pretrained(folder, **LOCAL)
+            tokenizer = AutoTokenizer.from_pretrained(folder, **LOCAL)
             has_own = (folder / "generation_config.json").is_file()
             generation = GenerationConfig.from_pretrained(folder, local_files_only=True) if has_own else config
         except (OSError, ValueError, KeyError) as error:
@@ -74,8 +76,6 @@ class ModelFolder:
         Raises:
             EvaluationError: The template refuses one.
         """
-        from jinja2 import TemplateError
-
         try:
             texts = [
                 self.tokenizer.apply_chat_template(
@@ -83,7 +83,7 @@ class ModelFolder:
                 )
                 for conversation in conversations
             ]
-        except TemplateError as error:
+        except Exception as error:  # a template is a program: it may fail of anything
             raise EvaluationError(f"{self.folder}: the chat template refuses a conversation ({error})") from error
         return self.tokenizer(texts, add_special_tokens=False)["input_ids"] if texts else []
 

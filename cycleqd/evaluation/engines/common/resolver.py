@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from cycleqd.errors import CycleQDError, IntegrityError, InvalidInputError, UnavailableError
+from cycleqd.outside import parse_json
 from cycleqd.search.place import Place
 from cycleqd.storage import layout
 from cycleqd.storage.addresses import Address, fetch_core
@@ -251,7 +252,7 @@ async def _read(receive: Any) -> tuple[list[Any], str]:
     while messages[-1].get("more_body"):
         messages.append(await receive())
     try:
-        return messages, str(json.loads(b"".join(m.get("body", b"") for m in messages))["model"])
+        return messages, str(parse_json(b"".join(m.get("body", b"") for m in messages))["model"])
     except (ValueError, KeyError, TypeError):
         return messages, ""
 
