@@ -15,7 +15,7 @@ from cycleqd.run.audit import trace, verify
 from cycleqd.run.checks import Findings, check_models
 from cycleqd.run.replay import rebuild
 from cycleqd.run.rescore import rescore
-from cycleqd.search import state
+from cycleqd.search import rebuilt, state
 from cycleqd.search.algorithms import Algorithm, algorithm
 from cycleqd.search.config import load, parse
 from cycleqd.storage.evolution import current, load_config, manifest, need_plan
@@ -82,7 +82,7 @@ def test_coefficients_are_searched_with_real_models(
     store, frozen = made.store, load_config(made.store)
     assert frozen.models.weights == weights
     plan = need_plan(store, 1)
-    assert plan.children == state.planned(frozen, list(state.replayed(frozen, current(store)[1]))[1]).children
+    assert plan.children == state.planned(frozen, list(rebuilt.replayed(frozen, current(store)[1]))[1]).children
     child = plan.children[0]
     assert [parent.id for parent in child.parents] == [f"expert-{name}" for name in EXPERTS]
 
