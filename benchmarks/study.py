@@ -28,6 +28,7 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
+from benchmarks.landscape.variants import methods
 from benchmarks.study_results import draw_fronts, table
 from cycleqd.evaluation.engines import Engine, EngineSettings, Sampling, create
 from cycleqd.evaluation.evaluator import Evaluation, evaluate
@@ -59,7 +60,12 @@ METHODS: dict[str, dict[str, Any]] = {
     "CycleQD, w_max 2": {"mutation": {**SVD, "w_max": 2.0}},
     "NSGA-II": {"algorithm": "nsga2", "population": 8},
     "Lexicase": {"algorithm": "lexicase", "population": 8},
+    **{
+        name: {key: value for key, value in methods()[name].items() if key not in ("generations", "grid", "final")}
+        for name in ("random-search", "task-arithmetic", "task-arithmetic-experts", "cmaes", "cmaes-layers")
+    },
 }
+"""The last ones are those of examples/methods."""
 
 
 class Replayed(Episode):

@@ -7,7 +7,7 @@ from cycleqd.evaluation.engines import Adapter, Completion, Engine, EngineSettin
 from cycleqd.evaluation.task import Episode, Message, Outcome, Sample, SingleTurn, Task, Verdict, Workspace
 from cycleqd.search.operators import Doubles, Floats, Parameters
 from cycleqd.search.operators.copies import Copies
-from cycleqd.search.operators.crossover import ElementCrossover, NormalWeights, SpanCrossover
+from cycleqd.search.operators.crossover import ElementCrossover, NormalWeights, PointCrossover, SpanCrossover
 from cycleqd.search.operators.final import Final, Recipe
 from cycleqd.search.operators.mutation import CoreMutation, ElementMutation, Matrix, SpanMutation
 from cycleqd.search.operators.selection import Pair, Pool, Selection, draw_pair
@@ -17,7 +17,7 @@ from cycleqd.search.randomness import tensor_stream
 __all__ = (  # noqa: RUF022 -- by subject
     "Task", "Sample", "Episode", "SingleTurn", "Message", "Verdict", "Outcome", "Workspace",
     "Selection", "Pool", "Pair", "draw_pair", "score_matrix", "SpanCrossover", "ElementCrossover",
-    "NormalWeights", "SpanMutation", "ElementMutation", "CoreMutation", "Matrix", "Floats", "Doubles", "Copies",
-    "Final", "Recipe", "Parameters", "tensor_stream",
+    "PointCrossover", "NormalWeights", "SpanMutation", "ElementMutation", "CoreMutation", "Matrix", "Floats", "Doubles",
+    "Copies", "Final", "Recipe", "Parameters", "tensor_stream",
     "Engine", "EngineSettings", "Request", "Adapter", "Sampling", "Completion", "Progress",
 )  # fmt: skip

@@ -9,13 +9,16 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from cycleqd.errors import CycleQDError, UnavailableError
+import numpy as np
+
+from cycleqd.errors import CycleQDError, InvalidInputError, UnavailableError
 from cycleqd.evaluation.engines import load_engine
 from cycleqd.evaluation.task import load_task
 from cycleqd.run.estimate import cells, planned_children
 from cycleqd.search.algorithms import algorithm
 from cycleqd.search.config import Config, TaskConfig
 from cycleqd.search.grid import is_flat
+from cycleqd.search.operators.crossover import SpanCrossover
 from cycleqd.search.state import State
 from cycleqd.storage.evolution import size_in_bytes
 from cycleqd.storage.objects import Store
@@ -108,6 +111,7 @@ def check_models(config: Config, store: Store | None, findings: Findings) -> dic
         except CycleQDError as error:
             findings.collect(error)
     if base is not None:
+        check_crossover(config, base, findings)
         try:
             _compare(config, base, [found for model, found in opened.items() if model != "base"], findings)
         except CycleQDError as error:  # a broken tokenizer file
@@ -128,6 +132,24 @@ def _compare(config: Config, base: Checkpoint, experts: list[Checkpoint | LoraAd
             findings.warnings += lora.warnings(expert, config.models.base)
     if config.in_span and len(experts) == len(config.models.experts) and (wide := too_wide(config, base, experts)):
         findings.problems.append(wide)
+
+
+def check_crossover(config: Config, base: Checkpoint, findings: Findings) -> None:
+    """Have the crossover say its coefficients of every tensor: what it cannot do a child would meet after seeding.
+
+    Args:
+        config: The configuration.
+        base: The base.
+        findings: Gets what is wrong.
+    """
+    crossover, experts = config.method.crossover, len(config.models.experts)
+    if isinstance(crossover, SpanCrossover):
+        values = crossover.record(crossover.draw(experts, np.random.default_rng(0)))
+        try:
+            for tensor in base.tensors:
+                crossover.coefficients(values, tensor)
+        except InvalidInputError as error:
+            findings.collect(error)
 
 
 def check_tasks(config: Config, findings: Findings, begin: Callable[[str], None]) -> dict[str, dict[str, int]]:

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from itertools import product
 
 from components.update_archives.stage import METHOD_VERSION, move_head, outputs, seeded_models, write_snapshot
+from cycleqd.errors import ConflictError
 from cycleqd.evaluation.scoring import evaluate_all
 from cycleqd.evaluation.secrets import withheld
 from cycleqd.search import rebuilt
@@ -40,9 +41,14 @@ def rescore(settings: Settings, store: Store, config: Config) -> list[tuple[str,
         config: As it was frozen, with the place of this machine.
 
     Raises:
-        ConflictError: Seeding has not ended, or HEAD was moved meanwhile.
+        ConflictError: Seeding has not ended, HEAD was moved meanwhile, or the search cannot go on from other scores.
     """
     head, state = current(store)
+    if state.children and not algorithm(config).rescorable:
+        raise ConflictError(
+            f"algorithm '{config.method.algorithm}' plans by the scores of all children, and most are gone, so that"
+            f" evolution '{config.name}' cannot be scored again; begin another one"
+        )
     living = members(config, state)
     models = [*seeded_models(config), *(line.model.id for line in state.children if line.model.id in living)]
     before = named(store, config, models)

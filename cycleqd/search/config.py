@@ -10,16 +10,12 @@ from pathlib import Path
 from typing import Any, Literal, TypeVar
 
 import yaml
-from pydantic import (
-    BaseModel,
-    Field,
-    ValidationError,
-    model_validator,
-)
+from pydantic import BaseModel, Field, ValidationError, model_validator
 
 from cycleqd.errors import InvalidInputError
 from cycleqd.loading import is_file
 from cycleqd.outside import YAML_BYTES, parse_yaml, read_file
+from cycleqd.search.algorithms import algorithm
 from cycleqd.search.experts import Models
 from cycleqd.search.fields import Fraction, Location, Name, Plugin, Section, stored, stored_by_content
 from cycleqd.search.method import Method
@@ -200,6 +196,8 @@ class Config(Section):
                 )
         if isinstance(focus, dict) and focus["fixed"] not in search:
             raise ValueError(f"method.focus.fixed is '{focus['fixed']}', but the search tasks are {list(search)}")
+        if wrong := list(algorithm(self).problems()):
+            raise ValueError("; ".join(wrong))
         return self
 
 

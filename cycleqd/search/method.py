@@ -107,7 +107,8 @@ class Method(Section):
     """What is computed: the algorithm, its operators, and settings of single algorithms."""
 
     algorithm: Annotated[str, AfterValidator(_known_algorithm)] = "cycleqd"
-    """The search algorithm: `cycleqd` (archives), or the baselines `nsga2` and `lexicase` (a population)."""
+    """The search algorithm: `cycleqd` (archives); the baselines `nsga2` and `lexicase` (a population); or a
+    search of the coefficients of a merge of all experts: `task_arithmetic` (by lines), `random_search`, `cmaes`."""
     generations: int = Field(default=1200, ge=0)
     """Generations of the whole evolution."""
     children: int = Field(default=1, ge=1)

@@ -8,7 +8,7 @@ from typing import Literal
 
 import numpy as np
 
-Purpose = Literal["parents", "omega", "mutation"]
+Purpose = Literal["parents", "omega", "mutation", "coefficients"]
 
 _CHUNK = 1 << 20  # elements of a tensor that share a stream
 

@@ -92,7 +92,8 @@ class Child(JsonRecord):
     """One planned child: its parents' task vectors crossed over, then mutated. All that its bytes depend on.
 
     `id` is "g{generation:06d}-c{index:02d}". crossover, mutation: the operators' records, which are their kinds,
-    settings and what they drew for this child; crossover's holds "omega", one weight a parent.
+    settings and what they drew for this child; crossover's holds "omega", one weight a parent, and "coefficients" where
+    the child is not their mean: of each parent those c of θ_base + Σ c τ, one for all tensors or one a layer.
     """
 
     id: str
@@ -110,14 +111,18 @@ class Child(JsonRecord):
 
     @property
     def shares(self) -> tuple[tuple[str, float], ...]:
-        """Each parent's id and its share ω_i / Σω of the child, mutation aside."""
+        """Each parent's id and its share of the child, mutation aside: its mean coefficient, else ω_i / Σω."""
+        names = [parent.id for parent in self.parents]
+        if rows := self.crossover.get("coefficients"):
+            return tuple((name, math.fsum(row) / len(row)) for name, row in zip(names, rows, strict=True))
         total = sum(self.omega)
-        return tuple((parent.id, omega / total) for parent, omega in zip(self.parents, self.omega, strict=True))
+        return tuple((name, omega / total) for name, omega in zip(names, self.omega, strict=True))
 
     @property
     def origin(self) -> str:
-        """The digest of parents and ω: children of one origin differ in their mutation alone."""
-        return digest(sorted([parent.digest, omega] for parent, omega in zip(self.parents, self.omega, strict=True)))
+        """The digest of parents and ω (or coefficients): children of one origin differ in their mutation alone."""
+        weights = self.crossover.get("coefficients", self.omega)
+        return digest(sorted([parent.digest, weight] for parent, weight in zip(self.parents, weights, strict=True)))
 
 
 @dataclass(frozen=True)

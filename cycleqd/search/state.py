@@ -341,7 +341,8 @@ def should_stop(config: Config, state: State) -> str | None:
         return f"all {method.generations} generations are done"
     if remaining(config, state) == 0:
         return f"the budget of {method.stop.evaluations} evaluations is spent"
-    stale = state.generation - 1 - best_average(state).generation
-    if method.stop.patience is not None and stale >= method.stop.patience:
-        return f"no better average for {stale} generations"
+    if method.stop.patience is not None:
+        stale = state.generation - 1 - best_average(state).generation
+        if stale >= method.stop.patience:
+            return f"no better average for {stale} generations"
     return None

@@ -79,10 +79,12 @@ def lineage_tags(child: Child) -> dict[str, str]:
 def lineage_params(child: Child) -> dict[str, object]:
     """A child's parents, ω, and its operators' settings and draws as parameters: columns to compare runs by.
 
+    Coefficients of single layers stand in the plan alone: they are longer than what MLflow takes.
+
     Args:
         child: The child as planned.
     """
-    crossover = {key: value for key, value in child.crossover.items() if key != "omega"}
+    crossover = {key: value for key, value in child.crossover.items() if key not in ("omega", "coefficients")}
     drawn = flat(crossover, "crossover") | flat(child.mutation, "mutation")
     omega = {f"omega_{i}": value for i, value in enumerate(child.omega, 1)}
     parents = {f"parent_{i}": parent.id for i, parent in enumerate(child.parents, 1)}

@@ -1,4 +1,4 @@
-"""The study's runs hand the search what its method needs: scores, and the verdicts that they are made of."""
+"""The study: its methods have one budget, and its runs hand the search what its method needs."""
 
 from __future__ import annotations
 
@@ -8,9 +8,10 @@ from typing import Any
 
 import pytest
 
-from benchmarks.study import Run, configured
+from benchmarks.study import METHODS, Run, configured
 from cycleqd.evaluation.task import Outcome
 from cycleqd.search import state as states
+from cycleqd.search.algorithms import algorithm
 from cycleqd.search.config import Config, parse
 from tests.evolution import write_models
 
@@ -52,3 +53,11 @@ def test_lexicase_gets_its_cases(tmp_path: Path, cases: str) -> None:
             assert {task: sum(bits) / len(bits) for task, bits in (model.verdicts or {}).items()} == model.scores
         else:
             assert model.verdicts is None
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_every_method_has_the_budget_and_the_same_final_model(name: str) -> None:
+    config = configured(METHODS[name], seed=4, evaluations=24, items=10)
+    assert (config.seed, config.method.stop.evaluations, config.method.final.kind) == (4, 24, "softmax")
+    assert config.method.generations * algorithm(config).children >= 24
+    assert len(config.search_tasks) == 3  # copying is for the report alone

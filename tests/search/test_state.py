@@ -20,6 +20,13 @@ from tests.search.world import TASKS, World, config, model
 GOLDEN = Path(__file__).parent / "golden" / "snapshot_after_24.json"
 
 SOFTMAX: dict[str, Any] = {"final": {"kind": "softmax"}}
+
+
+def _merging(**crossover: Any) -> dict[str, Any]:
+    """The operators of searches for coefficients."""
+    return {"crossover": {"kind": "combination", **crossover}, "mutation": {"kind": "none"}}
+
+
 VARIANTS: list[dict[str, Any]] = [
     {},
     {"focus": "fixed"},
@@ -36,6 +43,14 @@ VARIANTS: list[dict[str, Any]] = [
     {"algorithm": "lexicase", "population": 6},
     {"algorithm": "lexicase", "population": 6, "lexicase_epsilon": 0.02},
     {"algorithm": "lexicase", "population": 6, "lexicase_cases": "samples"},
+    {"algorithm": "random_search", **_merging()},
+    {"algorithm": "random_search", "children": 3},
+    {"algorithm": "task_arithmetic", "children": 3, **_merging(own="nothing")},
+    {"algorithm": "task_arithmetic", "children": 5, **_merging(own="layers", layers=2)},
+]
+CMAES: list[dict[str, Any]] = [  # apart: the last bits of its points depend on the machine's linear algebra
+    {"algorithm": "cmaes", "children": 5, **_merging()},
+    {"algorithm": "cmaes", "children": 5, **_merging(own="layers", layers=2)},
 ]
 
 BASE = model("base", 0.1, 0.1, 0.1)
@@ -51,7 +66,7 @@ def without_verdicts(snapshot: State) -> State:
     return replace(snapshot, population=tuple(replace(m, verdicts=None) for m in snapshot.population))
 
 
-@pytest.mark.parametrize("method", VARIANTS + LIMITED, ids=str)
+@pytest.mark.parametrize("method", VARIANTS + LIMITED + CMAES, ids=str)
 def test_every_variant_runs_on_one_budget_and_round_trips(method: dict[str, Any]) -> None:
     world = World(config({"generations": 99, "stop": {"evaluations": 16}, **method}))
     snapshots = world.run()
@@ -64,7 +79,7 @@ def test_every_variant_runs_on_one_budget_and_round_trips(method: dict[str, Any]
     assert again_all == [without_verdicts(snapshot) for snapshot in snapshots]
 
 
-@pytest.mark.parametrize("method", VARIANTS + LIMITED, ids=str)
+@pytest.mark.parametrize("method", VARIANTS + LIMITED + CMAES, ids=str)
 def test_the_same_scores_anew_give_the_same_archives(method: dict[str, Any]) -> None:
     world = World(config({"generations": 9, **method}))
     last = replace(world.run()[-1], digest="first")
@@ -96,7 +111,7 @@ def test_a_rescoring_holds_new_scores_alone_and_counts_who_is_gone() -> None:
         state.updated(world.config, again, replace(plan, snapshot="other"), children)
 
 
-@pytest.mark.parametrize("method", VARIANTS, ids=str)
+@pytest.mark.parametrize("method", VARIANTS + CMAES, ids=str)
 def test_the_best_on_each_task_is_kept_and_is_its_archives_best_elite(method: dict[str, Any]) -> None:
     world = World(config({"generations": 12, **method}))
     for snapshot in world.run():

@@ -61,7 +61,7 @@ class World:
 
     def born(self, child: Child) -> Scored:
         parents = np.array([self.skills[parent.id] for parent in child.parents])
-        skill = np.array(child.omega) @ parents / sum(child.omega)
+        skill = np.array([share for _, share in child.shares]) @ parents
         if child.mutation["kind"] == "svd":
             rng = np.random.Generator(np.random.PCG64(child.mutation["seed"]))
             w = rng.uniform(0, child.mutation["w_max"], len(skill))

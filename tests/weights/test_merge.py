@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from cycleqd.errors import InvalidInputError
 from cycleqd.search.operators import Drawn
 from cycleqd.search.operators.crossover import Crossover, ElementCrossover
+from cycleqd.search.operators.crossover.combination import LinearCombination
 from cycleqd.search.operators.crossover.dare import Dare
 from cycleqd.search.operators.crossover.ties import Ties
 from cycleqd.search.operators.mutation import Mutation
@@ -63,6 +64,20 @@ def test_the_child_is_the_weighted_mean_of_the_task_vectors(tmp_path: Path, dtyp
         assert value.dtype == models[0][name].dtype
         eps = torch.finfo(dtype).eps
         assert torch.allclose(value.double(), base + tau, rtol=eps, atol=1e-6), name
+
+
+def test_a_combination_adds_each_layers_task_vectors_and_normalises_nothing(zoo: Path, tmp_path: Path) -> None:
+    operator = LinearCombination(own="layers", layers=2)
+    record = operator.record(operator.at([0.5, 1.0, -0.25, 0.25, 1.0, 0.5], 3))
+    models = [opened(zoo / str(seed)) for seed in range(4)]
+    merge(models[0], models[1:], Drawn(operator, record), LocalSink(tmp_path / "child"))
+    base, *experts = [loaded(zoo / str(seed)) for seed in range(4)]
+    child = loaded(tmp_path / "child")
+    assert record["omega"] == [0.75, 0.0, 0.75] and any(".layers.0." in name for name in child)
+    for name, value in child.items():
+        weights = [0.5, -0.25, 1.0] if ".layers.0." in name else record["omega"]
+        tau = sum(w * (e[name].double() - base[name].double()) for w, e in zip(weights, experts, strict=True))
+        assert torch.allclose(value.double(), base[name].double() + tau, rtol=2**-8, atol=1e-5), name
 
 
 @pytest.mark.parametrize("omega", [[1.0, 0.0], [0.3, 0.0, 0.0]])

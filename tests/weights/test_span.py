@@ -12,6 +12,7 @@ from safetensors.torch import save
 
 from cycleqd.errors import IntegrityError, InvalidInputError
 from cycleqd.search.operators import Drawn
+from cycleqd.search.operators.crossover.combination import LinearCombination
 from cycleqd.search.operators.crossover.mean import Mean
 from cycleqd.search.operators.mutation.gaussian import Gaussian
 from cycleqd.search.operators.mutation.none import NoMutation
@@ -156,6 +157,15 @@ def test_operators_do_to_cores_what_they_do_to_dense_task_vectors(
         # ranks below the dense one: the core has the first factors, for the largest singular values
         expected = svd_rescale(tau.float(), torch.from_numpy(np.asarray(w)))
         assert close(dense(basis, mutated, name), expected, 2e-3)
+
+
+def test_a_combination_of_cores_is_one_of_task_vectors(built: tuple[Basis, list[Core]]) -> None:
+    basis, cores = built
+    operator = LinearCombination()
+    child = merge(cores, Drawn(operator, operator.record(operator.at([0.9, -0.1, 0.6], 3))))
+    for name in NAMES:
+        taus = [dense(basis, core, name) for core in cores]
+        assert close(dense(basis, child, name), 0.9 * taus[0] - 0.1 * taus[1] + 0.6 * taus[2])
 
 
 def _matrix(name: str):  # type: ignore[no-untyped-def]

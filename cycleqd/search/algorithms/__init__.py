@@ -6,7 +6,7 @@ A subclass of `Algorithm` in a module of this package is a value of `method.algo
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, ClassVar
 
@@ -14,7 +14,7 @@ import numpy as np
 
 from cycleqd.errors import InvalidInputError
 from cycleqd.loading import load_class
-from cycleqd.search.operators.selection import Pair
+from cycleqd.search.operators import Parameters
 from cycleqd.search.randomness import stream
 from cycleqd.search.records import Child, Evaluated, Plan, Scored, average
 
@@ -32,6 +32,9 @@ class Algorithm(ABC):
 
     own_modules: ClassVar[str] = "cycleqd.search.algorithms.{}"
 
+    rescorable: ClassVar[bool] = True
+    """Whether the search may go on from other scores than those that its children were planned by."""
+
     def __init__(self, config: Config) -> None:
         self.config = config
         self.method = config.method
@@ -40,6 +43,10 @@ class Algorithm(ABC):
     @abstractmethod
     def label(self) -> str:
         """What readers of a report call the method."""
+
+    def problems(self) -> Iterator[str]:
+        """What is wrong with its configuration, in sentences: one is enough to refuse it."""
+        yield from ()
 
     @property
     def needs_verdicts(self) -> bool:
@@ -73,8 +80,8 @@ class Algorithm(ABC):
         """
 
     @abstractmethod
-    def parents(self, state: State, focus: str, rng: np.random.Generator) -> Pair:
-        """Two parents for a child; one model alone is paired with itself.
+    def parents(self, state: State, focus: str, rng: np.random.Generator) -> Sequence[Scored]:
+        """The parents of a child, two as a rule; one model alone is paired with itself.
 
         Args:
             state: The current snapshot.
@@ -104,23 +111,41 @@ class Algorithm(ABC):
         Raises:
             InvalidInputError: the crossover does not draw one weight ω a parent.
         """
-        focus = [task for task in self.turn(state.generation) for _ in range(self.method.children)][:limit]
-        children = tuple(self._child(state, index, task) for index, task in enumerate(focus))
+        seed, generation = self.config.seed, state.generation
+        focus = [task for task in self.turn(generation) for _ in range(self.method.children)][:limit]
+        crossings = []
+        for index, task in enumerate(focus):
+            parents = self.parents(state, task, stream(seed, generation, index, "parents"))
+            drawn = self.method.crossover.draw(len(parents), stream(seed, generation, index, "omega"))
+            crossings.append((parents, drawn))
+        return self.plan(state, focus, crossings)
+
+    def plan(
+        self, state: State, focus: Sequence[str], crossings: Sequence[tuple[Sequence[Scored], Parameters]]
+    ) -> Plan:
+        """The plan of children whose parents are chosen; their mutations are drawn here.
+
+        Args:
+            state: The current snapshot.
+            focus: Quality task of each child's archive; "" for a population.
+            crossings: Each child's parents, and what its crossover drew.
+
+        Raises:
+            InvalidInputError: the crossover does not draw one weight ω a parent.
+        """
+        children = tuple(self._child(state, index, *crossing) for index, crossing in enumerate(crossings))
         return Plan(generation=state.generation, snapshot=state.digest, focus=tuple(focus), children=children)
 
-    def _child(self, state: State, index: int, focus: str) -> Child:
-        seed, generation = self.config.seed, state.generation
-        parents = self.parents(state, focus, stream(seed, generation, index, "parents"))
+    def _child(self, state: State, index: int, parents: Sequence[Scored], crossed: Parameters) -> Child:
         crossover, mutation = self.method.crossover, self.method.mutation
-        crossed = crossover.draw(len(parents), stream(seed, generation, index, "omega"))
         if len(crossed.get("omega", ())) != len(parents):
             raise InvalidInputError(
                 f"crossover '{crossover.kind}' draws {dict(crossed)}; it must draw 'omega', one number a parent"
             )
-        mutated = mutation.draw(stream(seed, generation, index, "mutation"))
+        mutated = mutation.draw(stream(self.config.seed, state.generation, index, "mutation"))
         return Child(
-            id=f"g{generation:06d}-c{index:02d}",
-            generation=generation,
+            id=f"g{state.generation:06d}-c{index:02d}",
+            generation=state.generation,
             index=index,
             base=state.base.model,
             parents=tuple(parent.model for parent in parents),

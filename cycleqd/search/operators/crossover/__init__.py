@@ -5,10 +5,10 @@ from __future__ import annotations
 import math
 from abc import abstractmethod
 from collections.abc import Sequence
-from typing import ClassVar
+from typing import ClassVar, Self
 
 import numpy as np
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from cycleqd.search.operators import Floats, Needs, Operator, Parameters
 
@@ -41,6 +41,42 @@ class SpanCrossover(Crossover):
             values: The operator's record for the child, with what it drew.
             tensor: Name of the tensor that is combined.
         """
+
+
+class PointCrossover(SpanCrossover):
+    """A linear combination whose coefficients are the coordinates of a point, so that an algorithm may search them."""
+
+    low: float = Field(default=0.0, allow_inf_nan=False)
+    """Where the range of a coefficient begins. A search may leave it where scores lead there."""
+    high: float = Field(default=1.0, allow_inf_nan=False)
+    """Where it ends."""
+
+    @abstractmethod
+    def size(self, parents: int) -> int:
+        """How many coordinates a point has.
+
+        Args:
+            parents: Number of parents.
+        """
+
+    @abstractmethod
+    def at(self, point: Sequence[float], parents: int) -> Parameters:
+        """What is recorded of a child at a point, in the place of what `draw` gives.
+
+        Args:
+            point: Its coordinates.
+            parents: Number of parents.
+        """
+
+    def draw(self, parents: int, rng: np.random.Generator) -> Parameters:
+        """A point of the range, uniformly."""
+        return self.at([float(x) for x in rng.uniform(self.low, self.high, self.size(parents))], parents)
+
+    @model_validator(mode="after")
+    def _ordered(self) -> Self:
+        if self.low >= self.high:
+            raise ValueError(f"low is {self.low:g} and high {self.high:g}: low must be below high")
+        return self
 
 
 class ElementCrossover(Crossover):
