@@ -55,7 +55,7 @@ def conversation(request: str, answer: str) -> dict[str, list[dict[str, str]]]:
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("out", type=Path)
-    parser.add_argument("--items", type=int, default=800, help="of each skill, to train on (default 800)")
+    parser.add_argument("--items", type=int, default=320, help="of each skill, to train on (default 320)")
     parser.add_argument("--seed", type=int, default=0)
     arguments = parser.parse_args()
     main(arguments.out, arguments.items, arguments.seed)

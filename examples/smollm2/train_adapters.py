@@ -21,7 +21,7 @@ from pathlib import Path
 from examples.tiny.skills import TEMPLATES
 
 RANK = 8
-STEPS = 100
+STEPS = 40
 BATCH = 8
 RATE = 2e-3
 
@@ -93,7 +93,7 @@ def train(models: Path, data: Path, seed: int, skill: str) -> None:
             gradient_checkpointing=False,
             use_cpu=True,
             seed=seed,
-            logging_steps=20,
+            logging_steps=10,
             disable_tqdm=True,
             save_strategy="no",
             report_to="none",
