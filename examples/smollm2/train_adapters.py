@@ -5,7 +5,7 @@
     python -m examples.smollm2.train_adapters MODELS DATA
 
 makes MODELS/base if need be (see make_models.py), and from DATA/train (see make_skills.py) MODELS/adapter-{code,db,os},
-as peft saves them. An adapter that is complete is kept. Each is trained by one thread: same seed, same bytes.
+as peft saves them. An adapter that is complete is kept. Each is trained by one thread.
 """
 
 from __future__ import annotations
