@@ -62,6 +62,19 @@ def test_the_first_evolution_is_a_valid_configuration(tmp_path: Path, monkeypatc
     assert load(tmp_path / "cycleqd.yaml").search_tasks == ("code", "os")
 
 
+def test_the_guide_from_adapters_to_an_adapter_has_ten_commands_at_most(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (guide,) = re.findall(r"```sh\n(.*?)```", (ROOT / "docs/adapters.md").read_text(), re.DOTALL)
+    commands = guide.replace("\\\n", " ").splitlines()
+    assert sum(1 + command.count(" && ") for command in commands) <= 10
+    (init,) = [command for command in commands if command.startswith("cycleqd init")]
+    monkeypatch.chdir(tmp_path)
+    result = CliRunner().invoke(app, shlex.split(init)[1:])
+    assert result.exit_code == 0, result.stderr
+    assert load(tmp_path / "mine.yaml").search_tasks == ("code", "db", "os")
+
+
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_commands_exist_and_take_these_options(page: Path) -> None:
     text = page.read_text().replace("\\\n", " ")

@@ -34,12 +34,21 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="Make the SmolLM2 base and experts.")
     parser.add_argument("out", type=Path, help="folder for the four models")
     out = parser.parse_args().out
-    if not (out / "base").exists():
-        save(convert(gguf_file()), gguf_file(), out / "base")
+    make_base(out / "base")
     for third, name in enumerate(EXPERTS):
         if not (out / f"expert-{name}").exists():
             save(perturbed(out / "base", name, third), gguf_file(), out / f"expert-{name}")
         print(f"{out / f'expert-{name}'} is ready")
+
+
+def make_base(folder: Path) -> None:
+    """Make the base, unless the folder exists.
+
+    Args:
+        folder: Its place.
+    """
+    if not folder.exists():
+        save(convert(gguf_file()), gguf_file(), folder)
 
 
 def gguf_file() -> Path:

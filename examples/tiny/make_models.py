@@ -24,7 +24,7 @@ from tokenizers import Regex, Tokenizer, decoders, pre_tokenizers
 from tokenizers.models import BPE
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
-from examples.tiny.skills import EASY, TEMPLATES, WORDS, Item, draw, held_out, phrases
+from examples.tiny.skills import EASY, TEMPLATES, WORDS, phrases, train_item
 
 PAD, END, USER, ASSISTANT = "<pad>", "<end>", "<user>", "<assistant>"
 CHAT_TEMPLATE = (
@@ -96,14 +96,6 @@ def new_model(vocabulary: int, tokens: PreTrainedTokenizerFast) -> LlamaForCausa
             pad_token_id=tokens.pad_token_id,
         )
     )
-
-
-def train_item(skill: str, templates: range, rng: np.random.Generator) -> Item:
-    """Draw until an item is found that is not held out for evaluation."""
-    while True:
-        item = draw(skill, int(rng.integers(templates.start, templates.stop)), rng)
-        if not held_out(item):
-            return item
 
 
 def base_text(rng: np.random.Generator) -> tuple[str, str]:

@@ -134,6 +134,14 @@ def held_out(item: Item) -> bool:
     return hashlib.sha256(item.request.encode()).digest()[0] % 4 == 0
 
 
+def train_item(skill: str, templates: range, rng: np.random.Generator) -> Item:
+    """Draw until an item is found that is not held out for evaluation."""
+    while True:
+        item = draw(skill, int(rng.integers(templates.start, templates.stop)), rng)
+        if not held_out(item):
+            return item
+
+
 def phrases() -> list[str]:
     """The fixed stretches of all requests and answers, longest first: each is to be one token."""
     found: set[str] = set()
