@@ -165,8 +165,11 @@ def write_tasks(folder: Path, plugin: Path) -> Path:
     return folder
 
 
-def write_models(folder: Path) -> Path:
-    """The base and its experts as Hugging Face folders: 2 layers, width 32, byte vocabulary, 143 kB each."""
+def write_models(folder: Path, head_dim: int = 8) -> Path:
+    """The base and its experts as Hugging Face folders: 2 layers, width 32, byte vocabulary, 143 kB each.
+
+    vLLM's attention on a CPU has no heads smaller than 32.
+    """
     import torch
     from transformers import LlamaConfig, LlamaForCausalLM
 
@@ -178,6 +181,7 @@ def write_models(folder: Path) -> Path:
         num_hidden_layers=2,
         num_attention_heads=4,
         num_key_value_heads=2,
+        head_dim=head_dim,
         max_position_embeddings=128,
         initializer_range=0.3,
         bos_token_id=1,

@@ -5,7 +5,6 @@ from __future__ import annotations
 import importlib.util
 import json
 import re
-from collections.abc import Callable
 from itertools import product
 from pathlib import Path
 
@@ -32,7 +31,7 @@ from cycleqd.storage.settings import Settings
 from cycleqd.tracking.tracker import Tracker
 from cycleqd.weights.local import LocalSink
 from tests.conftest import new_bucket
-from tests.evolution import Evolution, write_adapters
+from tests.evolution import Evolution, write_adapters, write_models
 from tests.weights.models import loaded
 
 NORM, EMBEDDING, MATRIX = "model.norm.weight", "model.embed_tokens.weight", "model.layers.0.mlp.up_proj.weight"
@@ -172,10 +171,12 @@ def test_no_server_scores_it(kept: Evolution) -> None:
         wait_for_seeding(kept.store, lambda said: None)
 
 
-def test_vllm_scores_it_by_swaps_too(evolution: Callable[..., Evolution]) -> None:
+def test_vllm_scores_it_by_swaps_too(environment: dict[str, str], tiny_tasks: Path, tmp_path: Path) -> None:
     if importlib.util.find_spec("vllm") is None:
         pytest.skip("vllm is not installed: pip install --no-deps -r requirements/no-deps.txt")
-    made = evolution("kept-vllm", models={"rank": 32, "keep_dense": True}, evaluation={"engine": "vllm"})
+    changes = {"models": {"rank": 32, "keep_dense": True}, "evaluation": {"engine": "vllm"}}
+    name, models = f"kept-{environment['CYCLEQD_BUCKET']}", write_models(tmp_path / "models", head_dim=32)
+    made = Evolution.make(name, models, tiny_tasks, changes)
     made.seed()
     made.basis()
     made.evaluate(["source-a", "expert-b", "source-b", "expert-a"], tasks=["one"])
