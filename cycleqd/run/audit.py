@@ -17,7 +17,7 @@ from cycleqd.search.config import Config
 from cycleqd.search.records import JSON
 from cycleqd.storage import layout
 from cycleqd.storage.cleaning import needed
-from cycleqd.storage.evolution import current, find_child, manifest, need_plan
+from cycleqd.storage.evolution import current, find_child, manifest, manifest_from, need_plan
 from cycleqd.storage.family import Family, family
 from cycleqd.storage.objects import Store
 from cycleqd.storage.results import need_record, need_result, read_result
@@ -178,6 +178,9 @@ def _link(store: Store, model: str, members: Family, collectable: bool, found: A
     for done in work:
         if done.stage == "evaluate":
             found.names(f"{done.record.rpartition('/')[0]}/{TRANSCRIPTS}", done.outputs["transcripts"]["sha256"])
+        for form, folder in (("adapter", layout.adapter(model)), ("full", layout.full(model))):
+            for name, sha256 in manifest_from(done.outputs[form]).digests().items() if form in done.outputs else ():
+                found.names(f"{folder}/{name}", sha256)
     work += _archived(store, model, found)
     if model in ("aggregated", "final"):
         claimed = store.get_json(layout.FINAL_PLAN)

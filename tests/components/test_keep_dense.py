@@ -130,6 +130,7 @@ def test_every_model_is_audited_rebuilt_and_reported(kept: Evolution, tmp_path: 
     store, config = kept.store, load_config(kept.store)
     found = trace(store, config, ["final", "naive", *children(kept)], pins=())
     assert found.problems == [] and list(verify(store, found.objects, lambda done: None)) == []
+    assert [key for key in found.objects if key.startswith(f"{layout.full('final')}/model")]
     (expert,) = (link for link in found.links if link.model == "expert-a")
     assert {"source-a", "source-b", "source-c", "basis", "base"} == set(expert.making.reads())
     for model in ("final", "naive", *children(kept)):

@@ -169,6 +169,7 @@ def test_every_model_is_audited_and_rebuilt(spanned: Evolution, tmp_path: Path) 
     children = [line.model.id for line in current(store)[1].children]
     found = trace(store, config, ["final", "naive", *children], pins=())
     assert found.problems == [] and list(verify(store, found.objects, lambda done: None)) == []
+    assert f"{layout.adapter('final')}/adapter_model.safetensors" in found.objects
     assert {"base", "basis", "source-a", "source-c", "adapter-c"} <= {link.model for link in found.links}
     for model in ("final", "naive", *children):
         names = to_rebuild(store, model, family(store, [model]))
@@ -223,7 +224,8 @@ def test_the_final_adapter_is_registered_in_mlflow(spanned: Evolution) -> None:
 
 
 def test_running_everything_again_changes_nothing(spanned: Evolution) -> None:
-    before = {key: spanned.store.get(key) for key in spanned.store.list("")}
+    store = spanned.store
+    before = {key: store.get(key) for key in store.list("")}
     spanned.seed()
     spanned.basis()
     for generation in range(2):
@@ -232,4 +234,4 @@ def test_running_everything_again_changes_nothing(spanned: Evolution) -> None:
         spanned.mutate(*loop)
         spanned.evaluate([json.loads(item)["child"] for item in loop])
         spanned.update(generation)
-    assert {key: spanned.store.get(key) for key in spanned.store.list("")} == before
+    assert {key: store.get(key) for key in store.list("")} == before

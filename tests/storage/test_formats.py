@@ -20,9 +20,9 @@ from tests.evolution import Evolution
 
 
 def test_every_stored_json_carries_its_format(grown: Evolution) -> None:
-    seen = set()
-    for key in grown.store.list(""):
-        data = grown.store.get(key)
+    seen, store = set(), grown.store
+    for key in store.list(""):
+        data = store.get(key)
         if "/checkpoint/" in key or key.startswith("tasks/"):
             continue  # a checkpoint's digest has a form of its own, task data are their author's
         lines = gzip.decompress(data).splitlines() if key.endswith(".jsonl.gz") else [data]
