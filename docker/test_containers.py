@@ -62,20 +62,19 @@ def test_in_the_span_too(tmp_path: Path) -> None:
     in_processes = grow(tmp_path / "processes", "local", rank=4)
     in_containers = grow(tmp_path / "containers", "docker", rank=4)
     compare(in_processes, in_containers)
-    made = {
+    images = {
         "models/basis/make/run.json": "evaluate",  # it compares each adapter with peft
         "generations/000001/children/g000001-c01/merge/run.json": "weights",
         "generations/000001/children/g000001-c01/mutate/run.json": "weights",
         "models/source-red/evaluations/one/search/run.json": "evaluate",
         "models/final/make/run.json": "weights",
     }
-    for key, image in made.items():
-        assert in_containers.json(key)["image"] == image_name(image), key
+    ran_in(images, in_containers)
     assert [key for key in in_containers.objects if key.endswith("final/adapter/adapter_model.safetensors")]
 
 
 def test_every_task_ran_in_the_image_of_its_stage(in_containers: Grown) -> None:
-    made = {
+    images = {
         "seed/run.json": "control",
         "generations/000001/update/run.json": "control",
         "generations/000001/children/g000001-c00/merge/run.json": "weights",
@@ -84,8 +83,7 @@ def test_every_task_ran_in_the_image_of_its_stage(in_containers: Grown) -> None:
         "models/final/make/run.json": "weights",
         "models/final/evaluations/two/test/run.json": "evaluate",
     }
-    for key, image in made.items():
-        assert in_containers.json(key)["image"] == image_name(image), key
+    ran_in(images, in_containers)
     used = set(re.findall(r"container \w+ of image (\S+)", in_containers.logs))
     assert used == {image_name(image) for image in IMAGES}
 
@@ -114,6 +112,12 @@ def test_a_container_that_dies_at_once_is_no_success(tmp_path: Path, entry: str,
     finally:
         output("buildah", "rm", container)
         output("buildah", "rmi", "--force", dead)
+
+
+def ran_in(images: dict[str, str], in_containers: Grown) -> None:
+    """The stages that left these records ran in these images."""
+    for key, image in images.items():
+        assert in_containers.json(key)["image"] == image_name(image), key
 
 
 def compare(in_processes: Grown, in_containers: Grown) -> None:

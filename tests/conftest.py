@@ -82,6 +82,14 @@ def evolution(environment: dict[str, str], tiny_models: Path, tiny_tasks: Path) 
     return make
 
 
+def reached(shared: tuple[dict[str, str], Evolution], folder: Path, patch: pytest.MonkeyPatch) -> Evolution:
+    """An evolution that tests share, in its bucket, with a cache of this test's own."""
+    variables, made = shared
+    for name, value in {**variables, "CYCLEQD_CACHE": str(folder / "cache")}.items():
+        patch.setenv(name, value)
+    return made
+
+
 @pytest.fixture(scope="session")
 def _grown(
     services: dict[str, str], tiny_models: Path, tiny_tasks: Path, tmp_path_factory: pytest.TempPathFactory
@@ -101,7 +109,4 @@ def _grown(
 @pytest.fixture
 def grown(_grown: tuple[dict[str, str], Evolution], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Evolution:
     """A finished evolution of three generations, shared by all tests of the session: leave it as it is found."""
-    variables, made = _grown
-    for name, value in {**variables, "CYCLEQD_CACHE": str(tmp_path / "cache")}.items():
-        monkeypatch.setenv(name, value)
-    return made
+    return reached(_grown, tmp_path, monkeypatch)

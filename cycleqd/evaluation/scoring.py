@@ -217,9 +217,9 @@ class Scoring:
         if not pairs:
             return
         loading = Clock()
-        with loading.part("load"), ExitStack() as fetched:
-            needed = without_weights(found) if bench.engine.remote else found
-            bench.engine.load(fetched.enter_context(self.checkpoint(model, needed)), found.digest)
+        needed = without_weights(found) if bench.engine.remote else found
+        with loading.part("load"), self.checkpoint(model, needed) as folder:
+            bench.engine.load(folder, found.digest)
         digests = {model: adapter.digest for model, adapter in (adapters or {}).items()}
         jobs = [self.job(bench, pair, digests.get(pair.model)) for pair in pairs]
 

@@ -12,6 +12,8 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from cycleqd.evaluation.engines.common.checkpoint import LOCAL
+
 CPU_SECONDS, MEMORY = 15, 4 << 30
 """What loading one tokenizer and filling its template may take; real ones take a second."""
 
@@ -49,7 +51,7 @@ def _problem(folder: str) -> str | None:
     from transformers import AutoTokenizer
 
     try:
-        tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+        tokenizer = AutoTokenizer.from_pretrained(folder, **LOCAL)
         if tokenizer.chat_template:
             for conversation in _CONVERSATIONS:
                 tokenizer.apply_chat_template(conversation, tokenize=False, add_generation_prompt=True)

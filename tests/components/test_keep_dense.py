@@ -30,7 +30,7 @@ from cycleqd.storage.results import need_result
 from cycleqd.storage.settings import Settings
 from cycleqd.tracking.tracker import Tracker
 from cycleqd.weights.local import LocalSink
-from tests.conftest import new_bucket
+from tests.conftest import new_bucket, reached
 from tests.evolution import Evolution, write_adapters, write_models
 from tests.weights.models import loaded
 
@@ -58,10 +58,7 @@ def _kept(
 
 @pytest.fixture
 def kept(_kept: tuple[dict[str, str], Evolution], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Evolution:
-    variables, made = _kept
-    for name, value in {**variables, "CYCLEQD_CACHE": str(tmp_path / "cache")}.items():
-        monkeypatch.setenv(name, value)
-    return made
+    return reached(_kept, tmp_path, monkeypatch)
 
 
 def children(made: Evolution) -> list[str]:

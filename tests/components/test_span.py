@@ -28,7 +28,7 @@ from cycleqd.storage.settings import Settings
 from cycleqd.tracking.tracker import Tracker
 from cycleqd.weights.local import LocalSink
 from cycleqd.weights.span import cut
-from tests.conftest import new_bucket
+from tests.conftest import new_bucket, reached
 from tests.evolution import EXPERTS, RANKS, Evolution, write_adapters
 
 Make = Callable[..., Evolution]
@@ -145,10 +145,7 @@ def _spanned(
 
 @pytest.fixture
 def spanned(_spanned: tuple[dict[str, str], Evolution], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Evolution:
-    variables, made = _spanned
-    for name, value in {**variables, "CYCLEQD_CACHE": str(tmp_path / "cache")}.items():
-        monkeypatch.setenv(name, value)
-    return made
+    return reached(_spanned, tmp_path, monkeypatch)
 
 
 def test_children_are_cores_and_what_nothing_needs_is_cleaned(spanned: Evolution) -> None:

@@ -99,9 +99,49 @@ def evolve(
     return found, plans
 
 
+def make_dense(folder: Path, settings: Config, child: Child) -> None:
+    """Merge and mutate a child's checkpoint."""
+    theta, parents = opened(folder / "base"), [opened(folder / parent.id) for parent in child.parents]
+    crossover = Drawn(settings.method.crossover, child.crossover)
+    mutation = Drawn(settings.method.mutation, child.mutation)
+    merge(theta, parents, crossover, LocalSink(folder / child.id), mutation=mutation)
+
+
+def agreed(
+    settings: Config,
+    taus: dict[str, Mapping[str, torch.Tensor]],
+    others: dict[str, Mapping[str, torch.Tensor]],
+    goals: Mapping[str, Mapping[str, torch.Tensor]],
+    dense: Make,
+    in_span: Make,
+) -> State:
+    """The last state of both evolutions, whose plans, states and, up to rounding, task vectors are the same."""
+    dense_states, dense_plans = evolve(settings, taus, goals, dense)
+    span_states, span_plans = evolve(settings, others, goals, in_span)
+    assert dense_plans == span_plans
+    assert [state.to_json() for state in dense_states] == [state.to_json() for state in span_states]
+    assert len(taus) == 3 + 2 * GENERATIONS and taus.keys() == others.keys()
+    for model, tau in taus.items():
+        compare(tau, others[model], model)
+    return span_states[-1]
+
+
+def compare(expected: Mapping[str, torch.Tensor], found: Mapping[str, torch.Tensor], model: str) -> None:
+    for name, tau in expected.items():
+        assert float((tau - found[name]).norm()) <= 1e-4 * float(tau.norm()), (model, name)
+
+
+def finish(folder: Path, settings: Config, state: State, cores: dict[str, Core]) -> None:
+    """Combine the final model both ways."""
+    final = states.final_recipe(settings, state, dict.fromkeys(TASKS, 1.0))
+    betas = [beta for _, beta in final]
+    combine(opened(folder / "base"), [opened(folder / ref.id) for ref, _ in final], betas, LocalSink(folder / "final"))
+    cores["final"] = combine_cores([cores[ref.id] for ref, _ in final], betas)
+
+
 def test_dense_and_span_give_the_same_plans_and_weights(tmp_path: Path) -> None:
     base = tensors(0, torch.float32)
-    theta = opened(write_model(tmp_path / "base", base))
+    write_model(tmp_path / "base", base)
     for task, of_expert in EXPERTS.items():
         full = {
             name: base[name] + (of_expert[name][0] @ of_expert[name][1] if name in of_expert else 0) for name in base
@@ -112,10 +152,7 @@ def test_dense_and_span_give_the_same_plans_and_weights(tmp_path: Path) -> None:
         return {name: tensor - base[name] for name, tensor in loaded(tmp_path / model).items() if name in MATRICES}
 
     def dense(child: Child) -> Tensors:
-        operators = config().method
-        parents = [opened(tmp_path / parent.id) for parent in child.parents]
-        crossover, mutation = Drawn(operators.crossover, child.crossover), Drawn(operators.mutation, child.mutation)
-        merge(theta, parents, crossover, LocalSink(tmp_path / child.id), mutation=mutation)
+        make_dense(tmp_path, config(), child)
         return dense_tau(child.id)
 
     basis_files = write_basis(MATRICES, lambda n: [e[n] for e in EXPERTS.values()], LocalSink(tmp_path / "basis"), 2)
@@ -137,22 +174,9 @@ def test_dense_and_span_give_the_same_plans_and_weights(tmp_path: Path) -> None:
     taus: dict[str, Mapping[str, torch.Tensor]] = {f"expert-{task}": dense_tau(f"expert-{task}") for task in TASKS}
     others: dict[str, Mapping[str, torch.Tensor]] = {model: span_tau(core) for model, core in cores.items()}
     goals = {task: {name: b @ a for name, (b, a) in expert.items()} for task, expert in EXPERTS.items()}
-    dense_states, dense_plans = evolve(config(), taus, goals, dense)
-    span_states, span_plans = evolve(config(), others, goals, in_span)
-
-    assert dense_plans == span_plans
-    assert [state.to_json() for state in dense_states] == [state.to_json() for state in span_states]
-    assert len(taus) == 3 + 2 * GENERATIONS and taus.keys() == others.keys()
-    for model, tau in taus.items():
-        for name in MATRICES:
-            assert float((tau[name] - others[model][name]).norm()) <= 1e-4 * float(tau[name].norm()), (model, name)
-
-    final = states.final_recipe(config(), span_states[-1], dict.fromkeys(TASKS, 1.0))
-    betas = [beta for _, beta in final]
-    combine(theta, [opened(tmp_path / ref.id) for ref, _ in final], betas, LocalSink(tmp_path / "final"))
-    combined = span_tau(combine_cores([cores[ref.id] for ref, _ in final], betas))
-    for name, tau in dense_tau("final").items():
-        assert float((tau - combined[name]).norm()) <= 1e-4 * float(tau.norm())
+    last = agreed(config(), taus, others, goals, dense, in_span)
+    finish(tmp_path, config(), last, cores)
+    compare(dense_tau("final"), span_tau(cores["final"]), "final")
 
 
 def test_with_what_no_adapter_carries_the_span_is_the_dense_evolution(tmp_path: Path) -> None:
@@ -169,10 +193,7 @@ def test_with_what_no_adapter_carries_the_span_is_the_dense_evolution(tmp_path: 
         return {name: found[name] - base[name] for name in floats}
 
     def dense(child: Child) -> Tensors:
-        parents = [opened(tmp_path / parent.id) for parent in child.parents]
-        crossover = Drawn(settings.method.crossover, child.crossover)
-        mutation = Drawn(settings.method.mutation, child.mutation)
-        merge(theta, parents, crossover, LocalSink(tmp_path / child.id), mutation=mutation)
+        make_dense(tmp_path, settings, child)
         return tau(tmp_path / child.id)
 
     adapters = []
@@ -204,18 +225,6 @@ def test_with_what_no_adapter_carries_the_span_is_the_dense_evolution(tmp_path: 
     for expert, name in product(experts, carried_by_none(theta)):
         assert torch.equal(others[expert][name], taus[expert][name])
     goals = {task: taus[f"expert-{task}"] for task in TASKS}
-    dense_states, dense_plans = evolve(settings, taus, goals, dense)
-    span_states, span_plans = evolve(settings, others, goals, in_span)
-    assert dense_plans == span_plans
-    assert [state.to_json() for state in dense_states] == [state.to_json() for state in span_states]
-    for model, name in product(taus, floats):
-        difference = float((taus[model][name] - others[model][name]).norm())
-        assert difference <= 1e-4 * float(taus[model][name].norm()), (model, name)
-
-    final = states.final_recipe(settings, span_states[-1], dict.fromkeys(TASKS, 1.0))
-    betas = [beta for _, beta in final]
-    combine(theta, [opened(tmp_path / ref.id) for ref, _ in final], betas, LocalSink(tmp_path / "final"))
-    cores["final"] = combine_cores([cores[ref.id] for ref, _ in final], betas)
-    combined = written_out("final")
-    for name, wanted in tau(tmp_path / "final").items():
-        assert float((wanted - combined[name]).norm()) <= 1e-4 * float(wanted.norm())
+    last = agreed(settings, taus, others, goals, dense, in_span)
+    finish(tmp_path, settings, last, cores)
+    compare(tau(tmp_path / "final"), written_out("final"), "final")
