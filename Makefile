@@ -2,11 +2,12 @@
 PYTHON ?= python3.11
 BIN := .venv/bin
 CYCLEQD_BENCHMARKS ?= $(wildcard ../shared/data)
+CLUSTER ?= $(wildcard ../shared/cluster)
 export CYCLEQD_BENCHMARKS
 # torch spins its threads while it waits; two of them on two busy cores are many times slower than one.
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: help demo study test test-fast test-containers lint format golden docs os-root images clean
+.PHONY: help demo study test test-fast test-containers test-manifests test-cluster lint format golden docs os-root images clean
 
 help: ## what there is to make
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 20
@@ -47,6 +48,12 @@ test-fast: .venv/.dev ## the quick tests, for the loop while working
 
 test-containers: .venv/.dev ## build the images, test them and run an evolution with a container a task
 	docker/test
+
+test-manifests: .venv/.dev ## apply the manifests to a one-node Kubernetes, and use what they start
+	CYCLEQD_CLUSTER=$(CLUSTER) scripts/test-manifests
+
+test-cluster: .venv/.dev ## run evolutions on a Kubeflow: PROFILE=file, and the services' addresses in the environment
+	CYCLEQD_CLUSTER_PROFILE=$(PROFILE) $(BIN)/pytest tests/cluster
 
 images: ## the three container images
 	docker/build
