@@ -126,7 +126,7 @@ def make_core(store: Store, config: Config, place: Place, basis: Basis, name: st
         with clock.part("compare with peft"):
             clock.facts["difference_from_peft"] = difference(store, place, basis, core, adapter)
         whole = with_dense(store, config, core, name)
-        return {"checkpoint": manifest_json(save_core(store, layout.checkpoint(f"expert-{name}"), whole))}
+        return {"checkpoint": manifest_json(save_core(store, whole))}
 
     once(store, layout.stage(f"expert-{name}", "make"), "basis", METHOD_VERSION, inputs, compute)
 

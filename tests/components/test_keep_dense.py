@@ -18,7 +18,7 @@ from cycleqd.errors import InvalidInputError
 from cycleqd.evaluation.records import read_transcripts
 from cycleqd.report.collect import collect
 from cycleqd.run.audit import trace, verify
-from cycleqd.run.replay import rebuild, to_rebuild
+from cycleqd.run.replay import rebuild, stored, to_rebuild
 from cycleqd.run.serving import wait_for_seeding
 from cycleqd.search.place import Place
 from cycleqd.storage import layout
@@ -96,7 +96,7 @@ def test_children_are_small_and_hold_the_sum_of_the_full_experts(
     for child in children(kept):
         recorded = manifest(store, child)
         assert recorded.is_core and not store.list(layout.merged(child))
-        if not store.list(layout.checkpoint(child)):
+        if not stored(store, child):
             continue
         (core,) = cores(store, [model_ref(store, child)])
         write_full(store, Place(), child, core, LocalSink(tmp_path / child), 10**9)
@@ -112,7 +112,7 @@ def test_children_are_small_and_hold_the_sum_of_the_full_experts(
 
 def test_a_child_scored_again_has_the_same_replies(kept: Evolution, tmp_path: Path) -> None:
     store = kept.store
-    child = next(model for model in children(kept) if store.list(layout.checkpoint(model)))
+    child = next(model for model in children(kept) if stored(store, model))
     folder = layout.evaluation(child, "one", "search")
     before = {key: store.get(key) for key in store.list(folder) if not key.endswith("run.json")}
     part = tmp_path / "cache" / f"{manifest(store, child).digest}.7.part"  # as a killed task leaves it

@@ -13,7 +13,7 @@ import torch
 from cycleqd.errors import ConflictError, InvalidInputError
 from cycleqd.report.collect import collect
 from cycleqd.run.audit import trace, verify
-from cycleqd.run.replay import rebuild, to_rebuild
+from cycleqd.run.replay import rebuild, stored, to_rebuild
 from cycleqd.search import state as states
 from cycleqd.search.config import Config
 from cycleqd.search.place import Place
@@ -157,7 +157,7 @@ def test_children_are_cores_and_what_nothing_needs_is_cleaned(spanned: Evolution
         assert manifest(store, line.model.id).is_core
         assert not store.list(layout.merged(line.model.id))
         if line.model.id in living:
-            assert store.list(layout.checkpoint(line.model.id))
+            assert stored(store, line.model.id)
     assert store.list(layout.checkpoint(layout.BASIS)) and manifest(store, "final").is_core
 
 

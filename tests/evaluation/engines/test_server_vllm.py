@@ -118,7 +118,7 @@ def world(make_model: MakeModel, tmp_path_factory: pytest.TempPathFactory, tiny_
         made.seed()
         made.basis()
         store = made.store
-        core = load_core(store, layout.checkpoint("expert-a"), manifest(store, "expert-a"))
+        core = load_core(store, model_ref(store, "expert-a"))
         first = next(iter(core.matrices))
         children = {
             CHILD: core.like({name: -0.5 * matrix for name, matrix in core.matrices.items()}),
@@ -127,7 +127,7 @@ def world(make_model: MakeModel, tmp_path_factory: pytest.TempPathFactory, tiny_
         broken = {**core.matrices, first: torch.full_like(core.matrices[first], torch.inf)}
         children[BROKEN] = type(core)(core.base, core.basis, broken)
         for name, child in children.items():
-            DIGESTS[name] = save_core(store, layout.checkpoint(name), child).digest
+            DIGESTS[name] = save_core(store, child).digest
         for name in EXPERTS:
             DIGESTS[f"expert-{name}"] = manifest(store, f"expert-{name}").digest
         yield made
