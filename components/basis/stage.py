@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from cycleqd.weights.span import Core
 
 METHOD_VERSION = 1
-"""Raise when the bytes of a basis, a core or an extracted adapter may change."""
+"""Raise when the tensors of a basis, a core or an extracted adapter may change."""
 
 
 def run(evolution: str, place: str) -> None:

@@ -223,6 +223,7 @@ def extract_adapter(
             rank,
             sink(store, layout.checkpoint(model)),
             base_model=base.digest,
+            keep_dense=config.models.keep_dense,
             threads=place.threads,
             device=device(place),
             progress=counting(model, "bytes extracted", theta.nbytes),

@@ -5,12 +5,15 @@ from __future__ import annotations
 import importlib.util
 import json
 import re
+import shutil
+from collections.abc import Callable
 from itertools import product
 from pathlib import Path
 
 import pytest
 import torch
 import yaml
+from safetensors.torch import save_file
 from typer.testing import CliRunner
 
 from cycleqd.cli import app
@@ -76,6 +79,25 @@ def test_experts_name_their_parts_of_the_full_experts(kept: Evolution) -> None:
         assert core.full == (model_ref(store, "source-b"), model_ref(store, "source-c"))
         assert {tuple(c.tolist()) for c in core.dense.values()} == {tuple(part)}
         assert {NORM, EMBEDDING, "lm_head.weight"} < set(core.dense) and MATRIX not in core.dense
+
+
+def test_an_expert_that_changed_its_embeddings_alone_is_an_expert(
+    evolution: Callable[..., Evolution], tiny_models: Path, tmp_path: Path
+) -> None:
+    changed = loaded(tiny_models / "base")
+    changed[EMBEDDING] = changed[EMBEDDING] + 0.1
+    shutil.copytree(tiny_models / "base", tmp_path / "c")
+    save_file(changed, tmp_path / "c" / "model.safetensors", metadata={"format": "pt"})
+    made = evolution(
+        "embeddings", models={"experts": {"c": {"path": str(tmp_path / "c")}}, "rank": 4, "keep_dense": True}
+    )
+    made.seed()
+    made.basis()
+    (core,) = cores(made.store, [model_ref(made.store, "expert-c")])
+    assert not any(bool(matrix.any()) for matrix in core.matrices.values())
+    write_full(made.store, Place(), "expert-c", core, LocalSink(tmp_path / "full"), 10**9)
+    found = loaded(tmp_path / "full")
+    assert all(torch.allclose(found[name], changed[name], rtol=0, atol=1e-6) for name in changed)
 
 
 def test_an_expert_of_full_rank_has_the_replies_of_its_source(kept: Evolution) -> None:
