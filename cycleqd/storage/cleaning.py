@@ -1,5 +1,5 @@
-"""What an evolution no longer needs: checkpoints of children that are nobody's elite, intermediates, broken uploads,
-and what a client brought for seeding to copy.
+"""What an evolution no longer needs: checkpoints and cores of children that are nobody's elite, intermediates, broken
+uploads, and what a client brought for seeding to copy.
 
 Records stay, so that every collected model can be rebuilt from its lineage (`replay`).
 """
@@ -37,6 +37,7 @@ def clean(store: Store, config: Config, pins: Iterable[str] = ()) -> None:
     garbage = [key for key in objects if _is_garbage(key, kept, head.snapshot)]
     store.delete(garbage)
     dead = {layout.core(line.model.digest) for line in state.children if line.model.id not in kept}
+    # no others: a finalising writes cores that no record names yet
     _delete_cores(store, dead.intersection(cores), kept, state)
     store.delete_prefix(layout.SOURCES)
     for key, upload in list(store.uploads()):

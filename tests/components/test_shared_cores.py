@@ -22,21 +22,21 @@ from cycleqd.weights.manifest import CORE
 from tests.conftest import new_bucket, reached
 from tests.evolution import EXPERTS, Evolution, write_adapters
 
-COPIES = '''"""A crossover for tests: the first parent as it is, or the mean of both."""
+COPIES = '''"""A crossover for tests: the first parent as it is, or half of it."""
 
 from cycleqd.plugins import NormalWeights, SpanCrossover
 
 
 class Copies(NormalWeights, SpanCrossover):
-    """Half of the children are copies."""
+    """Children of few kinds."""
 
     def draw(self, parents, rng):
         """1 and 0, or 1 and 1."""
         return {"omega": [1.0, float(rng.integers(2))]}
 
     def coefficients(self, values, tensor):
-        """Their shares."""
-        return [value / sum(values["omega"]) for value in values["omega"]]
+        """1 or 1/2 of the first."""
+        return [1 / sum(values["omega"]), 0.0]
 '''
 ECHO = Path(__file__).parents[2] / "examples/engines/echo.py"
 CHILDREN = tuple(f"g{generation:06d}-c{index:02d}" for generation in range(2) for index in range(4))
