@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import multiprocessing
 import os
+import shutil
 import signal
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -108,7 +109,10 @@ def evolve(evolution: Evolution, step: Disturbed | Undisturbed) -> None:
 
 
 def evolve_in_span(evolution: Evolution, step: Disturbed | Undisturbed) -> None:
-    """Seeding with adapters, a generation of two cores made and scored together, the final model."""
+    """Seeding with adapters, a generation of two cores made and scored together, the final model.
+
+    Two experts are equal, and children are means: models that share an object.
+    """
     tree = evolution.tree
     step(tree, ("seed", []), 12)
     step(tree, ("basis", []), 2)
@@ -120,7 +124,7 @@ def evolve_in_span(evolution: Evolution, step: Disturbed | Undisturbed) -> None:
     step(tree, ("merge", loop), 2)
     step(tree, ("mutate", loop), 2)
     step(tree, ("evaluate", [children]), 5)
-    step(tree, ("update", [0]), 5)
+    step(tree, ("update", [0]), 1)
     step(tree, ("aggregate", []), 3)
     step(tree, ("evaluate", [["aggregated"]]), 9)
     step(tree, ("choose", []), 3)
@@ -144,7 +148,10 @@ def test_killed_stages_leave_the_same_evolution(
     if evolve is evolve_in_span:
         experts = {expert: {"path": str(tmp_path / expert)} for expert in EXPERTS}
         write_adapters(tiny_models, tmp_path)
-        changes = {"method": {"generations": 1, "children": 2}, "models": {"experts": experts}}
+        shutil.rmtree(tmp_path / "b")
+        shutil.copytree(tmp_path / "a", tmp_path / "b")
+        operators = {"crossover": {"sigma": 0.0}, "mutation": {"kind": "none"}}
+        changes = {"method": {"generations": 1, "children": 2, **operators}, "models": {"experts": experts}}
     evolution = Evolution.make(name, tiny_models, tiny_tasks, changes)
     evolve(evolution, Undisturbed(environment))
     undisturbed = evolution.store

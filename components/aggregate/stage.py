@@ -17,6 +17,7 @@ from cycleqd.search.place import Place
 from cycleqd.search.records import JSON, ModelRef
 from cycleqd.search.state import State
 from cycleqd.storage import layout
+from cycleqd.storage.cleaning import clean_cores
 from cycleqd.storage.evolution import current, load_config, manifest_json, model_ref, parse_place
 from cycleqd.storage.failures import recorded
 from cycleqd.storage.objects import Store
@@ -52,6 +53,8 @@ def run(evolution: str, place: str) -> None:
         for model in recipes:
             build(store, config, where, model, recipes[model])
         give_up_leftovers(store, claimed)
+        if config.chosen is None:
+            clean_cores(store, config, claimed, where.pins)
         logbook.log_final(settings, store, config, list(recipes))
 
 
@@ -71,11 +74,13 @@ def choose(evolution: str, place: str) -> list[str]:
     with recorded(store, "choose final"):
         config = load_config(store)
         head, state = current(store)
-        if store.get_json(layout.FINAL_PLAN)["sha256"] != head.sha256:
+        claimed = store.get_json(layout.FINAL_PLAN)
+        if claimed["sha256"] != head.sha256:
             raise ConflictError(f"HEAD of {store.url('')} has moved since the aggregate was built; finalise again")
         aggregated = scored_models(store, config, ["aggregated"])[0][0]
         chosen = states.final_recipe(config, state, aggregated.scores)
         build(store, config, where, "final", chosen)
+        clean_cores(store, config, claimed, where.pins)
         logbook.log_final(settings, store, config, ["final"])
         return compared(config, state, [ref.id for ref, _ in chosen])
 

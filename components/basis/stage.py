@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from cycleqd.weights.span import Core
 
 METHOD_VERSION = 1
-"""Raise when the bytes of a basis, a core or an extracted adapter may change."""
+"""Raise when the tensors of a basis, a core or an extracted adapter may change."""
 
 
 def run(evolution: str, place: str) -> None:
@@ -126,7 +126,7 @@ def make_core(store: Store, config: Config, place: Place, basis: Basis, name: st
         with clock.part("compare with peft"):
             clock.facts["difference_from_peft"] = difference(store, place, basis, core, adapter)
         whole = with_dense(store, config, core, name)
-        return {"checkpoint": manifest_json(save_core(store, layout.checkpoint(f"expert-{name}"), whole))}
+        return {"checkpoint": manifest_json(save_core(store, whole))}
 
     once(store, layout.stage(f"expert-{name}", "make"), "basis", METHOD_VERSION, inputs, compute)
 

@@ -15,7 +15,7 @@ from cycleqd.outside import inside
 from cycleqd.run.replay import stored
 from cycleqd.search.config import Config
 from cycleqd.storage import layout
-from cycleqd.storage.evolution import manifest, size_in_bytes
+from cycleqd.storage.evolution import manifest, model_ref, size_in_bytes
 from cycleqd.storage.objects import Store
 from cycleqd.storage.results import read_result
 from cycleqd.weights.local import LocalSink
@@ -64,7 +64,7 @@ def _from_core(opened: Session, model: str, folder: Path, merged: bool, rank: in
     from cycleqd.weights.span import cut, refuse_dense
 
     store, config = opened.store, opened.seeded()
-    core = load_core(store, layout.checkpoint(model), manifest(store, model))
+    core = load_core(store, model_ref(store, model))
     if merged:
         size_limit = size_in_bytes(config.models.shard_size)
         written = write_full(store, config.place, model, core, LocalSink(folder), size_limit)

@@ -25,7 +25,7 @@ from cycleqd.loading import is_file
 from cycleqd.progress import counting
 from cycleqd.search.config import Config
 from cycleqd.search.place import Place
-from cycleqd.search.records import JSON
+from cycleqd.search.records import JSON, ModelRef
 from cycleqd.storage import layout
 from cycleqd.storage.adapters import adapter_folders
 from cycleqd.storage.cache import CheckpointCache
@@ -153,7 +153,7 @@ class Scoring:
             yield {
                 model: Adapter(found.digest, self.scratch, f"{self.store.evolution}/{model}")
                 for model, found in models.items()
-                if any(bool(c.any()) for c in load_core(self.store, layout.checkpoint(model), found).matrices.values())
+                if any(bool(c.any()) for c in load_core(self.store, ModelRef(model, found.digest)).matrices.values())
             }
             return
         dtype = self.config.evaluation.dtype
@@ -240,16 +240,16 @@ class Scoring:
             model: Its id.
             found: Those of its files that are needed.
         """
-        folder = layout.checkpoint(model)
         if not found.is_core:
-            with self.cache.fetch(source(self.store, folder, found), found) as fetched:
+            with self.cache.fetch(source(self.store, layout.checkpoint(model), found), found) as fetched:
                 yield fetched
             return
 
         def write(part: Path) -> None:
             from cycleqd.storage.making import write_full
 
-            core, shard_size = load_core(self.store, folder, found), size_in_bytes(self.config.models.shard_size)
+            core = load_core(self.store, ModelRef(model, found.digest))
+            shard_size = size_in_bytes(self.config.models.shard_size)
             write_full(self.store, self.place, model, core, LocalSink(part), shard_size, often=True)
 
         with self.cache.made(found.digest, manifest(self.store, "base").size, write) as made:

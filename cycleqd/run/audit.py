@@ -14,10 +14,10 @@ from pathlib import Path
 
 from cycleqd.evaluation.records import TRANSCRIPTS
 from cycleqd.search.config import Config
-from cycleqd.search.records import JSON
+from cycleqd.search.records import JSON, ModelRef
 from cycleqd.storage import layout
 from cycleqd.storage.cleaning import needed
-from cycleqd.storage.evolution import current, find_child, manifest, manifest_from, need_plan
+from cycleqd.storage.evolution import core_key, current, find_child, manifest, manifest_from, need_plan
 from cycleqd.storage.family import Family, family
 from cycleqd.storage.objects import Store
 from cycleqd.storage.results import need_record, need_result, read_result
@@ -171,7 +171,9 @@ def _link(store: Store, model: str, members: Family, collectable: bool, found: A
     """A model's records; the objects that they name are added to `found`."""
     recorded, keys = manifest(store, model), store.list(layout.home(model))
     files = {f"{layout.checkpoint(model)}/{name}": sha256 for name, sha256 in recorded.digests().items()}
-    stored = not collectable or any(key in keys for key in files)
+    if recorded.is_core:
+        files = {core_key(store, ModelRef(model, recorded.digest)): sha256 for sha256 in files.values()}
+    stored = not collectable or any(map(store.exists, files))
     for key, sha256 in files.items() if stored else ():
         found.names(key, sha256)
     work = [_work(store, key.removesuffix("/result.json")) for key in sorted(keys) if key.endswith("/result.json")]

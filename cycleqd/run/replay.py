@@ -12,7 +12,7 @@ from cycleqd.search.operators.crossover import Crossover
 from cycleqd.search.operators.mutation import Mutation
 from cycleqd.search.records import JSON, Child, ModelRef
 from cycleqd.storage import layout
-from cycleqd.storage.evolution import find_child, manifest, size_in_bytes
+from cycleqd.storage.evolution import core_key, find_child, manifest, size_in_bytes
 from cycleqd.storage.family import Family
 from cycleqd.storage.models import open_model
 from cycleqd.storage.objects import Store
@@ -51,9 +51,12 @@ def stored(store: Store, model: str) -> bool:
         store: The evolution.
         model: The model's id.
     """
-    folder = layout.checkpoint(model)
-    found = store.list(folder)
-    return all(found.get(f"{folder}/{name}") == entry.size for name, entry in manifest(store, model).files.items())
+    recorded, folder = manifest(store, model), layout.checkpoint(model)
+    if recorded.is_core:
+        found = store.carried(core_key(store, ModelRef(model, recorded.digest)))
+        return found is not None and found[0] == recorded.size
+    sizes = store.list(folder)
+    return all(sizes.get(f"{folder}/{name}") == entry.size for name, entry in recorded.files.items())
 
 
 def weights_size(store: Store, names: list[str]) -> int:
@@ -163,13 +166,13 @@ def _make_core(
     made: Mapping[str, Manifest],
     name: str,
 ) -> Manifest:
-    from cycleqd.storage.cores import cores
+    from cycleqd.storage.cores import load_core
     from cycleqd.storage.making import shapes_for
     from cycleqd.weights import span
 
     def opened(ref: ModelRef) -> span.Core:
         file = folder / ref.id / CORE
-        return span.Core.from_bytes(file.read_bytes(), str(file)) if ref.id in made else cores(store, [ref])[0]
+        return span.Core.from_bytes(file.read_bytes(), str(file)) if ref.id in made else load_core(store, ref)
 
     models = [opened(parent) for parent in parents]
     if child is None:

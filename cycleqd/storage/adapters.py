@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 
 from cycleqd.search.place import Place
-from cycleqd.storage import layout
+from cycleqd.search.records import ModelRef
 from cycleqd.storage.cores import load_core, opened_basis
 from cycleqd.storage.evolution import model_ref
 from cycleqd.storage.models import open_model
@@ -42,7 +42,7 @@ def adapter_folders(
         for model, recorded in models.items():
             folder = scratch / recorded.digest
             if not folder.exists():  # two models may be equal
-                core = load_core(store, layout.checkpoint(model), recorded)
+                core = load_core(store, ModelRef(model, recorded.digest))
                 write_adapter(LocalSink(folder), low_rank(basis, core), base.digest, rounding)
             folders[model] = folder
         yield folders

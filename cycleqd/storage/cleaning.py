@@ -1,20 +1,21 @@
-"""What an evolution no longer needs: checkpoints of children that are nobody's elite, intermediates, broken uploads,
-and what a client brought for seeding to copy.
+"""What an evolution no longer needs: checkpoints and cores of children that are nobody's elite, intermediates, broken
+uploads, and what a client brought for seeding to copy.
 
 Records stay, so that every collected model can be rebuilt from its lineage (`replay`).
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from itertools import count
 
 from cycleqd.search import state as states
 from cycleqd.search.archive import union
 from cycleqd.search.config import Config
+from cycleqd.search.records import JSON, Plan
 from cycleqd.search.state import State
 from cycleqd.storage import layout
-from cycleqd.storage.evolution import current, find_plan
+from cycleqd.storage.evolution import current, find_manifest, find_plan
 from cycleqd.storage.objects import Store
 
 
@@ -30,15 +31,67 @@ def clean(store: Store, config: Config, pins: Iterable[str] = ()) -> None:
         config: Decides what the search may still select.
         pins: Ids of models to keep besides.
     """
-    objects = store.list("generations")
+    objects, cores = store.list("generations"), store.list(layout.CORES)
     head, state = current(store)
     kept = needed(store, config, head.snapshot, state) | set(pins)
     garbage = [key for key in objects if _is_garbage(key, kept, head.snapshot)]
     store.delete(garbage)
+    dead = {layout.core(line.model.digest) for line in state.children if line.model.id not in kept}
+    # no others: a finalising writes cores that no record names yet
+    _delete_cores(store, dead.intersection(cores), kept, state)
     store.delete_prefix(layout.SOURCES)
     for key, upload in list(store.uploads()):
         if _is_copied(store, key) or _is_past(key, head.snapshot) or key.startswith(f"{layout.SOURCES}/"):
             store.abort_upload(key, upload)
+
+
+def clean_cores(store: Store, config: Config, claimed: JSON, pins: Iterable[str] = ()) -> None:
+    """Delete the cores that nothing needs, those of combined models that were replaced, too, as finalising ends.
+
+    The listing comes first: a finalising that has written a core in it, and makes other models, has claimed by now.
+
+    Args:
+        store: Objects of the evolution.
+        config: Decides what the search may still select.
+        claimed: The claim of this finalising, whose models are recorded.
+        pins: Ids of models to keep besides.
+    """
+    cores = store.list(layout.CORES)
+    if not cores or store.get_json(layout.FINAL_PLAN) != claimed:
+        return
+    head, state = current(store)
+    _delete_cores(store, cores, needed(store, config, head.snapshot, state) | set(pins), state)
+
+
+def _delete_cores(store: Store, cores: Iterable[str], kept: set[str], state: State) -> None:
+    """Delete those cores that are of no expert, combined, kept or planned model: equal models share one.
+
+    A planned child that is not made may turn out to be equal to any: then a later cleaning deletes them. Plans are
+    read last, right before: a generation that is claimed after that makes its children after that.
+
+    Args:
+        store: Objects of the evolution.
+        cores: Keys.
+        kept: Ids of models.
+        state: HEAD's state.
+    """
+    garbage = set(cores)
+    if not garbage:
+        return
+    known = {line.model.id: line.model.digest for line in state.history}
+    kept = kept | {expert.model.id for expert in state.experts}
+    garbage -= {layout.core(known[model]) for model in kept & known.keys()}
+    children = [model for model in kept - known.keys() if layout.child_generation(model) is not None]
+    for model in (*layout.COMBINED, *children):
+        found = find_manifest(store, model)
+        if found is not None:
+            garbage.discard(layout.core(found.digest))
+    for child in (child for plan in _plans(store, state.generation) for child in plan.children):
+        found = find_manifest(store, child.id)
+        if found is None:
+            return
+        garbage.discard(layout.core(found.digest))
+    store.delete(garbage)
 
 
 def needed(store: Store, config: Config, generation: int, state: State) -> set[str]:
@@ -51,10 +104,7 @@ def needed(store: Store, config: Config, generation: int, state: State) -> set[s
         state: HEAD's state.
     """
     models = members(config, state)
-    for number in count(generation):
-        plan = find_plan(store, number)
-        if plan is None:
-            break
+    for plan in _plans(store, generation):
         models |= {parent.id for child in plan.children for parent in child.parents}
     for key in (layout.FINAL_PLAN, layout.REPORT_MODELS):
         models |= set((store.find_json(key) or {"models": []})["models"])
@@ -70,6 +120,15 @@ def members(config: Config, state: State) -> set[str]:
     """
     found = {line.model.id for line in states.alive(config, state)}
     return found | {elite.model.id for elite in (*union(state.archives), *state.population)}
+
+
+def _plans(store: Store, generation: int) -> Iterator[Plan]:
+    """The plans of a generation and of those after it that were claimed."""
+    for number in count(generation):
+        plan = find_plan(store, number)
+        if plan is None:
+            return
+        yield plan
 
 
 def _is_garbage(key: str, kept: set[str], head: int) -> bool:

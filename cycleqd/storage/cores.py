@@ -1,8 +1,7 @@
-"""Models in the span of low-rank experts, in S3: a core is one small object, verified against its model's record."""
+"""Models in the span of low-rank experts, in S3: a core is one small object, named and verified by its content."""
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
@@ -10,7 +9,7 @@ from cycleqd.errors import IntegrityError
 from cycleqd.search.place import Place
 from cycleqd.search.records import ModelRef
 from cycleqd.storage import layout
-from cycleqd.storage.evolution import manifest_of
+from cycleqd.storage.evolution import core_key
 from cycleqd.storage.models import fetched
 from cycleqd.storage.objects import Store
 from cycleqd.weights.basis import Basis, open_basis
@@ -19,54 +18,82 @@ from cycleqd.weights.manifest import CORE, Manifest
 from cycleqd.weights.span import Core
 
 
-def save_core(store: Store, folder: str, core: Core) -> Manifest:
-    """Write a core.
+def save_core(store: Store, core: Core) -> Manifest:
+    """Write a model, unless an equal one is there. Models that share an object are deleted apart (see cleaning).
 
     Args:
         store: The evolution.
-        folder: Key of the model's checkpoint folder.
         core: The model.
 
     Returns:
         Its one file, with size and digest.
     """
     data = core.to_bytes()
-    store.put(f"{folder}/{CORE}", data)
-    return Manifest.of_core(data)
+    made = Manifest.of_core(data)
+    key = layout.core(made.digest)
+    if store.find(key) != data:  # none, or a damaged one
+        store.put(key, data)
+    return made
 
 
-def load_core(store: Store, folder: str, recorded: Manifest) -> Core:
-    """Read a core.
+def load_core(store: Store, model: ModelRef) -> Core:
+    """Read a model; no record needs to be believed.
 
     Args:
         store: The evolution.
-        folder: Key of the folder that holds it.
-        recorded: Its recorded file.
+        model: Id and digest.
 
     Raises:
-        IntegrityError: It is not the file that was recorded, or is gone.
+        IntegrityError: It is gone, or is something else.
     """
-    url = store.url(f"{folder}/{CORE}")
-    data = store.find(f"{folder}/{CORE}")
-    if data is None:
-        raise IntegrityError(f"{url} is gone; `cycleqd replay` rebuilds the model")
-    found = hashlib.sha256(data).hexdigest()
-    if found != recorded.files[CORE].sha256:
-        raise IntegrityError(f"{url} has sha256 {found}, recorded was {recorded.files[CORE].sha256}; restore it")
-    return Core.from_bytes(data, url)
+    return _read(store, core_key(store, model), model.digest)
 
 
 def cores(store: Store, models: Sequence[ModelRef]) -> list[Core]:
-    """The cores of models.
+    """`load_core` of each.
 
     Args:
         store: The evolution.
         models: Ids and digests.
-
-    Raises:
-        IntegrityError: A model has another digest by now, or its file is not the one that was recorded.
     """
-    return [load_core(store, layout.checkpoint(model.id), manifest_of(store, model)) for model in models]
+    return [load_core(store, model) for model in models]
+
+
+def save_merged(store: Store, child: str, core: Core) -> Manifest:
+    """Write a child before its mutation, which belongs to this child alone.
+
+    Args:
+        store: The evolution.
+        child: Id of the child.
+        core: What was merged.
+
+    Returns:
+        Its one file, with size and digest.
+    """
+    data = core.to_bytes()
+    store.put(f"{layout.merged(child)}/{CORE}", data)
+    return Manifest.of_core(data)
+
+
+def load_merged(store: Store, child: str, digest: str) -> Core:
+    """Read what `save_merged` wrote. Raises as `load_core` does.
+
+    Args:
+        store: The evolution.
+        child: Id of the child.
+        digest: As it was recorded.
+    """
+    return _read(store, f"{layout.merged(child)}/{CORE}", digest)
+
+
+def _read(store: Store, key: str, digest: str) -> Core:
+    data = store.find(key)
+    if data is None:
+        raise IntegrityError(f"{store.url(key)} is not there: it was cleaned up; `cycleqd replay` rebuilds the model")
+    found = Manifest.of_core(data).digest
+    if found != digest:
+        raise IntegrityError(f"{store.url(key)} has digest {found}, recorded was {digest}; restore it")
+    return Core.from_bytes(data, store.url(key))
 
 
 @contextmanager

@@ -17,7 +17,7 @@ from cycleqd.storage.formats import FORMAT, decode
 from cycleqd.storage.frozen import parse_frozen
 from cycleqd.storage.objects import Store
 from cycleqd.storage.results import Record, find_record, need_result, read_result
-from cycleqd.weights.manifest import Manifest
+from cycleqd.weights.manifest import CORE, Manifest
 
 _UNITS = {"KB": 10**3, "MB": 10**6, "GB": 10**9}
 
@@ -207,13 +207,26 @@ def manifest(store: Store, model: str) -> Manifest:
     Raises:
         IntegrityError: no stage has made it.
     """
+    found = find_manifest(store, model)
+    if found is None:
+        raise IntegrityError(
+            f"model '{model}' of {store.url('')} has no checkpoint record: run the stage that makes it first"
+        )
+    return found
+
+
+def find_manifest(store: Store, model: str) -> Manifest | None:
+    """`manifest`, None where no stage has made the model.
+
+    Args:
+        store: Objects of the evolution.
+        model: Model id.
+    """
     for folder in layout.makers(model):
         body = read_result(store, folder)
         if body is not None and "checkpoint" in body["outputs"]:
             return manifest_from(body["outputs"]["checkpoint"])
-    raise IntegrityError(
-        f"model '{model}' of {store.url('')} has no checkpoint record: run the stage that makes it first"
-    )
+    return None
 
 
 def manifest_of(store: Store, model: ModelRef) -> Manifest:
@@ -262,6 +275,17 @@ def model_ref(store: Store, model: str) -> ModelRef:
         model: Model id.
     """
     return ModelRef(model, manifest(store, model).digest)
+
+
+def core_key(store: Store, model: ModelRef) -> str:
+    """Where a model in the span is: by its content, or in its home, where evolutions that began earlier have some.
+
+    Args:
+        store: Objects of the evolution.
+        model: Id and digest.
+    """
+    keys = (layout.core(model.digest), f"{layout.checkpoint(model.id)}/{CORE}")
+    return next((key for key in keys if store.exists(key)), keys[0])
 
 
 def planned_child(store: Store, item: str) -> Child:

@@ -8,6 +8,7 @@
     operators/SHA256.py                      operators of a user's own, as the frozen configuration names them
     engines/SHA256.py                        an engine of the user's own, named in the same way
     models/ID/…                              homes of base, expert-NAME, final and naive
+    cores/DIGEST.safetensors                 the models of an evolution in the span, each content once
     generations/NNNNNN/{plan,mlflow}.json    the plan is the claim
     generations/NNNNNN/children/ID/…         homes of children
     generations/NNNNNN/update/{result,run}.json
@@ -21,12 +22,13 @@
     runs/ID/failures/TASK-….json             why a task of that Kubeflow run failed, until it begins again
     repeats/STEP.json                        how often a step's run was repeated, by whichever driver
 
-In the span of low-rank experts, expert-NAME, children and combined models are cores (checkpoint/core.safetensors) of
-the basis at models/basis; source-NAME is an expert as it came, adapter-NAME the adapter that was extracted from it.
+In the span of low-rank experts, expert-NAME, children and combined models are cores of the basis at models/basis, named
+by the digest that records, plans and snapshots give a model: equal models share one. source-NAME is an expert as it
+came, adapter-NAME the adapter that was extracted from it.
 
-A home holds checkpoint/…, merged/… (an intermediate), adapter/… or full/… (of a final core) and the records of what was
-done: make/ (base, experts, final, naive), merge/ and mutate/ (children), evaluations/TASK/SPLIT/, each with a
-result.json and a run.json.
+A home holds checkpoint/… (but of a core), merged/… (an intermediate), adapter/… or full/… (of a final core) and the
+records of what was done: make/ (base, experts, final, naive), merge/ and mutate/ (children), evaluations/TASK/SPLIT/,
+each with a result.json and a run.json.
 """
 
 from __future__ import annotations
@@ -45,6 +47,7 @@ SEED_MLFLOW = "seed/mlflow.json"
 FINAL_PLAN = "final/plan.json"
 FINAL_MLFLOW = "final/mlflow.json"
 REPORT_MODELS = "report/models.json"
+CORES = "cores"
 COMBINED = ("naive", "aggregated", "final")
 """Ids of what finalising may build: linear combinations of models."""
 
@@ -101,6 +104,15 @@ def checkpoint(model: str) -> str:
         model: Model id.
     """
     return f"{home(model)}/checkpoint"
+
+
+def core(digest: str) -> str:
+    """A model in the span of low-rank experts.
+
+    Args:
+        digest: The model's.
+    """
+    return f"{CORES}/{digest}.safetensors"
 
 
 def adapter(model: str) -> str:

@@ -15,7 +15,7 @@ from cycleqd.search.operators.mutation import CoreMutation, Mutation
 from cycleqd.search.place import Place
 from cycleqd.search.records import JSON, Child, ModelRef
 from cycleqd.storage import layout
-from cycleqd.storage.cores import cores, load_core, opened_basis, save_core
+from cycleqd.storage.cores import cores, load_merged, opened_basis, save_core, save_merged
 from cycleqd.storage.evolution import manifest, manifest_json, model_ref, size_in_bytes
 from cycleqd.storage.models import device, open_model, opened, sink, source
 from cycleqd.storage.objects import Store
@@ -46,7 +46,7 @@ def merge_cores(store: Store, config: Config, child: Child) -> Manifest:
         child: From the generation's plan.
     """
     merged = span.merge(cores(store, child.parents), Drawn(config.method.crossover, child.crossover))
-    return save_core(store, layout.merged(child.id), merged)
+    return save_merged(store, child.id, merged)
 
 
 def merge_dense(store: Store, config: Config, child: Child, place: Place, clock: Clock) -> Manifest:
@@ -87,9 +87,9 @@ def mutate_core(store: Store, child: Child, merged: Manifest, mutation: Drawn[Mu
         mutation: The operator and what it drew for the child.
         threads: CPU threads.
     """
-    core = load_core(store, layout.merged(child.id), merged)
+    core = load_merged(store, child.id, merged.digest)
     mutated = span.mutate(core, mutation, threads, shapes_for(store, child, mutation))
-    return save_core(store, layout.checkpoint(child.id), mutated)
+    return save_core(store, mutated)
 
 
 def shapes_for(store: Store, child: Child, mutation: Drawn[Mutation]) -> Mapping[str, tuple[int, ...]]:
@@ -161,7 +161,7 @@ def combine_cores(
         The files by what they are, as records hold them.
     """
     combined = span.combine(cores(store, [ref for ref, _ in recipe]), [beta for _, beta in recipe])
-    written = {"checkpoint": manifest_json(save_core(store, layout.checkpoint(model), combined))}
+    written = {"checkpoint": manifest_json(save_core(store, combined))}
     if model == "final" and combined.dense:
         target, shard_size = sink(store, layout.full(model)), size_in_bytes(config.models.shard_size)
         written["full"] = manifest_json(write_full(store, place, model, combined, target, shard_size))
@@ -223,6 +223,7 @@ def extract_adapter(
             rank,
             sink(store, layout.checkpoint(model)),
             base_model=base.digest,
+            keep_dense=config.models.keep_dense,
             threads=place.threads,
             device=device(place),
             progress=counting(model, "bytes extracted", theta.nbytes),

@@ -19,8 +19,8 @@ from cycleqd.storage.objects import Store
 from cycleqd.storage.results import need_result, provenance, read_result
 from cycleqd.storage.settings import Settings
 from cycleqd.tracking.tags import (
+    checkpoint_tags,
     describe,
-    digest_tag,
     generation_key,
     ids_of,
     lineage_params,
@@ -92,7 +92,7 @@ def log_seed(settings: Settings, store: Store, config: Config) -> None:
     )
     tracker.text(ids.runs[EVOLUTION], "config.json", store.get(layout.CONFIG).decode())
     for model, made in outputs["models"].items():
-        tags = digest_tag(made) | where_tags(store.get_json(layout.run(layout.stage(model, "make"))))
+        tags = checkpoint_tags(store, model, made) | where_tags(store.get_json(layout.run(layout.stage(model, "make"))))
         if model_key(model) in ids.runs:  # an adapter has no run of its own: its expert has
             tracker.log(ids.runs[model_key(model)], time=moment, tags=tags, params={"bytes": made["size"]})
 
@@ -111,14 +111,15 @@ def log_basis(settings: Settings, store: Store, config: Config) -> None:
     tags = {"cycleqd.digest.basis": made["digest"], **where_tags(run)}
     tracker.log(ids.runs[EVOLUTION], time=run["started"], tags=tags, params={"basis_bytes": made["size"]})
     for name in config.models.experts:
-        folder = layout.stage(f"expert-{name}", "make")
+        model = f"expert-{name}"
+        folder = layout.stage(model, "make")
         body, run = need_result(store, folder), store.get_json(layout.run(folder))
         adapter, core = body["inputs"]["adapter"], body["outputs"]["checkpoint"]
         extracted = read_result(store, layout.stage(f"adapter-{name}", "make"))
         tracker.log(
-            ids.runs[model_key(f"expert-{name}")],
+            ids.runs[model_key(model)],
             time=run["started"],
-            tags=digest_tag(core) | where_tags(run) | {"cycleqd.digest.adapter": adapter["digest"]},
+            tags=checkpoint_tags(store, model, core) | where_tags(run) | {"cycleqd.digest.adapter": adapter["digest"]},
             params={"bytes": core["size"]},
             metrics={"extracted/kept": extracted["outputs"]["kept"]["total"]} if extracted else {},
         )
@@ -167,7 +168,8 @@ def log_making(settings: Settings, store: Store, model: str, stages: Sequence[st
         params: dict[str, object] = {}
         tags: dict[str, object] = {**where_tags(run)}
         if "checkpoint" in outputs:
-            params, tags = {"bytes": outputs["checkpoint"]["size"]}, tags | digest_tag(outputs["checkpoint"])
+            params = {"bytes": outputs["checkpoint"]["size"]}
+            tags |= checkpoint_tags(store, model, outputs["checkpoint"])
         tracker.log(run_id, time=run["started"], metrics=metrics, params=params, tags=tags)
 
 

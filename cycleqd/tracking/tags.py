@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from cycleqd.search import operators
-from cycleqd.search.records import JSON, Child
+from cycleqd.search.records import JSON, Child, ModelRef
 from cycleqd.storage import layout
+from cycleqd.storage.evolution import core_key, manifest_from
 from cycleqd.storage.frozen import flat
 from cycleqd.storage.objects import Store
 from cycleqd.tracking.tracker import Ids, need_ids
@@ -101,13 +102,18 @@ def describe(child: Child) -> str:
     return f"Child of {pairs}; mutation: {operators.describe(child.mutation)}."
 
 
-def digest_tag(made: JSON) -> dict[str, object]:
-    """The tag that holds a model's digest.
+def checkpoint_tags(store: Store, model: str, made: JSON) -> dict[str, object]:
+    """The tags that hold a model's digest, and where it is in the span, which depends on the digest.
 
     Args:
+        store: Objects of the evolution.
+        model: Model id.
         made: What a record says of the files.
     """
-    return {"cycleqd.digest": made["digest"]}
+    tags: dict[str, object] = {"cycleqd.digest": made["digest"]}
+    if manifest_from(made).is_core:
+        tags["cycleqd.checkpoint"] = store.url(core_key(store, ModelRef(model, made["digest"])))
+    return tags
 
 
 def where_tags(run: Mapping[str, str], evaluation: str = "") -> dict[str, str]:

@@ -12,7 +12,7 @@ import torch
 from cycleqd.errors import InvalidInputError
 from cycleqd.weights.checkpoint import FLOATS, Checkpoint
 from cycleqd.weights.compatibility import refuse_problems
-from cycleqd.weights.kinds import MATRIX, kind_of
+from cycleqd.weights.kinds import MATRIX, carried_by_none, kind_of
 from cycleqd.weights.leading import leading_vectors
 from cycleqd.weights.manifest import Manifest
 from cycleqd.weights.mutation import prepare_decompositions
@@ -20,6 +20,7 @@ from cycleqd.weights.plain_adapter import Factors, stream_adapter
 from cycleqd.weights.protocols import Buffer, Sink
 from cycleqd.weights.stream import CHUNK, Progress, default_threads
 from cycleqd.weights.tensors import NotFiniteError, finite, from_bytes
+from cycleqd.weights.tokenizer import Tokenizer
 from cycleqd.weights.verified import VerifiedReader
 from cycleqd.weights.workers import in_order, single_threaded
 
@@ -46,8 +47,9 @@ class Extraction:
 
     @property
     def kept(self) -> float:
-        """‖B A‖² / ‖τ‖² over the adapter's matrices, in [0, 1]."""
-        return math.fsum(e.kept for e in self.matrices.values()) / math.fsum(e.total for e in self.matrices.values())
+        """‖B A‖² / ‖τ‖² over the adapter's matrices, in [0, 1]; 1 where the expert changed none of them."""
+        total = math.fsum(energy.total for energy in self.matrices.values())
+        return math.fsum(energy.kept for energy in self.matrices.values()) / total if total else 1.0
 
     @property
     def other_shares(self) -> dict[str, float]:
@@ -63,11 +65,13 @@ def extract(
     sink: Sink,
     *,
     base_model: str,
+    keep_dense: bool = False,
     threads: int | None = None,
     device: str = "cpu",
     progress: Progress | None = None,
 ) -> Extraction:
-    """Write the adapter of a rank that is nearest to an expert, in the plain form, in float32.
+    """Write the adapter of a rank that is nearest to an expert, in the plain form, in float32, beside it the base's
+    tokenizer, chat template and end tokens.
 
     Nothing appears in the sink until everything is computed, written and verified.
 
@@ -77,23 +81,24 @@ def extract(
         rank: The adapter's rank, from 1; matrices with a shorter side are kept whole.
         sink: The adapter's folder.
         base_model: What the adapter names as its base: a path or a name on Hugging Face.
+        keep_dense: What no adapter carries is kept elsewhere, so that an expert that changed nothing else is one, too:
+            its adapter is zero.
         threads: Matrices that are decomposed at a time (default: all processors); it changes no byte.
         device: Where matrices are decomposed; "cuda" may differ from "cpu" in the last bits.
         progress: Called with the number of bytes written since the last call.
 
     Raises:
-        InvalidInputError: The models do not fit, hold NaN or Inf, or do not differ in any matrix.
+        InvalidInputError: The models do not fit, hold NaN or Inf, or do not differ in what would be kept.
         IntegrityError: A checkpoint differs from its recorded digests.
     """
     refuse_problems(base, [expert])
     run = _Run(base, expert, rank, device, threads or default_threads())
     shapes = run.changed_matrices()
     if not shapes:
-        raise InvalidInputError(
-            f"{expert.location} has the matrices of its base {base.location}, so there is nothing to extract; "
-            "check both paths."
-        )
-    manifest = stream_adapter(sink, shapes, rank, run.factors(shapes), base_model, progress=progress)
+        run.refuse_unchanged(keep_dense)
+        shapes = run.shapes(run.carried[:1])
+    beside = Tokenizer(base.source).files()
+    manifest = stream_adapter(sink, shapes, rank, run.factors(shapes), base_model, progress=progress, beside=beside)
     return Extraction(manifest, run.matrices, dict(sorted(run.others.items())))
 
 
@@ -115,16 +120,35 @@ class _Run:
         self._rank, self._device, self._threads = rank, device, threads
         self._base_reader, self._expert_reader = VerifiedReader(base.source), VerifiedReader(expert.source)
         self._floats = [tensor.name for tensor in base.tensors.values() if tensor.dtype in FLOATS]
+        self.carried = [name for name in self._floats if kind_of(base, name) == MATRIX]
         self.matrices: dict[str, Energy] = {}
         self.others: dict[str, float] = {}
 
     def changed_matrices(self) -> dict[str, tuple[int, int]]:
         """The shapes of the matrices that differ. Their digests are checked when they are read as a whole."""
-        names = [name for name in self._floats if kind_of(self._base, name) == MATRIX]
+        names = self.carried
         with ThreadPoolExecutor(self._threads) as pool:
-            changed = [n for n, yes in zip(names, pool.map(self._changed, names), strict=True) if yes]
-        shapes = {name: self._base.tensors[name].shape for name in changed}
+            return self.shapes([n for n, yes in zip(names, pool.map(self._changed, names), strict=True) if yes])
+
+    def shapes(self, names: Collection[str]) -> dict[str, tuple[int, int]]:
+        """[out, in] of matrices."""
+        shapes = {name: self._base.tensors[name].shape for name in names}
         return {name: (shape[0], shape[1]) for name, shape in shapes.items()}
+
+    def refuse_unchanged(self, keep_dense: bool) -> None:
+        """Raise InvalidInputError where an expert with its base's matrices has nothing else that would be kept."""
+        others = [name for name in carried_by_none(self._base) if self._changed(name)]
+        kinds = sorted({kind_of(self._base, name) for name in others})
+        if not kinds:
+            raise InvalidInputError(
+                f"{self._expert.location} has the weights of its base {self._base.location}, so there is nothing to"
+                " extract; check both paths."
+            )
+        if not keep_dense:
+            raise InvalidInputError(
+                f"{self._expert.location} differs from its base {self._base.location} in {' and '.join(kinds)} alone,"
+                " which no adapter carries; set models.keep_dense to keep them, or leave the expert out."
+            )
 
     def factors(self, matrices: Collection[str]) -> Iterator[Factors]:
         """(B, A) of these matrices in the base's order; behind the last, all is counted and digests are checked."""
@@ -136,7 +160,8 @@ class _Run:
         with single_threaded(self._threads) as pool:
             for found in in_order(pool, done, self._floats, self._threads):
                 if found.factors is not None:
-                    self.matrices[found.name] = Energy(found.total, found.kept)
+                    if found.total:
+                        self.matrices[found.name] = Energy(found.total, found.kept)
                     yield found.factors
                 elif (kind := kind_of(self._base, found.name)) != MATRIX:
                     self.others[kind] = self.others.get(kind, 0.0) + found.total
@@ -189,6 +214,8 @@ def _elements(
 
 def _truncated(tau: torch.Tensor, rank: int) -> tuple[torch.Tensor, torch.Tensor, float]:
     """B and A of the nearest matrix of a rank, and ‖B A‖²; the singular vectors of the shorter side are one of them."""
+    if not bool(tau.any()):
+        return tau.new_zeros(tau.shape[0], 1), tau.new_zeros(1, tau.shape[1]), 0.0
     wide = tau.shape[0] < tau.shape[1]
     tall = tau.mT if wide else tau
     vectors = leading_vectors(tall / tau.abs().max(), rank)

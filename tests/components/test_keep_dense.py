@@ -5,12 +5,15 @@ from __future__ import annotations
 import importlib.util
 import json
 import re
+import shutil
+from collections.abc import Callable
 from itertools import product
 from pathlib import Path
 
 import pytest
 import torch
 import yaml
+from safetensors.torch import save_file
 from typer.testing import CliRunner
 
 from cycleqd.cli import app
@@ -18,7 +21,7 @@ from cycleqd.errors import InvalidInputError
 from cycleqd.evaluation.records import read_transcripts
 from cycleqd.report.collect import collect
 from cycleqd.run.audit import trace, verify
-from cycleqd.run.replay import rebuild, to_rebuild
+from cycleqd.run.replay import rebuild, stored, to_rebuild
 from cycleqd.run.serving import wait_for_seeding
 from cycleqd.search.place import Place
 from cycleqd.storage import layout
@@ -78,6 +81,25 @@ def test_experts_name_their_parts_of_the_full_experts(kept: Evolution) -> None:
         assert {NORM, EMBEDDING, "lm_head.weight"} < set(core.dense) and MATRIX not in core.dense
 
 
+def test_an_expert_that_changed_its_embeddings_alone_is_an_expert(
+    evolution: Callable[..., Evolution], tiny_models: Path, tmp_path: Path
+) -> None:
+    changed = loaded(tiny_models / "base")
+    changed[EMBEDDING] = changed[EMBEDDING] + 0.1
+    shutil.copytree(tiny_models / "base", tmp_path / "c")
+    save_file(changed, tmp_path / "c" / "model.safetensors", metadata={"format": "pt"})
+    made = evolution(
+        "embeddings", models={"experts": {"c": {"path": str(tmp_path / "c")}}, "rank": 4, "keep_dense": True}
+    )
+    made.seed()
+    made.basis()
+    (core,) = cores(made.store, [model_ref(made.store, "expert-c")])
+    assert not any(bool(matrix.any()) for matrix in core.matrices.values())
+    write_full(made.store, Place(), "expert-c", core, LocalSink(tmp_path / "full"), 10**9)
+    found = loaded(tmp_path / "full")
+    assert all(torch.allclose(found[name], changed[name], rtol=0, atol=1e-6) for name in changed)
+
+
 def test_an_expert_of_full_rank_has_the_replies_of_its_source(kept: Evolution) -> None:
     store = kept.store
     for name, task in product("bc", kept.config.search_tasks):
@@ -96,7 +118,7 @@ def test_children_are_small_and_hold_the_sum_of_the_full_experts(
     for child in children(kept):
         recorded = manifest(store, child)
         assert recorded.is_core and not store.list(layout.merged(child))
-        if not store.list(layout.checkpoint(child)):
+        if not stored(store, child):
             continue
         (core,) = cores(store, [model_ref(store, child)])
         write_full(store, Place(), child, core, LocalSink(tmp_path / child), 10**9)
@@ -112,7 +134,7 @@ def test_children_are_small_and_hold_the_sum_of_the_full_experts(
 
 def test_a_child_scored_again_has_the_same_replies(kept: Evolution, tmp_path: Path) -> None:
     store = kept.store
-    child = next(model for model in children(kept) if store.list(layout.checkpoint(model)))
+    child = next(model for model in children(kept) if stored(store, model))
     folder = layout.evaluation(child, "one", "search")
     before = {key: store.get(key) for key in store.list(folder) if not key.endswith("run.json")}
     part = tmp_path / "cache" / f"{manifest(store, child).digest}.7.part"  # as a killed task leaves it

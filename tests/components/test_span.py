@@ -13,7 +13,7 @@ import torch
 from cycleqd.errors import ConflictError, InvalidInputError
 from cycleqd.report.collect import collect
 from cycleqd.run.audit import trace, verify
-from cycleqd.run.replay import rebuild, to_rebuild
+from cycleqd.run.replay import rebuild, stored, to_rebuild
 from cycleqd.search import state as states
 from cycleqd.search.config import Config
 from cycleqd.search.place import Place
@@ -23,7 +23,7 @@ from cycleqd.storage.evolution import current, load_config, manifest, model_ref
 from cycleqd.storage.family import family
 from cycleqd.storage.frozen import adopt
 from cycleqd.storage.making import write_full, write_peft
-from cycleqd.storage.results import need_result, read_result
+from cycleqd.storage.results import need_result
 from cycleqd.storage.settings import Settings
 from cycleqd.tracking.tracker import Tracker
 from cycleqd.weights.local import LocalSink
@@ -117,7 +117,9 @@ def test_full_experts_are_extracted(evolution: Make, tiny_models: Path) -> None:
     assert 0.3 < kept["total"] < 0.9 and set(kept["dropped"]) == {"norms", "embeddings", "heads"}
     assert len(kept["matrices"]) == 14
     assert "model.safetensors" in manifest(made.store, "source-a").files
-    assert read_result(made.store, layout.stage("adapter-a", "make")) is not None
+    for name in ("tokenizer.json", "chat_template.jinja", "generation_config.json"):
+        both = {made.store.get(f"{layout.checkpoint(model)}/{name}") for model in ("base", "adapter-a")}
+        assert len(both) == 1 and name in manifest(made.store, "adapter-a").files
 
 
 @pytest.fixture(scope="session")
@@ -157,7 +159,7 @@ def test_children_are_cores_and_what_nothing_needs_is_cleaned(spanned: Evolution
         assert manifest(store, line.model.id).is_core
         assert not store.list(layout.merged(line.model.id))
         if line.model.id in living:
-            assert store.list(layout.checkpoint(line.model.id))
+            assert stored(store, line.model.id)
     assert store.list(layout.checkpoint(layout.BASIS)) and manifest(store, "final").is_core
 
 

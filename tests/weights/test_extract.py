@@ -114,11 +114,29 @@ def test_16_bits_and_progress(tmp_path: Path) -> None:
     assert all(value.dtype == torch.float32 for value in weights.values()) and len(weights) == 6
 
 
-def test_an_expert_with_its_bases_matrices_is_refused(base: Path, tmp_path: Path) -> None:
-    same = write_expert(base, tmp_path / "expert", None, unchanged=[n for n in loaded(base) if "proj" in n])
-    with pytest.raises(InvalidInputError, match=r"has the matrices of its base .*nothing to extract; check both paths"):
-        extracted(base, same, tmp_path / "adapter")
+def test_an_expert_that_is_its_base_is_refused(base: Path, tmp_path: Path) -> None:
+    same = write_expert(base, tmp_path / "expert", None, unchanged=list(loaded(base)))
+    for keep_dense in (False, True):
+        with pytest.raises(InvalidInputError, match=r"has the weights of its base .*nothing to extract; check both"):
+            extracted(base, same, tmp_path / "adapter", keep_dense=keep_dense)
     assert not list((tmp_path / "adapter").iterdir())
+
+
+def test_an_expert_that_changed_what_no_adapter_carries_needs_it_kept(base: Path, tmp_path: Path) -> None:
+    """Then its adapter is zero; without, nothing of it would be left."""
+    other = write_expert(base, tmp_path / "expert", None, unchanged=[n for n in loaded(base) if "embed" not in n])
+    with pytest.raises(InvalidInputError, match=r"base .* in embeddings alone, .*set models.keep_dense"):
+        extracted(base, other, tmp_path / "adapter")
+    assert not list((tmp_path / "adapter").iterdir())
+    found = extracted(base, other, tmp_path / "adapter", keep_dense=True)
+    assert found.matrices == {} and found.kept == 1
+    assert found.other_shares == {"embeddings": 1, "heads": 0, "norms": 0}
+    adapter = opened_adapter(tmp_path / "adapter", base)
+    (name,) = adapter.matrices
+    b, a = adapter.factors(name)
+    assert b.shape[1] == RANK and not (b @ a).any()
+    merged, start = merged_by_peft(base, tmp_path / "adapter"), loaded(base)
+    assert all(torch.equal(merged[name], start[name]) for name in merged)
 
 
 def test_what_is_broken_leaves_nothing(base: Path, tmp_path: Path) -> None:

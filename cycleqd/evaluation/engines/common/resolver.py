@@ -25,10 +25,11 @@ from typing import Any
 from cycleqd.errors import CycleQDError, IntegrityError, InvalidInputError, UnavailableError
 from cycleqd.outside import parse_json
 from cycleqd.search.place import Place
+from cycleqd.search.records import ModelRef
 from cycleqd.storage import layout
-from cycleqd.storage.addresses import Address, fetch_core
+from cycleqd.storage.addresses import Address
 from cycleqd.storage.client import connect_client
-from cycleqd.storage.cores import opened_basis
+from cycleqd.storage.cores import load_core, opened_basis
 from cycleqd.storage.evolution import manifest
 from cycleqd.storage.objects import Store
 from cycleqd.storage.settings import Settings
@@ -144,7 +145,7 @@ class Folders:
 
         began, served = time.monotonic(), self._served
         store = Store(self._client, self._settings.bucket, address.evolution)
-        core = fetch_core(store, address)
+        core = load_core(store, ModelRef(address.model, address.digest))
         if core.base != served.base:
             raise InvalidInputError(f"{address} is a model of base {core.base}, and this server has {served.base}")
         if core.basis != manifest(store, layout.BASIS).digest:
