@@ -6,21 +6,17 @@ Adapters are judged by the tokenizers that trainers save beside them, like full 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+import textwrap
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any
 
 from cycleqd.errors import InvalidInputError
 from cycleqd.weights.checkpoint import FLOATS, Checkpoint
 from cycleqd.weights.lora import LoraAdapter
+from cycleqd.weights.settings import Settings, differences
 from cycleqd.weights.tokenizer import GENERATION, Tokenizer
 
 Model = Checkpoint | LoraAdapter
-
-_MEANING = (
-    "model_type", "vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads",
-    "num_key_value_heads", "head_dim", "hidden_act", "rms_norm_eps", "rope_theta", "rope_scaling", "rope_parameters",
-    "sliding_window", "tie_word_embeddings", "num_experts_per_tok", "max_position_embeddings",
-)  # fmt: skip
-"""Settings that change what the same weights compute."""
 
 _SHOWN = 3
 _ONE_BASE = "only models fine-tuned from one base can be merged."
@@ -36,6 +32,23 @@ def problems(base: Checkpoint, others: Sequence[Model]) -> list[str]:
     expected = Tokenizer(base.source)
     found = [sentence for other in others for sentence in _problems(base, other, expected)]
     return list(dict.fromkeys([*_unsupported(base), *found]))
+
+
+def default_problems(base: Checkpoint, others: Sequence[Model], filled: Mapping[str, Settings]) -> list[str]:
+    """Where models compute differently once their class has filled in what their configurations leave out.
+
+    Args:
+        base: The base model.
+        others: Models and adapters that were fine-tuned from it.
+        filled: By location, the configurations as the model class reads them, and nothing that it does not declare.
+    """
+    pairs = [(other, filled.get(base.location), filled.get(other.location)) for other in others]
+    return [
+        sentence
+        for other, mine, theirs in pairs
+        if mine is not None and theirs is not None
+        for sentence in _unlike(base, other, differences(mine, theirs, complete=True))
+    ]
 
 
 def refuse_problems(base: Checkpoint, others: Sequence[Model]) -> None:
@@ -141,18 +154,25 @@ def _unsupported(model: Checkpoint) -> Iterator[str]:
 def _problems(base: Checkpoint, other: Model, tokenizer: Tokenizer) -> Iterator[str]:
     pair = f"{other.location} and its base {base.location}"
     if isinstance(other, Checkpoint):
-        if base.config.get("architectures") != other.config.get("architectures"):
-            yield (
-                f"{pair} differ in architecture: {other.config.get('architectures')} against "
-                f"{base.config.get('architectures')}; {_ONE_BASE}"
-            )
-        for key in _MEANING:
-            mine, theirs = base.setting(key), other.setting(key)
-            if mine is not None and theirs is not None and mine != theirs:
-                yield f"{pair} differ in {key}: {theirs} against {mine}; {_ONE_BASE}"
+        mine, theirs = base.config.get("architectures"), other.config.get("architectures")
+        if mine and theirs and mine != theirs:
+            yield f"{pair} differ in architecture: {theirs} against {mine}; {_ONE_BASE}"
+        yield from _unlike(base, other, differences(base.config, other.config))
         yield from _tensor_problems(base, other, pair)
     if how := _difference(tokenizer, Tokenizer(other.source)):
         yield f"{pair} have different tokenizers ({how}); fine-tune with the base's tokenizer."
+
+
+def _unlike(base: Checkpoint, other: Model, found: Iterable[tuple[str, Any, Any]]) -> Iterator[str]:
+    for key, mine, theirs in found:
+        yield (
+            f"{other.location} and its base {base.location} differ in {key}: {_short(theirs)} against {_short(mine)};"
+            f" {_ONE_BASE}"
+        )
+
+
+def _short(value: Any) -> str:
+    return textwrap.shorten(json.dumps(value, default=str), 80, placeholder=" …")
 
 
 def _tensor_problems(base: Checkpoint, other: Checkpoint, pair: str) -> Iterator[str]:
