@@ -151,7 +151,7 @@ def test_generating_without_a_model_is_refused() -> None:
 def test_an_untied_checkpoint_in_a_tied_model_is_refused(make_model: MakeModel, tmp_path: Path) -> None:
     folder = copy(make_model(0), tmp_path)
     change_config(folder, tie_word_embeddings=True)
-    with pytest.raises(EvaluationError, match=r"'.*' are one tensor .* set tie_word_embeddings to false"):
+    with pytest.raises(EvaluationError, match=r"says tie_word_embeddings but stores a different lm_head.weight; set it to false"):
         engines.create("transformers", CPU).load(folder, "tied")
 
 
@@ -180,7 +180,7 @@ def test_a_missing_or_foreign_tensor_is_refused_by_name(make_model: MakeModel, t
 
 
 def test_another_architecture_is_refused(engine: Engine, make_model: MakeModel) -> None:
-    with pytest.raises(EvaluationError, match="intermediate_size; all models of an evolution need one architecture"):
+    with pytest.raises(EvaluationError, match=r"in intermediate_size \(128 against 256\); all models of"):
         engine.load(make_model(1, intermediate_size=128), "wide")
 
 
