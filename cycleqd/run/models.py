@@ -24,34 +24,35 @@ def try_models(opened: Mapping[str, Checkpoint | LoraAdapter], engine: str) -> I
         engine: The configuration's; of a user's own nothing is known, and only tokenizers and templates are tried.
     """
     from cycleqd.evaluation.engines.vllm import CONVERTED
-    from cycleqd.evaluation.model_check import tried, write_shapes
+    from cycleqd.evaluation.model_check import tried
 
     if importlib.util.find_spec("transformers") is None:
         return
-    models = [found for found in opened.values() if isinstance(found, Checkpoint)]
+    models = {name: found for name, found in opened.items() if isinstance(found, Checkpoint)}
     with tempfile.TemporaryDirectory(prefix="cycleqd-models-") as scratch:
-        folders = [_folder(model, Path(scratch) / str(number)) for number, model in enumerate(models)]
-        for model, folder in zip(models, folders, strict=True):
-            write_shapes(model, folder)
-        found = dict(zip([model.location for model in models], tried(folders), strict=True))
+        folders = [_folder(model, Path(scratch) / str(number)) for number, model in enumerate(models.values())]
+        found = dict(zip(models, tried(folders), strict=True))
     own = ":" in engine
-    for location, each in found.items():
+    for name, each in found.items():
+        where = models[name].location
         if each.tokenizer is not None:
-            yield f"{location}: {each.tokenizer}; correct the model's files"
+            yield f"{where}: {each.tokenizer}; correct the model's files"
         if each.misfit is not None and not own:
-            yield f"{location} cannot be evaluated: {each.misfit}"
+            yield f"{where} cannot be evaluated: {each.misfit}"
         if each.converted and engine != "transformers" and not own:
-            yield f"{location}: {CONVERTED}"
-    base = opened.get("base")
-    if isinstance(base, Checkpoint):
-        filled = {location: each.filled for location, each in found.items() if each.filled is not None}
-        yield from default_problems(base, list(opened.values()), filled)
+            yield f"{where}: {CONVERTED}"
+    filled = {name: each.filled for name, each in found.items() if each.filled is not None}
+    if (mine := filled.pop("base", None)) is not None:
+        yield from default_problems(models["base"], mine, [(models[name], theirs) for name, theirs in filled.items()])
 
 
 def _folder(model: Checkpoint, scratch: Path) -> Path:
-    """A copy of a model's folder without its weights."""
+    """A copy of a model's folder without its weights, but with their names and shapes."""
+    from cycleqd.evaluation.model_check import write_shapes
+
     scratch.mkdir()
     for name, size in parts(model).items():
         if not name.endswith(".safetensors"):
             inside(scratch, name).write_bytes(bytes(model.source.read_range(name, 0, size)))
+    write_shapes(model, scratch)
     return scratch

@@ -7,14 +7,14 @@ from __future__ import annotations
 
 import json
 import textwrap
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 from cycleqd.errors import InvalidInputError
 from cycleqd.weights.checkpoint import FLOATS, Checkpoint
 from cycleqd.weights.lora import LoraAdapter
 from cycleqd.weights.settings import Settings, differences
-from cycleqd.weights.tokenizer import GENERATION, Tokenizer
+from cycleqd.weights.tokenizer import GENERATION, TEMPLATE, Tokenizer
 
 Model = Checkpoint | LoraAdapter
 
@@ -34,19 +34,17 @@ def problems(base: Checkpoint, others: Sequence[Model]) -> list[str]:
     return list(dict.fromkeys([*_unsupported(base), *found]))
 
 
-def default_problems(base: Checkpoint, others: Sequence[Model], filled: Mapping[str, Settings]) -> list[str]:
+def default_problems(base: Checkpoint, mine: Settings, others: Iterable[tuple[Checkpoint, Settings]]) -> list[str]:
     """Where models compute differently once their class has filled in what their configurations leave out.
 
     Args:
         base: The base model.
-        others: Models and adapters that were fine-tuned from it.
-        filled: By location, the configurations as the model class reads them, and nothing that it does not declare.
+        mine: Its configuration as its class reads it, and nothing that the class does not declare.
+        others: Full models that were fine-tuned from it, each with its configuration as its class reads it.
     """
-    pairs = [(other, filled.get(base.location), filled.get(other.location)) for other in others]
     return [
         sentence
-        for other, mine, theirs in pairs
-        if mine is not None and theirs is not None
+        for other, theirs in others
         for sentence in _unlike(base, other, differences(mine, theirs, complete=True))
     ]
 
@@ -68,19 +66,55 @@ def refuse_problems(base: Checkpoint, others: Sequence[Model]) -> None:
 
 
 def prompt_problems(base: Checkpoint, others: Sequence[Model]) -> list[str]:
-    """Models that no prompt can be made for, one sentence each; adapters are prompted as the base is.
+    """Why no prompts can be made, one sentence each; what a model lacks it gets from the others: see `completing`.
 
     Args:
         base: The base model.
         others: Models and adapters that were fine-tuned from it.
     """
-    models = [base, *(other for other in others if isinstance(other, Checkpoint))]
+    where = base.location
+    if not Tokenizer(base.source).exists:
+        return [f"{where} has no tokenizer; copy the files of the one that the experts were trained with there."]
+    if _shared_template(base, others) is not None:
+        return []
+    having = [other.location for other in others if Tokenizer(other.source).template is not None]
+    if not having:
+        return [
+            f"{where} has no chat template, which prompts are made with, and no expert has one; put that into its"
+            f" folder ({TEMPLATE}) which the experts were trained with."
+        ]
     return [
-        f"{model.location} has no chat template, which prompts are made with; put that into its folder"
-        " (chat_template.jinja) which the experts were trained with."
-        for model in models
-        if Tokenizer(model.source).template is None
+        f"{where} has no chat template, which prompts are made with, and the experts have different ones"
+        f" ({_some(having)}); put one of them into its folder ({TEMPLATE}): children are prompted with that."
     ]
+
+
+def completing(model: Checkpoint, base: Checkpoint, others: Sequence[Model]) -> dict[str, bytes]:
+    """The files that a model lacks to be prompted: the base's tokenizer, and the base's chat template.
+
+    A base without a template gets the experts', where all that have one agree.
+
+    Args:
+        model: The base, or a full model that was fine-tuned from it.
+        base: The base.
+        others: All models and adapters that were fine-tuned from it.
+    """
+    mine, files = Tokenizer(model.source), {}
+    if not mine.exists:
+        given = Tokenizer(base.source).files()
+        files = {name: content for name, content in given.items() if name not in (GENERATION, TEMPLATE)}
+    if mine.template is None and (shared := _shared_template(base, others)) is not None:
+        files[TEMPLATE] = shared.encode()
+    return files
+
+
+def _shared_template(base: Checkpoint, others: Sequence[Model]) -> str | None:
+    """The base's chat template, or the one that the others agree on."""
+    found = Tokenizer(base.source).template
+    theirs = [template for other in others if (template := Tokenizer(other.source).template) is not None]
+    if found is None and theirs and all(template == theirs[0] for template in theirs):
+        found = theirs[0]
+    return None if found is None else found[0]
 
 
 def warnings(base: Checkpoint, others: Sequence[Model]) -> list[str]:
@@ -201,16 +235,10 @@ def _difference(base: Tokenizer, other: Tokenizer) -> str | None:
 
     A token of padding that only one of them has makes no difference: it is in no prompt and no reply.
     """
-    if base.ids is not None and other.ids is not None:
-        mine, theirs = base.ids, other.ids
-    elif base.pieces and other.pieces:
-        if base.pieces != other.pieces:
-            return "tokenizer.model differs"
-        mine, theirs = base.ids or base.added, other.added
-        mine = {token: mine[token] for token in theirs if token in mine}  # what else it has the pieces have
-    elif (base.ids or base.pieces) and (other.ids or other.pieces):
-        return "tokenizer.model or its format differs"
-    else:
+    if base.pieces and other.pieces and base.pieces != other.pieces and (base.cuts_by_pieces or other.cuts_by_pieces):
+        return "tokenizer.model differs"
+    mine, theirs = base.ids, other.ids
+    if mine is None or theirs is None:
         return None
     for token in [*mine, *theirs]:
         one_sided = token not in mine or token not in theirs

@@ -163,6 +163,7 @@ def test_a_base_without_a_template_is_refused_before_anything_is_copied(
 
     shutil.copytree(tiny_models / "base", tmp_path / "base")
     (tmp_path / "base/chat_template.jinja").unlink()
+    (with_tokenizers / "a/chat_template.jinja").unlink()
     experts = {name: {"path": str(with_tokenizers / name)} for name in EXPERTS}
     models = {"base": str(tmp_path / "base"), "experts": experts}
     made = evolution("unprompted", models=models, evaluation={"engine": engine})
