@@ -17,10 +17,10 @@ from cycleqd.run import checks, cluster_checks, replies
 from cycleqd.run.checks import Findings
 from cycleqd.run.estimate import SERVER_RATE, Estimate, ServerCost, estimate, measured
 from cycleqd.run.local.services import running
+from cycleqd.run.models import try_models
 from cycleqd.run.replies import Generated, Replies
 from cycleqd.run.sizes import sizes
 from cycleqd.run.steps import find_state
-from cycleqd.run.models import try_models
 from cycleqd.search.config import Config
 from cycleqd.storage.client import probe
 from cycleqd.storage.objects import Store

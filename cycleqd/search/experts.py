@@ -10,7 +10,7 @@ from cycleqd.search.fields import Location, Name, Section, without
 
 
 class Expert(Section):
-    """An expert: its checkpoint or LoRA adapter (a folder, s3:// prefix or hf://ORG/NAME) and the task it was fine-tuned for."""
+    """An expert: checkpoint or LoRA adapter (a folder, s3:// prefix or hf://ORG/NAME), and the task it was made for."""
 
     path: Location
     """The expert: a Hugging Face folder of safetensors or a PEFT LoRA adapter's folder, an s3:// prefix of one, or

@@ -36,9 +36,13 @@ def snapshot(url: str) -> Path:
     try:
         return Path(snapshot_download(repository, revision=revision, allow_patterns=_FILES))
     except GatedRepoError as error:
-        raise InvalidInputError(f"{url} is only for users who accepted its terms; do so there, and hf auth login") from error
+        raise InvalidInputError(
+            f"{url} is only for users who accepted its terms; do so there, and hf auth login"
+        ) from error
     except (RepositoryNotFoundError, RevisionNotFoundError) as error:
-        raise InvalidInputError(f"the Hugging Face Hub has no {url} for this user; correct it, or hf auth login") from error
+        raise InvalidInputError(
+            f"the Hugging Face Hub has no {url} for this user; correct it, or hf auth login"
+        ) from error
     except Exception as error:  # whatever the client's libraries raise without a network
         raise UnavailableError(
             f"{url} cannot be fetched from the Hugging Face Hub ({type(error).__name__}); check the network and"

@@ -51,8 +51,8 @@ def _no_folder(path: str) -> str:
     if Path(path).parent.is_dir() or not _HUB_NAME.fullmatch(name):
         return f"There is no checkpoint folder {path}; check the path."
     return (
-        f"There is no checkpoint folder {path}; check the path, or, if the model {name} of the Hugging Face Hub is meant,"
-        f" write {HUB}{name}, or download it (hf download {name} --local-dir FOLDER) and give its folder."
+        f"There is no checkpoint folder {path}; check the path, or, if {name} of the Hugging Face Hub is meant, write"
+        f" {HUB}{name}, or download it (hf download {name} --local-dir FOLDER) and give its folder."
     )
 
 

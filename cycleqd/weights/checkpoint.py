@@ -26,7 +26,7 @@ _MASKS = (".attn.bias", ".attention.bias", ".attn.masked_bias", ".attention.mask
 class Checkpoint:
     """What headers and config show. `tensors` are in storage order (file name, then offset).
 
-    Left out are tied copies, and what no model is trained in but some are stored with: rotary frequencies, causal masks.
+    Left out are tied copies, and what is never trained though some models store it: rotary frequencies, causal masks.
     """
 
     source: Source

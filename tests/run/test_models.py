@@ -52,7 +52,9 @@ def test_every_model_is_tried_and_what_does_not_end_is_ended(altered: Callable[.
     opened = {folder.name: open_checkpoint(LocalSource(folder)) for folder in folders}
     loops, fails, grows, code = try_models(opened, "transformers")
     for found, folder in ((loops, folders[0]), (grows, folders[2])):
-        assert found.startswith(f"{folder}: its tokenizer, chat template or model class does not end within 15 s and 4 GiB")
+        assert found.startswith(
+            f"{folder}: its tokenizer, chat template or model class does not end within 15 s and 4 GiB"
+        )
     assert "no system, no user" in fails and fails.startswith(f"{folders[1]}: ")
     assert code.startswith(f"{folders[5]}: ") and "is code of its own (auto_map), which is not run" in code
 
@@ -86,7 +88,9 @@ def test_what_a_class_fills_in_is_compared_and_tensors_must_be_its_own(altered: 
     found = list(try_models(opened, "auto"))
     assert f"{huge.location}: its tokenizer, chat template or model class does not end within 15 s" in found[0]
     assert f"{foreign.location} cannot be evaluated: transformers has no causal language model for" in found[1]
-    assert f"{other.location} and its base {base.location} differ in rms_norm_eps: 1e-05 against 1e-06; only" in found[2]
+    assert (
+        f"{other.location} and its base {base.location} differ in rms_norm_eps: 1e-05 against 1e-06; only" in found[2]
+    )
 
 
 def test_fused_experts_are_for_the_transformers_engine_and_must_be_whole(tmp_path: Path, tiny_models: Path) -> None:
@@ -99,7 +103,9 @@ def test_fused_experts_are_for_the_transformers_engine_and_must_be_whole(tmp_pat
     AutoTokenizer.from_pretrained(tiny_models / "base").save_pretrained(tmp_path)
     opened = open_checkpoint(LocalSource(tmp_path))
     assert "model.layers.0.block_sparse_moe.experts.1.w3.weight" in opened.tensors
-    assert list(try_models({"base": opened}, "transformers")) == list(try_models({"base": opened}, "mine.py:Mine")) == []
+    assert (
+        list(try_models({"base": opened}, "transformers")) == list(try_models({"base": opened}, "mine.py:Mine")) == []
+    )
     (sentence,) = try_models({"base": opened}, "auto")
     assert sentence.startswith(f"{tmp_path}: its tensors are converted while they are loaded")
     file = tmp_path / "model.safetensors"

@@ -139,7 +139,7 @@ def test_another_vocabulary_is_refused_by_one_sentence(
 
 
 def spm(*tokens: str, score: float = 0.0) -> bytes:
-    """A sentencepiece model, as its protocol buffer has it: pieces of text, score and type, then a trainer's setting."""
+    """A sentencepiece model, as its protocol buffer has it: pieces (text, score, type), then a trainer's setting."""
     found = b""
     for token in tokens:
         text = token.encode()

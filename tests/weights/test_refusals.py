@@ -69,8 +69,10 @@ BREAKS: dict[str, tuple[Callable[[Path], object], str]] = {
         "lacks the shard",
     ),
     "lacks a shard, alone": (
-        lambda f: (f / "model.safetensors").rename(f / "model-1.safetensors")
-        and (f / "model.safetensors.index.json").write_text('{"weight_map": {"a": "model-2.safetensors"}}'),
+        lambda f: (
+            (f / "model.safetensors").rename(f / "model-1.safetensors")
+            and (f / "model.safetensors.index.json").write_text('{"weight_map": {"a": "model-2.safetensors"}}')
+        ),
         "lacks the shard model-2.safetensors that its index names; fetch it again.$",
     ),
     "stale index": (
@@ -78,8 +80,10 @@ BREAKS: dict[str, tuple[Callable[[Path], object], str]] = {
         "lacks the shard model-1.safetensors .* or remove the index if model.safetensors beside it is the whole model",
     ),
     "two models": (
-        lambda f: shutil.copy(f / "model.safetensors", f / "m-1.safetensors")
-        and (f / "model.safetensors.index.json").write_text('{"weight_map": {"a": "m-1.safetensors"}}'),
+        lambda f: (
+            shutil.copy(f / "model.safetensors", f / "m-1.safetensors")
+            and (f / "model.safetensors.index.json").write_text('{"weight_map": {"a": "m-1.safetensors"}}')
+        ),
         "holds two models, model.safetensors and the shards that its index names: remove one",
     ),
     "index without a weight map": (

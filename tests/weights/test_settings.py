@@ -160,7 +160,9 @@ def test_what_computes_something_else_is_named_with_both_values(name: str) -> No
 
 def test_a_class_that_filled_in_both_leaves_nothing_open() -> None:
     mine = LLAMA | {"attention_multiplier": None, "num_key_value_heads": None}
-    assert list(differences(mine, LLAMA | {"num_key_value_heads": 4, "attention_multiplier": None}, complete=True)) == []
+    assert (
+        list(differences(mine, LLAMA | {"num_key_value_heads": 4, "attention_multiplier": None}, complete=True)) == []
+    )
     assert list(differences(mine, LLAMA | {"attention_multiplier": 0.5}, complete=True)) == [
         ("attention_multiplier", None, 0.5)
     ]

@@ -151,7 +151,9 @@ def test_generating_without_a_model_is_refused() -> None:
 def test_an_untied_checkpoint_in_a_tied_model_is_refused(make_model: MakeModel, tmp_path: Path) -> None:
     folder = copy(make_model(0), tmp_path)
     change_config(folder, tie_word_embeddings=True)
-    with pytest.raises(EvaluationError, match=r"says tie_word_embeddings but stores a different lm_head.weight; set it to false"):
+    with pytest.raises(
+        EvaluationError, match=r"says tie_word_embeddings but stores a different lm_head.weight; set it to false"
+    ):
         engines.create("transformers", CPU).load(folder, "tied")
 
 
