@@ -5,12 +5,14 @@ from __future__ import annotations
 import importlib.util
 import tempfile
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from pathlib import Path
 
+from cycleqd.errors import InvalidInputError
 from cycleqd.outside import inside
 from cycleqd.storage.staging import parts
 from cycleqd.weights.checkpoint import Checkpoint
-from cycleqd.weights.compatibility import default_problems
+from cycleqd.weights.compatibility import completing, default_problems
 from cycleqd.weights.lora import LoraAdapter
 
 
@@ -30,7 +32,7 @@ def try_models(opened: Mapping[str, Checkpoint | LoraAdapter], engine: str) -> I
         return
     models = {name: found for name, found in opened.items() if isinstance(found, Checkpoint)}
     with tempfile.TemporaryDirectory(prefix="cycleqd-models-") as scratch:
-        folders = [_folder(model, Path(scratch) / str(number)) for number, model in enumerate(models.values())]
+        folders = [_folder(model, opened, Path(scratch) / str(number)) for number, model in enumerate(models.values())]
         found = dict(zip(models, tried(folders), strict=True))
     own = ":" in engine
     for name, each in found.items():
@@ -46,13 +48,18 @@ def try_models(opened: Mapping[str, Checkpoint | LoraAdapter], engine: str) -> I
         yield from default_problems(models["base"], mine, [(models[name], theirs) for name, theirs in filled.items()])
 
 
-def _folder(model: Checkpoint, scratch: Path) -> Path:
-    """A copy of a model's folder without its weights, but with their names and shapes."""
+def _folder(model: Checkpoint, opened: Mapping[str, Checkpoint | LoraAdapter], scratch: Path) -> Path:
+    """A model's folder as seeding copies it, with its weights' names and shapes in the place of the weights."""
     from cycleqd.evaluation.model_check import write_shapes
 
     scratch.mkdir()
     for name, size in parts(model).items():
         if not name.endswith(".safetensors"):
             inside(scratch, name).write_bytes(bytes(model.source.read_range(name, 0, size)))
+    base, *others = opened.values()
+    if base is opened.get("base") and isinstance(base, Checkpoint):
+        with suppress(InvalidInputError):  # a broken tokenizer: that is a problem already
+            for name, content in completing(model, base, others).items():
+                inside(scratch, name).write_bytes(content)
     write_shapes(model, scratch)
     return scratch

@@ -51,7 +51,8 @@ class ModelFolder:
         if not tokenizer.chat_template:
             raise EvaluationError(f"{folder}: the tokenizer has no chat template; add one to the base and every expert")
         ends = generation.eos_token_id if generation.eos_token_id is not None else tokenizer.eos_token_id
-        limit = getattr(config, "max_position_embeddings", None) or tokenizer.model_max_length
+        text = config.get_text_config()  # of a wrapper its language model's
+        limit = getattr(text, "max_position_embeddings", None) or tokenizer.model_max_length
         return cls(
             folder=folder,
             config=config,
