@@ -15,6 +15,7 @@ from cycleqd.weights.protocols import Source
 FLOATS = frozenset({"F32", "BF16", "F16"})
 """Dtypes that are merged. Integers and booleans are buffers, taken from the base."""
 
+_TIED_PAIR = ("lm_head.weight", "model.embed_tokens.weight")
 _HEADS = ("lm_head.weight", "embed_out.weight")
 _EMBEDDINGS = ("embed_tokens.weight", "wte.weight", ".embed_in.weight", ".word_embeddings.weight", ".embeddings.weight")
 _PIECE = 8 << 20
@@ -208,7 +209,7 @@ def _without_tied_copy(checkpoint: Checkpoint) -> Checkpoint:
     tensors = dict(checkpoint.tensors)
     if _equal(checkpoint, tensors.pop(head), tensors[embedding]):
         return Checkpoint(checkpoint.source, checkpoint.config, tensors, checkpoint.sizes)
-    if tied is None:
+    if tied is None or (head, embedding) != _TIED_PAIR:  # other classes may not tie these two
         return checkpoint
     raise InvalidInputError(
         f"{checkpoint.location} says tie_word_embeddings but stores a different {head}; "

@@ -8,7 +8,7 @@ _SIZES: dict[int, str] = {
     64: "vocab_size vocab_size_per_layer_input max_position_embeddings n_positions n_ctx max_seq_len context_length"
     " max_target_positions max_source_positions seq_length mamba_d_ssm",
     32: "hidden_size d_model n_embd embed_dim dim embedding_size word_embed_proj_dim intermediate_size ffn_dim n_inner"
-    " d_inner encoder_ffn_dim decoder_ffn_dim ffn_hidden_size d_ff block_ff_dim lru_width global_head_dim_total",
+    " d_inner encoder_ffn_dim decoder_ffn_dim ffn_hidden_size d_ff block_ff_dim lru_width",
     16: "moe_intermediate_size shared_expert_intermediate_size shared_intermediate_size sliding_window mamba_d_head"
     " mamba_head_dim attention_window_size image_size",
     8: "head_dim global_head_dim d_kv kv_lora_rank q_lora_rank qk_rope_head_dim qk_nope_head_dim v_head_dim"
@@ -26,15 +26,14 @@ _SIZES: dict[int, str] = {
 }
 SIZES = {key: size for size, keys in _SIZES.items() for key in keys.split()}
 
-_MLA = {"qk_head_dim": 16, "head_dim": 8}
 _HYBRID = {"layer_types": ["linear_attention", "full_attention"]}
+_AS_MANY = {"num_key_value_heads": 4}  # latent attention has as many keys as queries
 ITS_OWN: dict[str, dict[str, Any]] = {
-    "bamba": {"attn_layer_indices": [1], "layer_types": None},
-    "deepseek_v2": _MLA,
+    "bamba": {"attn_layer_indices": [1]},
     "gpt_neo": {"attention_types": [[["global"], 2]]},
     "jamba": {"attn_layer_period": 2, "attn_layer_offset": 1},
     "lfm2_moe": {"layer_types": ["conv", "full_attention"], "num_dense_layers": 1},
-    "mamba2": {"num_heads": 8, "n_groups": 1, "head_dim": 8},
+    "mamba2": {"num_heads": 8, "n_groups": 1},
     "qwen3_5_text": _HYBRID,
     "qwen3_5_moe_text": _HYBRID,
     "qwen3_next": _HYBRID,
@@ -42,7 +41,10 @@ ITS_OWN: dict[str, dict[str, Any]] = {
     "roc_bert": {"pronunciation_vocab_size": 8, "shape_vocab_size": 8},
     "xmod": {"default_language": "en_XX", "languages": ["en_XX"]},
     "zaya": {"num_experts_per_tok": 1},
-}
+} | dict.fromkeys(
+    ("axk1", "axk2", "deepseek_v2", "deepseek_v3", "deepseek_v32", "glm4_moe_lite", "glm_moe_dsa", "minicpm3", "youtu"),
+    _AS_MANY,
+)
 """What a family needs beside the sizes."""
 
 
@@ -67,6 +69,6 @@ def _small(kind: Any, family: str) -> Any:
     if known.get("layer_types") is not None and "layer_types" not in keys:
         try:
             return kind(**keys, layer_types=None)
-        except (TypeError, ValueError):
+        except (TypeError, ValueError, AttributeError):
             pass
     return kind(**keys)
