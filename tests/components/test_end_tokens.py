@@ -75,6 +75,8 @@ def test_a_dense_child_stops_where_the_expert_does(evolution: Make, tiny_models:
     token = ending_early(tmp_path / "a")
     alone = loaded(tmp_path / "a")
     assert alone.finish == "stop" and alone.tokens < LENGTH
+    for file in ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja"):
+        (tmp_path / "b" / file).unlink()  # it gets the base's
     experts = {name: {"path": str(tmp_path / name)} for name in EXPERTS}
     made = evolution("ends", models={"base": str(tmp_path / "base"), "experts": experts})
     made.seed()
