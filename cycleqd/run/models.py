@@ -43,7 +43,7 @@ def try_models(opened: Mapping[str, Checkpoint | LoraAdapter], engine: str) -> I
             yield f"{where} cannot be evaluated: {each.misfit}"
         if each.converted and engine != "transformers" and not own:
             yield f"{where}: {CONVERTED}"
-    filled = {name: each.filled for name, each in found.items() if each.filled is not None}
+    filled = {name: each.filled for name, each in found.items() if each.filled is not None and each.misfit is None}
     if (mine := filled.pop("base", None)) is not None:
         yield from default_problems(models["base"], mine, [(models[name], theirs) for name, theirs in filled.items()])
 
