@@ -15,7 +15,7 @@ __all__ = ["app", "main"]
 
 @command
 def init(
-    base: Annotated[str, typer.Option(help="The base model: a Hugging Face folder or an s3:// prefix.")],
+    base: Annotated[str, typer.Option(help="The base model: a Hugging Face folder, an s3:// prefix or hf://ORG/NAME.")],
     expert: Annotated[
         list[str],
         typer.Option(metavar="NAME=PATH:TASK", help="An expert and the task it was fine-tuned for; once for each."),

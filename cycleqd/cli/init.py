@@ -112,7 +112,7 @@ def _task(argument: str, path: Path) -> str:
 
 def _location(location: str, path: Path) -> str:
     """A path of the command line as the file at `path` names it: relative to the file's folder."""
-    if location.startswith("s3://") or Path(location).is_absolute():
+    if location.startswith(("s3://", "hf://")) or Path(location).is_absolute():
         return location
     return os.path.relpath(location, path.parent)
 

@@ -17,10 +17,10 @@ from cycleqd.run import checks, cluster_checks, replies
 from cycleqd.run.checks import Findings
 from cycleqd.run.estimate import SERVER_RATE, Estimate, ServerCost, estimate, measured
 from cycleqd.run.local.services import running
+from cycleqd.run.models import try_models
 from cycleqd.run.replies import Generated, Replies
 from cycleqd.run.sizes import sizes
 from cycleqd.run.steps import find_state
-from cycleqd.run.templates import check_templates
 from cycleqd.search.config import Config
 from cycleqd.storage.client import probe
 from cycleqd.storage.objects import Store
@@ -78,7 +78,8 @@ def _check_models(config: Config, samples: Samples, store: Store | None, finding
     config = checks.decide(config, store, findings)
     findings.problems += checks.check_server(config)
     opened = checks.check_models(config, store, findings)
-    findings.problems += check_templates(opened)
+    known = set(findings.problems)
+    findings.problems += [found for found in try_models(opened, config.evaluation.engine) if found not in known]
     seconds: dict[str, float] = {}
     generated: dict[str, Generated] = {}
     if store is not None:

@@ -15,6 +15,7 @@ from cycleqd.search.config import Config, parse
 from cycleqd.storage import layout
 from cycleqd.storage.objects import Store, file_sha256
 from cycleqd.storage.staging import find_task, given, open_inputs, parts
+from cycleqd.weights.local import LocalSource
 
 
 def bring(config: Config, store: Store, bar: Bar) -> Config:
@@ -64,7 +65,9 @@ def _local(config: Config, store: Store) -> tuple[dict[str, Path], dict[str, Any
         urls[model] = path
         if not path.startswith("s3://"):
             folder = f"{layout.SOURCES}/models/{model}"
-            files |= {f"{folder}/{name}": Path(path) / name for name in parts(opened[model])}
+            source = opened[model].source
+            assert isinstance(source, LocalSource), "it is on this machine"
+            files |= {f"{folder}/{name}": source.folder / name for name in parts(opened[model])}
             urls[model] = store.url(folder)
     tree["models"]["base"] = urls.pop("base")
     for name, url in zip(config.models.experts, urls.values(), strict=True):

@@ -10,10 +10,11 @@ from cycleqd.search.fields import Location, Name, Section, without
 
 
 class Expert(Section):
-    """An expert: its checkpoint or LoRA adapter (a folder or s3:// prefix) and the task it was fine-tuned for."""
+    """An expert: checkpoint or LoRA adapter (a folder, s3:// prefix or hf://ORG/NAME), and the task it was made for."""
 
     path: Location
-    """The expert: a Hugging Face folder of safetensors or a PEFT LoRA adapter's folder, or an s3:// prefix of one."""
+    """The expert: a Hugging Face folder of safetensors or a PEFT LoRA adapter's folder, an s3:// prefix of one, or
+    hf://ORG/NAME (@REVISION) for one on the Hugging Face Hub."""
     task: Name
     """The task that it was fine-tuned for, one of the search tasks."""
     rank: int | None = Field(default=None, ge=1, le=512)
@@ -30,7 +31,7 @@ class Models(Section):
     """The base, the K or more experts fine-tuned from it, and the shard size of the checkpoints that are written."""
 
     base: Location
-    """The base model that every expert was fine-tuned from: a folder, or an s3:// prefix."""
+    """The base model that every expert was fine-tuned from: a folder, an s3:// prefix, or hf://ORG/NAME."""
     experts: dict[Name, Expert] = Field(min_length=1)
     """At least one expert for each search task, by a name of your choice."""
     shard_size: Annotated[str, Field(pattern=r"^[0-9]+(\.[0-9]+)?(KB|MB|GB)$")] = "5GB"

@@ -23,9 +23,9 @@ Fraction = Annotated[float, Field(ge=0, le=1)]
 
 
 def _absolute(path: str, info: ValidationInfo) -> str:
-    """Take a relative path from the config file's own folder (the validation context); s3:// stays as it is."""
+    """Take a relative path from the config file's own folder (the validation context); URLs stay as they are."""
     folder = (info.context or {}).get("folder")
-    if folder is None or path.startswith("s3://"):
+    if folder is None or path.startswith(("s3://", "hf://")):
         return path
     return os.path.normpath(Path(folder) / Path(path).expanduser())
 

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from cycleqd.errors import InvalidInputError
 from cycleqd.search.config import Config
 from cycleqd.storage.checkpoints import S3Source
+from cycleqd.storage.hub import HUB, snapshot
 from cycleqd.weights.local import LocalSource
 from cycleqd.weights.lora import is_adapter
 from cycleqd.weights.protocols import Source
@@ -16,22 +19,41 @@ if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
 
 
+_HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
+
+
 def find_source(client: S3Client | None, path: str) -> Source:
     """A model's folder.
 
     Args:
         client: For s3:// URLs; None where S3 cannot be read.
-        path: A folder of this machine, or an s3:// URL.
+        path: A folder of this machine, an s3:// URL, or hf://ORG/NAME.
 
     Raises:
         InvalidInputError: There is no such folder on this machine, or it is in S3 and there is no client.
+        UnavailableError: The Hugging Face Hub cannot be reached.
     """
+    if path.startswith(HUB):
+        return LocalSource(snapshot(path), name=path)
     if path.startswith("s3://"):
         if client is None:
             raise InvalidInputError(f"{path} is in S3, which cannot be read here; set models.weights to dense or span")
         bucket, _, prefix = path.removeprefix("s3://").partition("/")
         return S3Source(client, bucket, prefix)
+    if not Path(path).is_dir():
+        raise InvalidInputError(_no_folder(path))
     return LocalSource(path)
+
+
+def _no_folder(path: str) -> str:
+    """That a folder is missing; where its name could be a model's on the Hub, what to do then."""
+    name = "/".join(Path(path).parts[-2:])
+    if Path(path).parent.is_dir() or not _HUB_NAME.fullmatch(name):
+        return f"There is no checkpoint folder {path}; check the path."
+    return (
+        f"There is no checkpoint folder {path}; check the path, or, if {name} of the Hugging Face Hub is meant, write"
+        f" {HUB}{name}, or download it (hf download {name} --local-dir FOLDER) and give its folder."
+    )
 
 
 def decided(config: Config, client: S3Client | None) -> Config:

@@ -20,7 +20,7 @@ from cycleqd.storage.inputs import find_source
 from cycleqd.storage.models import sink
 from cycleqd.storage.objects import Store
 from cycleqd.weights.checkpoint import FLOATS, Checkpoint, open_checkpoint
-from cycleqd.weights.compatibility import end_tokens, ending_at, prompt_problems, refuse_problems
+from cycleqd.weights.compatibility import completing, end_tokens, ending_at, prompt_problems, refuse_problems
 from cycleqd.weights.kinds import MATRIX, kind_of
 from cycleqd.weights.lora import WEIGHTS, LoraAdapter, is_adapter, open_adapter
 from cycleqd.weights.manifest import FileEntry, Manifest
@@ -149,7 +149,7 @@ def open_expert(source: Source, base: Checkpoint) -> Checkpoint | LoraAdapter:
 
 
 def copy_model(store: Store, model: str, opened: Mapping[str, Checkpoint | LoraAdapter]) -> Manifest:
-    """Copy what belongs to a checkpoint or an adapter; a checkpoint gets the end tokens of all models.
+    """Copy what belongs to a checkpoint or an adapter; a checkpoint gets what it lacks, and all models' end tokens.
 
     Args:
         store: The evolution.
@@ -157,7 +157,7 @@ def copy_model(store: Store, model: str, opened: Mapping[str, Checkpoint | LoraA
         opened: As `open_inputs`.
     """
     target, files, found = sink(store, layout.checkpoint(model)), {}, opened[model]
-    changed = _ending_together(opened, found) if isinstance(found, Checkpoint) else {}
+    changed = _made_for_prompts(opened, found) if isinstance(found, Checkpoint) else {}
     sizes = parts(found) | {name: len(content) for name, content in changed.items()}
     for name, size in sorted(sizes.items()):
         with ExitStack() as stack:
@@ -170,10 +170,10 @@ def copy_model(store: Store, model: str, opened: Mapping[str, Checkpoint | LoraA
     return Manifest(files)
 
 
-def _ending_together(opened: Mapping[str, Checkpoint | LoraAdapter], model: Checkpoint) -> Mapping[str, bytes]:
+def _made_for_prompts(opened: Mapping[str, Checkpoint | LoraAdapter], model: Checkpoint) -> Mapping[str, bytes]:
     base, *others = opened.values()
     assert isinstance(base, Checkpoint), "an adapter is no base"
-    return ending_at(model, base, end_tokens(base, others))
+    return {**completing(model, base, others), **ending_at(model, base, end_tokens(base, others))}
 
 
 def parts(opened: Checkpoint | LoraAdapter) -> dict[str, int]:

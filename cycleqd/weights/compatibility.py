@@ -6,21 +6,17 @@ Adapters are judged by the tokenizers that trainers save beside them, like full 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+import textwrap
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any
 
 from cycleqd.errors import InvalidInputError
 from cycleqd.weights.checkpoint import FLOATS, Checkpoint
 from cycleqd.weights.lora import LoraAdapter
-from cycleqd.weights.tokenizer import GENERATION, Tokenizer
+from cycleqd.weights.settings import Settings, differences
+from cycleqd.weights.tokenizer import GENERATION, TEMPLATE, Tokenizer
 
 Model = Checkpoint | LoraAdapter
-
-_MEANING = (
-    "model_type", "vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads",
-    "num_key_value_heads", "head_dim", "hidden_act", "rms_norm_eps", "rope_theta", "rope_scaling", "rope_parameters",
-    "sliding_window", "tie_word_embeddings", "num_experts_per_tok", "max_position_embeddings",
-)  # fmt: skip
-"""Settings that change what the same weights compute."""
 
 _SHOWN = 3
 _ONE_BASE = "only models fine-tuned from one base can be merged."
@@ -36,6 +32,21 @@ def problems(base: Checkpoint, others: Sequence[Model]) -> list[str]:
     expected = Tokenizer(base.source)
     found = [sentence for other in others for sentence in _problems(base, other, expected)]
     return list(dict.fromkeys([*_unsupported(base), *found]))
+
+
+def default_problems(base: Checkpoint, mine: Settings, others: Iterable[tuple[Checkpoint, Settings]]) -> list[str]:
+    """Where models compute differently once their class has filled in what their configurations leave out.
+
+    Args:
+        base: The base model.
+        mine: Its configuration as its class reads it, and nothing that the class does not declare.
+        others: Full models that were fine-tuned from it, each with its configuration as its class reads it.
+    """
+    return [
+        sentence
+        for other, theirs in others
+        for sentence in _unlike(base, other, differences(mine, theirs, complete=True))
+    ]
 
 
 def refuse_problems(base: Checkpoint, others: Sequence[Model]) -> None:
@@ -55,19 +66,55 @@ def refuse_problems(base: Checkpoint, others: Sequence[Model]) -> None:
 
 
 def prompt_problems(base: Checkpoint, others: Sequence[Model]) -> list[str]:
-    """Models that no prompt can be made for, one sentence each; adapters are prompted as the base is.
+    """Why no prompts can be made, one sentence each; what a model lacks it gets from the others: see `completing`.
 
     Args:
         base: The base model.
         others: Models and adapters that were fine-tuned from it.
     """
-    models = [base, *(other for other in others if isinstance(other, Checkpoint))]
+    where = base.location
+    if not Tokenizer(base.source).exists:
+        return [f"{where} has no tokenizer; copy the files of the one that the experts were trained with there."]
+    if _shared_template(base, others) is not None:
+        return []
+    having = [other.location for other in others if Tokenizer(other.source).template is not None]
+    if not having:
+        return [
+            f"{where} has no chat template, which prompts are made with, and no expert has one; put that into its"
+            f" folder ({TEMPLATE}) which the experts were trained with."
+        ]
     return [
-        f"{model.location} has no chat template, which prompts are made with; put that into its folder"
-        " (chat_template.jinja) which the experts were trained with."
-        for model in models
-        if Tokenizer(model.source).template is None
+        f"{where} has no chat template, which prompts are made with, and the experts have different ones"
+        f" ({_some(having)}); put one of them into its folder ({TEMPLATE}): children are prompted with that."
     ]
+
+
+def completing(model: Checkpoint, base: Checkpoint, others: Sequence[Model]) -> dict[str, bytes]:
+    """The files that a model lacks to be prompted: the base's tokenizer, and the base's chat template.
+
+    A base without a template gets the experts', where all that have one agree.
+
+    Args:
+        model: The base, or a full model that was fine-tuned from it.
+        base: The base.
+        others: All models and adapters that were fine-tuned from it.
+    """
+    mine, files = Tokenizer(model.source), {}
+    if not mine.exists:
+        given = Tokenizer(base.source).files()
+        files = {name: content for name, content in given.items() if name not in (GENERATION, TEMPLATE)}
+    if mine.template is None and (shared := _shared_template(base, others)) is not None:
+        files[TEMPLATE] = shared.encode()
+    return files
+
+
+def _shared_template(base: Checkpoint, others: Sequence[Model]) -> str | None:
+    """The base's chat template, or the one that the others agree on."""
+    found = Tokenizer(base.source).template
+    theirs = [template for other in others if (template := Tokenizer(other.source).template) is not None]
+    if found is None and theirs and all(template == theirs[0] for template in theirs):
+        found = theirs[0]
+    return None if found is None else found[0]
 
 
 def warnings(base: Checkpoint, others: Sequence[Model]) -> list[str]:
@@ -141,18 +188,25 @@ def _unsupported(model: Checkpoint) -> Iterator[str]:
 def _problems(base: Checkpoint, other: Model, tokenizer: Tokenizer) -> Iterator[str]:
     pair = f"{other.location} and its base {base.location}"
     if isinstance(other, Checkpoint):
-        if base.config.get("architectures") != other.config.get("architectures"):
-            yield (
-                f"{pair} differ in architecture: {other.config.get('architectures')} against "
-                f"{base.config.get('architectures')}; {_ONE_BASE}"
-            )
-        for key in _MEANING:
-            mine, theirs = base.setting(key), other.setting(key)
-            if mine is not None and theirs is not None and mine != theirs:
-                yield f"{pair} differ in {key}: {theirs} against {mine}; {_ONE_BASE}"
+        mine, theirs = base.config.get("architectures"), other.config.get("architectures")
+        if mine and theirs and mine != theirs:
+            yield f"{pair} differ in architecture: {theirs} against {mine}; {_ONE_BASE}"
+        yield from _unlike(base, other, differences(base.config, other.config))
         yield from _tensor_problems(base, other, pair)
     if how := _difference(tokenizer, Tokenizer(other.source)):
         yield f"{pair} have different tokenizers ({how}); fine-tune with the base's tokenizer."
+
+
+def _unlike(base: Checkpoint, other: Model, found: Iterable[tuple[str, Any, Any]]) -> Iterator[str]:
+    for key, mine, theirs in found:
+        yield (
+            f"{other.location} and its base {base.location} differ in {key}: {_short(theirs)} against {_short(mine)};"
+            f" {_ONE_BASE}"
+        )
+
+
+def _short(value: Any) -> str:
+    return textwrap.shorten(json.dumps(value, default=str), 80, placeholder=" …")
 
 
 def _tensor_problems(base: Checkpoint, other: Checkpoint, pair: str) -> Iterator[str]:
@@ -181,16 +235,10 @@ def _difference(base: Tokenizer, other: Tokenizer) -> str | None:
 
     A token of padding that only one of them has makes no difference: it is in no prompt and no reply.
     """
-    if base.ids is not None and other.ids is not None:
-        mine, theirs = base.ids, other.ids
-    elif base.pieces and other.pieces:
-        if base.pieces != other.pieces:
-            return "tokenizer.model differs"
-        mine, theirs = base.ids or base.added, other.added
-        mine = {token: mine[token] for token in theirs if token in mine}  # what else it has the pieces have
-    elif (base.ids or base.pieces) and (other.ids or other.pieces):
-        return "tokenizer.model or its format differs"
-    else:
+    if base.pieces and other.pieces and base.pieces != other.pieces and (base.cuts_by_pieces or other.cuts_by_pieces):
+        return "tokenizer.model differs"
+    mine, theirs = base.ids, other.ids
+    if mine is None or theirs is None:
         return None
     for token in [*mine, *theirs]:
         one_sided = token not in mine or token not in theirs

@@ -40,9 +40,9 @@ class Densified(Recipe):
         """The base, or what is combined in its place."""
         return [model for model, _ in self._weighted(tensor)]
 
-    def whole(self, tensor: TensorInfo) -> bool:
-        """Matrices of the basis."""
-        return tensor.name in self._core.matrices
+    def pieces(self, tensor: TensorInfo) -> int:
+        """Matrices of the basis in one."""
+        return int(tensor.name in self._core.matrices)
 
     def compute(self, unit: Unit, arrays: Sequence[torch.Tensor]) -> torch.Tensor:
         """The base's elements plus τ's."""

@@ -18,6 +18,10 @@ ITEM_SIZE = {
 }  # fmt: skip
 """Bytes an element, by the format's dtype names."""
 
+LFS = b"version "
+"""How a Git LFS pointer begins: where a safetensors file has the length of its header."""
+
+_POINTER = "{} is a pointer of Git LFS, not the file itself; run git lfs pull there."
 _HEADER_LIMIT = 100_000_000  # the format's own limit
 _HEADER_GUESS = 65_536  # most headers fit; one request instead of two
 
@@ -76,7 +80,10 @@ def read_object(read: Callable[[str, int, int], Buffer], folder: str, name: str,
         InvalidInputError: The file is something else.
     """
     try:
-        content = parse_json(bytes(read(name, 0, min(size, JSON_BYTES + 1))))
+        text = bytes(read(name, 0, min(size, JSON_BYTES + 1)))
+        if text.startswith(LFS):
+            raise InvalidInputError(_POINTER.format(f"{folder}/{name}"))
+        content = parse_json(text)
     except ValueError as error:
         raise InvalidInputError(f"{name} of {folder} is not JSON ({error}); fetch it again.") from error
     if not isinstance(content, dict):
@@ -93,8 +100,10 @@ def header_length(first_bytes: bytes, file: str, size: int) -> int:
         size: Bytes of the file.
 
     Raises:
-        InvalidInputError: this cannot be a safetensors file.
+        InvalidInputError: this cannot be a safetensors file, or is only a pointer to one.
     """
+    if first_bytes == LFS:
+        raise InvalidInputError(_POINTER.format(file))
     length = int.from_bytes(first_bytes, "little")
     if size < 8 or length > min(size - 8, _HEADER_LIMIT):
         raise InvalidInputError(f"{file} is truncated or not a safetensors file: {size:,} bytes; fetch it again.")

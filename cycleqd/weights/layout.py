@@ -10,6 +10,8 @@ from dataclasses import dataclass, replace
 from cycleqd.weights.headers import TensorInfo, build_header
 
 INDEX = "model.safetensors.index.json"
+WHOLE = "model.safetensors"
+"""The one file of a model that has no shards."""
 
 
 @dataclass(frozen=True)
@@ -58,7 +60,7 @@ def plan_shards(tensors: Sequence[TensorInfo], shard_size: int) -> list[Shard]:
 
 
 def _shard(group: list[TensorInfo], number: int, count: int) -> Shard:
-    name = "model.safetensors" if count == 1 else f"model-{number:05d}-of-{count:05d}.safetensors"
+    name = WHOLE if count == 1 else f"model-{number:05d}-of-{count:05d}.safetensors"
     placed: list[TensorInfo] = []
     position = 0
     for tensor in sorted(group, key=lambda t: (-t.item_size, t.shape)):

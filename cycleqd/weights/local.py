@@ -21,9 +21,12 @@ from cycleqd.weights.protocols import Buffer, Sink, Source, Writer
 class LocalSource(Source):
     """A checkpoint folder on this machine. Reads are positional, so any number of threads may share it."""
 
-    def __init__(self, folder: Path | str, digests: Mapping[str, str] | None = None) -> None:
-        """`digests`: recorded sha256 of files, where known; what is read is then verified against them."""
+    def __init__(self, folder: Path | str, digests: Mapping[str, str] | None = None, name: str | None = None) -> None:
+        """`digests`: recorded sha256 of files, where known; what is read is then verified against them. `name`: the
+        folder's in messages, where its path says little.
+        """
         self._folder = Path(folder)
+        self._name = name or _hub_name(self._folder) or str(folder)
         if not self._folder.is_dir():
             raise InvalidInputError(f"There is no checkpoint folder {self._folder}; check the path.")
         self._digests = dict(digests or {})
@@ -32,8 +35,13 @@ class LocalSource(Source):
 
     @property
     def location(self) -> str:
-        """The folder's path."""
-        return str(self._folder)
+        """The folder's path; the model's name for a folder of the Hugging Face Hub's cache."""
+        return self._name
+
+    @property
+    def folder(self) -> Path:
+        """Where the files are."""
+        return self._folder
 
     def files(self) -> Mapping[str, int]:
         """Names and sizes of the plain files directly in the folder."""
@@ -65,6 +73,13 @@ class LocalSource(Source):
     def __del__(self) -> None:
         for descriptor in self._open_files.values() if hasattr(self, "_open_files") else ():
             os.close(descriptor)
+
+
+def _hub_name(folder: Path) -> str | None:
+    """hf://ORG/NAME for …/models--ORG--NAME/snapshots/COMMIT."""
+    if folder.parent.name != "snapshots" or not folder.parents[1].name.startswith("models--"):
+        return None
+    return "hf://" + folder.parents[1].name.removeprefix("models--").replace("--", "/")
 
 
 class LocalSink(Sink):

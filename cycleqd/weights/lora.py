@@ -26,7 +26,6 @@ CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 """The two files of an adapter's folder that are read."""
 
 _PICKLE = "adapter_model.bin"
-_LFS = b"version "  # where a safetensors file has the length of its header
 _KEY = re.compile(r"base_model\.model\.(?P<module>.+)\.lora_(?P<side>[AB])(\.(?P<adapter>[^.]+))?\.weight")
 _EMBEDDINGS = ("embed", "wte", "wpe")
 _QUANTISED = re.compile(r"(bnb|gptq|awq|[48]-?bit|int[48])", re.IGNORECASE)
@@ -180,8 +179,6 @@ def _header(reader: VerifiedReader, sizes: Mapping[str, int], where: str) -> lis
         raise InvalidInputError(f"The adapter {where} has no {WEIGHTS}; fetch it or save it again.")
     file, size = f"{where}/{WEIGHTS}", sizes[WEIGHTS]
     start = bytes(reader.read(WEIGHTS, 0, min(size, 8)))  # no byte twice: the file is hashed as it is read
-    if start == _LFS:
-        raise InvalidInputError(f"{file} is a pointer of Git LFS, not the weights; run git lfs pull there.")
     length = header_length(start, file, size)
     return parse_header(bytes(reader.read(WEIGHTS, 8, 8 + length)), file, size, WEIGHTS)
 

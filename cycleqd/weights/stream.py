@@ -46,9 +46,9 @@ class Unit:
     stop: int
 
     @property
-    def whole(self) -> bool:
-        """Whether the unit is its whole tensor."""
-        return (self.stop - self.start) * self.tensor.item_size == self.tensor.nbytes
+    def nbytes(self) -> int:
+        """Bytes as stored."""
+        return (self.stop - self.start) * self.tensor.item_size
 
 
 Batch = list[Unit]
@@ -74,8 +74,8 @@ class Recipe(Protocol):
             tensor: A tensor of the result.
         """
 
-    def whole(self, tensor: TensorInfo) -> bool:
-        """Whether a tensor must be computed in one piece.
+    def pieces(self, tensor: TensorInfo) -> int:
+        """In how many equal parts a tensor must be computed: 1 for a whole, 0 where any elements will do.
 
         Args:
             tensor: A tensor of the result.
@@ -111,7 +111,7 @@ class Recipe(Protocol):
         """`compute` for neighbours that are computed together.
 
         Args:
-            units: Whole tensors of one shape.
+            units: Whole tensors, or pieces of one size.
             arrays: The inputs of each unit.
         """
 
@@ -230,7 +230,8 @@ class _Pass:
 
     def _cut(self, tensor: TensorInfo) -> Iterator[Unit]:
         count = tensor.nbytes // tensor.item_size
-        step = count if self._recipe.whole(tensor) else CHUNK
+        pieces = self._recipe.pieces(tensor)
+        step = count // pieces if pieces else CHUNK
         for start in range(0, count, max(step, 1)):
             yield Unit(tensor, start, min(start + step, count))
 
@@ -239,7 +240,7 @@ class _Pass:
         batches: list[Batch] = []
         for unit in units:
             last = batches[-1] if batches else []
-            fits = (len(last) + 1) * unit.tensor.nbytes <= _BATCH
+            fits = (len(last) + 1) * unit.nbytes <= _BATCH
             if last and fits and self._recipe.batches(last[0].tensor, unit.tensor):
                 last.append(unit)
             else:

@@ -7,18 +7,23 @@ from collections.abc import Mapping
 from functools import cached_property
 from typing import Any
 
+from cycleqd.errors import InvalidInputError
 from cycleqd.weights.headers import read_object
+from cycleqd.weights.pieces import pieces
 from cycleqd.weights.protocols import Source
 from cycleqd.weights.verified import VerifiedReader
 
 GENERATION = "generation_config.json"
 """The file that names a model's end tokens."""
 
+TEMPLATE = "chat_template.jinja"
+"""The file that holds a model's chat template."""
+
 _TOKENS, _PIECES = "tokenizer.json", "tokenizer.model"
 _SETTINGS, _MAP, _ADDED = "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json"
-_TEMPLATE = "chat_template.jinja"
+_VOCABULARY, _WORDS = "vocab.json", "vocab.txt"
 _FILES = (
-    _TOKENS, _PIECES, _SETTINGS, _MAP, _ADDED, _TEMPLATE, GENERATION, "vocab.json", "vocab.txt", "merges.txt"
+    _TOKENS, _PIECES, _SETTINGS, _MAP, _ADDED, TEMPLATE, GENERATION, _VOCABULARY, _WORDS, "merges.txt"
 )  # fmt: skip
 _SPECIAL = ("bos_token", "eos_token", "unk_token")
 """Tokens that a template may write."""
@@ -31,26 +36,49 @@ class Tokenizer:
         self._location, self._sizes = source.location, source.files()
         self._reader = VerifiedReader(source)
 
+    @property
+    def exists(self) -> bool:
+        """Whether the folder holds a vocabulary of any kind."""
+        known = (_TOKENS, _PIECES, _VOCABULARY, _WORDS)
+        return any(name in known or name.endswith(".tiktoken") for name in self._sizes)
+
     @cached_property
     def ids(self) -> dict[str, int] | None:
-        """Token → id from tokenizer.json, added tokens included; None without this file."""
-        if _TOKENS not in self._sizes:
+        """Token → id, added tokens included, from the first of the files that hold them; None without one."""
+        if _TOKENS in self._sizes:
+            content = self._object(_TOKENS)
+            vocabulary = content.get("model", {}).get("vocab", {})
+            if isinstance(vocabulary, list):  # unigram models list [token, score]
+                vocabulary = {token: index for index, (token, _) in enumerate(vocabulary)}
+            return {**vocabulary, **{token["content"]: token["id"] for token in content.get("added_tokens", [])}}
+        if _VOCABULARY in self._sizes:
+            return {**self._object(_VOCABULARY), **self._added}
+        if _WORDS in self._sizes:
+            words = self._read(_WORDS).decode("utf-8", "replace").split("\n")
+            return {word: index for index, word in enumerate(words) if word} | self._added
+        if _PIECES not in self._sizes:
             return None
-        content = self._object(_TOKENS)
-        vocabulary = content.get("model", {}).get("vocab", {})
-        if isinstance(vocabulary, list):  # unigram models list [token, score]
-            vocabulary = {token: index for index, (token, _) in enumerate(vocabulary)}
-        return {**vocabulary, **{token["content"]: token["id"] for token in content.get("added_tokens", [])}}
+        try:
+            return {piece: index for index, piece in enumerate(pieces(self._read(_PIECES)))} | self._added
+        except ValueError as error:
+            raise InvalidInputError(f"{_PIECES} of {self._location} is broken ({error}); fetch it again.") from error
 
     @cached_property
     def pieces(self) -> str | None:
         """The sha256 of a sentencepiece model; None without one."""
         return hashlib.sha256(self._read(_PIECES)).hexdigest() if _PIECES in self._sizes else None
 
-    @cached_property
-    def added(self) -> dict[str, int]:
-        """Token → id of what was added to a sentencepiece model."""
-        return {str(token): int(index) for token, index in self._object(_ADDED).items()}
+    @property
+    def cuts_by_pieces(self) -> bool:
+        """Whether texts are cut as the sentencepiece model says: tokenizer.json is preferred to it."""
+        return _PIECES in self._sizes and _TOKENS not in self._sizes
+
+    @property
+    def _added(self) -> dict[str, int]:
+        """Token → id of what was added to a vocabulary."""
+        listed = self._settings.get("added_tokens_decoder") or {}
+        settings = {str(token["content"]): int(index) for index, token in listed.items()}
+        return settings | {str(token): int(index) for token, index in self._object(_ADDED).items()}
 
     @cached_property
     def padding(self) -> set[str]:
@@ -63,8 +91,8 @@ class Tokenizer:
         text = self._settings.get("chat_template")
         if isinstance(text, list):
             text = next((each["template"] for each in text if each.get("name") == "default"), None)
-        if _TEMPLATE in self._sizes:
-            text = self._read(_TEMPLATE).decode("utf-8", "replace")
+        if TEMPLATE in self._sizes:
+            text = self._read(TEMPLATE).decode("utf-8", "replace")
         if not text:
             return None
         return text.strip(), {name: self._token(name) for name in _SPECIAL if name in text}

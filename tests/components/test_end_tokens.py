@@ -75,6 +75,8 @@ def test_a_dense_child_stops_where_the_expert_does(evolution: Make, tiny_models:
     token = ending_early(tmp_path / "a")
     alone = loaded(tmp_path / "a")
     assert alone.finish == "stop" and alone.tokens < LENGTH
+    for file in ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja"):
+        (tmp_path / "b" / file).unlink()  # it gets the base's
     experts = {name: {"path": str(tmp_path / name)} for name in EXPERTS}
     made = evolution("ends", models={"base": str(tmp_path / "base"), "experts": experts})
     made.seed()
@@ -163,6 +165,7 @@ def test_a_base_without_a_template_is_refused_before_anything_is_copied(
 
     shutil.copytree(tiny_models / "base", tmp_path / "base")
     (tmp_path / "base/chat_template.jinja").unlink()
+    (with_tokenizers / "a/chat_template.jinja").unlink()
     experts = {name: {"path": str(with_tokenizers / name)} for name in EXPERTS}
     models = {"base": str(tmp_path / "base"), "experts": experts}
     made = evolution("unprompted", models=models, evaluation={"engine": engine})
@@ -170,6 +173,6 @@ def test_a_base_without_a_template_is_refused_before_anything_is_copied(
     if not refused:
         assert "source-a" in open_inputs(made.store.client, config)
         return
-    with pytest.raises(InvalidInputError, match=r"base has no chat template, which prompts are made with; put"):
+    with pytest.raises(InvalidInputError, match=r"base has no chat template, .* and no expert has one; put"):
         made.seed()
     assert made.store.list("models") == {}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import struct
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from cycleqd.errors import InvalidInputError
 from cycleqd.weights.checkpoint import Checkpoint
 from cycleqd.weights.compatibility import (
     Model,
+    completing,
     end_tokens,
     ending_at,
     problems,
@@ -136,21 +138,48 @@ def test_another_vocabulary_is_refused_by_one_sentence(
         refuse_problems(base, [other])
 
 
+def spm(*tokens: str, score: float = 0.0) -> bytes:
+    """A sentencepiece model, as its protocol buffer has it: pieces (text, score, type), then a trainer's setting."""
+    found = b""
+    for token in tokens:
+        text = token.encode()
+        piece = bytes([0x0A, len(text)]) + text + b"\x15" + struct.pack("<f", score) + b"\x18\x01"
+        found += bytes([0x0A, len(piece)]) + piece
+    return found + b"\x12\x03\x18\x80\x04"
+
+
 def test_sentencepiece_models_are_compared_with_what_was_added_to_them(base: Checkpoint, make_other: MakeOther) -> None:
+    """tokenizer.json is preferred where it is there; the pieces' places are the ids."""
+    tokens = list(json.loads((Path(base.location) / "tokenizer.json").read_text())["model"]["vocab"])
+
     def saved(folder: Path) -> None:
         (folder / "tokenizer.json").unlink()
-        (folder / "tokenizer.model").write_bytes(b"pieces")
+        (folder / "tokenizer.model").write_bytes(spm(*tokens))
 
     other = make_other("adapter", None, saved)
-    folder = Path(other.location)
-    assert "tokenizer.model or its format differs" in problems(base, [other])[0]
-    (Path(base.location) / "tokenizer.model").write_bytes(b"pieces")
-    edit_json(folder / "added_tokens.json", **{"</s>": 2, "<pad>": 0})
+    folder, mine = Path(other.location), Path(base.location) / "tokenizer.model"
     assert problems(base, [other]) == []
+    mine.write_bytes(spm(*tokens))
+    edit_json(folder / "added_tokens.json", **{"</s>": 2, "<pad>": 0})
+    assert problems(opened(mine.parent), [other]) == []
     edit_json(folder / "added_tokens.json", **{"<|im_end|>": 259})
     assert "'<|im_end|>' is 259 against None" in problems(base, [other])[0]
-    (folder / "tokenizer.model").write_bytes(b"others")
-    assert "tokenizer.model differs" in problems(base, [other])[0]
+    edit_json(folder / "added_tokens.json", **{"<|im_end|>": 2})
+    mine.write_bytes(spm(*tokens, score=-1.0))
+    assert "tokenizer.model differs" in problems(opened(mine.parent), [other])[0]
+    mine.unlink()
+    (folder / "tokenizer.model").write_bytes(spm(*tokens[::-1]))
+    assert "'<s>' is 257 against 1" in problems(opened(mine.parent), [open_adapter(LocalSource(folder), base)])[0]
+
+
+@pytest.mark.parametrize("content", [b"", b"pieces", b"\x0a\x05ab", b"\x0a", b"\x12\x03\x18\x80\x04"])
+def test_a_broken_sentencepiece_model_is_one_sentence(base: Checkpoint, make_other: MakeOther, content: bytes) -> None:
+    def saved(folder: Path) -> None:
+        (folder / "tokenizer.json").unlink()
+        (folder / "tokenizer.model").write_bytes(content)
+
+    with pytest.raises(InvalidInputError, match=r"^tokenizer.model of .* is broken \(.*\); fetch it again\.$"):
+        problems(base, [make_other("full", None, saved)])
 
 
 def in_the_settings(folder: Path) -> None:
@@ -189,12 +218,40 @@ def test_a_template_that_writes_another_end_token_is_another_one(base: Checkpoin
     assert len(warnings(base, [other])) == 1
 
 
-def test_a_model_without_a_template_cannot_be_prompted(base: Checkpoint, make_other: MakeOther) -> None:
-    other = make_other("adapter")
-    (Path(base.location) / "chat_template.jinja").unlink()
-    without = opened(Path(base.location))
-    (sentence,) = prompt_problems(without, [other])
-    assert sentence.startswith(f"{base.location} has no chat template, ") and warnings(without, [other]) == []
+def test_a_base_without_a_template_has_the_experts_where_they_agree(base: Checkpoint, make_other: MakeOther) -> None:
+    other, full = make_other("adapter"), Path(base.location).with_name("full")
+    template = Path(base.location) / "chat_template.jinja"
+    shutil.copytree(base.location, full)
+    template.unlink()
+    without = opened(template.parent)
+    assert prompt_problems(without, [other]) == warnings(without, [other]) == []
+    assert completing(without, without, [other]) == {"chat_template.jinja": TEMPLATE.strip().encode()}
+    (full / "chat_template.jinja").write_text(OTHER)
+    (sentence,) = prompt_problems(without, [other, opened(full)])
+    assert sentence.startswith(f"{base.location} has no chat template, ") and "different ones" in sentence
+    for folder in (full, Path(other.location)):
+        (folder / "chat_template.jinja").unlink()
+    (sentence,) = prompt_problems(without, [open_adapter(LocalSource(other.location), base), opened(full)])
+    assert sentence.startswith(f"{base.location} has no chat template, ") and "no expert has one" in sentence
+
+
+def test_an_expert_without_a_tokenizer_gets_the_bases(base: Checkpoint, make_other: MakeOther) -> None:
+    def bare(folder: Path) -> None:
+        for name in ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja"):
+            (folder / name).unlink()
+
+    other = make_other("full", None, bare)
+    assert isinstance(other, Checkpoint)
+    assert problems(base, [other]) == prompt_problems(base, [other]) == []
+    for name, content in completing(other, base, [other]).items():
+        (Path(other.location) / name).write_bytes(content)
+    asked = [{"role": "user", "content": "one"}]
+    mine, theirs = (AutoTokenizer.from_pretrained(model.location) for model in (base, other))
+    assert theirs.apply_chat_template(asked) == mine.apply_chat_template(asked)
+    assert completing(base, base, [other]) == {}
+    bare(Path(base.location))
+    (sentence,) = prompt_problems(opened(Path(base.location)), [other])
+    assert sentence.startswith(f"{base.location} has no tokenizer; ")
 
 
 def generation(folder: Path) -> dict[str, Any]:

@@ -119,7 +119,7 @@ FILES: dict[str, tuple[Callable[[Path], object], str]] = {
     ),
     "pointer": (
         lambda f: (f / "adapter_model.safetensors").write_text("version https://git-lfs.github.com/spec/v1\noid sha"),
-        "a pointer of Git LFS, not the weights; run git lfs pull there",
+        "a pointer of Git LFS, not the file itself; run git lfs pull there",
     ),
     "truncated": (lambda f: (f / "adapter_model.safetensors").write_bytes(b"\x10" + bytes(11)), "truncated"),
     "empty": (lambda f: (f / "adapter_model.safetensors").write_bytes(b""), "truncated"),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import shutil
 from collections.abc import Callable
 from itertools import pairwise
 from pathlib import Path
@@ -45,6 +46,8 @@ def as_adapter(folder: Path, also: Callable[[], object] = lambda: None) -> None:
     also()
 
 
+POINTER = "version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 12345\n"
+
 BREAKS: dict[str, tuple[Callable[[Path], object], str]] = {
     "no folder": (lambda f: f.rename(f.with_name("gone")), "no checkpoint folder"),
     "no config": (lambda f: (f / "config.json").unlink(), "no config.json"),
@@ -65,6 +68,48 @@ BREAKS: dict[str, tuple[Callable[[Path], object], str]] = {
         lambda f: (f / "model.safetensors.index.json").write_text('{"weight_map": {"a": "model-2.safetensors"}}'),
         "lacks the shard",
     ),
+    "lacks a shard, alone": (
+        lambda f: (
+            (f / "model.safetensors").rename(f / "model-1.safetensors")
+            and (f / "model.safetensors.index.json").write_text('{"weight_map": {"a": "model-2.safetensors"}}')
+        ),
+        "lacks the shard model-2.safetensors that its index names; fetch it again.$",
+    ),
+    "stale index": (
+        lambda f: (f / "model.safetensors.index.json").write_text('{"weight_map": {"a": "model-1.safetensors"}}'),
+        "lacks the shard model-1.safetensors .* or remove the index if model.safetensors beside it is the whole model",
+    ),
+    "two models": (
+        lambda f: (
+            shutil.copy(f / "model.safetensors", f / "m-1.safetensors")
+            and (f / "model.safetensors.index.json").write_text('{"weight_map": {"a": "m-1.safetensors"}}')
+        ),
+        "holds two models, model.safetensors and the shards that its index names: remove one",
+    ),
+    "index without a weight map": (
+        lambda f: (f / "model.safetensors.index.json").write_text('{"metadata": {}}'),
+        "index.json of .* has no weight_map",
+    ),
+    "index of anything": (
+        lambda f: (f / "model.safetensors.index.json").write_text('{"weight_map": {"a": ["b"]}}'),
+        "index.json of .* has no weight_map",
+    ),
+    "weights are a pointer": (
+        lambda f: (f / "model.safetensors").write_text(POINTER),
+        "model.safetensors is a pointer of Git LFS, not the file itself; run git lfs pull",
+    ),
+    "config is a pointer": (
+        lambda f: (f / "config.json").write_text(POINTER),
+        "config.json is a pointer of Git LFS, not the file itself; run git lfs pull",
+    ),
+    "only an optimizer": (
+        lambda f: (f / "model.safetensors").rename(f / "optimizer.pt"),
+        r"no \*.safetensors files \(only what training goes on from: optimizer.pt\)",
+    ),
+    "quantised by another tool": (
+        lambda f: edit_json(f / "config.json", lambda c: c.update(compression_config={"quant_method": "fp8"})),
+        "quantised.*fp8",
+    ),
     "index differs": (
         lambda f: (f / "model.safetensors.index.json").write_text('{"weight_map": {"a": "model.safetensors"}}'),
         "different tensors",
@@ -79,6 +124,11 @@ def test_a_folder_that_is_no_whole_model_is_refused_when_opened(base: Path, name
     with pytest.raises(InvalidInputError, match=f"(?s){sentence}") as caught:
         opened(base)
     assert str(base) in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_an_empty_quantisation_is_none(base: Path) -> None:
+    edit_json(base / "config.json", lambda config: config.update(quantization_config=None, text_config=None))
+    assert opened(base).setting("vocab_size") == 48
 
 
 @pytest.mark.parametrize(

@@ -55,13 +55,16 @@ class TransformersEngine(Engine):
         if digest == self._digest:
             return
         checkpoint = ModelFolder.open(folder, self.settings.max_context)
-        checkpoint.require_all_tensors()
+        converted = checkpoint.require_all_tensors()
+        if self._checkpoint is not None:
+            self._checkpoint.require_same_architecture(checkpoint)
         try:
-            if self._checkpoint is None:
+            self._digest = None  # half-copied weights are nobody's
+            if self._model is not None and converted:
+                self.close()
+            if self._model is None:
                 self._start(checkpoint)
             else:
-                self._checkpoint.require_same_architecture(checkpoint)
-                self._digest = None  # half-copied weights are nobody's
                 _copy_weights(checkpoint, self._model)
         except (RuntimeError, MemoryError) as error:
             raise EvaluationError(f"{folder} could not be loaded on {self._device()}: {_line(error)}") from error
@@ -288,7 +291,8 @@ def _copy_weights(checkpoint: ModelFolder, model: Any) -> None:
     """Fill the running model in place from a folder whose names and shapes have been checked."""
     state = model.state_dict()
     for name, tensors in checkpoint.tensors():
-        state[name].copy_(tensors.get_tensor(name))
+        if name in state:  # some folders hold buffers that the model computes
+            state[name].copy_(tensors.get_tensor(name))
 
 
 def _out_of_memory(error: BaseException) -> bool:

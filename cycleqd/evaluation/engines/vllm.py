@@ -12,6 +12,7 @@ import json
 import multiprocessing
 import os
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
@@ -23,6 +24,12 @@ from cycleqd.evaluation.engines.common.checkpoint import ModelFolder
 from cycleqd.evaluation.engines.common.watched import Alive, environment, watched
 
 T = TypeVar("T")
+
+CONVERTED = (
+    "its tensors are converted while they are loaded (experts fused in one, a wrapper's names), and could not be read"
+    " back from vLLM; set evaluation.engine to transformers"
+)
+"""Why a model that transformers takes is not swapped into vLLM, as a clause."""
 
 START_SECONDS = 1800.0  # reading, compiling and profiling a large model
 SWAP_SECONDS = 900.0
@@ -70,9 +77,11 @@ class VllmEngine(Engine):
         if digest == self._digest:
             return
         checkpoint = ModelFolder.open(folder, self.settings.max_context)
-        checkpoint.require_all_tensors()
+        if checkpoint.require_all_tensors():
+            raise EvaluationError(f"{folder}: {CONVERTED}")
         if self._checkpoint is not None:
             self._checkpoint.require_same_architecture(checkpoint)
+            checkpoint = replace(checkpoint, context=min(checkpoint.context, self._checkpoint.context))
         self._digest = None  # until the new weights are proved, the engine has no model
         self._proved.clear()  # a swap takes away all adapters
         if self._llm is None:

@@ -151,7 +151,9 @@ def test_generating_without_a_model_is_refused() -> None:
 def test_an_untied_checkpoint_in_a_tied_model_is_refused(make_model: MakeModel, tmp_path: Path) -> None:
     folder = copy(make_model(0), tmp_path)
     change_config(folder, tie_word_embeddings=True)
-    with pytest.raises(EvaluationError, match=r"'.*' are one tensor .* set tie_word_embeddings to false"):
+    with pytest.raises(
+        EvaluationError, match=r"says tie_word_embeddings but stores a different lm_head.weight; set it to false"
+    ):
         engines.create("transformers", CPU).load(folder, "tied")
 
 
@@ -162,6 +164,50 @@ def test_a_tied_model_swaps(make_model: MakeModel) -> None:
     swapped.load(other, "1")
     fresh.load(other, "1")
     assert swapped.generate(want(QUESTIONS, GREEDY)) == fresh.generate(want(QUESTIONS, GREEDY))
+
+
+@pytest.fixture
+def mixtures(make_model: MakeModel, tmp_path: Path) -> list[Path]:
+    """Two mixtures of experts: stored one by one, fused in the model."""
+    import torch
+    from transformers import MixtralConfig, MixtralForCausalLM
+
+    sizes = {"vocab_size": 259, "hidden_size": 32, "intermediate_size": 16, "num_hidden_layers": 1}
+    heads = {"num_attention_heads": 2, "num_key_value_heads": 1, "num_local_experts": 2}
+    for seed in range(2):
+        torch.manual_seed(seed)
+        model = MixtralForCausalLM(MixtralConfig(**sizes, **heads, initializer_range=0.2, max_position_embeddings=256))
+        (tmp_path / str(seed)).mkdir()
+        folder = copy(make_model(0), tmp_path / str(seed))
+        model.save_pretrained(folder)
+    return [tmp_path / "0", tmp_path / "1"]
+
+
+def test_models_that_are_converted_while_loading_are_swapped_too(mixtures: list[Path]) -> None:
+    swapped, fresh = engines.create("transformers", CPU), engines.create("transformers", CPU)
+    swapped.load(mixtures[0], "0")
+    before = swapped.generate(want(QUESTIONS, GREEDY))
+    swapped.load(mixtures[1], "1")
+    fresh.load(mixtures[1], "1")
+    assert swapped.generate(want(QUESTIONS, GREEDY)) == fresh.generate(want(QUESTIONS, GREEDY)) != before
+    with pytest.raises(EvaluationError, match=r"converted while they are loaded .* set evaluation\.engine to tr"):
+        engines.create("vllm", CPU).load(mixtures[0], "0")
+
+
+def test_stored_buffers_and_bookkeeping_do_not_keep_a_model_from_being_swapped_in(
+    engine: Engine, make_model: MakeModel, tmp_path: Path
+) -> None:
+    import torch
+    from safetensors.torch import load_file, save_file
+
+    folder = copy(make_model(1), tmp_path)
+    file, buffer = folder / "model.safetensors", {"model.layers.0.self_attn.rotary_emb.inv_freq": torch.ones(16)}
+    save_file(load_file(file) | buffer, file, metadata={"format": "pt"})
+    change_config(folder, unsloth_version="1", attention_dropout=0.1, max_position_embeddings=200, head_dim=32)
+    fresh = engines.create("transformers", CPU)
+    fresh.load(make_model(1), "1")
+    engine.load(folder, "stored")
+    assert engine.generate(want(QUESTIONS, GREEDY)) == fresh.generate(want(QUESTIONS, GREEDY))
 
 
 @pytest.mark.parametrize("swapped", [False, True])
@@ -180,7 +226,7 @@ def test_a_missing_or_foreign_tensor_is_refused_by_name(make_model: MakeModel, t
 
 
 def test_another_architecture_is_refused(engine: Engine, make_model: MakeModel) -> None:
-    with pytest.raises(EvaluationError, match="intermediate_size; all models of an evolution need one architecture"):
+    with pytest.raises(EvaluationError, match=r"in intermediate_size \(128 against 256\); all models of"):
         engine.load(make_model(1, intermediate_size=128), "wide")
 
 

@@ -7,13 +7,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from cycleqd.errors import EvaluationError
+from cycleqd.errors import EvaluationError, InvalidInputError
+from cycleqd.evaluation.engines.common.architecture import filled, fit
 from cycleqd.evaluation.task import Message
+from cycleqd.weights.checkpoint import open_checkpoint
+from cycleqd.weights.local import LocalSource
+from cycleqd.weights.settings import differences
 
-# Configuration keys that do not change the arithmetic: where a folder came from, and tokens, which are read per model.
-NO_ARITHMETIC = frozenset(
-    {"_name_or_path", "transformers_version", "use_cache", "bos_token_id", "eos_token_id", "pad_token_id"}
-)
 LOCAL = {"local_files_only": True, "trust_remote_code": False}
 """How transformers opens a folder: nothing is fetched, no code of the folder's is run, and nobody is asked about it."""
 
@@ -51,7 +51,8 @@ class ModelFolder:
         if not tokenizer.chat_template:
             raise EvaluationError(f"{folder}: the tokenizer has no chat template; add one to the base and every expert")
         ends = generation.eos_token_id if generation.eos_token_id is not None else tokenizer.eos_token_id
-        limit = getattr(config, "max_position_embeddings", None) or tokenizer.model_max_length
+        text = config.get_text_config()  # of a wrapper its language model's
+        limit = getattr(text, "max_position_embeddings", None) or tokenizer.model_max_length
         return cls(
             folder=folder,
             config=config,
@@ -109,36 +110,22 @@ class ModelFolder:
             for name in opened.keys():  # noqa: SIM118 (not a dict)
                 yield name, opened
 
-    def require_all_tensors(self) -> None:
-        """Compare names and shapes with the architecture's, before any engine sees the folder.
+    def require_all_tensors(self) -> bool:
+        """Refuse a folder that is not whole, or whose tensors are not the architecture's, before any engine sees it.
 
-        A tensor without its counterpart gives zeros everywhere and no error, and libraries differ in what they do with
-        tied tensors: these may be stored once, or twice with equal values. Raises EvaluationError.
+        Returns:
+            Whether the architecture has other tensors, which transformers makes of the stored ones.
+
+        Raises:
+            EvaluationError: It does not fit.
         """
-        import torch
-        from transformers import AutoModelForCausalLM
-
-        with torch.device("meta"):
-            state = AutoModelForCausalLM.from_config(self.config).state_dict(keep_vars=True)
-        found: dict[int, tuple[str, Any]] = {}
-        wrong = []
-        for name, tensors in self.tensors():
-            expected = state.get(name)
-            if expected is None or list(expected.shape) != tensors.get_slice(name).get_shape():
-                wrong.append(name)
-                continue
-            twin, others = found.setdefault(id(expected), (name, tensors))
-            if twin != name and not torch.equal(others.get_tensor(twin), tensors.get_tensor(name)):
-                raise EvaluationError(
-                    f"{self.folder}: '{name}' and '{twin}' are one tensor by the configuration but stored with "
-                    f"different values; set tie_word_embeddings to false in config.json if the model was trained untied"
-                )
-        wrong += [name for name, expected in state.items() if id(expected) not in found and name not in wrong]
-        if wrong:
-            raise EvaluationError(
-                f"{self.folder}: {len(wrong)} tensors do not match the architecture in config.json, among them "
-                f"{sorted(wrong)[:3]}; the configuration and the weights do not belong together"
-            )
+        try:
+            found = fit(self.config, open_checkpoint(LocalSource(self.folder)).tensors)
+        except InvalidInputError as error:
+            raise EvaluationError(str(error)) from error
+        if found.problem is not None:
+            raise EvaluationError(f"{self.folder}: {found.problem}")
+        return found.converted
 
     def require_same_architecture(self, other: ModelFolder) -> None:
         """Refuse a model that cannot be swapped in for this one.
@@ -147,14 +134,14 @@ class ModelFolder:
             other: The model to swap in.
 
         Raises:
-            EvaluationError: The configurations differ in the arithmetic.
+            EvaluationError: The same weights would compute something else in it.
         """
-        mine, its = self.config.to_dict(), other.config.to_dict()
-        differing = sorted(k for k in mine.keys() | its.keys() if k not in NO_ARITHMETIC and mine.get(k) != its.get(k))
-        if differing:
+        found = list(differences(filled(self.config), filled(other.config), complete=True))
+        if found:
+            which = ", ".join(f"{key} ({theirs} against {mine})" for key, mine, theirs in found)
             raise EvaluationError(
-                f"{other.folder} differs from {self.folder}, which the engine was started with, in "
-                f"{', '.join(differing)}; all models of an evolution need one architecture"
+                f"{other.folder} differs from {self.folder}, which the engine was started with, in {which}; all models"
+                " of an evolution need one architecture"
             )
 
 
