@@ -29,6 +29,7 @@ from cycleqd.storage.evolution import (
     parse_place,
 )
 from cycleqd.storage.failures import recorded
+from cycleqd.storage.finalising import seeded_models
 from cycleqd.storage.formats import encode
 from cycleqd.storage.objects import Store
 from cycleqd.storage.results import Clock, once
@@ -59,15 +60,6 @@ def run(evolution: str, generation: int, place: str) -> None:
         move_head(store, Head(generation + 1, state.digest))
         logbook.log_update(settings, store, generation, models, state)
         clean(store, config, where.pins)
-
-
-def seeded_models(config: Config) -> list[str]:
-    """The base, then the experts, in the config's order.
-
-    Args:
-        config: Its experts.
-    """
-    return ["base", *(f"expert-{name}" for name in config.models.experts)]
 
 
 def make(store: Store, config: Config, generation: int, models: Sequence[str]) -> State:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from itertools import product
 
-from components.update_archives.stage import METHOD_VERSION, move_head, outputs, seeded_models, write_snapshot
+from components.update_archives.stage import METHOD_VERSION, move_head, outputs, write_snapshot
 from cycleqd.errors import ConflictError
 from cycleqd.evaluation.scoring import evaluate_all
 from cycleqd.evaluation.secrets import withheld
@@ -21,6 +21,7 @@ from cycleqd.search.state import State
 from cycleqd.storage import layout
 from cycleqd.storage.cleaning import clean, members
 from cycleqd.storage.evolution import Head, current
+from cycleqd.storage.finalising import seeded_models
 from cycleqd.storage.formats import encode
 from cycleqd.storage.objects import Store
 from cycleqd.storage.results import Clock, find_record, once
