@@ -23,7 +23,7 @@ from cycleqd.storage.objects import Store
 from cycleqd.storage.results import Clock, once
 from cycleqd.storage.scores import scored_models
 from cycleqd.storage.settings import Settings
-from cycleqd.tracking import logbook
+from cycleqd.tracking import unlogged
 
 METHOD_VERSION = 1
 """Raise when the bytes of an aggregated checkpoint may change."""
@@ -52,7 +52,7 @@ def run(evolution: str, place: str) -> None:
         for model in recipes:
             build(store, config, where, model, recipes[model])
         give_up_leftovers(store, claimed)
-        logbook.log_final(settings, store, config, list(recipes))
+        unlogged.catch_up(settings, store, config, [layout.stage(model, "make") for model in recipes])
 
 
 def choose(evolution: str, place: str) -> list[str]:
@@ -76,7 +76,7 @@ def choose(evolution: str, place: str) -> list[str]:
         aggregated = scored_models(store, config, ["aggregated"])[0][0]
         chosen = states.final_recipe(config, state, aggregated.scores)
         build(store, config, where, "final", chosen)
-        logbook.log_final(settings, store, config, ["final"])
+        unlogged.catch_up(settings, store, config, [layout.stage("final", "make")])
         return compared(config, state, [ref.id for ref, _ in chosen])
 
 

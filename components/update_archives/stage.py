@@ -35,7 +35,7 @@ from cycleqd.storage.objects import Store
 from cycleqd.storage.results import Clock, once
 from cycleqd.storage.scores import scored_models
 from cycleqd.storage.settings import Settings
-from cycleqd.tracking import logbook
+from cycleqd.tracking import unlogged
 
 METHOD_VERSION = 1
 """Raise when a snapshot may differ for the same scores."""
@@ -58,7 +58,7 @@ def run(evolution: str, generation: int, place: str) -> None:
         passed = head is not None and head.snapshot > generation  # even if its models have other scores by now
         state = load_state(store, generation + 1) if passed else make(store, config, generation, models)
         move_head(store, Head(generation + 1, state.digest))
-        logbook.log_update(settings, store, generation, models, state)
+        unlogged.catch_up(settings, store, config, [layout.update(generation)])
         clean(store, config, where.pins)
 
 

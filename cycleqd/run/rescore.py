@@ -27,7 +27,7 @@ from cycleqd.storage.objects import Store
 from cycleqd.storage.results import Clock, find_record, once
 from cycleqd.storage.scores import scored_models
 from cycleqd.storage.settings import Settings
-from cycleqd.tracking import logbook
+from cycleqd.tracking import unlogged
 
 
 def rescore(settings: Settings, store: Store, config: Config) -> list[tuple[str, str]]:
@@ -62,7 +62,8 @@ def rescore(settings: Settings, store: Store, config: Config) -> list[tuple[str,
         edit(store, config, head, state, models)
     store.delete([layout.RESCORING])
     if changed or begun:
-        logbook.log_rescoring(settings, store, product(models, config.search_tasks))
+        scored = [layout.evaluation(model, task, "search") for model, task in product(models, config.search_tasks)]
+        unlogged.catch_up(settings, store, config, [*scored, layout.maker(*current(store)[0].position)])
         clean(store, config, config.place.pins)
     return changed
 

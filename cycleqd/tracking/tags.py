@@ -9,7 +9,7 @@ from cycleqd.search.records import JSON, Child
 from cycleqd.storage import layout
 from cycleqd.storage.frozen import flat
 from cycleqd.storage.objects import Store
-from cycleqd.tracking.tracker import Ids, need_ids
+from cycleqd.tracking.tracker import Ids, load_ids
 
 
 def generation_key(number: int) -> str:
@@ -31,16 +31,13 @@ def model_key(model: str) -> str:
 
 
 def ids_of(store: Store, model: str) -> Ids:
-    """The stored run ids among which a model's is.
+    """The stored run ids among which a model's is; none where MLflow has been away since the model was planned.
 
     Args:
         store: Objects of the evolution.
         model: Model id.
     """
-    number = layout.child_generation(model)
-    if number is not None:
-        return need_ids(store, layout.mlflow(number))
-    return need_ids(store, layout.FINAL_MLFLOW if model in layout.COMBINED else layout.SEED_MLFLOW)
+    return load_ids(store, layout.mlflow_of(model)) or Ids("")
 
 
 def model_tags(store: Store, model: str, kind: str) -> dict[str, str]:
@@ -89,6 +86,19 @@ def lineage_params(child: Child) -> dict[str, object]:
     omega = {f"omega_{i}": value for i, value in enumerate(child.omega, 1)}
     parents = {f"parent_{i}": parent.id for i, parent in enumerate(child.parents, 1)}
     return {"generation": child.generation, **parents, **omega, **drawn}
+
+
+def combined_tags(inputs: JSON) -> dict[str, str]:
+    """What a combined model was made of, as tags.
+
+    Args:
+        inputs: Of the record of its making.
+    """
+    return {
+        "cycleqd.parents": ",".join(parent["id"] for parent in inputs["models"]),
+        "cycleqd.parent_digests": ",".join(parent["digest"] for parent in inputs["models"]),
+        "cycleqd.coefficients": ",".join(map(repr, inputs["coefficients"])),
+    }
 
 
 def describe(child: Child) -> str:
