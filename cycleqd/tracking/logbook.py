@@ -21,8 +21,8 @@ from cycleqd.storage.settings import Settings
 from cycleqd.tracking.models import find_model, link_model, register
 from cycleqd.tracking.runs import Runs, selection
 from cycleqd.tracking.scores import summary
-from cycleqd.tracking.tags import combined_tags, digest_tag, lineage_params, where_tags
-from cycleqd.tracking.tracker import Tracker, dataset
+from cycleqd.tracking.tags import combined_tags, dataset, digest_tag, lineage_params, where_tags
+from cycleqd.tracking.tracker import Tracker
 
 if TYPE_CHECKING:
     from mlflow.entities import Dataset

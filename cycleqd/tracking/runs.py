@@ -14,7 +14,8 @@ from cycleqd.storage import layout
 from cycleqd.storage.evolution import need_plan
 from cycleqd.storage.objects import Store
 from cycleqd.tracking.tags import describe, generation_key, lineage_tags, model_key, model_tags
-from cycleqd.tracking.tracker import Ids, NewRun, Tracker, load_ids
+from cycleqd.tracking.tracker import NOTE, Ids, NewRun, Tracker, load_ids
+from cycleqd.tracking.view import TAG, note, view
 
 EVOLUTION = "evolution"
 _COMBINED = {
@@ -84,6 +85,8 @@ class Runs:
     def _create(self, key: str) -> Ids:
         if key == layout.SEED_MLFLOW:
             experiment = self.tracker.experiment(self.store, self._about())
+            described = {NOTE: note(self._about(), experiment), TAG: view(self.config.search_tasks)}
+            self.tracker.describe(experiment, described)
             return self.tracker.create_runs(self.store, key, experiment, self._seeding(), Ids(experiment))
         number = layout.generation_of(key)
         wanted = self._finalising() if number is None else self._generation(number)

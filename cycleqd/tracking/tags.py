@@ -1,8 +1,10 @@
-"""What leads from MLflow's runs to the evolution: their keys, and the tags and parameters of models and lineage."""
+"""What leads from MLflow's runs to the evolution: keys of runs, tags and parameters of models and lineage, datasets."""
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
+from typing import TYPE_CHECKING
 
 from cycleqd.search import operators
 from cycleqd.search.records import JSON, Child
@@ -10,6 +12,11 @@ from cycleqd.storage import layout
 from cycleqd.storage.frozen import flat
 from cycleqd.storage.objects import Store
 from cycleqd.tracking.tracker import Ids, load_ids
+
+if TYPE_CHECKING:
+    from mlflow.entities import Dataset
+
+_DATASET_DIGEST = 36  # characters that MLflow takes
 
 
 def generation_key(number: int) -> str:
@@ -131,3 +138,18 @@ def where_tags(run: Mapping[str, str], evaluation: str = "") -> dict[str, str]:
     """
     keys = {"kfp_run": "kfp_run", "kfp_pod": "kfp_pod", "image": "image", "code": "code_version"}
     return {f"cycleqd.{tag}{evaluation}": run[key] for tag, key in keys.items() if run.get(key)}
+
+
+def dataset(name: str, url: str, sha256: str, profile: JSON) -> Dataset:
+    """Data as MLflow shows it. Its digests are short: the whole one goes into the profile.
+
+    Args:
+        name: Names the data.
+        url: Where they are.
+        sha256: Their digest, hex.
+        profile: What else is known of them, a dict of JSON values.
+    """
+    from mlflow.entities import Dataset
+
+    whole = json.dumps({**profile, "sha256": sha256})
+    return Dataset(name, sha256[:_DATASET_DIGEST], "s3", json.dumps({"uri": url}), profile=whole)

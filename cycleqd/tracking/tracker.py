@@ -6,7 +6,6 @@ same values, and a metric's point carries the time of the record it comes from, 
 
 from __future__ import annotations
 
-import json
 import os
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
@@ -16,7 +15,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from cycleqd.errors import ConflictError, UnavailableError
-from cycleqd.search.records import JSON
 from cycleqd.storage.formats import encode
 from cycleqd.storage.objects import Store
 from cycleqd.storage.settings import Settings
@@ -27,6 +25,9 @@ if TYPE_CHECKING:
 
 KEY = "cycleqd.key"
 """Tag: what a run stands for, unique in its experiment: "evolution", "generation:000012", "model:g000012-c00"."""
+
+NOTE = "mlflow.note.content"
+"""Tag: the description that MLflow's pages show, in Markdown."""
 
 _URL = "cycleqd.url"
 _PARENT = "mlflow.parentRunId"
@@ -39,7 +40,6 @@ _DEFAULTS = {
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "4",
     "MLFLOW_HTTP_REQUEST_TIMEOUT": "30",
 }
-_DATASET_DIGEST = 36  # characters
 _PART = 400  # entities a request; MLflow takes 1000, and 100 params or tags
 
 
@@ -87,7 +87,7 @@ class Tracker:
             found = self.client.get_experiment_by_name(store.evolution)
             if found is None:
                 try:
-                    tags = {_URL: url, "mlflow.note.content": description, **_KIND}
+                    tags = {_URL: url, NOTE: description, **_KIND}
                     return str(self.client.create_experiment(store.evolution, tags=tags))
                 except MlflowException as error:
                     found = self.client.get_experiment_by_name(store.evolution)  # another process was faster
@@ -99,6 +99,17 @@ class Tracker:
                     f" {found.tags.get(_URL, 'something else')}, not to {url}; rename the evolution or the experiment"
                 )
             return str(found.experiment_id)
+
+    def describe(self, experiment: str, tags: Mapping[str, str]) -> None:
+        """Set tags of an experiment.
+
+        Args:
+            experiment: Id of the experiment.
+            tags: By name.
+        """
+        with self.reported():
+            for name, value in tags.items():
+                self.client.set_experiment_tag(experiment, name, value)
 
     def create_runs(self, store: Store, key: str, experiment: str, wanted: Sequence[NewRun], parents: Ids) -> Ids:
         """Create runs and store their ids, once: by a conditional write that one process wins.
@@ -126,7 +137,7 @@ class Tracker:
         return stored
 
     def _find_or_create(self, experiment: str, run: NewRun, created: Mapping[str, str]) -> str:
-        tags = {KEY: run.key, "mlflow.note.content": run.description, **run.tags}
+        tags = {KEY: run.key, NOTE: run.description, **run.tags}
         named = f"tags.`{KEY}` = '{run.key}'"
         if run.parent is not None:
             # Taken over under its own parent only: of two processes at once, one deletes its parent and all below.
@@ -224,7 +235,7 @@ class Tracker:
 
         Args:
             run: Id of the run.
-            datasets: See `dataset`.
+            datasets: Their names, digests and sources.
             context: What they were used for.
         """
         from mlflow.entities import DatasetInput, InputTag
@@ -303,21 +314,6 @@ class Tracker:
             raise UnavailableError(
                 f"MLflow at {self.uri} failed ({sentence}); check MLFLOW_TRACKING_URI and the server"
             ) from error
-
-
-def dataset(name: str, url: str, sha256: str, profile: JSON) -> Dataset:
-    """Data as MLflow shows it. Its digests are short: the whole one goes into the profile.
-
-    Args:
-        name: Names the data.
-        url: Where they are.
-        sha256: Their digest, hex.
-        profile: What else is known of them, a dict of JSON values.
-    """
-    from mlflow.entities import Dataset
-
-    whole = json.dumps({**profile, "sha256": sha256})
-    return Dataset(name, sha256[:_DATASET_DIGEST], "s3", json.dumps({"uri": url}), profile=whole)
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""Nothing is lost: what MLflow missed, since it was away or a task was killed, is in it afterwards, as if undisturbed."""
+"""Nothing is lost: what MLflow missed (it was away, a task was killed) is in it afterwards, as if undisturbed."""
 
 from __future__ import annotations
 
