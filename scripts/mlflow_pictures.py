@@ -24,7 +24,8 @@ from cycleqd.tracking.view import NAME
 
 CONFIG = Path("examples/tiny/config.yaml")
 FOLDER = Path("docs/images")
-_SIZE = (1500, 950)  # CSS pixels
+_SIZE = (1950, 900)  # CSS pixels
+_PAGE = 0.745  # of the width; to the right is a panel that has nothing to do with it
 _COLORS = 64
 _LOADING = 30_000  # milliseconds of the page's own time
 
@@ -49,7 +50,7 @@ def pages(evolution: str) -> Mapping[str, str]:
     runs = f"experiments/{ids.experiment}/runs"
     return {
         "models": f"{runs}?viewStateShareKey={NAME}",
-        "evolution": f"{runs}/{ids.runs[EVOLUTION]}",
+        "evolution": f"{runs}/{ids.runs[EVOLUTION]}/model-metrics",
         "final": f"models/{evolution}/versions/{version.version}",
     }
 
@@ -67,7 +68,8 @@ def take(url: str, path: Path) -> None:
         size = f"--window-size={_SIZE[0]},{_SIZE[1]}"
         command = ["chromium", *options, size, f"--virtual-time-budget={_LOADING}", f"--screenshot={shot}", url]
         subprocess.run(command, check=True, stderr=subprocess.DEVNULL)
-        Image.open(shot).convert("RGB").quantize(_COLORS).save(path, optimize=True)
+        page = Image.open(shot).convert("RGB").crop((0, 0, round(_PAGE * _SIZE[0]), _SIZE[1]))
+        page.quantize(_COLORS).save(path, optimize=True)
 
 
 if __name__ == "__main__":

@@ -18,7 +18,7 @@ from cycleqd.storage.frozen import flat
 from cycleqd.storage.objects import Store
 from cycleqd.storage.results import need_result, read_result
 from cycleqd.storage.settings import Settings
-from cycleqd.tracking.models import find_model, link_model, register
+from cycleqd.tracking.models import find_model, link_model, put_out, register
 from cycleqd.tracking.runs import Runs, selection
 from cycleqd.tracking.scores import summary
 from cycleqd.tracking.tags import combined_tags, dataset, digest_tag, lineage_params, where_tags
@@ -139,6 +139,7 @@ class Logbook:
             self._models[model, made["digest"]] = linked
             if model == "final":
                 self._register(linked, body)
+                put_out(self.tracker, self.runs.evolution, linked)
         if model in layout.COMBINED:
             self.end(model)
 

@@ -56,7 +56,7 @@ def link_model(
             tracker.client.delete_logged_model(other.model_id)
         if first.status != "READY":
             tracker.client.finalize_logged_model(first.model_id, "READY")
-        _put_out(tracker, run, first.model_id)
+        put_out(tracker, run, first.model_id)
         return str(first.model_id)
 
 
@@ -67,18 +67,25 @@ def _logged(tracker: Tracker, experiment: str, name: str, digest: str) -> list[L
     return sorted(found, key=lambda model: (model.creation_timestamp, model.model_id))
 
 
-def _put_out(tracker: Tracker, run: str, model: str) -> None:
-    """Link a run to the model that it put out; MLflow fails where that is done a second time."""
+def put_out(tracker: Tracker, run: str, model: str) -> None:
+    """Link a run to a model that it put out, once: MLflow fails where that is done a second time.
+
+    Args:
+        tracker: The server.
+        run: Id of the run.
+        model: Id of the logged model.
+    """
     from mlflow.entities import LoggedModelOutput
     from mlflow.exceptions import MlflowException
 
-    if model in _outputs(tracker, run):
-        return
-    try:
-        tracker.client.log_outputs(run, [LoggedModelOutput(model, 0)])
-    except MlflowException:
-        if model not in _outputs(tracker, run):  # no other process was faster
-            raise
+    with tracker.reported():
+        if model in _outputs(tracker, run):
+            return
+        try:
+            tracker.client.log_outputs(run, [LoggedModelOutput(model, 0)])
+        except MlflowException:
+            if model not in _outputs(tracker, run):  # no other process was faster
+                raise
 
 
 def _outputs(tracker: Tracker, run: str) -> list[str]:

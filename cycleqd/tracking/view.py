@@ -13,6 +13,8 @@ NAME = "scores"
 TAG = f"mlflow.sharedViewState.{NAME}"
 """The experiment's tag that holds the view."""
 
+_WIDTH = 170  # pixels: the longest name fits
+
 
 def view(tasks: Sequence[str]) -> str:
     """The view, as the tag holds it.
@@ -20,13 +22,17 @@ def view(tasks: Sequence[str]) -> str:
     Args:
         tasks: The search tasks, in the configuration's order.
     """
-    shown = ["search_average", "search_average_stderr", "search_worst", *(f"search_score/{task}" for task in tasks)]
-    shown += ["test_average", "test_average_stderr", "test_worst"]
+    splits = ("search", "test")
+    shown = [f"{split}_{name}" for split in splits for name in ("average", "average_stderr")]
+    shown += [f"{split}_{name}" for name in ("worst", *(f"score/{task}" for task in tasks)) for split in splits]
+    columns = {f"metrics.`{name}`": _WIDTH for name in shown}
     chosen = {
         "searchFilter": "metrics.search_average >= 0",
         "orderByKey": "metrics.`search_average`",
         "orderByAsc": False,
-        "selectedColumns": [f"metrics.`{name}`" for name in shown],
+        "selectedColumns": list(columns),
+        "columnOrder": list(columns),
+        "columnWidths": columns,
     }
     return json.dumps(chosen)
 
