@@ -22,7 +22,7 @@ from cycleqd.storage.client import connect_client
 from cycleqd.storage.settings import Settings
 from cycleqd.tracking import unlogged
 from cycleqd.tracking.ending import FAILED
-from cycleqd.tracking.tracker import Tracker
+from cycleqd.tracking.tracker import KEY, Tracker
 from tests.conftest import new_bucket
 from tests.evolution import Evolution
 from tests.ledger import Ledger, ledger
@@ -56,9 +56,17 @@ def again(undisturbed: tuple[Evolution, Ledger], environment: dict[str, str]) ->
     """The same evolution, from nothing, in a bucket and an experiment of its own."""
     made, _ = undisturbed
     yield made
-    ledger(made.name).rename(f"{made.name}-{environment['CYCLEQD_BUCKET']}")
-    client = MlflowClient(environment["MLFLOW_TRACKING_URI"])
+    client = MlflowClient()
+    (experiment,) = client.search_experiments(filter_string=f"name = '{made.name}'")
+    client.rename_experiment(experiment.experiment_id, f"{made.name}-{environment['CYCLEQD_BUCKET']}")
     client.rename_registered_model(made.name, f"{made.name}-{environment['CYCLEQD_BUCKET']}")
+
+
+def statuses(evolution: str) -> dict[str, str]:
+    """The status of every run by its key."""
+    client = MlflowClient()
+    (experiment,) = client.search_experiments(filter_string=f"name = '{evolution}'")
+    return {run.data.tags[KEY]: run.info.status for run in client.search_runs([experiment.experiment_id])}
 
 
 def equal(found: Ledger, expected: Ledger) -> None:
@@ -147,9 +155,9 @@ def test_tasks_were_killed_between_record_and_log(
     dies("seed")
     again.seeding()
     tracked.stopped(settings, again.store, FAILED)
-    assert ledger(again.name).runs["evolution"]["status"] == FAILED
+    assert statuses(again.name)["evolution"] == FAILED
     loop = again.select(0)
-    assert ledger(again.name).runs["evolution"]["status"] == "RUNNING"  # it goes on
+    assert statuses(again.name)["evolution"] == "RUNNING"  # it goes on
     again.merge(*loop)
     children = [f"g000000-c{index:02d}" for index in range(2)]
     dies("evaluate", children)
@@ -160,7 +168,7 @@ def test_tasks_were_killed_between_record_and_log(
     models = again.choose()
     again.evaluate(models)
     dies("evaluate", models, "test")
-    assert ledger(again.name).runs["evolution"]["status"] == "RUNNING"
+    assert statuses(again.name)["evolution"] == "RUNNING"
     assert tracked.finish(settings, again.store) is None  # as the driver does, which finds nothing to run
     equal(ledger(again.name), undisturbed[1])
     assert unlogged.pending(again.store) == []
@@ -175,11 +183,11 @@ def test_what_nothing_works_on_is_killed_by_repair(
     made = evolution()
     made.seeding()
     made.select(0)
-    running = {key for key, run in ledger(made.name).runs.items() if run["status"] == "RUNNING"}
+    running = {key for key, status in statuses(made.name).items() if status == "RUNNING"}
     assert running == {"evolution", "generation:000000", "model:g000000-c00"}
     for _ in range(2):
         assert command(made, tmp_path, "repair").exit_code == 0
-        assert {key for key, run in ledger(made.name).runs.items() if run["status"] == "KILLED"} == running
+        assert {key for key, status in statuses(made.name).items() if status == "KILLED"} == running
 
 
 def test_a_server_that_takes_no_more_is_one_sentence(
