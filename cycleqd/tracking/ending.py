@@ -35,8 +35,8 @@ class Ending:
     def finish(self) -> None:
         """End the runs of a finalised evolution: the scored models' first, its own last, with the report."""
         store, config = self.book.store, self.book.config
-        state = current(store)[1]
-        models = scored_models(config, store, state) or []
+        models = scored_models(config, store, current(store)[1])
+        assert models is not None, "it is finalised"
         end = max(self.book.end(model) for model in models)
         for split in ("search", "test"):
             whole = summary(store, config, "final", split)
