@@ -7,7 +7,8 @@ export CYCLEQD_BENCHMARKS
 # torch spins its threads while it waits; two of them on two busy cores are many times slower than one.
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: help demo study test test-fast test-containers test-manifests test-cluster lint format golden docs os-root images clean
+.PHONY: help demo study test test-fast test-containers test-manifests test-cluster lint format golden docs pictures os-root \
+    images clean
 
 help: ## what there is to make
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 20
@@ -73,6 +74,10 @@ golden: .venv/.dev ## regenerate the compiled pipelines that tests compare with
 
 docs: .venv/.demo ## rewrite docs/configuration.md from the settings' descriptions
 	$(BIN)/python -m scripts.configuration >docs/configuration.md
+
+pictures: demo ## docs/images/mlflow-*.png, of the demo's evolution
+	scripts/system-packages chromium
+	$(BIN)/python -m scripts.mlflow_pictures
 
 os-root: .venv/.demo ## the root file system of the OS benchmark, once
 	scripts/system-packages debootstrap

@@ -13,7 +13,7 @@ print(json.dumps([found, own]))
 """
 """What is run in an image; `read` reads what it prints."""
 
-_COMMON = {"boto3", "mlflow-skinny", "kfp", "matplotlib"}
+_COMMON = {"boto3", "mlflow-skinny", "kfp", "matplotlib", "jinja2"}
 _CLIENT = {"typer", "rich", "kubernetes"}
 _NEEDED = {
     "control": _COMMON | _CLIENT,

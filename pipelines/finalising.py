@@ -9,9 +9,9 @@ from kfp.dsl.base_component import BaseComponent
 
 from components.aggregate.component import aggregate, choose_final
 from components.evaluate.component import evaluate_models
-from components.update_archives.stage import seeded_models
 from cycleqd.search.config import Config
 from cycleqd.search.place import Place
+from cycleqd.storage.finalising import seeded_models
 from pipelines.placement import assign
 from pipelines.seeding import groups
 

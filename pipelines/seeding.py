@@ -13,8 +13,8 @@ from components.basis.component import basis
 from components.evaluate.component import evaluate_models
 from components.seed.component import seed
 from components.update_archives.component import update_archives
-from components.update_archives.stage import seeded_models
 from cycleqd.search.config import Config
+from cycleqd.storage.finalising import seeded_models
 from pipelines.placement import assign
 
 

@@ -101,8 +101,7 @@ def _grown(
         made.seeding()
         for _ in range(3):
             made.generation()
-        made.build_final()
-        made.evaluate(["final", "naive"], "test")
+        made.finalising()
     return variables, made
 
 

@@ -11,7 +11,8 @@ from typing import Any
 from components import items
 from cycleqd.search import config as configuration
 from cycleqd.search.config import Config
-from cycleqd.storage.evolution import load_config
+from cycleqd.storage.evolution import current, load_config
+from cycleqd.storage.finalising import compared
 from cycleqd.storage.objects import Store
 from cycleqd.storage.settings import Settings
 
@@ -111,6 +112,16 @@ class Evolution:
         from components.aggregate.stage import choose
 
         return choose(self.name, self.place)
+
+    def finalising(self) -> None:
+        """The finalising pipeline's stages."""
+        self.aggregate()
+        models = compared(load_config(self.store), current(self.store)[1], None)
+        if self.config.chosen:
+            self.evaluate(models)
+            models = self.choose()
+        self.evaluate(models)
+        self.evaluate(models, "test", list(self.config.tasks))
 
     def build_final(self) -> None:
         """Aggregate, score the aggregate, make the better of it and the best single model the final one."""

@@ -15,7 +15,9 @@ _OWN = ("cycleqd.checkpoint", "cycleqd.url", "mlflow.parentRunId", "mlflow.note.
 
 @dataclass(frozen=True)
 class Ledger:
-    """runs: key → name, parent's key, status, params, tags, metrics' points (but for seconds), artifacts."""
+    """runs: key → name, parent's key, status, params, tags, metrics' points (but for seconds), artifacts, datasets, and
+    of its checkpoints' logged models name, status, digest and metrics.
+    """
 
     experiment: str
     runs: dict[str, dict[str, Any]]
@@ -31,6 +33,7 @@ def ledger(evolution: str) -> Ledger:
     assert experiment is not None
     runs = client.search_runs([experiment.experiment_id], max_results=1000)
     keys = {run.info.run_id: run.data.tags[KEY] for run in runs}
+    assert all(run.info.end_time is None or run.info.start_time <= run.info.end_time for run in runs)
     assert len(set(keys.values())) == len(runs), "a run was created twice"
     return Ledger(experiment.experiment_id, {keys[run.info.run_id]: _entry(client, run, keys) for run in runs})
 
@@ -51,8 +54,22 @@ def _entry(client: MlflowClient, run: Any, keys: dict[str, str]) -> dict[str, An
             for name, points in histories.items()
             if name not in seconds
         },
-        "artifacts": sorted(_files(client, run.info.run_id, None)),
+        # A report's bytes hold times.
+        "artifacts": sorted(
+            (path, 0 if path.startswith("report/") else size) for path, size in _files(client, run.info.run_id, None)
+        ),
+        "datasets": sorted(
+            (used.dataset.name, used.dataset.digest, used.dataset.profile, used.tags[0].value)
+            for used in run.inputs.dataset_inputs
+        ),
+        "models": sorted(_model(client, output.model_id) for output in run.outputs.model_outputs),
     }
+
+
+def _model(client: MlflowClient, model: str) -> tuple[str, str, str, tuple[tuple[str, float], ...]]:
+    found = client.get_logged_model(model)
+    points = sorted((one.key, one.value) for one in found.metrics or () if not one.key.startswith("seconds/"))
+    return found.name, str(found.status), found.tags["cycleqd.digest"], tuple(points)
 
 
 def _files(client: MlflowClient, run: str, folder: str | None) -> list[tuple[str, int]]:

@@ -20,8 +20,11 @@ import pytest
 
 from cycleqd.search import config as configuration
 from cycleqd.storage.client import connect_client
+from cycleqd.storage.evolution import current
+from cycleqd.storage.finalising import scored_models
 from cycleqd.storage.objects import Store
 from cycleqd.storage.settings import Settings
+from cycleqd.tracking.unlogged import pending
 from tests.evolution import EXPERTS, Evolution, write_adapters
 from tests.ledger import ledger
 
@@ -92,7 +95,7 @@ def evolve(evolution: Evolution, step: Disturbed | Undisturbed) -> None:
     step(tree, ("seed", []), 9)
     step(tree, ("evaluate", [["base", "expert-a", "expert-b", "expert-c"]]), 4)
     step(tree, ("update", [-1]), 2)
-    for generation, how, stride in ((0, tree, 1), (1, apart, 2)):
+    for generation, how, stride in ((0, tree, 1), (1, apart, 4)):
         step(how, ("select", [generation]), stride)
         children = [f"g{generation:06d}-c{index:02d}" for index in range(2)]
         for child in children:
@@ -100,12 +103,21 @@ def evolve(evolution: Evolution, step: Disturbed | Undisturbed) -> None:
             step(how, ("merge", [item]), stride if child == children[0] else 5)
             if how is apart:
                 step(how, ("mutate", [item]), stride if child == children[0] else 5)
-        step(how, ("evaluate", [children]), stride + 1)
+        step(how, ("evaluate", [children]), stride + 3)
         step(how, ("update", [generation]), stride)
-    step(tree, ("aggregate", []), 3)
-    step(tree, ("evaluate", [["aggregated"]]), 4)
-    step(tree, ("choose", []), 3)
-    step(tree, ("evaluate", [["final", "naive"], "test"]), 4)
+    step(tree, ("aggregate", []), 6)
+    step(tree, ("evaluate", [["aggregated"]]), 8)
+    step(tree, ("choose", []), 5)
+    scored = finalists(evolution)
+    step(tree, ("evaluate", [scored]), 40)
+    step(tree, ("evaluate", [scored, "test"]), 40)
+
+
+def finalists(evolution: Evolution) -> list[str]:
+    """The models that finalising scores: what it does last ends the evolution in MLflow."""
+    models = scored_models(evolution.config, evolution.store, current(evolution.store)[1])
+    assert models is not None
+    return models
 
 
 def evolve_in_span(evolution: Evolution, step: Disturbed | Undisturbed) -> None:
@@ -166,6 +178,7 @@ def test_killed_stages_leave_the_same_evolution(
     assert disturb.kills > kills
     compare_buckets(undisturbed, evolution.store)
     found = ledger(name)
+    assert not pending(undisturbed) and not pending(evolution.store)
     assert found.runs.keys() == expected.runs.keys()
     for key, entry in expected.runs.items():
         assert found.runs[key] == entry, key

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from components.update_archives.stage import seeded_models
 from cycleqd.errors import ConflictError
 from cycleqd.search import state as states
 from cycleqd.search.config import Config
@@ -20,11 +19,12 @@ from cycleqd.storage import layout
 from cycleqd.storage.cleaning import clean_cores
 from cycleqd.storage.evolution import current, load_config, manifest_json, model_ref, parse_place
 from cycleqd.storage.failures import recorded
+from cycleqd.storage.finalising import compared
 from cycleqd.storage.objects import Store
 from cycleqd.storage.results import Clock, once
 from cycleqd.storage.scores import scored_models
 from cycleqd.storage.settings import Settings
-from cycleqd.tracking import logbook
+from cycleqd.tracking import unlogged
 
 METHOD_VERSION = 1
 """Raise when the bytes of an aggregated checkpoint may change."""
@@ -55,7 +55,7 @@ def run(evolution: str, place: str) -> None:
         give_up_leftovers(store, claimed)
         if config.chosen is None:
             clean_cores(store, config, claimed, where.pins)
-        logbook.log_final(settings, store, config, list(recipes))
+        unlogged.catch_up(settings, store, config, [layout.stage(model, "make") for model in recipes])
 
 
 def choose(evolution: str, place: str) -> list[str]:
@@ -81,27 +81,8 @@ def choose(evolution: str, place: str) -> list[str]:
         chosen = states.final_recipe(config, state, aggregated.scores)
         build(store, config, where, "final", chosen)
         clean_cores(store, config, claimed, where.pins)
-        logbook.log_final(settings, store, config, ["final"])
+        unlogged.catch_up(settings, store, config, [layout.stage("final", "make")])
         return compared(config, state, [ref.id for ref, _ in chosen])
-
-
-def compared(config: Config, state: State, parts: Sequence[str] | None) -> list[str]:
-    """Ids of the models that finalising scores: base, experts, what it builds, and the best living model.
-
-    Of the two that a final model is chosen from, only the other one is scored beside it.
-
-    Args:
-        config: Decides which models are built, and how the final one is chosen.
-        state: HEAD's state.
-        parts: Ids of the models that the final one is made of; None while it is not chosen, and then it is left out.
-    """
-    combined = [model for model in config.combined if parts is not None or model != config.chosen]
-    makes = config.method.final.makes
-    single = makes == "single" or (makes == "either" and parts is not None and len(parts) == 1)
-    if makes == "either" and parts is not None and not single:
-        combined.remove("aggregated")
-    best = [] if single else [states.best_living(state).model.id]
-    return list(dict.fromkeys([*seeded_models(config), *config.extracted, *best, *combined]))
 
 
 def claim(store: Store, config: Config) -> tuple[JSON, State]:

@@ -19,7 +19,7 @@ from cycleqd.storage.models import fetched
 from cycleqd.storage.objects import Store
 from cycleqd.storage.results import Clock, once
 from cycleqd.storage.settings import Settings
-from cycleqd.tracking import logbook
+from cycleqd.tracking import unlogged
 from cycleqd.weights.lora import WEIGHTS
 
 if TYPE_CHECKING:
@@ -51,7 +51,8 @@ def run(evolution: str, place: str) -> None:
         with opened_basis(store, where) as basis:
             for name, adapter in adapters.items():
                 make_core(store, config, where, basis, name, adapter)
-        logbook.log_basis(settings, store, config)
+        made = [layout.BASIS, *(ref.id for ref in adapters.values()), *(f"expert-{name}" for name in adapters)]
+        unlogged.catch_up(settings, store, config, [layout.stage(model, "make") for model in made])
 
 
 def make_adapter(store: Store, config: Config, place: Place, name: str) -> ModelRef:

@@ -12,11 +12,12 @@ from cycleqd.errors import InvalidInputError
 from cycleqd.evaluation.scoring import evaluate_all
 from cycleqd.evaluation.secrets import withheld
 from cycleqd.evaluation.staged import Split
+from cycleqd.storage import layout
 from cycleqd.storage.evolution import load_config, parse_place
 from cycleqd.storage.failures import recorded
 from cycleqd.storage.objects import Store
 from cycleqd.storage.settings import Settings
-from cycleqd.tracking import logbook
+from cycleqd.tracking import unlogged
 
 
 def run(evolution: str, models: str, tasks: str, split: str, place: str) -> None:
@@ -47,4 +48,5 @@ def run(evolution: str, models: str, tasks: str, split: str, place: str) -> None
             raise InvalidInputError(f"evolution '{evolution}' has no tasks {unknown}; it has {list(config.tasks)}")
         with withheld():
             evaluate_all(settings, store, config, where, names, chosen, cast(Split, split))
-        logbook.log_evaluations(settings, store, [(model, task) for model in names for task in chosen], split)
+        scored = [layout.evaluation(model, task, split) for model in names for task in chosen]
+        unlogged.catch_up(settings, store, config, scored)

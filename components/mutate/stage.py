@@ -25,7 +25,7 @@ from cycleqd.storage.failures import recorded
 from cycleqd.storage.objects import Store
 from cycleqd.storage.results import Clock, need_result, once
 from cycleqd.storage.settings import Settings
-from cycleqd.tracking import logbook
+from cycleqd.tracking import unlogged
 
 METHOD_VERSION = 1
 """Raise when the bytes of a mutated checkpoint may change."""
@@ -43,10 +43,10 @@ def run(evolution: str, children: Sequence[str], place: str) -> None:
     store = Store.connect(settings, evolution)
     with recorded(store, "mutate", *children):
         config = load_config(store)
-        for item in children if config.in_span or not where.fused else ():
-            child = planned_child(store, item)
+        planned = [planned_child(store, item) for item in children if config.in_span or not where.fused]
+        for child in planned:
             make(store, config, child, where)
-            logbook.log_making(settings, store, child.id, ["merge", "mutate"])
+        unlogged.catch_up(settings, store, config, [layout.stage(child.id, "mutate") for child in planned])
 
 
 def make(store: Store, config: Config, child: Child, place: Place) -> None:

@@ -22,7 +22,7 @@ from cycleqd.storage.objects import Store
 from cycleqd.storage.results import Clock, once
 from cycleqd.storage.settings import Settings
 from cycleqd.storage.staging import copy_model, copy_operators, copy_task, fetch_operators, find_task, open_inputs
-from cycleqd.tracking import logbook
+from cycleqd.tracking import unlogged
 
 METHOD_VERSION = 1
 
@@ -49,8 +49,9 @@ def run(config: str, place: str) -> None:
         def compute(clock: Clock) -> JSON:
             return copy_all(store, wanted, frozen, inputs, clock)
 
-        once(store, layout.SEED, "seed", METHOD_VERSION, inputs, compute)
-        logbook.log_seed(settings, store, wanted)
+        models = once(store, layout.SEED, "seed", METHOD_VERSION, inputs, compute)["models"]
+        made = [layout.stage(model, "make") for model in models]
+        unlogged.catch_up(settings, store, wanted, [layout.SEED, *made])
 
 
 def copy_all(store: Store, config: Config, frozen: bytes, inputs: JSON, clock: Clock) -> JSON:

@@ -14,10 +14,11 @@ from cycleqd.search.records import Plan
 from cycleqd.storage import layout
 from cycleqd.storage.evolution import current, find_plan, load_config, need_head, need_plan
 from cycleqd.storage.failures import recorded
+from cycleqd.storage.formats import encode
 from cycleqd.storage.objects import Store
-from cycleqd.storage.results import sealed
+from cycleqd.storage.results import Clock, describe_run, sealed
 from cycleqd.storage.settings import Settings
-from cycleqd.tracking import logbook
+from cycleqd.tracking import unlogged
 
 
 def run(evolution: str, generation: int, place: str) -> str:
@@ -35,7 +36,7 @@ def run(evolution: str, generation: int, place: str) -> str:
     store = Store.connect(settings, evolution)
     with recorded(store, "select-parents", str(generation)):
         plan = claim(store, need_head(store).snapshot if generation < 0 else generation)
-        logbook.open_generation(settings, store, plan)
+        unlogged.catch_up(settings, store, load_config(store), [layout.generation(plan.generation)])
     return json.dumps([{"generation": plan.generation, "child": child.id} for child in plan.children])
 
 
@@ -52,6 +53,7 @@ def claim(store: Store, generation: int) -> Plan:
     Raises:
         ConflictError: the generation is not the next one and was never planned.
     """
+    clock, folder = Clock(), layout.generation(generation)
     found = find_plan(store, generation)
     if found is not None:
         return found
@@ -64,5 +66,7 @@ def claim(store: Store, generation: int) -> Plan:
             f" {head.snapshot}; run generation {head.snapshot}"
         )
     plan = states.planned(load_config(store), state)
+    store.create(layout.run(folder), encode(describe_run(clock)))
+    store.put_json(layout.unlogged(folder), {})
     store.create(layout.plan(generation), sealed(plan.to_json()))
     return need_plan(store, generation)

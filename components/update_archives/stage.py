@@ -29,12 +29,13 @@ from cycleqd.storage.evolution import (
     parse_place,
 )
 from cycleqd.storage.failures import recorded
+from cycleqd.storage.finalising import seeded_models
 from cycleqd.storage.formats import encode
 from cycleqd.storage.objects import Store
 from cycleqd.storage.results import Clock, once
 from cycleqd.storage.scores import scored_models
 from cycleqd.storage.settings import Settings
-from cycleqd.tracking import logbook
+from cycleqd.tracking import unlogged
 
 METHOD_VERSION = 1
 """Raise when a snapshot may differ for the same scores."""
@@ -57,17 +58,8 @@ def run(evolution: str, generation: int, place: str) -> None:
         passed = head is not None and head.snapshot > generation  # even if its models have other scores by now
         state = load_state(store, generation + 1) if passed else make(store, config, generation, models)
         move_head(store, Head(generation + 1, state.digest))
-        logbook.log_update(settings, store, generation, models, state)
+        unlogged.catch_up(settings, store, config, [layout.update(generation)])
         clean(store, config, where.pins)
-
-
-def seeded_models(config: Config) -> list[str]:
-    """The base, then the experts, in the config's order.
-
-    Args:
-        config: Its experts.
-    """
-    return ["base", *(f"expert-{name}" for name in config.models.experts)]
 
 
 def make(store: Store, config: Config, generation: int, models: Sequence[str]) -> State:

@@ -136,6 +136,14 @@ def rescore(source: Source, json: Json = False) -> None:
 
 
 @command
+def repair(source: Source, json: Json = False) -> None:
+    """Log to MLflow whatever is recorded in S3, and end the runs there that nothing works on."""
+    from cycleqd.cli.repair import run as start
+
+    start(source, json)
+
+
+@command
 def audit(
     source: Source,
     model: Annotated[str, typer.Argument(help="A model id, best, or the id of an MLflow run or a KFP run.")],

@@ -14,7 +14,8 @@ from cycleqd.cli.display import Display, cancelled, conclude
 from cycleqd.cli.output import answer, errors, plain
 from cycleqd.cli.progress import counting
 from cycleqd.cli.source import ConfigSource
-from cycleqd.run import checks, cluster_checks, preflight
+from cycleqd.errors import CycleQDError, UnavailableError
+from cycleqd.run import checks, cluster_checks, preflight, tracked
 from cycleqd.run.checks import Findings
 from cycleqd.run.decisions import FAILED, Action, Cancel, Done, Position, Retry, Run, Start, Wait
 from cycleqd.run.driver import Driver, position
@@ -27,6 +28,7 @@ from cycleqd.storage.evolution import current
 from cycleqd.storage.frozen import adopt
 from cycleqd.storage.objects import Store
 from cycleqd.storage.settings import Settings
+from cycleqd.tracking import ending
 
 _WORDS = {Start: "started", Wait: "in flight", Retry: "retried", Done: "complete"}
 
@@ -121,9 +123,18 @@ def reach_store(config: Config) -> Store:
     Args:
         config: Its place names the bucket.
     """
+    return Store.connect(_settings(config), config.name)
+
+
+def _settings(config: Config) -> Settings:
     known = {name: value for name, value in os.environ.items() if value}
     place = {"CYCLEQD_BUCKET": config.place.bucket}
-    return Store.connect(Settings.from_environment({"MLFLOW_TRACKING_URI": "unknown", **known, **place}), config.name)
+    return Settings.from_environment({"MLFLOW_TRACKING_URI": "unknown", **known, **place})
+
+
+def _tracking(config: Config) -> Settings | None:
+    """Where MLflow is, None where this machine does not know."""
+    return _settings(config) if os.environ.get("MLFLOW_TRACKING_URI") else None
 
 
 def warn(findings: Findings) -> None:
@@ -170,6 +181,9 @@ def drive(source: ConfigSource, as_json: bool) -> None:
     Args:
         source: Files and flags that make the configuration.
         as_json: Print JSON.
+
+    Raises:
+        UnavailableError: Kubeflow or S3 do not answer; or all is done, but MLflow was away and lacks some.
     """
     access = reach(source)
     with Display(access.config, partial(find_state, access.store)) as display:
@@ -179,7 +193,15 @@ def drive(source: ConfigSource, as_json: bool) -> None:
             display.progress.stop()
             errors.print(Text(_left(access, display.run, source)))
             raise
+        except UnavailableError:  # a run may go on that cannot be seen now
+            raise
+        except CycleQDError:
+            tracked.stopped(_tracking(access.config), access.store, ending.FAILED)
+            raise
+    trouble = tracked.finish(_tracking(access.config), access.store)
     conclude(access.config, current(access.store)[1], source, as_json)
+    if trouble is not None:
+        raise trouble
 
 
 def _left(access: Access, run: Run | None, source: ConfigSource) -> str:

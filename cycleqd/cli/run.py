@@ -11,6 +11,7 @@ from cycleqd.cli.output import errors
 from cycleqd.cli.session import connect
 from cycleqd.cli.source import ConfigSource
 from cycleqd.errors import InvalidInputError, OutageError
+from cycleqd.run import tracked
 from cycleqd.run.containers.launcher import Containers
 from cycleqd.run.driver import Driver, position
 from cycleqd.run.local.forks import Forks
@@ -35,7 +36,7 @@ def run(source: ConfigSource, as_json: bool) -> None:
 
     Raises:
         InvalidInputError: The place is a cluster: other commands run the evolution there.
-        UnavailableError: The store ignores conditional writes.
+        UnavailableError: The store ignores conditional writes; or all is done, but MLflow was away and lacks some.
     """
     config = source.load()
     if config.place.runner == "kubeflow":
@@ -50,6 +51,7 @@ def run(source: ConfigSource, as_json: bool) -> None:
         store = session.store
         try:
             with (
+                tracked.told(session.settings, store),
                 Display(config, partial(find_state, store)) as display,
                 LocalRunner(config, store, session.environment, display.task, launcher) as runner,
             ):
@@ -64,8 +66,10 @@ def run(source: ConfigSource, as_json: bool) -> None:
         except (KeyboardInterrupt, SystemExit):
             errors.print(Text(_saved(config, find_state(store), source)))
             raise
-        state = session.state()
+        state, trouble = session.state(), tracked.finish(session.settings, store)
     conclude(config, state, source, as_json)
+    if trouble is not None:
+        raise trouble
 
 
 def _launcher(config: Config) -> Forks | Containers:

@@ -15,6 +15,7 @@ from cycleqd.search.state import State
 from cycleqd.storage import layout
 from cycleqd.storage.evolution import find_plan
 from cycleqd.storage.objects import Store
+from cycleqd.tracking import unlogged
 
 
 def show(source: ConfigSource, as_json: bool) -> None:
@@ -31,12 +32,20 @@ def show(source: ConfigSource, as_json: bool) -> None:
     if as_json:
         print_json(facts)
         return
+    _tell(config, facts, source)
+
+
+def _tell(config: Config, facts: dict[str, Any], source: ConfigSource) -> None:
+    """Print what was gathered."""
     say(f"{facts['evolution']} at {facts['url']}: {facts['objects']} objects, {size(facts['bytes'])}")
-    if state is None:
+    if facts["unlogged"]:
+        missing = f"{facts['unlogged']} records are not in MLflow yet"
+        say(f"{missing}; the next task logs them, or: cycleqd repair {source.flags}")
+    if "generations" not in facts:
         say("not seeded yet; next: seeding" if not facts["started"] else "seeding is in flight")
         return
     done = "complete" if facts["next"] is None else f"next: {facts['next']}"
-    say(f"generation {state.generation} of {config.method.generations}, {facts['evaluations']} children; {done}")
+    say(f"generation {facts['generations']} of {config.method.generations}, {facts['evaluations']} children; {done}")
     if facts["stopped"]:
         say(f"the search is over: {facts['stopped']}")
     rows = [[task, percent(best["score"]), best["model"]] for task, best in facts["best_per_task"].items()]
@@ -55,6 +64,7 @@ def _gather(config: Config, store: Store, state: State | None) -> dict[str, Any]
         "objects": len(objects),
         "bytes": sum(objects.values()),
         "started": layout.CONFIG in objects,
+        "unlogged": len(unlogged.pending(store)),
         "in_flight": [],
     }
     step = next_step(config, store, state)

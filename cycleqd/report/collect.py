@@ -132,6 +132,8 @@ def _stage(key: str, in_span: bool) -> str:
     match key.split("/")[:-1]:
         case ["seed"]:
             return "seed"
+        case ["generations", _]:
+            return "select parents"
         case [*_, "update"]:
             return "update archives"
         case [*_, "evaluations", _, _]:

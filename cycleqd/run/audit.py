@@ -117,13 +117,16 @@ def resolve(store: Store, tracker: Tracker, name: str) -> list[str]:
     if not _RUN.fullmatch(name):
         return [name]
     experiment = ids_of(store, "base").experiment
+    if not experiment:
+        return []
     if "-" in name:
         found = tracker.search(experiment, f"tags.`cycleqd.kfp_run` = '{name}'")
     else:
         found = tracker.search(experiment, f"attributes.run_id = '{name}'")
-    models = {tags["cycleqd.model"] for tags in found if "cycleqd.model" in tags}
-    if not models and found and "cycleqd.generation" in found[0]:
-        models = {child.id for child in need_plan(store, int(found[0]["cycleqd.generation"])).children}
+    tags = [run.data.tags for run in found]
+    models = {one["cycleqd.model"] for one in tags if "cycleqd.model" in one}
+    if not models and tags and "cycleqd.generation" in tags[0]:
+        models = {child.id for child in need_plan(store, int(tags[0]["cycleqd.generation"])).children}
     return sorted(models)
 
 

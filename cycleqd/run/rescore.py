@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from itertools import product
 
-from components.update_archives.stage import METHOD_VERSION, move_head, outputs, seeded_models, write_snapshot
+from components.update_archives.stage import METHOD_VERSION, move_head, outputs, write_snapshot
 from cycleqd.errors import ConflictError
 from cycleqd.evaluation.scoring import evaluate_all
 from cycleqd.evaluation.secrets import withheld
@@ -21,12 +21,13 @@ from cycleqd.search.state import State
 from cycleqd.storage import layout
 from cycleqd.storage.cleaning import clean, members
 from cycleqd.storage.evolution import Head, current
+from cycleqd.storage.finalising import seeded_models
 from cycleqd.storage.formats import encode
 from cycleqd.storage.objects import Store
 from cycleqd.storage.results import Clock, find_record, once
 from cycleqd.storage.scores import scored_models
 from cycleqd.storage.settings import Settings
-from cycleqd.tracking import logbook
+from cycleqd.tracking import unlogged
 
 
 def rescore(settings: Settings, store: Store, config: Config) -> list[tuple[str, str]]:
@@ -61,7 +62,8 @@ def rescore(settings: Settings, store: Store, config: Config) -> list[tuple[str,
         edit(store, config, head, state, models)
     store.delete([layout.RESCORING])
     if changed or begun:
-        logbook.log_rescoring(settings, store, product(models, config.search_tasks))
+        scored = [layout.evaluation(model, task, "search") for model, task in product(models, config.search_tasks)]
+        unlogged.catch_up(settings, store, config, [*scored, layout.maker(*current(store)[0].position)])
         clean(store, config, config.place.pins)
     return changed
 

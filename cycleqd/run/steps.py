@@ -10,15 +10,12 @@ import json
 from dataclasses import dataclass
 from typing import Any
 
-from components.aggregate.stage import compared
-from components.update_archives.stage import seeded_models
 from cycleqd.search import state as states
 from cycleqd.search.config import Config
 from cycleqd.search.state import State
-from cycleqd.storage import layout
 from cycleqd.storage.evolution import current, find_head
+from cycleqd.storage.finalising import compared, finalised, seeded_models
 from cycleqd.storage.objects import Store
-from cycleqd.storage.results import read_result
 from pipelines.definitions import Kind
 
 
@@ -85,26 +82,6 @@ def previous_step(config: Config, state: State | None) -> Step | None:
     if state is None:
         return None
     return generation_step(config, state.generation - 1) if state.generation else Step("seeding")
-
-
-def finalised(config: Config, store: Store, state: State) -> bool:
-    """Whether the final model was built from this snapshot, and every score that finalising makes is recorded.
-
-    Args:
-        config: The evolution's configuration.
-        store: The evolution.
-        state: The current snapshot.
-    """
-    claimed = store.find_json(layout.FINAL_PLAN)
-    if claimed is None or claimed["sha256"] != state.digest:
-        return False
-    made = read_result(store, layout.stage("final", "make"))
-    if made is None:
-        return False
-    models = compared(config, state, [part["id"] for part in made["inputs"]["models"]])
-    wanted = {(model, task, "search") for model in models for task in config.search_tasks}
-    wanted |= {(model, task, "test") for model in models for task in config.tasks}
-    return all(store.exists(layout.result(layout.evaluation(*key))) for key in wanted)
 
 
 def arguments(config: Config, step: Step, state: State | None) -> dict[str, Any]:

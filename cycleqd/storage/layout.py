@@ -9,7 +9,7 @@
     engines/SHA256.py                        an engine of the user's own, named in the same way
     models/ID/…                              homes of base, expert-NAME, final and naive
     cores/DIGEST.safetensors                 the models of an evolution in the span, each content once
-    generations/NNNNNN/{plan,mlflow}.json    the plan is the claim
+    generations/NNNNNN/{plan,run,mlflow}.json    the plan is the claim
     generations/NNNNNN/children/ID/…         homes of children
     generations/NNNNNN/update/{result,run}.json
     archives/NNNNNN.json                     snapshot n: the state after n generations
@@ -19,6 +19,7 @@
     HEAD.json                                {snapshot, sha256, edition}
     final/{plan,mlflow}.json                 what finalising reads: kept from cleaning
     report/models.json                       ids of the models that a report names: kept from cleaning
+    unlogged/FOLDER.json                     the record of that folder is not in MLflow yet
     runs/ID/failures/TASK-….json             why a task of that Kubeflow run failed, until it begins again
     repeats/STEP.json                        how often a step's run was repeated, by whichever driver
 
@@ -48,6 +49,7 @@ FINAL_PLAN = "final/plan.json"
 FINAL_MLFLOW = "final/mlflow.json"
 REPORT_MODELS = "report/models.json"
 CORES = "cores"
+UNLOGGED = "unlogged"
 COMBINED = ("naive", "aggregated", "final")
 """Ids of what finalising may build: linear combinations of models."""
 
@@ -192,6 +194,16 @@ def generation(number: int) -> str:
     return f"generations/{number:06d}"
 
 
+def generation_of(key: str) -> int | None:
+    """The generation in whose folder a key is, or whose folder it is; None for what belongs to none.
+
+    Args:
+        key: Key or folder, relative to the evolution.
+    """
+    first, _, rest = f"{key}/".partition("/")
+    return int(rest.partition("/")[0]) if first == "generations" else None
+
+
 def plan(number: int) -> str:
     """The sealed plan of a generation: writing it is the claim.
 
@@ -208,6 +220,18 @@ def mlflow(number: int) -> str:
         number: Generation, from 0.
     """
     return f"{generation(number)}/mlflow.json"
+
+
+def mlflow_of(model: str) -> str:
+    """The MLflow run ids among which a model's is.
+
+    Args:
+        model: Model id.
+    """
+    number = child_generation(model)
+    if number is not None:
+        return mlflow(number)
+    return FINAL_MLFLOW if model in COMBINED else SEED_MLFLOW
 
 
 def update(number: int) -> str:
@@ -255,6 +279,15 @@ def run(folder: str) -> str:
         folder: Folder of the stage.
     """
     return f"{folder}/run.json"
+
+
+def unlogged(folder: str) -> str:
+    """The mark that a record is not in MLflow yet: written before the record, gone once it was logged.
+
+    Args:
+        folder: Folder of a stage's record; of a generation, for its plan.
+    """
+    return f"{UNLOGGED}/{folder}.json"
 
 
 def failures(run: str) -> str:

@@ -169,8 +169,9 @@ def matches(body: JSON | None, name: str, version: int, inputs: JSON) -> bool:
 def write_result(store: Store, folder: str, name: str, version: int, inputs: JSON, outputs: JSON, clock: Clock) -> JSON:
     """Write run.json, then the sealed result; the outputs that are recorded. The data must be written before.
 
-    Of two processes that do the same at once the first one's records stay, and both log these. A run.json that had
-    ended before this work began belongs to a result that was never written, or was deleted.
+    A mark that MLflow lacks the result goes before it; whoever logs it takes the mark away. Of two processes that do
+    the same at once the first one's records stay, and both log these. A run.json that had ended before this work began
+    belongs to a result that was never written, or was deleted.
 
     Args:
         store: Objects of the evolution.
@@ -187,6 +188,7 @@ def write_result(store: Store, folder: str, name: str, version: int, inputs: JSO
     described, key = describe_run(clock), layout.run(folder)
     if not store.create(key, encode(described)) and store.get_json(key)["finished"] < clock.started:
         store.put_json(key, described)
+    store.put_json(layout.unlogged(folder), {})
     result = sealed({"stage": name, "method_version": version, "inputs": inputs, "outputs": outputs})
     if not store.create(layout.result(folder), result):
         standing = find_result(store, folder, name, version, inputs)

@@ -1,194 +1,177 @@
-"""What is logged to MLflow: which runs an evolution has, and what each stage's records add to them.
+"""What is logged to MLflow: what each stage's record adds to the evolution's runs.
 
-Reads records, computes nothing but the average over a score's groups. Every function may be repeated.
+Reads records, computes nothing but averages. Every method may be repeated, and finds its runs whichever were logged
+before it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
 from statistics import fmean
+from typing import TYPE_CHECKING
 
 from cycleqd.search.config import Config
 from cycleqd.search.measures import measure
-from cycleqd.search.records import Plan
-from cycleqd.search.state import State
+from cycleqd.search.records import JSON
 from cycleqd.storage import layout
-from cycleqd.storage.evolution import need_head
+from cycleqd.storage.evolution import load_state, need_head, need_plan
 from cycleqd.storage.frozen import flat
 from cycleqd.storage.objects import Store
-from cycleqd.storage.results import need_result, provenance, read_result
+from cycleqd.storage.results import need_result, read_result
 from cycleqd.storage.settings import Settings
-from cycleqd.tracking.tags import (
-    checkpoint_tags,
-    describe,
-    generation_key,
-    ids_of,
-    lineage_params,
-    lineage_tags,
-    model_key,
-    model_tags,
-    where_tags,
-)
-from cycleqd.tracking.tracker import Ids, NewRun, Tracker, need_ids
+from cycleqd.tracking.models import find_model, link_model, put_out, register
+from cycleqd.tracking.runs import Runs, selection
+from cycleqd.tracking.scores import summary
+from cycleqd.tracking.tags import checkpoint_tags, combined_tags, dataset, lineage_params, where_tags
+from cycleqd.tracking.tracker import Tracker
 
-EVOLUTION = "evolution"
+if TYPE_CHECKING:
+    from mlflow.entities import Dataset
 
 
-def open_evolution(settings: Settings, store: Store, config: Config) -> Ids:
-    """Create the experiment and the runs of the evolution, its base and its experts.
+class Logbook:
+    """The pages of an evolution in MLflow."""
 
-    Args:
-        settings: Where MLflow is.
-        store: Objects of the evolution.
-        config: The frozen configuration.
-    """
-    tracker = Tracker(settings)
-    tasks = ", ".join(config.search_tasks)
-    about = f"CycleQD evolution `{config.name}` on {tasks}. Objects: `{store.url('')}`"
-    experiment = tracker.experiment(store, about)
-    runs = [
-        NewRun(EVOLUTION, config.name, f"{about}\n\nCurves over generations are here.", {"cycleqd.kind": "evolution"}),
-        NewRun(model_key("base"), "base", "The base model.", model_tags(store, "base", "base"), EVOLUTION),
-    ]
-    for name, expert in config.models.experts.items():
-        model = f"expert-{name}"
-        tags = {**model_tags(store, model, "expert"), "cycleqd.task": expert.task}
-        runs.append(NewRun(model_key(model), model, f"Expert fine-tuned for {expert.task}.", tags, EVOLUTION))
-    for model in config.extracted:
-        about = "The full checkpoint of an expert, from which its adapter was extracted."
-        runs.append(NewRun(model_key(model), model, about, model_tags(store, model, "expert"), EVOLUTION))
-    return tracker.create_runs(store, layout.SEED_MLFLOW, experiment, runs, Ids(experiment))
+    def __init__(self, settings: Settings, store: Store, config: Config) -> None:
+        """Ask nothing yet.
 
+        Args:
+            settings: Where MLflow is.
+            store: Objects of the evolution.
+            config: The frozen configuration.
+        """
+        self.store, self.config, self.tracker = store, config, Tracker(settings)
+        self.runs = Runs(self.tracker, store, config)
+        self._models: dict[tuple[str, str], str | None] = {}
+        self._whole: set[tuple[str, str]] = set()
 
-def log_seed(settings: Settings, store: Store, config: Config) -> None:
-    """Log the configuration on the evolution's run, digests on the models'.
+    def log(self, folder: str) -> None:
+        """Log a record.
 
-    Args:
-        settings: Where MLflow is.
-        store: Objects of the evolution.
-        config: The frozen configuration.
-    """
-    ids, tracker = open_evolution(settings, store, config), Tracker(settings)
-    body, run = need_result(store, layout.SEED), store.get_json(layout.run(layout.SEED))
-    outputs, moment = body["outputs"], run["started"]
-    params = flat(config.frozen()["method"], "method") | flat(config.frozen()["evaluation"], "evaluation")
-    params |= {
-        "seed": config.seed,
-        "tasks": ", ".join(config.search_tasks),
-        "experts": ", ".join(config.models.experts),
-    }
-    digests = {f"cycleqd.digest.task.{name}": task["data"]["digest"] for name, task in outputs["tasks"].items()}
-    tracker.log(
-        ids.runs[EVOLUTION],
-        time=moment,
-        params=params,
-        tags={
-            "cycleqd.digest.config": body["inputs"]["config"],
-            "cycleqd.url": store.url(""),
-            **digests,
-            **where_tags(run),
-        },
-        metrics={f"seconds/seed/{part}": value for part, value in run["seconds"].items()},
-    )
-    tracker.text(ids.runs[EVOLUTION], "config.json", store.get(layout.CONFIG).decode())
-    for model, made in outputs["models"].items():
-        tags = checkpoint_tags(store, model, made) | where_tags(store.get_json(layout.run(layout.stage(model, "make"))))
-        if model_key(model) in ids.runs:  # an adapter has no run of its own: its expert has
-            tracker.log(ids.runs[model_key(model)], time=moment, tags=tags, params={"bytes": made["size"]})
+        Args:
+            folder: Folder of the stage that wrote it; of a generation, for its plan.
+        """
+        number = layout.generation_of(folder)
+        match folder.split("/"):
+            case [layout.SEED]:
+                self._seed()
+            case [layout.SEED, "update"]:
+                self._update(-1)
+            case ["generations", _] if number is not None:
+                self._generation(number)
+            case ["generations", _, "update"] if number is not None:
+                self._update(number)
+            case [layout.RESCORINGS, _, "update"]:
+                self._snapshot()
+            case [*_, model, "evaluations", task, split]:
+                self._evaluation(model, task, split)
+            case [_, model, "make"] if self.runs.model(model) is None:
+                self._part(model)
+            case [*_, model, stage]:
+                self._making(model, stage)
 
+    def _done(self, folder: str) -> tuple[JSON, JSON]:
+        """A stage's result and its run.json."""
+        return need_result(self.store, folder), self.store.get_json(layout.run(folder))
 
-def log_basis(settings: Settings, store: Store, config: Config) -> None:
-    """The basis' digest on the evolution's run; the digests of experts' cores, and what extraction kept, on theirs.
+    def _seed(self) -> None:
+        """The configuration and the data on the evolution's run."""
+        self.runs.open(layout.SEED_MLFLOW)
+        (body, run), config, evolution = self._done(layout.SEED), self.config, self.runs.evolution
+        params = flat(config.frozen()["method"], "method") | flat(config.frozen()["evaluation"], "evaluation")
+        params |= {
+            "seed": config.seed,
+            "tasks": ", ".join(config.search_tasks),
+            "experts": ", ".join(config.models.experts),
+            "weights": config.models.weights,
+        }
+        tasks = body["outputs"]["tasks"]
+        tags = {"cycleqd.digest.config": body["inputs"]["config"], "cycleqd.url": self.store.url(""), **where_tags(run)}
+        tags |= {f"cycleqd.digest.task.{name}": task["data"]["digest"] for name, task in tasks.items()}
+        metrics = {f"seconds/seed/{part}": value for part, value in run["seconds"].items()}
+        self.tracker.log(evolution, time=run["started"], params=params, tags=tags, metrics=metrics)
+        self.tracker.text(evolution, "config.json", self.store.get(layout.CONFIG).decode())
+        data = {name: task["data"]["digest"] for name, task in tasks.items()}
+        used = [dataset(name, self.store.url(f"{layout.task(name)}/data"), sha256, {}) for name, sha256 in data.items()]
+        self.tracker.data(evolution, used, "evaluation")
 
-    Args:
-        settings: Addresses and credentials.
-        store: The evolution.
-        config: Its configuration.
-    """
-    ids, tracker = need_ids(store, layout.SEED_MLFLOW), Tracker(settings)
-    folder = layout.stage(layout.BASIS, "make")
-    made, run = need_result(store, folder)["outputs"]["checkpoint"], store.get_json(layout.run(folder))
-    tags = {"cycleqd.digest.basis": made["digest"], **where_tags(run)}
-    tracker.log(ids.runs[EVOLUTION], time=run["started"], tags=tags, params={"basis_bytes": made["size"]})
-    for name in config.models.experts:
-        model = f"expert-{name}"
-        folder = layout.stage(model, "make")
-        body, run = need_result(store, folder), store.get_json(layout.run(folder))
-        adapter, core = body["inputs"]["adapter"], body["outputs"]["checkpoint"]
-        extracted = read_result(store, layout.stage(f"adapter-{name}", "make"))
-        tracker.log(
-            ids.runs[model_key(model)],
-            time=run["started"],
-            tags=checkpoint_tags(store, model, core) | where_tags(run) | {"cycleqd.digest.adapter": adapter["digest"]},
-            params={"bytes": core["size"]},
-            metrics={"extracted/kept": extracted["outputs"]["kept"]["total"]} if extracted else {},
-        )
+    def _generation(self, number: int) -> None:
+        """A generation's run and its children's, with their whole lineage."""
+        self.runs.open(layout.mlflow(number))
+        run = selection(self.store, number)
+        self.tracker.log(self.runs.generation(number), time=run["started"], tags=where_tags(run))
+        for child in need_plan(self.store, number).children:
+            self.tracker.log(self._run(child.id), time=run["started"], params=lineage_params(child))
 
+    def _run(self, model: str) -> str:
+        """The id of the run of a model that has one."""
+        found = self.runs.model(model)
+        assert found is not None, model
+        return found
 
-def open_generation(settings: Settings, store: Store, plan: Plan) -> None:
-    """Create the runs of a generation and its children, with their whole lineage, and log it.
+    def _part(self, model: str) -> None:
+        """What was made of the experts for a search in the span: the basis, and how much an adapter keeps."""
+        body, run = self._done(layout.stage(model, "make"))
+        made = body["outputs"]["checkpoint"]
+        if model == layout.BASIS:
+            tags = {"cycleqd.digest.basis": made["digest"], **where_tags(run)}
+            self.tracker.log(self.runs.evolution, time=run["started"], tags=tags, metrics={"basis_bytes": made["size"]})
+        elif model.startswith("adapter-"):
+            kept = {"extracted/kept": body["outputs"]["kept"]["total"]}
+            self.tracker.log(self._run(f"expert-{model.removeprefix('adapter-')}"), time=run["started"], metrics=kept)
 
-    Args:
-        settings: Where MLflow is.
-        store: Objects of the evolution.
-        plan: The generation's plan.
-    """
-    tracker, seeded = Tracker(settings), need_ids(store, layout.SEED_MLFLOW)
-    number = generation_key(plan.generation)
-    focus = ", ".join(dict.fromkeys(task for task in plan.focus if task)) or "population"
-    names = ", ".join(child.id for child in plan.children)
-    tags = {"cycleqd.kind": "generation", "cycleqd.generation": str(plan.generation), "cycleqd.focus": focus}
-    about = f"Generation {plan.generation}: {names}. Parents from: {focus}."
-    runs = [NewRun(number, f"generation {plan.generation:06d}", about, tags | where_tags(provenance()), EVOLUTION)]
-    for child, task in zip(plan.children, plan.focus, strict=True):
-        about = f"{describe(child)} Parents from: {task or 'population'}."
-        lineage = lineage_tags(child) | {"cycleqd.focus": task or "population"}
-        runs.append(
-            NewRun(model_key(child.id), child.id, about, model_tags(store, child.id, "child") | lineage, number)
-        )
-    ids = tracker.create_runs(store, layout.mlflow(plan.generation), seeded.experiment, runs, seeded)
-    for child in plan.children:
-        tracker.log(ids.runs[model_key(child.id)], time=0, params=lineage_params(child))
-
-
-def log_making(settings: Settings, store: Store, model: str, stages: Sequence[str]) -> None:
-    """Log digest, seconds and place of a model's making on its run.
-
-    Args:
-        settings: Where MLflow is.
-        store: Objects of the evolution.
-        model: Model id.
-        stages: Those that made it: merge, mutate or make.
-    """
-    tracker, run_id = Tracker(settings), ids_of(store, model).runs[model_key(model)]
-    for name in stages:
-        folder = layout.stage(model, name)
-        outputs, run = need_result(store, folder)["outputs"], store.get_json(layout.run(folder))
-        metrics = {f"seconds/{name}/{part}": value for part, value in run["seconds"].items()}
-        params: dict[str, object] = {}
+    def _making(self, model: str, stage: str) -> None:
+        """Digest, bytes, seconds and place of a model's making on its run, and the checkpoint as a logged model."""
+        body, run = self._done(layout.stage(model, stage))
+        made, run_id = body["outputs"].get("checkpoint"), self._run(model)
+        metrics = {f"seconds/{stage}/{part}": value for part, value in run["seconds"].items()}
         tags: dict[str, object] = {**where_tags(run)}
-        if "checkpoint" in outputs:
-            params = {"bytes": outputs["checkpoint"]["size"]}
-            tags |= checkpoint_tags(store, model, outputs["checkpoint"])
-        tracker.log(run_id, time=run["started"], metrics=metrics, params=params, tags=tags)
+        if made is not None:
+            metrics["bytes"], tags = made["size"], tags | checkpoint_tags(self.store, model, made)
+        if "adapter" in body["inputs"]:
+            tags["cycleqd.digest.adapter"] = body["inputs"]["adapter"]["digest"]
+        if model in layout.COMBINED:
+            tags |= combined_tags(body["inputs"])
+        self.tracker.log(run_id, time=run["started"], metrics=metrics, tags=tags)
+        if made is not None:
+            kind = "child" if layout.child_generation(model) is not None else model.partition("-")[0]
+            links = {"cycleqd.model": model, "cycleqd.checkpoint": self.store.url(layout.checkpoint(model))}
+            links |= checkpoint_tags(self.store, model, made)
+            linked = link_model(self.tracker, self.runs.experiment, run_id, model, made["digest"], links, kind)
+            self._models[model, made["digest"]] = linked
+            if model == "final":
+                self._register(linked, body)
+                put_out(self.tracker, self.runs.evolution, linked)
+        if model in layout.COMBINED:
+            self.end(model)
 
+    def _register(self, linked: str, body: JSON) -> None:
+        """The final model as a version of the registered model of the evolution's name.
 
-def log_evaluations(settings: Settings, store: Store, pairs: Iterable[tuple[str, str]], split: str) -> None:
-    """Log scores, standard errors, outcomes and groups on the models' runs.
+        In the span it is its PEFT folder, or the full checkpoint where no adapter is the same model.
+        """
+        made, files, folder = body["outputs"], body["outputs"]["checkpoint"], layout.checkpoint("final")
+        tags = {
+            "cycleqd.url": self.store.url(""),
+            "cycleqd.model": "final",
+            "cycleqd.digest.base": body["inputs"]["base"]["digest"],
+            **combined_tags(body["inputs"]),
+        }
+        if self.config.in_span:
+            tags |= {"cycleqd.digest.core": files["digest"], "cycleqd.scored_as": "final"}
+            form = "full" if "full" in made else "adapter"
+            files, folder = made[form], (layout.full if form == "full" else layout.adapter)("final")
+        url, parents = self.store.url(folder), tags["cycleqd.parents"].replace(",", ", ")
+        about = f"The final model of CycleQD evolution `{self.config.name}`, made of {parents}. Files: `{url}`"
+        run = self._run("final")
+        register(self.tracker, self.config.name, about, run, url, files["digest"], tags, linked)
 
-    The average over the groups counts each of them the same, however many samples it has (AgentBench's DB score).
+    def _evaluation(self, model: str, task: str, split: str) -> None:
+        """Score, standard error, outcomes and groups on the model's run and its logged model.
 
-    Args:
-        settings: Where MLflow is.
-        store: Objects of the evolution.
-        pairs: (model id, task) of evaluations that have a record.
-        split: "search" or "test".
-    """
-    tracker = Tracker(settings)
-    for model, task in pairs:
-        folder = layout.evaluation(model, task, split)
-        outputs, run = need_result(store, folder)["outputs"], store.get_json(layout.run(folder))
-        groups = outputs["groups"]
+        The average over the groups counts each of them the same, however many samples it has (AgentBench's DB score).
+        """
+        body, run = self._done(layout.evaluation(model, task, split))
+        outputs, groups = body["outputs"], body["outputs"]["groups"]
         metrics = {
             f"{split}_score/{task}": outputs["score"],
             f"{split}_stderr/{task}": outputs["standard_error"],
@@ -198,115 +181,86 @@ def log_evaluations(settings: Settings, store: Store, pairs: Iterable[tuple[str,
             **{f"seconds/evaluate_{split}/{task}/{part}": value for part, value in run["seconds"].items()},
         }
         tags = {"cycleqd.engine": outputs["engine"], **where_tags(run, f".{split}.{task}")}
-        tracker.log(ids_of(store, model).runs[model_key(model)], time=run["started"], metrics=metrics, tags=tags)
+        linked = self._linked(model, body["inputs"]["model"])
+        self.tracker.log(self._run(model), time=run["started"], metrics=metrics, tags=tags, model=linked)
+        if (model, split) not in self._whole:  # what a task scored is all recorded before it logs any of it
+            self._whole.add((model, split))
+            self._scored(model, split, linked)
+
+    def _linked(self, model: str, digest: str) -> str | None:
+        """The id of a checkpoint's logged model."""
+        if (model, digest) not in self._models:
+            self._models[model, digest] = find_model(self.tracker, self.runs.experiment, model, digest)
+        return self._models[model, digest]
+
+    def _scored(self, model: str, split: str, linked: str | None) -> None:
+        """Average and worst task, once all tasks are scored; the data that scores come from."""
+        run = self._run(model)
+        whole = summary(self.store, self.config, model, split)
+        if whole is not None:
+            named = {f"cycleqd.{split}_worst_task": whole.worst_task}
+            self.tracker.log(run, time=whole.time, metrics=whole.metrics(split), tags=named, model=linked)
+        found = {task: read_result(self.store, layout.evaluation(model, task, split)) for task in self.config.tasks}
+        used = [self._dataset(task, body, split) for task, body in found.items() if body is not None]
+        self.tracker.data(run, used, split)
+        if model in layout.COMBINED or self.store.exists(layout.result(_offer(model))):
+            self.end(model)
+
+    def _dataset(self, task: str, body: JSON, split: str) -> Dataset:
+        """The samples of a task that a score comes from; the whole digest is in the profile."""
+        profile = {"samples": body["outputs"]["count"], "sample_ids": body["outputs"]["samples"]}
+        return dataset(f"{task}/{split}", self.store.url(f"{layout.task(task)}/data"), body["inputs"]["data"], profile)
+
+    def end(self, model: str) -> int:
+        """End a model's run when the last of its work ended; that moment, in milliseconds since the epoch.
+
+        Args:
+            model: Id of one that was offered to the archives, or is a combined one.
+        """
+        folders = [*layout.makers(model), *([] if model in layout.COMBINED else [_offer(model)])]
+        folders += [layout.evaluation(model, task, split) for task in self.config.tasks for split in ("search", "test")]
+        runs = [run for run in map(self.store.find_json, map(layout.run, folders)) if run is not None]
+        moment: int = max(run["finished"] for run in runs)
+        self.tracker.end(self._run(model), moment)
+        return moment
+
+    def _update(self, generation: int) -> None:
+        """The curves' next point, the snapshot and its heatmaps; ends the runs of the generation and its models."""
+        from cycleqd.report import heatmaps
+
+        (body, run), tracker, evolution = self._done(layout.update(generation)), self.tracker, self.runs.evolution
+        number, time = body["outputs"]["snapshot"], run["started"]
+        state = load_state(self.store, number)
+        measures = measure(state)
+        tracker.log(evolution, time=time, step=number, metrics=measures)
+        key = layout.snapshot(number)
+        tracker.text(evolution, key, self.store.get(key).decode())
+        tracker.picture(evolution, f"heatmaps/{number:06d}.png", heatmaps.archives(state))
+        self._snapshot()
+        for model, entered in body["outputs"]["entered"].items():
+            tags = {"cycleqd.entered": ", ".join(entered) or "no archive"}
+            tracker.log(self._run(model), time=time, tags=tags)
+            self.end(model)
+        if generation >= 0:
+            own = self.runs.generation(generation)
+            seconds = {f"seconds/update/{part}": value for part, value in run["seconds"].items()}
+            tracker.log(own, time=time, step=number, metrics={**measures, **seconds}, tags=where_tags(run))
+            tracker.end(own, run["finished"])
+        else:
+            for model in self.config.extracted:  # they are no members of archives
+                self.end(model)
+
+    def _snapshot(self) -> None:
+        """Which snapshot is the current one: HEAD's, which another process may have moved on."""
+        head, evolution = need_head(self.store), self.runs.evolution
+        run = self.store.get_json(layout.run(layout.maker(*head.position)))
+        tags = {"cycleqd.snapshot": head.snapshot, "cycleqd.snapshot_digest": head.sha256}
+        self.tracker.log(evolution, time=run["started"], tags=tags)
+        key = layout.snapshot(*head.position)
+        self.tracker.text(evolution, key, self.store.get(key).decode())
 
 
-def log_update(settings: Settings, store: Store, generation: int, models: Sequence[str], state: State) -> None:
-    """Log the curves' next point, the snapshot and its heatmaps, and end the generation's runs.
-
-    Args:
-        settings: Where MLflow is.
-        store: Objects of the evolution.
-        generation: The generation whose children were offered; -1: seeding.
-        models: Ids of the models that were offered.
-        state: The snapshot that was made.
-    """
-    from cycleqd.report import heatmaps
-
-    measures = measure(state)
-    tracker, seeded = Tracker(settings), need_ids(store, layout.SEED_MLFLOW)
-    folder = layout.update(generation)
-    outputs, run = need_result(store, folder)["outputs"], store.get_json(layout.run(folder))
-    evolution, snapshot = seeded.runs[EVOLUTION], outputs["snapshot"]
-    head = need_head(store)  # another process may have moved it on: these tags name the newest snapshot
-    tracker.log(
-        evolution,
-        time=run["started"],
-        step=snapshot,
-        metrics=measures,
-        tags={"cycleqd.snapshot": head.snapshot, "cycleqd.snapshot_digest": head.sha256},
-    )
-    tracker.text(evolution, layout.snapshot(snapshot), store.get(layout.snapshot(snapshot)).decode())
-    tracker.picture(evolution, f"heatmaps/{snapshot:06d}.png", heatmaps.archives(state))
-    for model, entered in outputs["entered"].items():
-        run_id = ids_of(store, model).runs[model_key(model)]
-        tracker.log(run_id, time=run["started"], tags={"cycleqd.entered": ", ".join(entered) or "no archive"})
-    for model in models:
-        tracker.end(ids_of(store, model).runs[model_key(model)], run["finished"])
-    if generation >= 0:
-        own = need_ids(store, layout.mlflow(generation)).runs[generation_key(generation)]
-        seconds = {f"seconds/update/{part}": value for part, value in run["seconds"].items()}
-        tracker.log(own, time=run["started"], step=snapshot, metrics={**measures, **seconds}, tags=where_tags(run))
-        tracker.end(own, run["finished"])
-
-
-def log_rescoring(settings: Settings, store: Store, pairs: Iterable[tuple[str, str]]) -> None:
-    """Log new scores on the models' runs, and which snapshot is the current one.
-
-    Args:
-        settings: Where MLflow is.
-        store: Objects of the evolution.
-        pairs: (model id, task) that were scored anew.
-    """
-    log_evaluations(settings, store, pairs, "search")
-    head, evolution = need_head(store), need_ids(store, layout.SEED_MLFLOW).runs[EVOLUTION]
-    run = store.get_json(layout.run(layout.maker(*head.position)))
-    tags = {"cycleqd.snapshot": head.snapshot, "cycleqd.snapshot_digest": head.sha256}
-    tracker, key = Tracker(settings), layout.snapshot(*head.position)
-    tracker.log(evolution, time=run["started"], tags=tags)
-    tracker.text(evolution, key, store.get(key).decode())
-
-
-def log_final(settings: Settings, store: Store, config: Config, made: Sequence[str]) -> None:
-    """Create the runs of the combined models, log parents and coefficients, and end the evolution's run.
-
-    Args:
-        settings: Where MLflow is.
-        store: Objects of the evolution.
-        config: The frozen configuration.
-        made: Ids of the combined models that exist by now.
-    """
-    tracker, seeded = Tracker(settings), need_ids(store, layout.SEED_MLFLOW)
-    about = {
-        "naive": "Every expert with the same weight: what evolution is compared with.",
-        "aggregated": "The softmax aggregate over the best elites, which is the final model, or is built beside it.",
-        "final": "The final model: base + Σ β τ over the best elites, or the single model with the best average.",
-    }
-    runs = [NewRun(model_key(m), m, about[m], model_tags(store, m, m), EVOLUTION) for m in config.combined]
-    ids = tracker.create_runs(store, layout.FINAL_MLFLOW, seeded.experiment, runs, seeded)
-    for model in made:
-        folder = layout.stage(model, "make")
-        inputs, run = need_result(store, folder)["inputs"], store.get_json(layout.run(folder))
-        tags = {
-            "cycleqd.parents": ",".join(parent["id"] for parent in inputs["models"]),
-            "cycleqd.parent_digests": ",".join(parent["digest"] for parent in inputs["models"]),
-            "cycleqd.coefficients": ",".join(map(repr, inputs["coefficients"])),
-        }
-        tracker.log(ids.runs[model_key(model)], time=run["started"], tags=tags)
-        log_making(settings, store, model, ["make"])
-        tracker.end(ids.runs[model_key(model)], run["finished"])
-    if "final" in made:
-        _register_final(tracker, store, config, ids)
-        tracker.end(seeded.runs[EVOLUTION], store.get_json(layout.run(layout.stage("final", "make")))["finished"])
-
-
-def _register_final(tracker: Tracker, store: Store, config: Config, ids: Ids) -> None:
-    """The final model as a version of the registered model of the evolution's name.
-
-    In the span it is its PEFT folder, or the full checkpoint where no adapter is the same model.
-    """
-    body = need_result(store, layout.stage("final", "make"))
-    made, inputs = body["outputs"], body["inputs"]
-    files, folder = made["checkpoint"], layout.checkpoint("final")
-    tags = {
-        "cycleqd.url": store.url(""),
-        "cycleqd.model": "final",
-        "cycleqd.digest.base": inputs["base"]["digest"],
-        "cycleqd.parents": ",".join(parent["id"] for parent in inputs["models"]),
-        "cycleqd.coefficients": ",".join(map(repr, inputs["coefficients"])),
-    }
-    if config.in_span:
-        tags |= {"cycleqd.digest.core": files["digest"], "cycleqd.scored_as": "final"}
-        form = "full" if "full" in made else "adapter"
-        files, folder = made[form], (layout.full if form == "full" else layout.adapter)("final")
-    tracker.register(config.name, ids.runs[model_key("final")], store.url(folder), files["digest"], tags)
+def _offer(model: str) -> str:
+    """The folder of the update that offers a model to the archives."""
+    number = layout.child_generation(model)
+    return layout.update(-1 if number is None else number)

@@ -1,8 +1,10 @@
-"""What leads from MLflow's runs to the evolution: their keys, and the tags and parameters of models and lineage."""
+"""What leads from MLflow's runs to the evolution: keys of runs, tags and parameters of models and lineage, datasets."""
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
+from typing import TYPE_CHECKING
 
 from cycleqd.search import operators
 from cycleqd.search.records import JSON, Child, ModelRef
@@ -10,7 +12,12 @@ from cycleqd.storage import layout
 from cycleqd.storage.evolution import core_key, manifest_from
 from cycleqd.storage.frozen import flat
 from cycleqd.storage.objects import Store
-from cycleqd.tracking.tracker import Ids, need_ids
+from cycleqd.tracking.tracker import Ids, load_ids
+
+if TYPE_CHECKING:
+    from mlflow.entities import Dataset
+
+_DATASET_DIGEST = 36  # characters that MLflow takes
 
 
 def generation_key(number: int) -> str:
@@ -32,16 +39,13 @@ def model_key(model: str) -> str:
 
 
 def ids_of(store: Store, model: str) -> Ids:
-    """The stored run ids among which a model's is.
+    """The stored run ids among which a model's is; none where MLflow has been away since the model was planned.
 
     Args:
         store: Objects of the evolution.
         model: Model id.
     """
-    number = layout.child_generation(model)
-    if number is not None:
-        return need_ids(store, layout.mlflow(number))
-    return need_ids(store, layout.FINAL_MLFLOW if model in layout.COMBINED else layout.SEED_MLFLOW)
+    return load_ids(store, layout.mlflow_of(model)) or Ids("")
 
 
 def model_tags(store: Store, model: str, kind: str) -> dict[str, str]:
@@ -92,6 +96,19 @@ def lineage_params(child: Child) -> dict[str, object]:
     return {"generation": child.generation, **parents, **omega, **drawn}
 
 
+def combined_tags(inputs: JSON) -> dict[str, str]:
+    """What a combined model was made of, as tags.
+
+    Args:
+        inputs: Of the record of its making.
+    """
+    return {
+        "cycleqd.parents": ",".join(parent["id"] for parent in inputs["models"]),
+        "cycleqd.parent_digests": ",".join(parent["digest"] for parent in inputs["models"]),
+        "cycleqd.coefficients": ",".join(map(repr, inputs["coefficients"])),
+    }
+
+
 def describe(child: Child) -> str:
     """A child's making in one sentence.
 
@@ -102,7 +119,7 @@ def describe(child: Child) -> str:
     return f"Child of {pairs}; mutation: {operators.describe(child.mutation)}."
 
 
-def checkpoint_tags(store: Store, model: str, made: JSON) -> dict[str, object]:
+def checkpoint_tags(store: Store, model: str, made: JSON) -> dict[str, str]:
     """The tags that hold a model's digest, and where it is in the span, which depends on the digest.
 
     Args:
@@ -110,7 +127,7 @@ def checkpoint_tags(store: Store, model: str, made: JSON) -> dict[str, object]:
         model: Model id.
         made: What a record says of the files.
     """
-    tags: dict[str, object] = {"cycleqd.digest": made["digest"]}
+    tags = {"cycleqd.digest": str(made["digest"])}
     if manifest_from(made).is_core:
         tags["cycleqd.checkpoint"] = store.url(core_key(store, ModelRef(model, made["digest"])))
     return tags
@@ -127,3 +144,18 @@ def where_tags(run: Mapping[str, str], evaluation: str = "") -> dict[str, str]:
     """
     keys = {"kfp_run": "kfp_run", "kfp_pod": "kfp_pod", "image": "image", "code": "code_version"}
     return {f"cycleqd.{tag}{evaluation}": run[key] for tag, key in keys.items() if run.get(key)}
+
+
+def dataset(name: str, url: str, sha256: str, profile: JSON) -> Dataset:
+    """Data as MLflow shows it. Its digests are short: the whole one goes into the profile.
+
+    Args:
+        name: Names the data.
+        url: Where they are.
+        sha256: Their digest, hex.
+        profile: What else is known of them, a dict of JSON values.
+    """
+    from mlflow.entities import Dataset
+
+    whole = json.dumps({**profile, "sha256": sha256})
+    return Dataset(name, sha256[:_DATASET_DIGEST], "s3", json.dumps({"uri": url}), profile=whole)

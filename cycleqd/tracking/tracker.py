@@ -21,24 +21,39 @@ from cycleqd.storage.settings import Settings
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
-    from mlflow.entities import Metric, Param, RunTag
+    from mlflow.entities import Dataset, Metric, Param, Run, RunTag
 
 KEY = "cycleqd.key"
 """Tag: what a run stands for, unique in its experiment: "evolution", "generation:000012", "model:g000012-c00"."""
 
+NOTE = "mlflow.note.content"
+"""Tag: the description that MLflow's pages show, in Markdown."""
+
 _URL = "cycleqd.url"
 _PARENT = "mlflow.parentRunId"
 _KIND = {"mlflow.experimentKind": "custom_model_development"}  # the pages open on runs, not on traces
+_DEFAULTS = {
+    "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
+    "GIT_PYTHON_REFRESH": "quiet",
+    "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
+    # What is not logged now is logged later: a task that holds a GPU waits half a minute for a server, not four.
+    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "4",
+    "MLFLOW_HTTP_REQUEST_TIMEOUT": "30",
+}
 _PART = 400  # entities a request; MLflow takes 1000, and 100 params or tags
 
 
 @dataclass(frozen=True)
 class NewRun:
-    """A run to be created: its key, displayed name, tags, description (Markdown) and the key of its parent."""
+    """A run to be created: its key, displayed name, description (Markdown), tags and the key of its parent.
+
+    `started`: when what it stands for began, in milliseconds since the epoch, from a record.
+    """
 
     key: str
     name: str
     description: str
+    started: int
     tags: Mapping[str, str] = field(default_factory=dict)
     parent: str | None = None
 
@@ -47,11 +62,10 @@ class Tracker:
     """The MLflow server, as far as an evolution needs it. Failures are UnavailableError after MLflow's own retries."""
 
     def __init__(self, settings: Settings) -> None:
-        os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
-        os.environ.setdefault("GIT_PYTHON_REFRESH", "quiet")
-        os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")
+        for name, value in _DEFAULTS.items():
+            os.environ.setdefault(name, value)
         self.uri = settings.tracking
-        with self._reported():
+        with self.reported():
             from mlflow import MlflowClient
 
             self.client: MlflowClient = MlflowClient(settings.tracking)
@@ -69,11 +83,11 @@ class Tracker:
         from mlflow.exceptions import MlflowException
 
         url = store.url("").rstrip("/")
-        with self._reported():
+        with self.reported():
             found = self.client.get_experiment_by_name(store.evolution)
             if found is None:
                 try:
-                    tags = {_URL: url, "mlflow.note.content": description, **_KIND}
+                    tags = {_URL: url, NOTE: description, **_KIND}
                     return str(self.client.create_experiment(store.evolution, tags=tags))
                 except MlflowException as error:
                     found = self.client.get_experiment_by_name(store.evolution)  # another process was faster
@@ -85,6 +99,17 @@ class Tracker:
                     f" {found.tags.get(_URL, 'something else')}, not to {url}; rename the evolution or the experiment"
                 )
             return str(found.experiment_id)
+
+    def describe(self, experiment: str, tags: Mapping[str, str]) -> None:
+        """Set tags of an experiment.
+
+        Args:
+            experiment: Id of the experiment.
+            tags: By name.
+        """
+        with self.reported():
+            for name, value in tags.items():
+                self.client.set_experiment_tag(experiment, name, value)
 
     def create_runs(self, store: Store, key: str, experiment: str, wanted: Sequence[NewRun], parents: Ids) -> Ids:
         """Create runs and store their ids, once: by a conditional write that one process wins.
@@ -106,25 +131,26 @@ class Tracker:
                 created[run.key] = self._find_or_create(experiment, run, created)
             mine = {run.key: created[run.key] for run in wanted}
             store.create(key, encode({"experiment": experiment, "runs": mine}))
-        stored = need_ids(store, key)
+        stored = load_ids(store, key)
+        assert stored is not None, "it was there, or has been created"
         self._delete_others(stored)
         return stored
 
     def _find_or_create(self, experiment: str, run: NewRun, created: Mapping[str, str]) -> str:
-        tags = {KEY: run.key, "mlflow.note.content": run.description, **run.tags}
+        tags = {KEY: run.key, NOTE: run.description, **run.tags}
         named = f"tags.`{KEY}` = '{run.key}'"
         if run.parent is not None:
             # Taken over under its own parent only: of two processes at once, one deletes its parent and all below.
             tags[_PARENT] = created[run.parent]
             named += f" AND tags.`{_PARENT}` = '{created[run.parent]}'"
-        with self._reported():
+        with self.reported():
             found = self.client.search_runs([experiment], named, order_by=["attributes.start_time ASC"], max_results=1)
             if found:
                 return str(found[0].info.run_id)
-            return str(self.client.create_run(experiment, tags=tags, run_name=run.name).info.run_id)
+            return str(self.client.create_run(experiment, run.started, tags, run.name).info.run_id)
 
     def _delete_others(self, stored: Ids) -> None:
-        with self._reported():
+        with self.reported():
             for name, run_id in stored.runs.items():
                 for run in self.client.search_runs([stored.experiment], f"tags.`{KEY}` = '{name}'"):
                     if run.info.run_id != run_id:
@@ -139,22 +165,22 @@ class Tracker:
         Raises:
             UnavailableError: there is no such run.
         """
-        with self._reported():
+        with self.reported():
             return dict(self.client.get_run(run).data.tags)
 
-    def search(self, experiment: str, condition: str) -> list[dict[str, str]]:
-        """The tags of an experiment's runs that meet a condition.
+    def search(self, experiment: str, condition: str) -> list[Run]:
+        """An experiment's runs that meet a condition.
 
         Args:
             experiment: Id of the experiment.
             condition: In MLflow's filter language.
         """
-        found: list[dict[str, str]] = []
+        found: list[Run] = []
         token: str | None = ""
-        with self._reported():
+        with self.reported():
             while token is not None:
                 page = self.client.search_runs([experiment], condition, page_token=token or None)
-                found += [dict(run.data.tags) for run in page]
+                found += page
                 token = page.token or None
         return found
 
@@ -167,6 +193,7 @@ class Tracker:
         metrics: Mapping[str, float] | None = None,
         params: Mapping[str, object] | None = None,
         tags: Mapping[str, object] | None = None,
+        model: str | None = None,
     ) -> None:
         """Log to a run.
 
@@ -178,13 +205,16 @@ class Tracker:
             metrics: By name.
             params: By name; MLflow refuses to change one.
             tags: By name.
+            model: Id of the logged model that the metrics are of, too.
         """
         from mlflow.entities import Metric, Param, RunTag
 
-        points = [Metric(name, float(value), time, step) for name, value in sorted((metrics or {}).items())]
+        points = [
+            Metric(name, float(value), time, step, model_id=model) for name, value in sorted((metrics or {}).items())
+        ]
         settings = [Param(name, str(value)) for name, value in sorted((params or {}).items())]
         labels = [RunTag(name, str(value)) for name, value in sorted((tags or {}).items())]
-        with self._reported():
+        with self.reported():
             for start in range(0, max(len(points), 1), _PART):
                 first = start == 0
                 self._log_batch(run, points[start : start + _PART], settings if first else (), labels if first else ())
@@ -200,6 +230,20 @@ class Tracker:
                 raise
             self.client.log_batch(run, points, params, tags)
 
+    def data(self, run: str, datasets: Sequence[Dataset], context: str) -> None:
+        """Name the datasets that a run used; those that it names already are left as they are.
+
+        Args:
+            run: Id of the run.
+            datasets: Their names, digests and sources.
+            context: What they were used for.
+        """
+        from mlflow.entities import DatasetInput, InputTag
+
+        used = [DatasetInput(one, [InputTag("mlflow.data.context", context)]) for one in datasets]
+        with self.reported():
+            self.client.log_inputs(run, used)
+
     def text(self, run: str, path: str, text: str) -> None:
         """Store a text as an artifact; the same path is overwritten.
 
@@ -208,7 +252,7 @@ class Tracker:
             path: Of the artifact.
             text: Its content.
         """
-        with self._reported():
+        with self.reported():
             self.client.log_text(run, text, path)
 
     def picture(self, run: str, path: str, png: bytes) -> None:
@@ -220,10 +264,21 @@ class Tracker:
             png: Its content.
         """
         folder, _, name = path.rpartition("/")
-        with self._reported(), tempfile.TemporaryDirectory() as scratch:
+        with self.reported(), tempfile.TemporaryDirectory() as scratch:
             file = Path(scratch) / name
             file.write_bytes(png)
             self.client.log_artifact(run, str(file), folder)
+
+    def files(self, run: str, folder: Path, path: str) -> None:
+        """Store a folder's files as artifacts; the same paths are overwritten.
+
+        Args:
+            run: Id of the run.
+            folder: Where the files are.
+            path: Of the folder that the artifacts are in.
+        """
+        with self.reported():
+            self.client.log_artifacts(run, str(folder), path)
 
     def end(self, run: str, moment: int, status: str = "FINISHED") -> None:
         """End a run.
@@ -233,47 +288,31 @@ class Tracker:
             moment: Milliseconds since the epoch, from the record of what ended.
             status: MLflow's.
         """
-        with self._reported():
+        with self.reported():
             self.client.set_terminated(run, status, moment)
 
-    def register(self, name: str, run: str, source: str, digest: str, tags: Mapping[str, str]) -> None:
-        """Register a model's files as a version of a registered model, once, and let the alias `best` name it.
+    def resume(self, run: str) -> None:
+        """Say that a run that had ended goes on.
 
         Args:
-            name: The registered model.
-            run: Id of the model's run.
-            source: URL of the folder.
-            digest: The files' digest: a version that has it in its tags is the one.
-            tags: What leads from the version to S3 and to the lineage.
+            run: Id of the run.
         """
-        from mlflow.exceptions import MlflowException
-
-        with self._reported():
-            try:
-                self.client.create_registered_model(name)
-            except MlflowException as error:
-                if error.error_code != "RESOURCE_ALREADY_EXISTS":
-                    raise
-            versions = self.client.search_model_versions(f"name = '{name}'")
-            found = next((v.version for v in versions if v.tags.get("cycleqd.digest") == digest), None)
-            if found is None:
-                marked = {**tags, "cycleqd.digest": digest}
-                found = self.client.create_model_version(name, source, run, tags=marked).version
-            self.client.set_registered_model_alias(name, "best", str(found))
+        with self.reported():
+            self.client.update_run(run, "RUNNING")
 
     @contextmanager
-    def _reported(self) -> Iterator[None]:
+    def reported(self) -> Iterator[None]:
+        """Turn what MLflow's client raises into one sentence: for artifacts also its transport's errors, OSErrors."""
         try:
             from mlflow.exceptions import MlflowException
         except ImportError as error:
             raise UnavailableError("mlflow is not installed; pip install 'cycleqd[tracking]'") from error
         try:
             yield
-        except MlflowException as error:
+        except (MlflowException, OSError) as error:
             sentence = " ".join(str(error).split())[:400]
             raise UnavailableError(
-                f"MLflow at {self.uri} failed ({sentence}); check MLFLOW_TRACKING_URI and the server, then run"
-                " this again (logging is repeated)"
+                f"MLflow at {self.uri} failed ({sentence}); check MLFLOW_TRACKING_URI and the server"
             ) from error
 
 
@@ -294,17 +333,3 @@ def load_ids(store: Store, key: str) -> Ids | None:
     """
     found = store.find_json(key)
     return None if found is None else Ids(found["experiment"], found["runs"])
-
-
-def need_ids(store: Store, key: str) -> Ids:
-    """Ids that an earlier stage stored.
-
-    Args:
-        store: Objects of the evolution.
-        key: Where they are stored, relative to the evolution.
-
-    Raises:
-        IntegrityError: there are none.
-    """
-    found = store.get_json(key)
-    return Ids(found["experiment"], found["runs"])

@@ -8,15 +8,14 @@ from pathlib import Path
 
 import pytest
 
-from components.aggregate.stage import compared
 from cycleqd.errors import ConflictError
 from cycleqd.report.collect import collect
 from cycleqd.report.write import run
-from cycleqd.run import steps
 from cycleqd.search import state as states
 from cycleqd.search.records import Scored
 from cycleqd.storage import layout
 from cycleqd.storage.evolution import current, model_ref
+from cycleqd.storage.finalising import compared, finalised
 from cycleqd.storage.results import need_result, sealed
 from tests.evolution import TASKS, Evolution
 from tests.ledger import ledger
@@ -92,7 +91,7 @@ def test_a_final_model_that_is_one_elite_has_the_aggregate_beside_it(evolution: 
     assert scored == ["base", "expert-a", "expert-b", "expert-c", "naive", "aggregated", "final"]
     for split in ("search", "test"):
         made.evaluate(scored, split)
-    assert steps.finalised(made.config, store, state)
+    assert finalised(made.config, store, state)
     data = collect(store)
     best = states.best_living(state).model
     assert data.recipe == ((best.id, 1.0),) and data.scored("search", "final") == data.scored("search", best.id)
@@ -123,7 +122,7 @@ def test_the_better_of_aggregate_and_best_single_model_is_the_final_one(
     made.generation()
     made.aggregate()
     store, state = made.store, current(made.store)[1]
-    assert not steps.finalised(made.config, store, state)
+    assert not finalised(made.config, store, state)
     rivals = compared(made.config, state, None)
     best = states.best_living(state)
     seeded = ["base", "expert-a", "expert-b", "expert-c"]
@@ -137,9 +136,9 @@ def test_the_better_of_aggregate_and_best_single_model_is_the_final_one(
     other = best.model.id if aggregate_wins else "aggregated"
     assert set(scored) == {*seeded, "naive", other, "final"} and scored[-1] == "final"
     for split in ("search", "test"):
-        assert not steps.finalised(made.config, store, state)
+        assert not finalised(made.config, store, state)
         made.evaluate(scored, split)
-    assert steps.finalised(made.config, store, state)
+    assert finalised(made.config, store, state)
     data = collect(store)
     if aggregate_wins:
         assert model_ref(store, "final").digest == model_ref(store, "aggregated").digest

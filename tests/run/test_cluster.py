@@ -17,7 +17,6 @@ import pytest
 import yaml
 from typer.testing import CliRunner
 
-from components.aggregate.stage import compared
 from cycleqd.cli import app
 from cycleqd.run import decisions
 from cycleqd.run.kubeflow import runs as cluster
@@ -25,6 +24,7 @@ from cycleqd.run.steps import find_state
 from cycleqd.search.config import load
 from cycleqd.storage import layout
 from cycleqd.storage.evolution import current
+from cycleqd.storage.finalising import compared
 from cycleqd.storage.frozen import frozen_bytes
 from cycleqd.storage.objects import Store
 from cycleqd.storage.settings import Settings

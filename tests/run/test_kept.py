@@ -7,7 +7,6 @@ import json
 import secrets
 import zipfile
 from collections.abc import Callable, Iterator
-from itertools import count, takewhile
 from pathlib import Path
 from typing import Any
 
@@ -20,12 +19,12 @@ from cycleqd.errors import IntegrityError
 from cycleqd.run.replay import difference
 from cycleqd.storage import layout
 from cycleqd.storage.client import connect_client
-from cycleqd.storage.evolution import current, find_plan, load_config, manifest
+from cycleqd.storage.evolution import current, load_config, manifest
 from cycleqd.storage.formats import decode
 from cycleqd.storage.objects import Store
 from cycleqd.storage.results import find_record
 from cycleqd.storage.settings import Settings
-from cycleqd.tracking import logbook
+from cycleqd.tracking import unlogged
 from tests.run.conftest import start
 
 KEPT = Path(__file__).parents[1] / "data" / "evolutions"
@@ -70,15 +69,7 @@ def log_again(settings: Settings, store: Store) -> None:
         if key.endswith("/mlflow.json"):
             assert store.get_json(key)["runs"], key
             store.delete([key])
-    config = load_config(store)
-    logbook.log_seed(settings, store, config)
-    for plan in takewhile(bool, (find_plan(store, number) for number in count())):
-        assert plan is not None
-        logbook.open_generation(settings, store, plan)
-        for child in plan.children:
-            logbook.log_making(settings, store, child.id, ["merge"])
-    if store.exists(layout.FINAL_PLAN):
-        logbook.log_final(settings, store, config, config.combined)
+    unlogged.log(settings, store, load_config(store), unlogged.everything(store))
 
 
 @pytest.fixture

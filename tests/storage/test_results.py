@@ -10,6 +10,7 @@ import pytest
 
 from cycleqd.errors import IntegrityError
 from cycleqd.search.records import JSON
+from cycleqd.storage import layout
 from cycleqd.storage.objects import Store
 from cycleqd.storage.results import Clock, find_result, need_result, once, peak_memory, read_result
 
@@ -27,7 +28,7 @@ def test_a_stage_computes_once_and_then_only_reads(store: Store) -> None:
     assert once(store, "home", "merge", 1, {"a": "x"}, compute) == {"value": 1.5}
     assert calls == ["called"]
     assert {key: store.get(key) for key in store.list("")} == before
-    assert set(before) == {"home/result.json", "home/run.json"}
+    assert set(before) == {"home/result.json", "home/run.json", layout.unlogged("home")}
     run = store.get_json("home/run.json")
     assert "work" in run["seconds"] and run["peak_memory"] > 10 << 20
 
@@ -50,6 +51,18 @@ def test_peak_memory_counts_what_was_freed_and_living_children() -> None:
     assert 100 << 20 < alone < 200 << 20
     assert both >= alone + (10 << 20)
     assert peak_memory(child.pid) == 0
+
+
+def test_the_mark_that_mlflow_lacks_a_record_is_there_before_it(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    create = store.create
+
+    def killed(key: str, data: bytes) -> bool:
+        assert key != "home/result.json" or store.exists(layout.unlogged("home"))
+        return create(key, data)
+
+    monkeypatch.setattr(store, "create", killed)
+    once(store, "home", "merge", 1, {}, lambda clock: 1)
+    assert store.exists("home/result.json")
 
 
 def test_an_altered_record_is_named(store: Store) -> None:

@@ -2,21 +2,23 @@
 
 from __future__ import annotations
 
+import json
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from threading import Barrier
 from typing import Any
 
 import pytest
+from mlflow import MlflowClient
 
 from cycleqd.errors import ConflictError, UnavailableError
 from cycleqd.storage import layout
-from cycleqd.storage.evolution import find_child
+from cycleqd.storage.evolution import find_child, model_ref
 from cycleqd.storage.layout import child_generation
 from cycleqd.storage.objects import Store
 from cycleqd.storage.results import need_result
 from cycleqd.storage.settings import Settings
-from cycleqd.tracking.tracker import Ids, NewRun, Tracker
+from cycleqd.tracking.tracker import KEY, Ids, NewRun, Tracker
 from tests.evolution import Evolution
 from tests.ledger import ledger
 
@@ -77,11 +79,74 @@ def test_runs_are_nested_and_complete(grown: Evolution) -> None:
     assert [step for step, _ in sorted(curves["best_average"])] == [0, 1, 2, 3]
     artifacts = [path for path, _ in runs["evolution"]["artifacts"]]
     assert "config.json" in artifacts
-    assert [path for path in artifacts if "/" in path] == [
+    assert [path for path in artifacts if "/" in path and not path.startswith("report/")] == [
         *(f"archives/{n:06d}.json" for n in range(4)),
         *(f"heatmaps/{n:06d}.png" for n in range(4)),
     ]
+    assert {"report/report.html", "report/scores-test.png", "report/archives.png"} <= set(artifacts)
     assert {run["status"] for run in runs.values()} == {"FINISHED"}
+    assert len({run["name"] for run in runs.values()}) == len(runs)
+
+
+def test_times_are_those_of_the_records(grown: Evolution) -> None:
+    client, store = MlflowClient(), grown.store
+    (experiment,) = client.search_experiments(filter_string=f"name = '{grown.name}'")
+    runs = {run.data.tags[KEY]: run.info for run in client.search_runs([experiment.experiment_id])}
+
+    def record(folder: str, moment: str) -> int:
+        return int(store.get_json(layout.run(folder))[moment])
+
+    assert runs["evolution"].start_time == runs["model:base"].start_time == record(layout.SEED, "started")
+    assert runs["model:g000001-c01"].start_time == record(layout.generation(1), "started")
+    assert runs["generation:000001"].end_time == record(layout.update(1), "finished")
+    last = max(record(layout.evaluation("final", task, "test"), "finished") for task in grown.config.tasks)
+    assert runs["model:final"].end_time == last
+    assert runs["evolution"].end_time == max(run.end_time for run in runs.values())
+
+
+@pytest.mark.parametrize(("model", "split"), [("expert-a", "search"), ("g000001-c01", "search"), ("final", "test")])
+def test_average_and_worst_task_have_errors(grown: Evolution, model: str, split: str) -> None:
+    run = ledger(grown.name).runs[f"model:{model}"]
+    found = {task: need_result(grown.store, layout.evaluation(model, task, split)) for task in grown.config.tasks}
+    scores = {task: body["outputs"]["score"] for task, body in found.items()}
+    errors = {task: body["outputs"]["standard_error"] for task, body in found.items()}
+    worst = min(scores, key=lambda task: scores[task])
+    assert {name: run["metrics"][f"{split}_{name}"] for name in ("average", "average_stderr", "worst")} == {
+        "average": [(0, pytest.approx(sum(scores.values()) / 3))],
+        "average_stderr": [(0, pytest.approx(sum(e**2 for e in errors.values()) ** 0.5 / 3))],
+        "worst": [(0, scores[worst])],
+    }
+    assert run["metrics"][f"{split}_worst_stderr"] == [(0, errors[worst])]
+    assert run["tags"][f"cycleqd.{split}_worst_task"] == worst
+
+
+def test_data_are_datasets_with_digests(grown: Evolution) -> None:
+    runs = ledger(grown.name).runs
+    seeded = need_result(grown.store, layout.SEED)["outputs"]["tasks"]
+    for name, context in (("evolution", "evaluation"), ("model:final", "test"), ("model:g000001-c01", "search")):
+        used = [one for one in runs[name]["datasets"] if one[3] == context]
+        suffix = "" if name == "evolution" else f"/{context}"
+        digests = {f"{task}{suffix}": entry["data"]["digest"] for task, entry in seeded.items()}
+        assert {one[0]: one[1] for one in used} == {task: sha256[:36] for task, sha256 in digests.items()}
+        assert {one[0]: json.loads(one[2])["sha256"] for one in used} == digests
+
+
+def test_a_checkpoint_is_a_logged_model_that_leads_to_s3(grown: Evolution) -> None:
+    client, runs = MlflowClient(), ledger(grown.name).runs
+    for model in ("base", "expert-b", "g000001-c01", "final"):
+        (linked,) = runs[f"model:{model}"]["models"]
+        assert linked[:3] == (model, "READY", model_ref(grown.store, model).digest)
+        assert dict(linked[3])["search_average"] == runs[f"model:{model}"]["metrics"]["search_average"][0][1]
+    version = client.get_model_version_by_alias(grown.name, "best")
+    assert version.source == grown.store.url(layout.checkpoint("final"))
+    (run,) = client.search_runs([ledger(grown.name).experiment], f"tags.`{KEY}` = 'model:final'")
+    assert version.run_id == run.info.run_id
+    parents = need_result(grown.store, layout.stage("final", "make"))["inputs"]["models"]
+    assert version.tags["cycleqd.parents"] == ",".join(parent["id"] for parent in parents)
+    logged = client.get_logged_model(run.outputs.model_outputs[0].model_id)
+    assert logged.tags["cycleqd.checkpoint"] == version.source
+    assert client.list_logged_model_artifacts(logged.model_id) == []
+    assert len(client.search_model_versions(f"name = '{grown.name}'")) == 1
 
 
 @pytest.mark.parametrize(("model", "split"), [("g000001-c01", "search"), ("final", "test")])
@@ -110,7 +175,7 @@ def test_a_run_without_a_stored_id_is_taken_over(store: Store) -> None:
     store = Store(store.client, store.bucket, f"evolution-{store.bucket}")
     tracker = Tracker(Settings.from_environment())
     experiment = tracker.experiment(store, "about")
-    wanted = [NewRun("evolution", "name", "about"), NewRun("model:base", "base", "about", parent="evolution")]
+    wanted = [NewRun("evolution", "name", "about", 1), NewRun("model:base", "base", "about", 1, parent="evolution")]
     first = tracker.create_runs(store, "seed/mlflow.json", experiment, wanted, Ids(experiment))
     store.delete(["seed/mlflow.json"])  # as if killed before the ids were stored
     assert tracker.create_runs(store, "seed/mlflow.json", experiment, wanted, Ids(experiment)) == first
@@ -122,7 +187,7 @@ def test_of_two_creators_one_wins_with_its_whole_family(store: Store, monkeypatc
     store = Store(store.client, store.bucket, f"evolution-{store.bucket}")
     killed, slower = Tracker(Settings.from_environment()), Tracker(Settings.from_environment())
     experiment = killed.experiment(store, "about")
-    wanted = [NewRun("evolution", "n", "d"), NewRun("model:base", "base", "d", parent="evolution")]
+    wanted = [NewRun("evolution", "n", "d", 1), NewRun("model:base", "base", "d", 1, parent="evolution")]
 
     def create(tracker: Tracker) -> Ids:
         return tracker.create_runs(store, "a.json", experiment, wanted, Ids(experiment))
@@ -152,7 +217,7 @@ def test_the_slower_of_two_creators_gives_its_runs_up(store: Store, monkeypatch:
     won: list[Ids] = []
 
     def create(tracker: Tracker) -> Ids:
-        return tracker.create_runs(store, "a.json", experiment, [NewRun("evolution", "n", "d")], Ids(experiment))
+        return tracker.create_runs(store, "a.json", experiment, [NewRun("evolution", "n", "d", 1)], Ids(experiment))
 
     def after_the_other(*args: Any, **kwargs: Any) -> Any:
         race.undo()
@@ -171,7 +236,7 @@ def test_two_that_log_the_same_at_once_both_succeed(store: Store) -> None:
     experiment = trackers[0].experiment(store, "about")
     for number in range(15):
         run = trackers[0].create_runs(
-            store, f"{number}.json", experiment, [NewRun(f"model:{number}", "n", "d")], Ids(experiment)
+            store, f"{number}.json", experiment, [NewRun(f"model:{number}", "n", "d", 1)], Ids(experiment)
         )
         params, barrier = {f"p{i}": i for i in range(10)}, Barrier(2)
 

@@ -36,7 +36,7 @@ _MODULES = (
         f"transformers.models.{part}"
         for part in ("auto.modeling_auto", "auto.tokenization_auto", "llama.modeling_llama")
     ),
-    *("cycleqd.evaluation.engines.transformers", "cycleqd.tracking.logbook", "cycleqd.weights.merge"),
+    *("cycleqd.evaluation.engines.transformers", "cycleqd.tracking.unlogged", "cycleqd.weights.merge"),
 )
 _START_SECONDS = 180
 _POLITE_SECONDS = 0.5  # for what cleans up after itself

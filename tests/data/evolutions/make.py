@@ -17,12 +17,12 @@ from pathlib import Path
 
 import yaml
 
-from components.aggregate.stage import compared
 from cycleqd.report.write import run as report
 from cycleqd.run.local.services import running
 from cycleqd.run.steps import next_step
 from cycleqd.search.config import Config, load
 from cycleqd.storage.evolution import current
+from cycleqd.storage.finalising import compared
 from cycleqd.storage.objects import Store
 from tests.evolution import Evolution
 from tests.run.world import make_world
