@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import os
 import shutil
 import tempfile
 import urllib.request
@@ -229,11 +231,23 @@ def tracking_silence(url: str, seconds: float) -> str | None:
     """
     health = f"{url.rstrip('/')}/health"
     try:
-        with urllib.request.urlopen(health, timeout=seconds) as reply:
+        request = urllib.request.Request(health)
+        if (shown := _authorization()) is not None:
+            request.add_unredirected_header("Authorization", shown)
+        with urllib.request.urlopen(request, timeout=seconds) as reply:
             reply.read()
     except (OSError, ValueError) as error:
         return f"{health} ({error})"
     return None
+
+
+def _authorization() -> str | None:
+    """What MLflow's own client shows to a server, or to the proxy before it; None where it has nothing to show."""
+    names = ("MLFLOW_TRACKING_USERNAME", "MLFLOW_TRACKING_PASSWORD", "MLFLOW_TRACKING_TOKEN")
+    user, password, token = (os.environ.get(name) for name in names)
+    if user and password:
+        return f"Basic {base64.b64encode(f'{user}:{password}'.encode()).decode()}"
+    return f"Bearer {token}" if token else None
 
 
 def check_disk(config: Config, needed: int, findings: Findings) -> None:

@@ -44,6 +44,8 @@ Resource = Annotated[str, _kubernetes("resource", _DOMAIN + _WORD, '"nvidia.com/
 Key = Annotated[str, _kubernetes("label", f"({_DOMAIN})?{_WORD}", '"nvidia.com/gpu.product"')]
 Value = Annotated[str, _kubernetes("label's value", f"({_WORD})?", '"NVIDIA-H100-80GB-HBM3"')]
 
+Object = Annotated[str, _kubernetes("name", r"([a-z0-9][-a-z0-9.]{0,251}[a-z0-9])?", "cycleqd-cache")]
+
 Image = Literal["control", "weights", "evaluate"]
 
 
@@ -76,8 +78,16 @@ class Server(Section):
 
     url: Annotated[str, AfterValidator(_address)] = ""
     """Its address, as tasks reach it: http://cycleqd-server:8000."""
-    secret: Annotated[str, _kubernetes("name", r"([a-z0-9][-a-z0-9.]{0,251}[a-z0-9])?", "cycleqd-server")] = ""
+    secret: Object = ""
     """Kubernetes Secret whose API_KEY pods show to it; elsewhere CYCLEQD_SERVER_KEY is taken from the environment."""
+
+
+class Volumes(Section):
+    """Claims on the cluster's storage, which outlives pods."""
+
+    cache: Object = ""
+    """PersistentVolumeClaim for checkpoints, up to `place.cache_size`, and for what vLLM compiles, which pods that score
+    share; empty: each has its own disk."""
 
 
 class Toleration(Section):
@@ -165,10 +175,19 @@ class Place(Section):
     """Kubernetes namespace in which runs execute."""
     service_account: str = ""
     """Service account of pods; empty: the one that KFP chooses."""
-    secret: str = "cycleqd-credentials"
-    """Secret with the S3 keys, in `namespace`."""
+    secret: Object | None = "cycleqd-credentials"
+    """Secret with keys for S3 and credentials for MLflow, in `namespace`; `null` where pods need none, since S3 knows
+    their service account."""
     config_map: str = "cycleqd-settings"
     """ConfigMap with the addresses of S3 and MLflow, in `namespace`."""
+    certificates: Object = ""
+    """ConfigMap, in `namespace`, whose `ca.crt` holds the certificate authorities that pods trust; empty: the images'."""
+    volumes: Volumes = Volumes()
+    """Claims that pods mount."""
+    labels: dict[Key, Value] = Field(default_factory=dict)
+    """Labels of all task pods: a queue's name (`kueue.x-k8s.io/queue-name`), what costs are counted by."""
+    annotations: dict[Key, str] = Field(default_factory=dict)
+    """Annotations of all task pods."""
     control: Resources = Resources(cpu="1", memory="2G")
     """Resources of pods of the `control` image."""
     weights: Resources = Resources()

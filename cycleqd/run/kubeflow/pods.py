@@ -55,7 +55,7 @@ class Kubernetes:
         """An object, None when there is none.
 
         Args:
-            kind: secret, config_map, service_account or namespace.
+            kind: secret, config_map, service_account, persistent_volume_claim or namespace.
             name: The object's.
             namespace: Where it is; a namespace is in none.
 
