@@ -86,8 +86,8 @@ class Volumes(Section):
     """Claims on the cluster's storage, which outlives pods."""
 
     cache: Object = ""
-    """PersistentVolumeClaim for checkpoints, up to `place.cache_size`, and for what vLLM compiles, which pods that score
-    share; empty: each has its own disk."""
+    """PersistentVolumeClaim that pods which score share, for checkpoints (up to `place.cache_size`) and what vLLM
+    compiles; empty: each has its own disk."""
 
 
 class Toleration(Section):
@@ -181,7 +181,7 @@ class Place(Section):
     config_map: str = "cycleqd-settings"
     """ConfigMap with the addresses of S3 and MLflow, in `namespace`."""
     certificates: Object = ""
-    """ConfigMap, in `namespace`, whose `ca.crt` holds the certificate authorities that pods trust; empty: the images'."""
+    """ConfigMap, in `namespace`, whose `ca.crt` holds the certificate authorities to trust; empty: the images'."""
     volumes: Volumes = Volumes()
     """Claims that pods mount."""
     labels: dict[Key, Value] = Field(default_factory=dict)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import contextlib
 import threading
+import urllib.error
 import urllib.request
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -19,7 +20,7 @@ from cycleqd.tracking.tracker import Tracker
 
 NAMES = ("MLFLOW_TRACKING_TOKEN", "MLFLOW_TRACKING_USERNAME", "MLFLOW_TRACKING_PASSWORD")
 GIVEN = {
-    f"Bearer {'do-not-leak'}": {"MLFLOW_TRACKING_TOKEN": "do-not-leak"},
+    "Bearer do-not-leak": {"MLFLOW_TRACKING_TOKEN": "do-not-leak"},
     f"Basic {base64.b64encode(b'me:do-not-leak').decode()}": {
         "MLFLOW_TRACKING_USERNAME": "me",
         "MLFLOW_TRACKING_PASSWORD": "do-not-leak",
@@ -41,8 +42,11 @@ def guarded(server: str, authorization: str) -> Iterator[str]:
             if self.headers["Authorization"] == authorization:
                 kind = {"Content-Type": self.headers["Content-Type"] or "application/json"}
                 asked = urllib.request.Request(server + self.path, body or None, kind, method=self.command)
-                with urllib.request.urlopen(asked, timeout=30) as answer:
-                    status, found = answer.status, answer.read()
+                try:
+                    with urllib.request.urlopen(asked, timeout=30) as answer:
+                        status, found = answer.status, answer.read()
+                except urllib.error.HTTPError as error:
+                    status, found = error.code, error.read()
             self.send_response(status)
             self.send_header("Content-Length", str(len(found)))
             self.end_headers()
@@ -66,15 +70,16 @@ def test_credentials_of_the_environment_open_the_server_and_are_in_no_message(
     for name in NAMES:
         monkeypatch.delenv(name, raising=False)
     with guarded(environment["MLFLOW_TRACKING_URI"], authorization) as url:
+        evolution = Store(store.client, store.bucket, store.bucket)  # a name of its own
         tracker = Tracker(Settings.from_environment({**environment, "MLFLOW_TRACKING_URI": url}))
         with pytest.raises(UnavailableError, match="401"):
-            tracker.experiment(store, "")
+            tracker.experiment(evolution, "")
         assert "401" in (tracking_silence(url, 10) or "")
         for name, value in GIVEN[authorization].items():
             monkeypatch.setenv(name, value)
         assert tracking_silence(url, 10) is None
-        assert tracker.experiment(store, "")
+        assert tracker.experiment(evolution, "")
         monkeypatch.setenv(next(iter(GIVEN[authorization])), "do-not-leak-either")
         with pytest.raises(UnavailableError, match="401") as refused:
-            tracker.experiment(store, "")
+            tracker.experiment(evolution, "")
         assert "do-not-leak" not in str(refused.value) and "do-not-leak" not in (tracking_silence(url, 10) or "")
