@@ -15,8 +15,8 @@ from cycleqd.run.kubeflow.replies import short
 from cycleqd.search.place import Place
 from pipelines.placement import LABEL
 
-LOOK_SECONDS = 20.0
-"""Between two looks. What is seen by two in a row is said: a pod often waits some seconds for the one before it."""
+LOOK_SECONDS = 15.0
+"""Between two looks. What two looks saw is said: a pod often waits some seconds for the one before it."""
 _EVENTS = 8  # pods of a look whose events are read, of those that neither run nor say why
 _QUOTA = "exceeded quota"  # as Kubernetes words it; Argo repeats that and tries again
 
@@ -55,7 +55,7 @@ class Waits:
         self._kubernetes: Kubernetes | None = None
         self._denied: set[Callable[..., Iterator[Waiting]]] = set()
         self._looked = float("-inf")
-        self._seen: set[tuple[str, str]] = set()
+        self._seen: set[tuple[str, str, str]] = set()
         self._said: set[tuple[str, str, str]] = set()
 
     def look(self, run_id: str) -> dict[tuple[str, str], str]:
@@ -87,12 +87,12 @@ class Waits:
         """
         if time.monotonic() - self._looked < LOOK_SECONDS:
             return []
-        found = self.look(run_id)
+        found = {(run_id, *kind): sentence for kind, sentence in self.look(run_id).items()}
         self._looked = time.monotonic()
-        lasting = [kind for kind in found if kind in self._seen and (run_id, *kind) not in self._said]
-        self._seen = set(found)
-        self._said |= {(run_id, *kind) for kind in lasting}
-        return [found[kind] for kind in lasting]
+        new = (found.keys() & self._seen) - self._said
+        self._seen |= found.keys()
+        self._said |= new
+        return [found[kind] for kind in sorted(new)]
 
     def _pods(self, run_id: str) -> Iterator[Waiting]:
         """Pods that have no node, no image, no Secret, no volume."""
