@@ -12,6 +12,7 @@ from pydantic import (
 )
 
 from cycleqd import __version__
+from cycleqd.search.engine_args import SpeedArgs
 from cycleqd.search.fields import Location, Section
 
 
@@ -113,7 +114,7 @@ class Resources(Section):
     memory: Bytes = "8G"
     """Memory, request and limit."""
     gpu: int = Field(default=0, ge=0)
-    """GPUs of a pod."""
+    """GPUs of a pod; vLLM divides each model among those of `place.evaluate`."""
     gpu_type: Resource = "nvidia.com/gpu"
     """Name of the GPU resource."""
     shared_memory: Annotated[str, _kubernetes("quantity", f"({_BYTES})?", '"16Gi"')] = ""
@@ -151,6 +152,8 @@ class Place(Section):
     """CPU threads of merging and mutating; any number gives the same bytes."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """Where models generate and SVD mutation computes; `auto` is CUDA where there is a device."""
+    engine_args: SpeedArgs = SpeedArgs()
+    """vLLM's own settings that change no reply; other engines have no use for them."""
     cache_size: str = "50GB"
     """Space for cached checkpoints on a machine."""
     timeout: int = Field(default=6 * 3600, ge=60)

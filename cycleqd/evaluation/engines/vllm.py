@@ -183,7 +183,17 @@ class VllmEngine(Engine):
         if self._device() == "cpu":
             tokens = 2 * max(self.settings.batch_tokens, checkpoint.context)
             arguments |= {"enforce_eager": True, "kv_cache_memory_bytes": tokens * _cache_bytes(checkpoint.config)}
-        return arguments
+        return arguments | self._shared(checkpoint) | dict(self.settings.arguments)
+
+    def _shared(self, checkpoint: ModelFolder) -> dict[str, Any]:
+        """How a model is divided among GPUs. Raises EvaluationError where its heads cannot be."""
+        gpus, heads = self.settings.gpus, int(checkpoint.config.num_attention_heads)
+        if heads % gpus:
+            raise EvaluationError(
+                f"{checkpoint.folder}: its {heads} attention heads cannot be divided among {gpus} GPUs; ask for as many"
+                " as divide them (place.evaluate.gpu)"
+            )
+        return {"tensor_parallel_size": gpus} if gpus > 1 else {}
 
     def _device(self) -> str:
         from vllm.platforms import current_platform

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 from torch import nn
@@ -16,9 +18,10 @@ class Repacked(nn.Module):
         super().__init__()
         self.shape, self.params_dtype, self.bias = weight.shape, weight.dtype, bias
         self.weight = nn.Parameter(weight.flatten(), requires_grad=False)
+        self.quant_method = SimpleNamespace(apply=self.multiply)
 
-    def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, None]:
-        return nn.functional.linear(x, self.weight.reshape(self.shape), self.bias), None
+    def multiply(self, layer: nn.Module, x: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
+        return nn.functional.linear(x, self.weight.reshape(self.shape), bias)
 
 
 @pytest.mark.parametrize("biased", [False, True])
