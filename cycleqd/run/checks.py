@@ -114,6 +114,12 @@ def check_models(config: Config, store: Store | None, findings: Findings) -> dic
             findings.collect(error)
     if base is not None:
         check_crossover(config, base, findings)
+        gpus, heads = config.place.evaluate.gpu, base.setting("num_attention_heads")
+        if gpus > 1 and heads and heads % gpus and config.evaluation.engine in ("auto", "vllm"):
+            findings.problems.append(
+                f"place.evaluate.gpu is {gpus}, and vLLM cannot divide the {heads} attention heads of {base.location}"
+                " among so many GPUs; ask for as many as divide them"
+            )
         try:
             _compare(config, base, [found for model, found in opened.items() if model != "base"], findings)
         except CycleQDError as error:  # a broken tokenizer file

@@ -164,7 +164,7 @@ def test_a_quota_that_keeps_pods_from_being_made_is_told_by_the_workflow(
     state, one = run
     nodes = {
         "a": {"displayName": "evaluate-child", "phase": "Running"},
-        "b": {"displayName": "executor", "boundaryID": "a", "phase": "Pending", "message": NO_QUOTA},
+        "b": {"displayName": "executor(0)", "boundaryID": "a", "phase": "Pending", "message": NO_QUOTA},
         "c": {"displayName": "merge", "phase": "Pending", "message": ""},
     }
     state.workflows = [{"metadata": {"labels": {"pipeline/runid": one["run_id"]}}, "status": {"nodes": nodes}}]

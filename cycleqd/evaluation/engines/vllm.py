@@ -20,6 +20,7 @@ from cycleqd.errors import EvaluationError, UnavailableError
 from cycleqd.evaluation.engines import Adapter, Completion, Engine, EngineSettings, Progress, Request, Sampling
 from cycleqd.evaluation.engines.common.adapter import AdapterFolder
 from cycleqd.evaluation.engines.common.checkpoint import ModelFolder
+from cycleqd.evaluation.engines.common.compiled import Compiled
 from cycleqd.evaluation.engines.common.watched import Alive, environment, watched
 
 T = TypeVar("T")
@@ -47,6 +48,7 @@ class VllmEngine(Engine):
         self._checkpoint: ModelFolder | None = None
         self._digest: str | None = None
         self._processes: list[Any] = []
+        self._compiled = Compiled()
 
     @property
     def reproducible(self) -> bool:
@@ -152,9 +154,11 @@ class VllmEngine(Engine):
                 f"transformers engine"
             ) from error
         before, room = set(multiprocessing.active_children()), (self._rank(), len(self._adapters))
-        with environment(self.settings.threads):
+        folder, compiled = self._compiled.take(checkpoint.folder)
+        arguments = self.arguments(checkpoint) | {"model": str(folder)}
+        with environment(self.settings.threads, compiled):
             try:
-                self._llm = self._call("starting", START_SECONDS, LLM, **self.arguments(checkpoint))
+                self._llm = self._call("starting", START_SECONDS, LLM, **arguments)
             finally:
                 self._processes = [p for p in multiprocessing.active_children() if p not in before]
         self._call("starting", SWAP_SECONDS, self._llm.collective_rpc, "end_with", args=(os.getpid(),))
@@ -300,6 +304,7 @@ class VllmEngine(Engine):
             process.kill()
         self._llm, self._checkpoint, self._digest, self._processes = None, None, None, []
         self._room, self._proved = (0, 0), set()
+        self._compiled.free()
 
 
 def _cache_bytes(config: Any) -> int:

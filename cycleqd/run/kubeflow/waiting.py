@@ -115,7 +115,7 @@ class Waits:
         for workflow in self._kubernetes.workflows(run_id, self.place.namespace):
             nodes = workflow.get("status", {}).get("nodes") or {}
             for node in nodes.values():
-                name, message = node.get("displayName", ""), node.get("message", "")
+                name, message = node.get("displayName", "").partition("(")[0], node.get("message", "")  # "executor(0)"
                 if node.get("phase") == "Pending" and _QUOTA in message:
                     if name == "executor":  # KFP's name for what does the work of the task around it
                         name = nodes.get(node.get("boundaryID"), {}).get("displayName", name)
