@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import signal
 import subprocess
 import sys
@@ -35,12 +34,12 @@ def test_one_process_has_the_folder_until_it_ends_however_it_ends(
     command = [sys.executable, "-c", HOLD, str(first)]
     holder = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
     assert holder.stdout is not None and "VLLM_CACHE_ROOT" in holder.stdout.readline()
-    assert os.readlink(shared / "model") == str(first)
+    assert (shared / "model").readlink() == first
     mine = Compiled()
     assert mine.take(second) == (second, {}), "it is another's"
     holder.kill()
     assert holder.wait(60) == -signal.SIGKILL
     assert mine.take(second) == (shared / "model", {"VLLM_CACHE_ROOT": str(shared)})
-    assert mine.take(first)[0] == shared / "model" and os.readlink(shared / "model") == str(first)
+    assert mine.take(first)[0] == shared / "model" and (shared / "model").readlink() == first
     mine.free()
     assert Compiled().take(second)[1]
