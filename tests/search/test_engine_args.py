@@ -8,7 +8,7 @@ import pytest
 
 from cycleqd.evaluation.records import inputs_of
 from cycleqd.evaluation.staged import StagedTask
-from cycleqd.plugins import Task
+from cycleqd.evaluation.task import load_task
 from cycleqd.search.config import Config
 from cycleqd.search.engine_args import ReplyArgs, SpeedArgs
 from tests.pipelines.configs import two_tasks
@@ -31,7 +31,7 @@ def test_what_changes_replies_is_frozen_and_an_input_of_every_score_and_what_doe
     plain, exact = evaluating(), evaluating(engine_args={"kv_cache_dtype": "fp8"})
     files = {"data": {"digest": "d"}, "plugin": None}
     found = [
-        inputs_of(config, "digest", StagedTask("one", config.tasks["one"], files, Task), "search")["evaluation"]
+        inputs_of(config, "digest", StagedTask("one", config.tasks["one"], files, load_task("code")), "search")["evaluation"]
         for config in (plain, exact)
     ]
     assert found[1] == {**found[0], "engine_args": {"kv_cache_dtype": "fp8"}}
