@@ -29,11 +29,8 @@ def evaluating(**settings: object) -> Config:
 
 def test_what_changes_replies_is_frozen_and_an_input_of_every_score_and_what_does_not_is_neither() -> None:
     plain, exact = evaluating(), evaluating(engine_args={"kv_cache_dtype": "fp8"})
-    files = {"data": {"digest": "d"}, "plugin": None}
-    found = [
-        inputs_of(config, "digest", StagedTask("one", config.tasks["one"], files, load_task("code")), "search")["evaluation"]
-        for config in (plain, exact)
-    ]
+    task = StagedTask("one", plain.tasks["one"], {"data": {"digest": "d"}, "plugin": None}, load_task("code"))
+    found = [inputs_of(config, "digest", task, "search")["evaluation"] for config in (plain, exact)]
     assert found[1] == {**found[0], "engine_args": {"kv_cache_dtype": "fp8"}}
     assert "engine_args" not in found[0], "scores of earlier versions, which had none, still match"
     assert plain.frozen() != exact.frozen() and "max_num_seqs" not in str(exact.frozen())

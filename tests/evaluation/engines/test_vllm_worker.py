@@ -62,7 +62,7 @@ def test_workers_compare_their_parts_of_a_divided_model() -> None:
     assert torch.equal(torch.cat(parts, dim=1), whole.T)
     parts = [_part(divided("ColumnParallelLinear", rank, 2, output_size=12), whole) for rank in range(2)]
     assert torch.equal(torch.cat(parts), whole)
-    second = _part(divided("MergedColumnParallelLinear", 1, 2, output_sizes=[8, 4]), whole)
+    second = _part(divided("MergedColumnParallelLinear", 1, 2, output_size=12, output_sizes=[8, 4]), whole)
     assert torch.equal(second, whole[[4, 5, 6, 7, 10, 11]])
     heads = {"head_size": 1, "total_num_heads": 8, "total_num_kv_heads": 2, "num_kv_head_replicas": 2}
     third = _part(divided("QKVParallelLinear", 2, 4, **heads), whole)
