@@ -6,13 +6,17 @@ from kfp import dsl, kubernetes
 
 from cycleqd.search.place import Place, Resources, image_of
 
-SECRET = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY")
-OPTIONAL_SECRET = ("MLFLOW_TRACKING_USERNAME", "MLFLOW_TRACKING_PASSWORD")
-SETTINGS = ("AWS_ENDPOINT_URL", "MLFLOW_TRACKING_URI")
-OPTIONAL_SETTINGS = ("AWS_REGION", "AWS_CA_BUNDLE")
+PAIRS = (("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"), ("MLFLOW_TRACKING_USERNAME", "MLFLOW_TRACKING_PASSWORD"))
+SECRET = (*PAIRS[0], "MLFLOW_TRACKING_TOKEN", *PAIRS[1])
+"""What the Secret may hold. S3 may know pods by another identity, and MLflow may ask for nothing."""
+SETTINGS = ("MLFLOW_TRACKING_URI",)
+OPTIONAL_SETTINGS = ("AWS_ENDPOINT_URL", "AWS_REGION")
 FIELDS = {"KFP_RUN_ID": "metadata.labels['pipeline/runid']", "KFP_POD_NAME": "metadata.name"}
 SERVER_KEY = "CYCLEQD_SERVER_KEY"
-SCRATCH = "/scratch"
+SCRATCH, CACHE, CERTIFICATES = "/scratch", "/cache", "/certificates"
+AUTHORITIES = "ca.crt"
+TRUSTING = ("AWS_CA_BUNDLE", "REQUESTS_CA_BUNDLE", "SSL_CERT_FILE")
+"""Where S3's client, MLflow's, and the rest (Python's and Kubeflow's launcher) look for certificate authorities."""
 LABEL = "cycleqd/image"
 
 
@@ -35,6 +39,10 @@ def assign(task: dsl.PipelineTask, stage: str, place: Place) -> dsl.PipelineTask
         # left out elsewhere: kfp.local would put these values over the machine's own
         _ask_for(task, place.resources(stage))
         _tell(task, stage, place)
+        for label, value in place.labels.items():
+            kubernetes.add_pod_label(task, label, value)
+        for name, text in place.annotations.items():
+            kubernetes.add_pod_annotation(task, name, text)
         kubernetes.add_pod_label(task, LABEL, image_of(stage))  # what network policies select
         kubernetes.set_image_pull_policy(task, place.pull_policy)
         if place.pull_secrets:
@@ -60,16 +68,29 @@ def _ask_for(task: dsl.PipelineTask, resources: Resources) -> None:
 
 def _tell(task: dsl.PipelineTask, stage: str, place: Place) -> None:
     """The pod's environment: keys from the Secret, addresses from the ConfigMap, the rest from the place."""
-    kubernetes.use_secret_as_env(task, place.secret, {name: name for name in SECRET})
-    kubernetes.use_secret_as_env(task, place.secret, {name: name for name in OPTIONAL_SECRET}, optional=True)
+    if place.secret:
+        kubernetes.use_secret_as_env(task, place.secret, {name: name for name in SECRET}, optional=True)
     kubernetes.use_config_map_as_env(task, place.config_map, {name: name for name in SETTINGS})
     kubernetes.use_config_map_as_env(task, place.config_map, {name: name for name in OPTIONAL_SETTINGS}, optional=True)
     if place.server.secret and stage == "evaluate":
         kubernetes.use_secret_as_env(task, place.server.secret, {"API_KEY": SERVER_KEY})
     for name, path in FIELDS.items():
         kubernetes.use_field_path_as_env(task, name, path)
-    kubernetes.empty_dir_mount(task, "scratch", SCRATCH)
     task.set_env_variable("CYCLEQD_IMAGE", place.image(stage))
     task.set_env_variable("CYCLEQD_BUCKET", place.bucket)
-    task.set_env_variable("CYCLEQD_CACHE", f"{SCRATCH}/cache")
+    _mount(task, stage, place)
+
+
+def _mount(task: dsl.PipelineTask, stage: str, place: Place) -> None:
+    """The pod's folders, and the variables that lead there."""
+    kubernetes.empty_dir_mount(task, "scratch", SCRATCH)
     task.set_env_variable("CYCLEQD_SCRATCH", SCRATCH)
+    shared = place.volumes.cache if stage == "evaluate" else ""
+    if shared:
+        kubernetes.mount_pvc(task, shared, CACHE)
+        task.set_env_variable("CYCLEQD_COMPILED", f"{CACHE}/vllm")
+    task.set_env_variable("CYCLEQD_CACHE", f"{CACHE}/models" if shared else f"{SCRATCH}/cache")
+    if place.certificates:
+        kubernetes.use_config_map_as_volume(task, place.certificates, CERTIFICATES)
+        for name in TRUSTING:
+            task.set_env_variable(name, f"{CERTIFICATES}/{AUTHORITIES}")

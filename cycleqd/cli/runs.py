@@ -14,6 +14,7 @@ from cycleqd.cli.source import ConfigSource
 from cycleqd.errors import InvalidInputError
 from cycleqd.run.decisions import CANCELING, ENDED, Run
 from cycleqd.run.driver import FAILED_TASK, TaskLog
+from cycleqd.run.kubeflow.waiting import Waits
 from cycleqd.run.local import runner as local
 
 if TYPE_CHECKING:
@@ -32,7 +33,14 @@ def show(source: ConfigSource, limit: int, as_json: bool) -> None:
         as_json: Print JSON.
     """
     runs = reach_runs(source)
-    facts = [_gather(run, one, runs.kubeflow.url(run.id)) for run, one in runs.all(limit)]
+    waits = Waits(runs.config.place)
+    facts = [
+        {
+            **_gather(run, one, runs.kubeflow.url(run.id)),
+            "waits": [*waits.look(run.id).values()] if run.live else [],
+        }
+        for run, one in runs.all(limit)
+    ]
     if as_json:
         print_json(facts)
         return
@@ -52,6 +60,9 @@ def show(source: ConfigSource, limit: int, as_json: bool) -> None:
     ]
     columns = ["name", "state", "generation", "started (UTC)", "took", "id"]
     table(f"{runs.config.name} at {runs.kubeflow.where}", columns, rows, ["generation", "took"])
+    for fact in facts:
+        for sentence in fact["waits"]:
+            say(f"{fact['name']}: {sentence}")
 
 
 def _gather(run: Run, one: V2beta1Run, url: str) -> dict[str, Any]:

@@ -11,7 +11,7 @@ from cycleqd.evaluation.engines import Engine
 from cycleqd.evaluation.evaluator import Evaluation
 from cycleqd.evaluation.staged import Split, StagedTask
 from cycleqd.outside import unpack
-from cycleqd.search.config import Config
+from cycleqd.search.config import Config, EvaluationConfig
 from cycleqd.search.records import JSON, digest
 from cycleqd.storage import layout
 from cycleqd.storage.evolution import find_head
@@ -47,8 +47,14 @@ def inputs_of(config: Config, model: str, task: StagedTask, split: Split) -> JSO
         "sampling": frozen["generation"],
         "data": task.files["data"]["digest"],
         "plugin": task.files["plugin"] and task.files["plugin"]["sha256"],
-        "evaluation": config.evaluation.model_dump(mode="json", exclude={"allow_flat_tasks"}),
+        "evaluation": _arithmetic(config.evaluation),
     }
+
+
+def _arithmetic(section: EvaluationConfig) -> JSON:
+    """What of the section replies depend on; an engine's own settings where there are any: once there were none."""
+    found: JSON = section.model_dump(mode="json", exclude={"allow_flat_tasks", "engine_args"})
+    return found | ({"engine_args": section.engine_args.given} if section.engine_args.given else {})
 
 
 def due(store: Store, model: str, inputs: JSON) -> bool:

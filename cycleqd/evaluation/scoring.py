@@ -190,6 +190,8 @@ class Scoring:
             max_context=wanted.max_context,
             device=self.place.device,
             server=self.place.server.url,
+            gpus=max(1, self.place.evaluate.gpu),
+            arguments={**self.place.engine_args.given, **wanted.engine_args.given},
         )
         if is_file(wanted.engine):
             file = wanted.engine.rpartition(":")[0]

@@ -2,7 +2,8 @@
 
 Boxes see no process of the host. This is the second wall: a process that broke out would read its owner's environment
 first. Starting this process again without credentials would do the same, but would also end Kubeflow's executor, or the
-warm process of a local run; so they are wiped from its memory.
+warm process of a local run; so they are wiped from its memory. With them goes what leads to credentials: the name of a
+file with a token, an address that hands out keys. (The file itself stays, for keys must be renewed; no box shows it.)
 """
 
 from __future__ import annotations
@@ -17,6 +18,9 @@ NAMES = frozenset(
     {
         *("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN"),
         *("MLFLOW_TRACKING_USERNAME", "MLFLOW_TRACKING_PASSWORD", "MLFLOW_TRACKING_TOKEN"),
+        *("AWS_ROLE_ARN", "AWS_ROLE_SESSION_NAME", "AWS_WEB_IDENTITY_TOKEN_FILE"),
+        *("AWS_CONTAINER_CREDENTIALS_RELATIVE_URI", "AWS_CONTAINER_CREDENTIALS_FULL_URI"),
+        *("AWS_CONTAINER_AUTHORIZATION_TOKEN", "AWS_CONTAINER_AUTHORIZATION_TOKEN_FILE"),
         "CYCLEQD_SERVER_KEY",
     }
 )

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import os
 import shutil
 import tempfile
 import urllib.request
@@ -112,6 +114,12 @@ def check_models(config: Config, store: Store | None, findings: Findings) -> dic
             findings.collect(error)
     if base is not None:
         check_crossover(config, base, findings)
+        gpus, heads = config.place.evaluate.gpu, base.setting("num_attention_heads")
+        if gpus > 1 and heads and heads % gpus and config.evaluation.engine in ("auto", "vllm"):
+            findings.problems.append(
+                f"place.evaluate.gpu is {gpus}, and vLLM cannot divide the {heads} attention heads of {base.location}"
+                " among so many GPUs; ask for as many as divide them"
+            )
         try:
             _compare(config, base, [found for model, found in opened.items() if model != "base"], findings)
         except CycleQDError as error:  # a broken tokenizer file
@@ -229,11 +237,23 @@ def tracking_silence(url: str, seconds: float) -> str | None:
     """
     health = f"{url.rstrip('/')}/health"
     try:
-        with urllib.request.urlopen(health, timeout=seconds) as reply:
+        request = urllib.request.Request(health)
+        if (shown := _authorization()) is not None:
+            request.add_unredirected_header("Authorization", shown)
+        with urllib.request.urlopen(request, timeout=seconds) as reply:
             reply.read()
     except (OSError, ValueError) as error:
         return f"{health} ({error})"
     return None
+
+
+def _authorization() -> str | None:
+    """What MLflow's own client shows to a server, or to the proxy before it; None where it has nothing to show."""
+    names = ("MLFLOW_TRACKING_USERNAME", "MLFLOW_TRACKING_PASSWORD", "MLFLOW_TRACKING_TOKEN")
+    user, password, token = (os.environ.get(name) for name in names)
+    if user and password:
+        return f"Basic {base64.b64encode(f'{user}:{password}'.encode()).decode()}"
+    return f"Bearer {token}" if token else None
 
 
 def check_disk(config: Config, needed: int, findings: Findings) -> None:

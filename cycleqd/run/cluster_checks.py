@@ -15,6 +15,7 @@ from cycleqd.search.place import Image, Place
 
 IMAGES: tuple[Image, ...] = ("control", "weights", "evaluate")
 _OBJECT = re.compile(r"[a-z0-9]([-.a-z0-9]{0,251}[a-z0-9])?")
+_TAKEN = ("cycleqd/", "pipeline/", "pipelines.kubeflow.org/", "workflows.argoproj.io/")
 _PARAMETER = 100_000  # bytes; above about 120 kB a run fails
 
 
@@ -38,6 +39,7 @@ def check_cluster(config: Config) -> Iterator[str]:
         for name in names:
             if not _OBJECT.fullmatch(name):
                 yield f"place.{key}: '{name}' cannot be the name of an object in Kubernetes; correct it"
+    yield from _taken(place)
     for image in IMAGES:
         yield from _check_pods(image, place)
     size = len(config.model_dump_json(by_alias=True).encode())
@@ -50,10 +52,17 @@ def check_cluster(config: Config) -> Iterator[str]:
 
 def _objects(place: Place) -> dict[str, tuple[str, ...]]:
     """The keys of the place that name objects in Kubernetes, and the names."""
-    keys = ("namespace", "secret", "config_map")
+    keys = ("namespace", "config_map")
     account = (place.service_account,) if place.service_account else ()
     found = {key: (str(getattr(place, key)),) for key in keys}
     return {**found, "service_account": account, "pull_secrets": place.pull_secrets}
+
+
+def _taken(place: Place) -> Iterator[str]:
+    """Labels that are not the user's to give."""
+    for label in place.labels:
+        if label.startswith(_TAKEN):
+            yield f"place.labels: '{label}' is a label by which pods are found; give it another name"
 
 
 def _check_pods(image: Image, place: Place) -> Iterator[str]:

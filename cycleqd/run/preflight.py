@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping
+from typing import Any
+
 from cycleqd.errors import CycleQDError, InvalidInputError, UnavailableError
 from cycleqd.run import checks
 from cycleqd.run.checks import Findings
@@ -12,7 +15,7 @@ from cycleqd.search.place import Place
 from cycleqd.storage.client import probe
 from cycleqd.storage.objects import Store
 from cycleqd.storage.staging import find_task
-from pipelines.placement import SECRET, SETTINGS
+from pipelines.placement import AUTHORITIES, PAIRS, SECRET, SETTINGS
 
 
 def check_server(kubeflow: Kubeflow, findings: Findings) -> None:
@@ -35,37 +38,58 @@ def check_objects(place: Place, findings: Findings) -> None:
         place: It names the objects.
         findings: Problems and warnings are added to it.
     """
-    wanted = [("namespace", place.namespace, ()), ("secret", place.secret, SECRET)]
-    wanted.append(("config_map", place.config_map, SETTINGS))
-    if place.service_account:
-        wanted.append(("service_account", place.service_account, ()))
-    wanted += [("secret", name, ()) for name in place.pull_secrets]
+    wanted = [("namespace", place.namespace, ()), ("config_map", place.config_map, SETTINGS)]
+    for kind, name, keys in (
+        ("config_map", place.certificates, (AUTHORITIES,)),
+        ("service_account", place.service_account, ()),
+        ("persistent_volume_claim", place.volumes.cache, ()),
+        *(("secret", name, ()) for name in (place.secret, *place.pull_secrets)),
+    ):
+        if name:
+            wanted.append((kind, name, keys))
     try:
         kubernetes = Kubernetes()
         for kind, name, keys in wanted:
-            _check_object(kubernetes, kind, name, keys, place, findings)
+            found = _check_object(kubernetes, kind, name, keys, place, findings)
+            if found is not None and (kind, name) == ("secret", place.secret):
+                findings.problems += _lacking(found.data or {}, place)
     except CycleQDError as error:
         findings.warnings.append(f"{error}; whether secret and config map are there was not checked")
 
 
 def _check_object(
     kubernetes: Kubernetes, kind: str, name: str, keys: tuple[str, ...], place: Place, findings: Findings
-) -> None:
+) -> Any | None:
+    """The object; None when there is none, or this account may not ask."""
     try:
         found = kubernetes.find(kind, name, place.namespace)
     except ForbiddenError as error:
         if kind != "namespace":  # few accounts may ask for namespaces; the objects in one show that it exists
             findings.warnings.append(f"{error}; whether it is there was not checked")
-        return
+        return None
     if found is None:
         findings.problems.append(_missing(kind, name, place.namespace))
-        return
+        return None
     absent = [key for key in keys if key not in (found.data or {})]
     if absent:
         findings.problems.append(
             f"{kind.replace('_', ' ')} '{name}' in namespace '{place.namespace}' lacks {' and '.join(absent)}, without"
             " which no pod starts: add them"
         )
+    return found
+
+
+def _lacking(data: Mapping[str, str], place: Place) -> Iterator[str]:
+    """What a Secret lacks: keys come in pairs. Which it has is not said of it: S3 may know pods by another identity."""
+    where = f"secret '{place.secret}' in namespace '{place.namespace}'"
+    if not set(SECRET) & set(data):
+        yield (
+            f"{where} has none of {', '.join(SECRET)}: add what S3 and MLflow ask for, or make place.secret null where"
+            " pods are known by their service account"
+        )
+    for pair in PAIRS:
+        if len(found := [key for key in pair if key in data]) == 1:
+            yield f"{where} has {found[0]}, and of the two {' and '.join(pair)} one is of no use: add the other"
 
 
 def _missing(kind: str, name: str, namespace: str) -> str:

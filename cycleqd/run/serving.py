@@ -97,9 +97,9 @@ def serving(
         with opened_basis(store, place) as basis:
             rank = smallest_rank(max(min(shape) for shape in basis.shapes.values()))
         wanted = config.evaluation
-        engine = VllmEngine(
-            EngineSettings(wanted.dtype, wanted.batch_tokens, wanted.threads, wanted.max_context, place.device)
-        )
+        own = {**place.engine_args.given, **wanted.engine_args.given}
+        how = (wanted.dtype, wanted.batch_tokens, wanted.threads, wanted.max_context, place.device)
+        engine = VllmEngine(EngineSettings(*how, arguments=own))
         arguments = engine.arguments(ModelFolder.open(folder, wanted.max_context))
         slots = server_slots(config)
         arguments |= {"served_model_name": recorded.digest, "host": listening.host, "port": listening.port}
@@ -144,11 +144,12 @@ def flags(arguments: Mapping[str, Any]) -> list[str]:
     """Arguments as `vllm serve` takes them.
 
     Args:
-        arguments: Of vLLM's engine and server by name; those that are True are switches.
+        arguments: Of vLLM's engine and server by name; those that are True or False are switches.
     """
     found = []
     for name, value in arguments.items():
-        found += [f"--{name.replace('_', '-')}"] + ([] if value is True else [str(value)])
+        flag = f"{'no-' if value is False else ''}{name.replace('_', '-')}"
+        found += [f"--{flag}"] + ([] if isinstance(value, bool) else [str(value)])
     return found
 
 

@@ -16,6 +16,7 @@ from cycleqd.errors import InvalidInputError
 from cycleqd.loading import is_file
 from cycleqd.outside import YAML_BYTES, parse_yaml, read_file
 from cycleqd.search.algorithms import algorithm
+from cycleqd.search.engine_args import ReplyArgs
 from cycleqd.search.experts import Models
 from cycleqd.search.fields import Fraction, Location, Name, Plugin, Section, stored, stored_by_content
 from cycleqd.search.method import Method
@@ -100,8 +101,19 @@ class EvaluationConfig(Section):
     """CPU threads of the engine. On a machine that others use, 1 is fastest."""
     max_context: int | None = Field(default=None, ge=16)
     """Longest context in tokens; empty: the model's own."""
+    engine_args: ReplyArgs = ReplyArgs()
+    """vLLM's own settings that change replies, for the engines `vllm` and `server`."""
     allow_flat_tasks: bool = False
     """Go on although every expert scores 0 on a task, which then cannot guide the search."""
+
+    @model_validator(mode="after")
+    def _engine_takes_its_settings(self) -> EvaluationConfig:
+        if self.engine_args.given and self.engine in ("auto", "transformers"):
+            raise ValueError(
+                f"engine_args are settings of vLLM, and the engine is {self.engine}: make it vllm or server, or leave"
+                f" {', '.join(self.engine_args.given)} out"
+            )
+        return self
 
     @property
     def stored_engine(self) -> str:

@@ -12,6 +12,7 @@ from pydantic import (
 )
 
 from cycleqd import __version__
+from cycleqd.search.engine_args import SpeedArgs
 from cycleqd.search.fields import Location, Section
 
 
@@ -43,6 +44,8 @@ _DOMAIN, _WORD = r"(?=[^/]{1,253}/)[a-z0-9]([-a-z0-9.]*[a-z0-9])?/", r"[A-Za-z0-
 Resource = Annotated[str, _kubernetes("resource", _DOMAIN + _WORD, '"nvidia.com/gpu"')]
 Key = Annotated[str, _kubernetes("label", f"({_DOMAIN})?{_WORD}", '"nvidia.com/gpu.product"')]
 Value = Annotated[str, _kubernetes("label's value", f"({_WORD})?", '"NVIDIA-H100-80GB-HBM3"')]
+
+Object = Annotated[str, _kubernetes("name", r"([a-z0-9][-a-z0-9.]{0,251}[a-z0-9])?", "cycleqd-cache")]
 
 Image = Literal["control", "weights", "evaluate"]
 
@@ -76,8 +79,16 @@ class Server(Section):
 
     url: Annotated[str, AfterValidator(_address)] = ""
     """Its address, as tasks reach it: http://cycleqd-server:8000."""
-    secret: Annotated[str, _kubernetes("name", r"([a-z0-9][-a-z0-9.]{0,251}[a-z0-9])?", "cycleqd-server")] = ""
+    secret: Object = ""
     """Kubernetes Secret whose API_KEY pods show to it; elsewhere CYCLEQD_SERVER_KEY is taken from the environment."""
+
+
+class Volumes(Section):
+    """Claims on the cluster's storage, which outlives pods."""
+
+    cache: Object = ""
+    """PersistentVolumeClaim that pods which score share, for checkpoints (up to `place.cache_size`) and what vLLM
+    compiles; empty: each has its own disk."""
 
 
 class Toleration(Section):
@@ -103,7 +114,7 @@ class Resources(Section):
     memory: Bytes = "8G"
     """Memory, request and limit."""
     gpu: int = Field(default=0, ge=0)
-    """GPUs of a pod."""
+    """GPUs of a pod; vLLM divides each model among those of `place.evaluate`."""
     gpu_type: Resource = "nvidia.com/gpu"
     """Name of the GPU resource."""
     shared_memory: Annotated[str, _kubernetes("quantity", f"({_BYTES})?", '"16Gi"')] = ""
@@ -141,6 +152,8 @@ class Place(Section):
     """CPU threads of merging and mutating; any number gives the same bytes."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """Where models generate and SVD mutation computes; `auto` is CUDA where there is a device."""
+    engine_args: SpeedArgs = SpeedArgs()
+    """vLLM's own settings that change no reply; other engines have no use for them."""
     cache_size: str = "50GB"
     """Space for cached checkpoints on a machine."""
     timeout: int = Field(default=6 * 3600, ge=60)
@@ -165,10 +178,19 @@ class Place(Section):
     """Kubernetes namespace in which runs execute."""
     service_account: str = ""
     """Service account of pods; empty: the one that KFP chooses."""
-    secret: str = "cycleqd-credentials"
-    """Secret with the S3 keys, in `namespace`."""
+    secret: Object | None = "cycleqd-credentials"
+    """Secret with keys for S3 and credentials for MLflow, in `namespace`; `null` where pods need none, since S3 knows
+    their service account."""
     config_map: str = "cycleqd-settings"
     """ConfigMap with the addresses of S3 and MLflow, in `namespace`."""
+    certificates: Object = ""
+    """ConfigMap, in `namespace`, whose `ca.crt` holds the certificate authorities to trust; empty: the images'."""
+    volumes: Volumes = Volumes()
+    """Claims that pods mount."""
+    labels: dict[Key, Value] = Field(default_factory=dict)
+    """Labels of all task pods: a queue's name (`kueue.x-k8s.io/queue-name`), what costs are counted by."""
+    annotations: dict[Key, str] = Field(default_factory=dict)
+    """Annotations of all task pods."""
     control: Resources = Resources(cpu="1", memory="2G")
     """Resources of pods of the `control` image."""
     weights: Resources = Resources()

@@ -1,4 +1,6 @@
-"""A bounded cache of checkpoints on the local disk, shared by any number of processes."""
+"""A bounded cache of checkpoints in a folder that any number of processes share: of one machine, or, where the folder
+is on a network file system that keeps locks (NFS, CephFS), of many.
+"""
 
 from __future__ import annotations
 
@@ -25,10 +27,21 @@ class CheckpointCache:
     """
 
     def __init__(self, folder: Path | str, limit_bytes: int) -> None:
-        """Entries and fetches under way together never take more than `limit_bytes`."""
+        """Entries and fetches under way together never take more than `limit_bytes`, each process' own limit.
+
+        Raises UnavailableError where nothing can be written.
+        """
         self._folder = Path(folder)
         self._limit = limit_bytes
-        self._folder.mkdir(parents=True, exist_ok=True)
+        try:
+            self._folder.mkdir(parents=True, exist_ok=True)
+            with self._open_lock(".lock"):
+                pass
+        except OSError as error:
+            raise UnavailableError(
+                f"The cache {self._folder} cannot be written ({error.strerror}) by user {os.getuid()}: give it the"
+                " folder, or choose another (CYCLEQD_CACHE; on a cluster the claim place.volumes.cache)."
+            ) from error
 
     @contextmanager
     def fetch(self, source: Source, manifest: Manifest) -> Iterator[Path]:
@@ -74,6 +87,7 @@ class CheckpointCache:
         with self._open_lock(f"{entry.name}.lock") as lock:
             fcntl.flock(lock, fcntl.LOCK_SH)
             while not is_whole():  # again when another process evicts it between the two locks
+                fcntl.flock(lock, fcntl.LOCK_UN)  # on NFS, two that kept a shared lock would wait for each other
                 fcntl.flock(lock, fcntl.LOCK_EX)
                 if not is_whole():
                     self._fill(entry, size, write)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -21,7 +22,8 @@ SHORTER = "{} is shorter than was listed: it is truncated or was replaced."
 def connect_client(settings: Settings, attempts: int = 5) -> S3Client:
     """An S3 client. It is thread-safe; credentials come from boto3's own chain.
 
-    A session of its own: boto3's shared one keeps the credentials that it found first, also for another store.
+    A session of its own: boto3's shared one keeps the credentials that it found first, also for another store. What
+    leads to credentials that expire is read now: they are renewed while the environment is without (see secrets).
 
     Args:
         settings: Endpoint and region.
@@ -29,8 +31,13 @@ def connect_client(settings: Settings, attempts: int = 5) -> S3Client:
     """
     import boto3
     from botocore.config import Config
+    from botocore.credentials import ContainerProvider
+    from botocore.session import Session
 
-    client = boto3.Session().client(
+    session = Session()
+    chain = session.get_component("credential_provider")
+    chain.insert_before(ContainerProvider.METHOD, ContainerProvider(dict(os.environ)))  # the chain's own reads later
+    client = boto3.Session(botocore_session=session, region_name=settings.region).client(
         "s3",
         endpoint_url=settings.endpoint,
         region_name=settings.region,

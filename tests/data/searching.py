@@ -1,4 +1,7 @@
-"""A task for tests, given by path: its verdict tells where a credential is found while the stage is at work."""
+"""A task for tests, given by path: its verdict tells where a credential is found while the stage is at work.
+
+The credential may be in the environment or in a file, whose name is looked for as the credential itself is.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +18,7 @@ ENVIRONMENTS = "cat /proc/[0-9]*/environ /proc/[0-9]*/task/*/environ /proc/self/
 
 
 class Searching(Task):
-    """Data: any file. The credential is `settings.secret`; `detail` holds what was seen of it."""
+    """Data: any file. Credentials are `settings.secrets`, their file `settings.file`; `detail` holds what was seen."""
 
     def load(self, data: Path) -> Sequence[Sample]:
         return [Sample(str(number), {}) for number in range(2)]
@@ -24,7 +27,8 @@ class Searching(Task):
         return SingleTurn(sample, [{"role": "user", "content": "hello"}])
 
     def verdict(self, episode: Episode) -> Verdict:
-        shell = ["/usr/bin/bash", "-c", ENVIRONMENTS]
+        file = self.settings["file"]
+        shell = ["/usr/bin/bash", "-c", f'{ENVIRONMENTS}; cat "$0" 2>/dev/null', file]
         with Keeper() as keeper, keeper.open(MachinePlan()) as machine:
             children = [self.read(pid) for pid in descendants(os.getpid())]
             seen = {
@@ -35,7 +39,8 @@ class Searching(Task):
                 "stage's children": b"".join(children),
                 "stage's parent": self.read(os.getppid()),
             }
-        found = {name: self.settings["secret"].encode() in text for name, text in seen.items()}
+        secrets = [secret.encode() for secret in self.settings["secrets"]]
+        found = {name: any(secret in text for secret in secrets) for name, text in seen.items()}
         sizes = {name: len(text) for name, text in seen.items()}
         return Verdict(Outcome.WRONG, "searched", {"found": found, "sizes": sizes, "children": len(children)})
 

@@ -15,6 +15,7 @@ import pytest
 import yaml
 
 from cycleqd.errors import UnavailableError
+from pipelines.placement import AUTHORITIES, CACHE, CERTIFICATES, TRUSTING
 from tests.manifests.conftest import KUBECTL, MANIFESTS, OVERLAYS, Objects, build
 
 VERSIONS = ("1.30", "1.34", "1.37")  # the oldest with what is used, the one Kubeflow 2.17 was tried on, the newest
@@ -171,7 +172,8 @@ def test_the_driver_may_do_what_it_does_and_no_more(objects: Objects) -> None:
         for resource in rule["resources"]
     }
     assert granted[("", "secrets")] == ({"get"}, (SECRET,))
-    assert granted[("", "configmaps")] == ({"get"}, (SETTINGS,))
+    assert granted[("", "configmaps")] == ({"get"}, (SETTINGS, "cycleqd-certificates"))
+    assert granted[("", "persistentvolumeclaims")] == ({"get"}, ("cycleqd-cache",))
     assert granted[("pipelines.kubeflow.org", "runs")][0] == {"get", "list", "create", "retry", "terminate", "archive"}
     assert not {"*"} & {text for group, resource in granted for text in (group, resource)}
     assert not {"*", "delete", "update", "patch"} & {verb for verbs, _ in granted.values() for verb in verbs}
@@ -188,24 +190,49 @@ def test_only_drivers_that_were_interrupted_or_met_a_silent_server_start_again(o
     assert job["template"]["spec"]["restartPolicy"] == "Never" and job["suspend"] is True
 
 
-def test_mlflow_on_postgresql_keeps_nothing_on_a_volume(tmp_path: Path) -> None:
-    (tmp_path / "manifests").symlink_to(MANIFESTS)
+def with_component(name: str, folder: Path) -> Objects:
+    """The base with a component, valid."""
+    (folder / "manifests").symlink_to(MANIFESTS)
     lines = {
         "namespace": "kubeflow",
         "resources": ["../manifests/base"],
-        "components": ["../manifests/components/postgresql"],
+        "components": [f"../manifests/components/{name}"],
     }
-    folder = tmp_path / "overlay"
-    folder.mkdir()
-    (folder / "kustomization.yaml").write_text(yaml.safe_dump(lines))
-    objects = list(yaml.safe_load_all(build(folder)))
+    (folder / "overlay").mkdir()
+    (folder / "overlay" / "kustomization.yaml").write_text(yaml.safe_dump(lines))
+    objects = list(yaml.safe_load_all(build(folder / "overlay")))
     for one in objects:
         kubernetes_validate.validate(one, VERSIONS[-1], strict=True)
+    return objects
+
+
+def test_mlflow_on_postgresql_keeps_nothing_on_a_volume(tmp_path: Path) -> None:
+    objects = with_component("postgresql", tmp_path)
     assert not kinds(objects, "PersistentVolumeClaim")
     spec = templates(objects)["cycleqd-mlflow"]["spec"]
     (uri,) = [e for e in spec["containers"][0]["env"] if e["name"] == "MLFLOW_BACKEND_STORE_URI"]
     assert uri["valueFrom"]["secretKeyRef"] == {"name": "cycleqd-mlflow-database", "key": "uri"} and "value" not in uri
     assert [v["name"] for v in spec["volumes"]] == ["tmp"] == [m["name"] for m in spec["containers"][0]["volumeMounts"]]
+
+
+def test_the_driver_trusts_the_authorities_that_tasks_trust(tmp_path: Path) -> None:
+    spec = templates(with_component("certificates", tmp_path))["cycleqd-driver"]["spec"]
+    (container,) = spec["containers"]
+    variables = {entry["name"]: entry.get("value") for entry in container["env"]}
+    assert {variables[name] for name in TRUSTING} == {f"{CERTIFICATES}/{AUTHORITIES}"}
+    (mount,) = [m for m in container["volumeMounts"] if m["mountPath"] == CERTIFICATES]
+    (volume,) = [v for v in spec["volumes"] if v["name"] == mount["name"]]
+    assert volume["configMap"] == {"name": "cycleqd-certificates"}
+
+
+def test_the_cache_belongs_to_the_user_of_tasks(tmp_path: Path) -> None:
+    objects = with_component("cache", tmp_path)
+    test_pods_pass_pod_security_restricted(objects)
+    spec = templates(objects)["cycleqd-cache"]["spec"]
+    (volume,) = spec["volumes"]
+    named(objects, "PersistentVolumeClaim", volume["persistentVolumeClaim"]["claimName"])
+    assert spec["securityContext"]["fsGroup"] == spec["securityContext"]["runAsUser"] == 1000
+    assert spec["containers"][0]["volumeMounts"][0]["mountPath"] == CACHE
 
 
 PATCHES = ("workflow-spec-patch", "workflow-spec-patch-apparmor")

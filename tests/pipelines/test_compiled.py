@@ -115,16 +115,19 @@ def test_pods_get_their_placement() -> None:
     assert evaluate["nodeSelector"]["labels"] == {"nvidia.com/gpu.present": "true"}
     assert evaluate["tolerations"] == [{"key": "nvidia.com/gpu", "operator": "Exists", "effect": "NoSchedule"}]
     assert "nodeSelector" not in merge
-    assert named(merge["secretAsEnv"], optional=False) == {
+    assert named(merge["secretAsEnv"], optional=False) == set(), "S3 may know pods by their service account"
+    assert named(merge["secretAsEnv"], optional=True) == {
         ("cycleqd-credentials", "AWS_ACCESS_KEY_ID"),
         ("cycleqd-credentials", "AWS_SECRET_ACCESS_KEY"),
+        ("cycleqd-credentials", "MLFLOW_TRACKING_TOKEN"),
+        ("cycleqd-credentials", "MLFLOW_TRACKING_USERNAME"),
+        ("cycleqd-credentials", "MLFLOW_TRACKING_PASSWORD"),
     }
-    assert named(merge["configMapAsEnv"], optional=False) == {
+    assert named(merge["configMapAsEnv"], optional=False) == {("cycleqd-settings", "MLFLOW_TRACKING_URI")}
+    assert named(merge["configMapAsEnv"], optional=True) == {
         ("cycleqd-settings", "AWS_ENDPOINT_URL"),
-        ("cycleqd-settings", "MLFLOW_TRACKING_URI"),
+        ("cycleqd-settings", "AWS_REGION"),
     }
-    assert ("cycleqd-credentials", "MLFLOW_TRACKING_PASSWORD") in named(merge["secretAsEnv"], optional=True)
-    assert ("cycleqd-settings", "AWS_REGION") in named(merge["configMapAsEnv"], optional=True)
 
 
 GPU_CLUSTER: dict[str, Any] = {
@@ -136,6 +139,10 @@ GPU_CLUSTER: dict[str, Any] = {
     "pull_secrets": ["first", "second"],
     "secret": "keys",
     "config_map": "addresses",
+    "certificates": "authorities",
+    "volumes": {"cache": "models"},
+    "labels": {"kueue.x-k8s.io/queue-name": "research", "cost-center": "7"},
+    "annotations": {"example.com/owner": "team a, building 7"},
     "bucket": "bucket",
     "timeout": 600,
     "retries": 3,
@@ -174,16 +181,29 @@ def test_every_pod_of_a_gpu_cluster_gets_what_the_profile_says(kind: Kind, tmp_p
             (wanted.get("cpu", "2"), wanted.get("memory", "8G"))
         )
         assert pod["activeDeadlineSeconds"] == str(wanted.get("timeout", 600))
-        assert pod["podMetadata"]["labels"] == {"cycleqd/image": image}
+        assert pod["podMetadata"] == {
+            "labels": {"cycleqd/image": image, **GPU_CLUSTER["labels"]},
+            "annotations": GPU_CLUSTER["annotations"],
+        }
         assert pod["imagePullPolicy"] == "Always"
         assert [secret["secretName"] for secret in pod["imagePullSecret"]] == ["first", "second"]
         assert pod.get("nodeSelector", {}).get("labels", {}) == wanted.get("node_selector", {})
-        assert {name for name, _ in named(pod["secretAsEnv"], optional=False)} == {"keys"}
+        assert {name for name, _ in named(pod["secretAsEnv"], optional=True)} == {"keys"}
         assert {name for name, _ in named(pod["configMapAsEnv"], optional=False)} == {"addresses"}
         assert {entry["name"]: entry["fieldPath"] for entry in pod["fieldPathAsEnv"]} == {
             "KFP_RUN_ID": "metadata.labels['pipeline/runid']",
             "KFP_POD_NAME": "metadata.name",
         }
+        variables = {entry["name"]: entry["value"] for entry in container["env"]}
+        (authorities,) = pod["configMapAsVolume"]
+        assert (authorities["configMapName"], authorities["mountPath"]) == ("authorities", "/certificates")
+        assert {variables[n] for n in ("AWS_CA_BUNDLE", "REQUESTS_CA_BUNDLE", "SSL_CERT_FILE")} == {
+            "/certificates/ca.crt"
+        }
+        claims = [(claim["constant"], claim["mountPath"]) for claim in pod.get("pvcMount", [])]
+        assert claims == ([("models", "/cache")] if image == "evaluate" else [])
+        assert variables["CYCLEQD_CACHE"] == ("/cache/models" if image == "evaluate" else "/scratch/cache")
+        assert variables.get("CYCLEQD_COMPILED") == ("/cache/vllm" if image == "evaluate" else None)
         mounts = {mount["mountPath"]: mount.get("sizeLimit") for mount in pod["emptyDirMounts"]}
         if image == "evaluate":
             accelerator = container["resources"]["accelerator"]
@@ -197,6 +217,14 @@ def test_every_pod_of_a_gpu_cluster_gets_what_the_profile_says(kind: Kind, tmp_p
             assert mounts == {"/scratch": None}
     text = (tmp_path / "pipeline.yaml").read_text()
     assert "retryPolicy" not in text and "parallelismLimit" not in text
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_pods_that_their_service_account_identifies_need_no_secret(kind: Kind, tmp_path: Path) -> None:
+    write(two_tasks(runner="kubeflow", secret=None), kind, 1, tmp_path / "pipeline.yaml")
+    _, platform = yaml.safe_load_all((tmp_path / "pipeline.yaml").read_text())
+    for pod in platform["platforms"]["kubernetes"]["deploymentSpec"]["executors"].values():
+        assert not {"secretAsEnv", "configMapAsVolume", "pvcMount"} & set(pod) and pod["configMapAsEnv"]
 
 
 @pytest.mark.parametrize("runner", ["local", "docker", "kubeflow"])

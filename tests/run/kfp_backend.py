@@ -47,6 +47,8 @@ class Backend:
     config_maps: dict[str, dict[str, str]] = field(default_factory=dict)
     forbidden: tuple[str, ...] = ("namespaces",)
     pods: list[dict[str, Any]] = field(default_factory=list)
+    events: list[dict[str, Any]] = field(default_factory=list)
+    workflows: list[dict[str, Any]] = field(default_factory=list)
     pod_logs: dict[str, str] = field(default_factory=dict)
     lock: threading.RLock = field(default_factory=threading.RLock)
     _clock: datetime = datetime(2026, 1, 1, tzinfo=UTC)

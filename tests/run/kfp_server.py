@@ -56,6 +56,8 @@ class Server:
         path = re.sub(r"^/api/v1/namespaces/kubeflow/services/ml-pipeline:http/proxy", "", path)
         if path.startswith("/api/v1/"):
             return self.kubernetes(path.removeprefix("/api/v1/"), query)
+        if path.startswith("/apis/argoproj.io/v1alpha1/"):
+            return self.kubernetes(path.removeprefix("/apis/argoproj.io/v1alpha1/"), query)
         found = re.fullmatch(r"/apis/v2beta1/([a-z_/]+?)(?:/([^/:]+))?(?:/(versions))?(?::([a-z]+))?", path)
         if not found:
             raise Refusal(404, f"no {path}")
@@ -223,9 +225,15 @@ class Server:
                 raise Refusal(400, f'container "main" in pod "{parts[3]}" is waiting to start: ImagePullBackOff')
             assert query["container"] == "main"
             return "\n".join(state.pod_logs[parts[3]].splitlines()[-int(query["tailLines"]) :])
-        if kind == "pods":
+        if kind in ("pods", "workflows"):
             label, _, value = query["labelSelector"].partition("=")
-            return {"items": [p for p in state.pods if p["metadata"]["labels"].get(label) == value], "metadata": {}}
+            held = state.pods if kind == "pods" else state.workflows
+            return {"items": [one for one in held if one["metadata"]["labels"].get(label) == value], "metadata": {}}
+        if kind == "events":
+            wanted = dict(part.split("=") for part in query["fieldSelector"].split(","))
+            flat = [{**{f"involvedObject.{k}": v for k, v in e["involvedObject"].items()}, **e} for e in state.events]
+            found = [e for e, f in zip(state.events, flat, strict=True) if wanted.items() <= f.items()]
+            return {"items": found, "metadata": {}}
         named = {"secrets": state.secrets, "configmaps": state.config_maps}.get(kind, {})
         if parts[-1] not in named:
             raise Refusal(404, f'{kind} "{parts[-1]}" not found')

@@ -12,8 +12,9 @@ from typer.testing import CliRunner
 
 from cycleqd.cli import app
 from cycleqd.errors import InvalidInputError
-from cycleqd.run.checks import Findings, check_cache, check_method, check_server
+from cycleqd.run.checks import Findings, check_cache, check_method, check_models, check_server
 from cycleqd.run.cluster_checks import check_cluster, cluster_warnings, quantity
+from cycleqd.run.serving import flags
 from cycleqd.search.config import Config
 from cycleqd.search.method import Method
 from tests.pipelines.configs import LLAMA3, two_tasks
@@ -67,7 +68,9 @@ def test_an_address_of_a_server_is_one_without_a_key(url: str) -> None:
         ({"endpoint": "kfp.example:8888"}, "place.endpoint is 'kfp.example:8888'; begin it with http"),
         ({"endpoint": "https://me:hidden@kfp.example"}, "place.endpoint holds credentials"),
         ({"tls_ca": "/nowhere/ca.pem"}, "place.tls_ca: there is no file /nowhere/ca.pem"),
-        ({"secret": "My Secret"}, "place.secret: 'My Secret' cannot be the name"),
+        ({"config_map": "My Map"}, "place.config_map: 'My Map' cannot be the name"),
+        ({"labels": {"cycleqd/image": "mine"}}, "place.labels: 'cycleqd/image' is a label by which pods are found"),
+        ({"labels": {"pipeline/runid": "mine"}}, "place.labels: 'pipeline/runid' is a label by which pods are found"),
         ({"pull_secrets": ["good", "Bad"]}, "place.pull_secrets: 'Bad'"),
         ({"control": {"gpu": 1}}, "place.control.gpu is 1: no control stage uses a GPU"),
         ({"device": "cuda", "weights": {"gpu": 1}}, "place.device is cuda, but place.evaluate.gpu is 0"),
@@ -152,6 +155,23 @@ def test_validate_tells_a_clusters_problems_with_a_profile(tmp_path: Path) -> No
     assert result.exit_code == 2
     assert sum("place.control.gpu" in problem for problem in problems) == 1
     assert sum("evaluate:latest" in problem for problem in problems) == 1
+
+
+@pytest.mark.parametrize(("gpus", "engine", "refused"), [(3, "vllm", True), (2, "vllm", False), (3, "server", False)])
+def test_gpus_that_cannot_divide_a_models_heads_are_a_problem(
+    tiny_models: Path, gpus: int, engine: str, refused: bool
+) -> None:
+    config, findings = two_tasks(evaluate={"gpu": gpus}), Findings()
+    models = config.models.model_copy(update={"base": str(tiny_models / "base"), "experts": {}})
+    evaluation = config.evaluation.model_copy(update={"engine": engine})
+    check_models(config.model_copy(update={"models": models, "evaluation": evaluation}), None, findings)
+    said = [problem for problem in findings.problems if "attention heads" in problem]
+    assert bool(said) == refused and all("place.evaluate.gpu is 3" in problem for problem in said)
+
+
+def test_a_server_is_given_settings_as_switches_and_values() -> None:
+    given = {"max_num_seqs": 8, "enforce_eager": True, "enable_prefix_caching": False}
+    assert flags(given) == ["--max-num-seqs", "8", "--enforce-eager", "--no-enable-prefix-caching"]
 
 
 def test_a_cache_too_small_for_a_dense_swap_is_a_problem() -> None:

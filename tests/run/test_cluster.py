@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import time
@@ -372,6 +373,29 @@ def test_everything_that_is_missing_is_said_before_anything_starts(world: World,
     ):
         assert words in err
     assert world.backend.posts() == [] and world.store.list("") == {}
+
+
+def test_a_secret_may_hold_what_is_needed_and_nothing_by_halves(world: World) -> None:
+    secrets = world.backend.secrets
+    for held, said in (
+        ({"AWS_ACCESS_KEY_ID": "x"}, "one is of no use: add the other"),
+        ({"OTHER": "x"}, "has none of AWS_ACCESS_KEY_ID, .* or make place.secret null"),
+    ):
+        secrets["cycleqd-credentials"] = held
+        assert re.search(said, world.call("submit", code=2)[1])
+    assert world.backend.posts() == []
+    secrets["cycleqd-credentials"] = {"MLFLOW_TRACKING_TOKEN": "x"}
+    assert world.json("submit")["action"] == "started"
+
+
+def test_certificates_and_claims_that_the_place_names_are_looked_for(world: World) -> None:
+    tree = yaml.safe_load(world.config.read_text())
+    tree["place"] |= {"secret": None, "certificates": "authorities", "volumes": {"cache": "models"}}
+    world.config.write_text(yaml.safe_dump(tree))
+    world.backend.secrets, world.backend.config_maps["authorities"] = {}, {"other": "x"}
+    _, err = world.call("submit", code=2)
+    assert "config map 'authorities' in namespace 'kubeflow' lacks ca.crt" in err and "secret" not in err
+    assert "namespace 'kubeflow' has no persistent volume claim 'models'" in err
 
 
 def test_another_place_that_cannot_see_the_inputs_joins_the_seeding_in_flight(world: World) -> None:

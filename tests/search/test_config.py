@@ -105,6 +105,17 @@ def test_search_tasks_leave_out_those_that_are_only_reported() -> None:
         ({"place": {"evaluate": {"tolerations": [{"value": "a/b"}]}}}, "tolerations.0.value: .*'a/b' is not"),
         ({"place": {"evaluate": {"tolerations": [{"kind": "x"}]}}}, "place.evaluate.tolerations.0.kind: Extra"),
         ({"place": {"image": "cycleqd/{stage}:1"}}, "place.image: Extra inputs"),
+        ({"place": {"engine_args": {"kv_cache_dtype": "fp8"}}}, "it is evaluation.engine_args.kv_cache_dtype"),
+        (
+            {"evaluation": {"engine": "vllm", "engine_args": {"max_num_seqs": 8}}},
+            "it is place.engine_args.max_num_seqs",
+        ),
+        ({"evaluation": {"engine_args": {"max_model_len": 9}}}, "'max_model_len' .* it is evaluation.max_context"),
+        ({"place": {"engine_args": {"tensor_parallel_size": 2}}}, "it is the GPUs of a pod, place.evaluate.gpu"),
+        ({"evaluation": {"engine_args": {"quantization": "fp8"}}}, "weights are compared with the checkpoint's"),
+        ({"place": {"engine_args": {"trust_remote_code": True}}}, "can be given here: gpu_memory_utilization, "),
+        ({"place": {"engine_args": {"gpu_memory_utilization": 2}}}, "less than or equal to 1"),
+        ({"evaluation": {"engine_args": {"kv_cache_dtype": "fp8"}}}, "the engine is auto: make it vllm or server"),
         ({"name": "No Spaces"}, "name: String should match"),
     ],
 )

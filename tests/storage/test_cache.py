@@ -69,7 +69,7 @@ def test_finding_fetches_nothing_and_keeps_what_it_found(tmp_path: Path) -> None
     cache = CheckpointCache(tmp_path / "cache", 1_500)
     models = [model(tmp_path / n, n.encode() * 1000) for n in "ab"]
     with cache.find(models[0][1]) as absent:
-        assert absent is None and not list((tmp_path / "cache").iterdir())
+        assert absent is None and not entries(tmp_path / "cache")
     with cache.fetch(*models[0]):
         pass
     with cache.find(models[0][1]) as found, pytest.raises(UnavailableError, match="left beside the checkpoints in use"):
@@ -225,3 +225,109 @@ def test_processes_share_one_fetch(tmp_path: Path) -> None:
     assert [process.returncode for process in processes] == [0] * 4
     assert len(answers) == 1 and answers.pop().split()[1] == str(30 << 20)
     assert entries(tmp_path / "cache") == {manifest.digest}
+
+
+SHARE = """
+import fcntl, os, signal, struct, sys
+from cycleqd.storage.cache import CheckpointCache
+from cycleqd.weights.local import LocalSource
+from cycleqd.weights.manifest import Manifest
+
+def as_on_nfs(descriptor, wanted):
+    kinds = {fcntl.LOCK_SH: fcntl.F_RDLCK, fcntl.LOCK_EX: fcntl.F_WRLCK, fcntl.LOCK_UN: fcntl.F_UNLCK}
+    kind = kinds[wanted & ~fcntl.LOCK_NB]
+    how = fcntl.F_OFD_SETLK if wanted & fcntl.LOCK_NB else fcntl.F_OFD_SETLKW
+    fcntl.fcntl(descriptor, how, struct.pack("hhqqi4x", kind, os.SEEK_SET, 0, 0, 0))
+
+class Told(LocalSource):
+    def read_range(self, name, start, stop):
+        say("reads")
+        return super().read_range(name, start, stop)
+
+def say(word):
+    print(word, flush=True)
+    sys.stdin.readline()
+
+where, folder, cache, limit, manifest = sys.argv[1:]
+if where == "nfs":
+    fcntl.flock = as_on_nfs
+kept = CheckpointCache(cache, int(limit))
+say("starts")
+with kept.fetch(Told(folder), Manifest.from_json(manifest)) as entry:
+    say(len((entry / "f").read_bytes()))
+"""
+
+
+class Pod:
+    """A process with a checkpoint to fetch into a shared folder; it says what it does, and waits to go on."""
+
+    def __init__(self, where: str, source: Path, cache: Path, limit: int, manifest: Manifest) -> None:
+        command = [sys.executable, "-c", SHARE, where, str(source), str(cache), str(limit), manifest.to_json()]
+        self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+
+    def says(self) -> str:
+        assert self.process.stdout is not None
+        return self.process.stdout.readline().strip()
+
+    def goes_on(self, times: int = 1) -> None:
+        assert self.process.stdin is not None
+        self.process.stdin.write("\n" * times)
+        self.process.stdin.flush()
+
+    def ends(self) -> list[str]:
+        """What it says to its end."""
+        return self.process.communicate(timeout=120)[0].split()
+
+
+@pytest.mark.parametrize("where", ["disk", "nfs"])
+def test_pods_that_fill_one_folder_at_once_are_safe_though_one_is_killed_in_the_middle(
+    tmp_path: Path, where: str
+) -> None:
+    """On NFS flock is made of record locks, whose shared holders wait for each other to upgrade: for ever."""
+    _, manifest = model(tmp_path / "m", os.urandom(20 << 20))
+    pods = [Pod(where, tmp_path / "m", tmp_path / "cache", 21 << 20, manifest) for _ in range(3)]
+    assert [pod.says() for pod in pods] == ["starts"] * 3
+    pods[0].goes_on()
+    assert pods[0].says() == "reads"
+    for pod in pods[1:]:
+        pod.goes_on()  # both wait
+    pods[0].process.kill()
+    assert pods[0].process.wait(60) == -signal.SIGKILL
+    for pod in pods[1:]:
+        pod.goes_on(9)
+    ends = [pod.ends() for pod in pods[1:]]
+    assert [pod.process.returncode for pod in pods[1:]] == [0, 0]
+    assert sorted(end.count("reads") for end in ends) == [0, 2], "one fetched, anew"
+    assert {end[-1] for end in ends} == {str(20 << 20)}
+    assert entries(tmp_path / "cache") == {manifest.digest}
+
+
+@pytest.mark.parametrize("where", ["disk", "nfs"])
+def test_pods_with_different_checkpoints_keep_the_folder_below_its_size(tmp_path: Path, where: str) -> None:
+    """While two are in use there is no room for a third; then what was used least recently goes."""
+    given = [model(tmp_path / name, name.encode() * 1000)[1] for name in "abc"]
+    first, second, third = (
+        Pod(where, tmp_path / name, tmp_path / "cache", 2_500, manifest)
+        for name, manifest in zip("abc", given, strict=True)
+    )
+    for pod in (first, second):
+        for word in ("starts", "reads", "1000"):
+            assert pod.says() == word
+            if word != "1000":
+                pod.goes_on()
+    third.goes_on(9)
+    third.ends()
+    assert third.process.returncode == 1 and entries(tmp_path / "cache") == {m.digest for m in given[:2]}
+    for pod in (first, second):
+        pod.goes_on()
+        pod.ends()
+    again = Pod(where, tmp_path / "c", tmp_path / "cache", 2_500, given[2])
+    again.goes_on(9)
+    assert again.ends() == ["starts", "reads", "1000"]
+    assert entries(tmp_path / "cache") == {m.digest for m in given[1:]}
+
+
+def test_a_folder_that_cannot_be_written_is_one_sentence(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UnavailableError, match=r"file/cache cannot be written \(Not a directory\) by user"):
+        CheckpointCache(tmp_path / "file" / "cache", 1)

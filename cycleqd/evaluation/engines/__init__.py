@@ -7,10 +7,10 @@ from __future__ import annotations
 
 import importlib.util
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 from cycleqd.evaluation.task import Message
 from cycleqd.loading import load_class
@@ -22,7 +22,8 @@ class EngineSettings:
 
     `dtype` "auto" is the checkpoint's own. `batch_tokens` bounds rows × (longest prompt + new tokens) of one batch.
     `max_context`, in tokens, lowers the model's own limit. `threads` are CPU threads of the arithmetic.
-    `server` is the address of the server that the engine `server` generates with.
+    `server` is the address of the server that the engine `server` generates with. `gpus` divide each model among them.
+    `arguments` are the engine's own, by its own names; only vLLM has any.
     """
 
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
@@ -31,6 +32,8 @@ class EngineSettings:
     max_context: int | None = None
     device: Literal["auto", "cpu", "cuda"] = "auto"
     server: str = ""
+    gpus: int = 1
+    arguments: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

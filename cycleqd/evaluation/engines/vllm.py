@@ -21,6 +21,7 @@ from cycleqd.errors import EvaluationError, UnavailableError
 from cycleqd.evaluation.engines import Adapter, Completion, Engine, EngineSettings, Progress, Request, Sampling
 from cycleqd.evaluation.engines.common.adapter import AdapterFolder
 from cycleqd.evaluation.engines.common.checkpoint import ModelFolder
+from cycleqd.evaluation.engines.common.compiled import Compiled
 from cycleqd.evaluation.engines.common.watched import Alive, environment, watched
 
 T = TypeVar("T")
@@ -54,6 +55,7 @@ class VllmEngine(Engine):
         self._checkpoint: ModelFolder | None = None
         self._digest: str | None = None
         self._processes: list[Any] = []
+        self._compiled = Compiled()
 
     @property
     def reproducible(self) -> bool:
@@ -161,9 +163,11 @@ class VllmEngine(Engine):
                 f"transformers engine"
             ) from error
         before, room = set(multiprocessing.active_children()), (self._rank(), len(self._adapters))
-        with environment(self.settings.threads):
+        folder, compiled = self._compiled.take(checkpoint.folder)
+        arguments = self.arguments(checkpoint) | {"model": str(folder)}
+        with environment(self.settings.threads, compiled):
             try:
-                self._llm = self._call("starting", START_SECONDS, LLM, **self.arguments(checkpoint))
+                self._llm = self._call("starting", START_SECONDS, LLM, **arguments)
             finally:
                 self._processes = [p for p in multiprocessing.active_children() if p not in before]
         self._call("starting", SWAP_SECONDS, self._llm.collective_rpc, "end_with", args=(os.getpid(),))
@@ -192,7 +196,17 @@ class VllmEngine(Engine):
         if self._device() == "cpu":
             tokens = 2 * max(self.settings.batch_tokens, checkpoint.context)
             arguments |= {"enforce_eager": True, "kv_cache_memory_bytes": tokens * _cache_bytes(checkpoint.config)}
-        return arguments
+        return arguments | self._shared(checkpoint) | dict(self.settings.arguments)
+
+    def _shared(self, checkpoint: ModelFolder) -> dict[str, Any]:
+        """How a model is divided among GPUs. Raises EvaluationError where its heads cannot be."""
+        gpus, heads = self.settings.gpus, int(checkpoint.config.num_attention_heads)
+        if heads % gpus:
+            raise EvaluationError(
+                f"{checkpoint.folder}: its {heads} attention heads cannot be divided among {gpus} GPUs; ask for as many"
+                " as divide them (place.evaluate.gpu)"
+            )
+        return {"tensor_parallel_size": gpus} if gpus > 1 else {}
 
     def _device(self) -> str:
         from vllm.platforms import current_platform
@@ -299,6 +313,7 @@ class VllmEngine(Engine):
             process.kill()
         self._llm, self._checkpoint, self._digest, self._processes = None, None, None, []
         self._room, self._proved = (0, 0), set()
+        self._compiled.free()
 
 
 def _cache_bytes(config: Any) -> int:

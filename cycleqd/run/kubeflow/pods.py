@@ -49,13 +49,15 @@ class Kubernetes:
         configuration.retries = Retry(1, backoff_factor=0.3)
         logging.getLogger("urllib3").setLevel(logging.ERROR)  # no line for every attempt
         self.where: str = configuration.host
-        self._core = client.CoreV1Api(client.ApiClient(configuration))
+        shared = client.ApiClient(configuration)
+        self._core = client.CoreV1Api(shared)
+        self._custom = client.CustomObjectsApi(shared)
 
     def find(self, kind: str, name: str, namespace: str) -> Any | None:
         """An object, None when there is none.
 
         Args:
-            kind: secret, config_map, service_account or namespace.
+            kind: secret, config_map, service_account, persistent_volume_claim or namespace.
             name: The object's.
             namespace: Where it is; a namespace is in none.
 
@@ -82,7 +84,33 @@ class Kubernetes:
             namespace: Where its pods are.
             drivers: Those of KFP's own drivers, too.
         """
-        found, token = [], None
+        found = [self._pod(one, namespace) for one in self.described(run_id, namespace)]
+        kept = [pod for pod in found if drivers or not _DRIVER.search(pod.name)]
+        return sorted(kept, key=lambda pod: (pod.started or "~", pod.name))
+
+    def workflows(self, run_id: str, namespace: str) -> list[Any]:
+        """Argo's workflows of a run, as dicts: one, until it is cleaned up or taken.
+
+        Args:
+            run_id: The run's id in KFP.
+            namespace: Where its pods are.
+        """
+        with self._reported(f"the workflow of run {run_id}"):
+            found = self._custom.list_namespaced_custom_object(
+                *("argoproj.io", "v1alpha1", namespace, "workflows"),
+                label_selector=f"{_LABEL}={run_id}",
+                _request_timeout=_TIMEOUT,
+            )
+        return list(found["items"])
+
+    def described(self, run_id: str, namespace: str) -> Iterator[Any]:
+        """The pods of a run, as Kubernetes describes them.
+
+        Args:
+            run_id: The run's id in KFP.
+            namespace: Where its pods are.
+        """
+        token = None
         while True:
             with self._reported(f"the pods of run {run_id}"):
                 page = self._core.list_namespaced_pod(
@@ -92,12 +120,22 @@ class Kubernetes:
                     _continue=token,
                     _request_timeout=_TIMEOUT,
                 )
-            found += [self._pod(one, namespace) for one in page.items]
+            yield from page.items
             token = page.metadata._continue
             if not token:
-                break
-        kept = [pod for pod in found if drivers or not _DRIVER.search(pod.name)]
-        return sorted(kept, key=lambda pod: (pod.started or "~", pod.name))
+                return
+
+    def warnings(self, pod: str, namespace: str) -> list[Any]:
+        """The events of a pod that are warnings.
+
+        Args:
+            pod: The pod's name.
+            namespace: Where it is.
+        """
+        with self._reported(f"the events of pod {pod}"):
+            selected = f"involvedObject.kind=Pod,involvedObject.name={pod},type=Warning"
+            page = self._core.list_namespaced_event(namespace, field_selector=selected, _request_timeout=_TIMEOUT)
+        return list(page.items)
 
     def _log(self, pod: str, namespace: str, lines: int) -> str:
         """The last lines that the pod's own container wrote; at most 8 MiB."""
@@ -122,8 +160,7 @@ class Kubernetes:
 
     def _pod(self, one: Any, namespace: str) -> TaskLog:
         """A pod as Kubernetes describes it."""
-        main = next((c for c in one.spec.containers if c.name == _CONTAINER), one.spec.containers[0])
-        given = [*(main.command or []), *(main.args or [])]
+        given = _given(one)
         children = layout.children_in(" ".join(given))
         started = one.status.start_time
         return TaskLog(
@@ -156,6 +193,21 @@ class Kubernetes:
             raise UnavailableError(
                 f"the Kubernetes API does not answer at {self.where} ({short(cause)}); check the kubeconfig"
             ) from error
+
+
+def task_of(one: Any) -> str:
+    """The pipeline's name of a pod's task, "" for a pod of KFP's own.
+
+    Args:
+        one: The pod, as Kubernetes describes it.
+    """
+    return _task(_given(one))
+
+
+def _given(one: Any) -> list[str]:
+    """The command and the arguments of the container that does a pod's work."""
+    main = next((c for c in one.spec.containers if c.name == _CONTAINER), one.spec.containers[0])
+    return [*(main.command or []), *(main.args or [])]
 
 
 def _task(given: Sequence[str]) -> str:

@@ -19,6 +19,7 @@ from cycleqd.run.kubeflow.client import Kubeflow, MissingError
 from cycleqd.run.kubeflow.liveness import Liveness
 from cycleqd.run.kubeflow.pods import Kubernetes
 from cycleqd.run.kubeflow.repeats import Ledger
+from cycleqd.run.kubeflow.waiting import Waits
 from cycleqd.run.steps import Step, arguments, find_state
 from cycleqd.search.config import Config
 from cycleqd.storage.objects import Store
@@ -251,6 +252,7 @@ class Steps(Runs):
         self.follow = follow
         self.ledger = Ledger(store)
         self.liveness = Liveness(config.place.namespace, warned)
+        self.waits = Waits(config.place)
         self._stuck: set[str] = set()
 
     def runs(self, names: Iterable[str]) -> list[Run]:
@@ -288,6 +290,8 @@ class Steps(Runs):
             for task in (found.run_details.task_details if found.run_details else None) or []:
                 if task.state in _EVENTS:
                     self.follow(str(task.display_name), _EVENTS[task.state])
+            for sentence in self.waits.news(run.id):
+                self.liveness.warned(sentence)
             now = self.run(found)
             may_be = run.retried or now.retried or run.scheduled or now.state == CANCELING
             if now.state in ENDED or not may_be or not self.liveness.idle(found):

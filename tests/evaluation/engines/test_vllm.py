@@ -9,6 +9,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -16,6 +17,7 @@ import pytest
 from cycleqd.errors import EvaluationError
 from cycleqd.evaluation import engines
 from cycleqd.evaluation.engines import Adapter, Completion, Sampling
+from cycleqd.evaluation.engines.common.checkpoint import ModelFolder
 from cycleqd.evaluation.engines.vllm import VllmEngine, _number
 from cycleqd.evaluation.task import Message
 from tests.adapters import write_adapter
@@ -107,6 +109,18 @@ def test_sampling_repeats_with_its_seed_and_changes_with_it(engine: VllmEngine, 
     engine.reset()
     assert engine.generate(want(QUESTIONS, warm)) == first
     assert engine.generate(want(QUESTIONS, Sampling(max_tokens=12, temperature=1.0, seed=2))) != first
+
+
+def test_gpus_divide_a_model_and_the_settings_of_the_user_are_vllms(make_model: MakeModel) -> None:
+    def arguments(gpus: int, **own: object) -> dict[str, object]:
+        settings = replace(SETTINGS, gpus=gpus, arguments=own)
+        return VllmEngine(settings).arguments(ModelFolder.open(make_model(0), None))
+
+    assert "tensor_parallel_size" not in arguments(1)
+    found = arguments(2, max_num_seqs=3, enforce_eager=False)
+    assert (found["tensor_parallel_size"], found["max_num_seqs"], found["enforce_eager"]) == (2, 3, False)
+    with pytest.raises(EvaluationError, match=r"its 4 attention heads cannot be divided among 3 GPUs"):
+        arguments(3)
 
 
 def test_progress_counts_every_conversation(engine: VllmEngine, make_model: MakeModel) -> None:

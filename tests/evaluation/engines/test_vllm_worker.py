@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 from torch import nn
 
-from cycleqd.evaluation.engines.common.vllm_worker import _same_product
+from cycleqd.evaluation.engines.common.vllm_worker import _part, _same_product
 
 
 class Repacked(nn.Module):
@@ -16,9 +18,10 @@ class Repacked(nn.Module):
         super().__init__()
         self.shape, self.params_dtype, self.bias = weight.shape, weight.dtype, bias
         self.weight = nn.Parameter(weight.flatten(), requires_grad=False)
+        self.quant_method = SimpleNamespace(apply=self.multiply)
 
-    def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, None]:
-        return nn.functional.linear(x, self.weight.reshape(self.shape), self.bias), None
+    def multiply(self, layer: nn.Module, x: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
+        return nn.functional.linear(x, self.weight.reshape(self.shape), bias)
 
 
 @pytest.mark.parametrize("biased", [False, True])
@@ -40,3 +43,29 @@ def test_one_stale_row_of_a_fused_projection_is_seen() -> None:
     stale = weight.clone()
     stale[7] *= 1.01
     assert not _same_product(Repacked(stale, None), weight)
+
+
+def divided(kind: str, rank: int, number: int, **more: object) -> nn.Module:
+    """A layer of vLLM's as one of several workers has it, without weights."""
+    linear = pytest.importorskip("vllm.model_executor.layers.linear")
+    module: nn.Module = getattr(linear, kind).__new__(getattr(linear, kind))
+    nn.Module.__init__(module)
+    for name, value in {"tp_rank": rank, "tp_size": number, **more}.items():
+        setattr(module, name, value)
+    return module
+
+
+def test_workers_compare_their_parts_of_a_divided_model() -> None:
+    """Rows of merged projections are divided each by itself; keys and values may be held by several workers."""
+    whole = torch.arange(24.0).reshape(12, 2)
+    parts = [_part(divided("RowParallelLinear", rank, 2), whole.T) for rank in range(2)]
+    assert torch.equal(torch.cat(parts, dim=1), whole.T)
+    parts = [_part(divided("ColumnParallelLinear", rank, 2, output_size=12), whole) for rank in range(2)]
+    assert torch.equal(torch.cat(parts), whole)
+    second = _part(divided("MergedColumnParallelLinear", 1, 2, output_size=12, output_sizes=[8, 4]), whole)
+    assert torch.equal(second, whole[[4, 5, 6, 7, 10, 11]])
+    heads = {"head_size": 1, "total_num_heads": 8, "total_num_kv_heads": 2, "num_kv_head_replicas": 2}
+    third = _part(divided("QKVParallelLinear", 2, 4, **heads), whole)
+    assert torch.equal(third, whole[[4, 5, 9, 11]])
+    assert _part(divided("ReplicatedLinear", 1, 2), whole) is whole
+    assert _part(divided("QKVParallelLinear", 0, 1, **heads), whole) is whole

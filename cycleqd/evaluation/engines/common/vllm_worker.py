@@ -1,7 +1,8 @@
 """Runs inside vLLM's worker process: reads weights and adapters back and compares them with their files.
 
 Swapping weights in a running vLLM has had bugs that left old values in place without an error, so every load is proved.
-Kernels may repack a projection's weights, therefore projections are compared by what they compute.
+Kernels may repack a projection's weights, therefore projections are compared by what they compute. Where a model is
+divided among GPUs, each worker compares its part.
 """
 
 from __future__ import annotations
@@ -52,14 +53,21 @@ class ReadBack:
         wrong = []
         with torch.inference_mode():
             for name, module in projections.items():
-                if not _same_product(module, stored.read(f"{name}.weight")):
+                whole = stored.read(f"{name}.weight")
+                if whole is not None and not _same_product(module, _part(module, whole)):
                     wrong.append(name)
+            vocabularies = {
+                f"{_plain(name)}.weight": m for name, m in model.named_modules() if hasattr(m, "shard_indices")
+            }
             for wrapped, parameter in model.named_parameters():
                 name = _plain(wrapped)
                 if name.rpartition(".")[0] in projections and name.endswith(".weight"):
                     continue
                 expected = stored.read(name)
                 if expected is not None and parameter.numel():
+                    if name in vocabularies:
+                        part = vocabularies[name].shard_indices
+                        expected = expected[part.org_vocab_start_index : part.org_vocab_end_index]
                     rows = parameter[: len(expected)]  # vocabularies are padded
                     if not torch.equal(rows, expected.to(rows)):
                         wrong.append(name)
@@ -88,7 +96,7 @@ class ReadBack:
             parts = [".".join([*path, part]) for part in manager.packed_modules_mapping.get(leaf, [leaf])]
             stacks = (module.lora_a_stacked, module.lora_b_stacked)  # of all slots; where parts are fused, one a part
             held = list(zip(*(stack if isinstance(stack, tuple) else (stack,) for stack in stacks), strict=True))
-            pairs = [matrices.pop(part, None) for part in parts]
+            pairs = _own(module, [matrices.pop(part, None) for part in parts])
             if len(held) != len(parts) or not all(
                 _same_matrices(a[slot], b[slot], pair)
                 and (a.device.type != "cpu" or _same_matrices(a[-1], b[-1], None))
@@ -101,6 +109,39 @@ class ReadBack:
 def _plain(name: str) -> str:
     """A module's or parameter's own name, where an engine with adapters has wrapped it."""
     return name.replace(".base_layer", "")
+
+
+def _own(module: Any, pairs: list[tuple[Any, Any] | None]) -> list[tuple[Any, Any] | None]:
+    """What a worker has of the matrices of a module's parts: vLLM's own layer divides them."""
+    if getattr(module, "tp_size", 1) == 1 or not hasattr(module, "slice_lora_a"):
+        return pairs
+    a, b = ([pair[side] if pair is not None else None for pair in pairs] for side in (0, 1))
+    if len(pairs) > 1:
+        a, b = module.slice_lora_a(a), module.slice_lora_b(b)
+    elif pairs[0] is not None:
+        a, b = [module.slice_lora_a(a[0])], [module.slice_lora_b(b[0])]
+    return [None if pair is None else both for pair, both in zip(pairs, zip(a, b, strict=True), strict=True)]
+
+
+def _part(module: Any, whole: Any) -> Any:
+    """The rows, or columns, that a worker has of a projection's weight, of shape (out, in)."""
+    import torch
+    from vllm.model_executor.layers.linear import ColumnParallelLinear, QKVParallelLinear, RowParallelLinear
+
+    rank, number = module.tp_rank, module.tp_size
+    if number == 1:
+        return whole
+    if isinstance(module, RowParallelLinear):
+        return whole.chunk(number, dim=1)[rank]
+    if isinstance(module, QKVParallelLinear):  # several workers may have the same heads of keys and values
+        queries, others = module.total_num_heads * module.head_size, module.total_num_kv_heads * module.head_size
+        q, *kv = whole.split((queries, others, others))
+        of_kv = number // module.num_kv_head_replicas
+        return torch.cat([q.chunk(number)[rank], *(m.chunk(of_kv)[rank // module.num_kv_head_replicas] for m in kv)])
+    if isinstance(module, ColumnParallelLinear):
+        sizes = getattr(module, "output_sizes", [module.output_size])
+        return torch.cat([part.chunk(number)[rank] for part in whole.split(sizes)])
+    return whole
 
 
 def _same_matrices(a: Any, b: Any, pair: tuple[Any, Any] | None) -> bool:
@@ -126,8 +167,6 @@ def _same_product(module: Any, weight: Any) -> bool:
     """
     import torch
 
-    if weight is None:
-        return True
     device, dtype = next(module.parameters()).device, module.params_dtype
     weight = weight.to(device, dtype)
     if module.weight.shape == weight.shape:
@@ -137,8 +176,7 @@ def _same_product(module: Any, weight: Any) -> bool:
     units = torch.nn.functional.one_hot(columns, weight.shape[1]).to(dtype)
     x = torch.cat([units, torch.linspace(-1, 1, weight.shape[1], device=device, dtype=dtype)[None]])
     expected = torch.nn.functional.linear(x, weight, bias).float()
-    y = module(x)
-    found = (y[0] if isinstance(y, tuple) else y).float()
+    found = module.quant_method.apply(module, x, bias).float()  # not the module itself, which adds up workers' products
     read = torch.isclose(found[:-1], expected[:-1], rtol=0 if bias is None else eps, atol=0).all()
     return bool(read and (found[-1] - expected[-1]).norm() <= max(eps / 2, 1e-5) * expected[-1].norm())
 

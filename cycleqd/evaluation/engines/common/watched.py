@@ -6,7 +6,7 @@ import io
 import os
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, TypeVar
 
@@ -87,11 +87,12 @@ def watched(call: Callable[[], T], seconds: float, processes: Sequence[Any], ali
 
 
 @contextmanager
-def environment(threads: int) -> Iterator[None]:
+def environment(threads: int, more: Mapping[str, str] | None = None) -> Iterator[None]:
     """vLLM is configured by variables that its processes inherit: offline, quiet, no reports home, no pinned cores.
 
     Args:
         threads: CPU threads of its arithmetic.
+        more: Other variables.
     """
     variables = {
         "HF_HUB_OFFLINE": "1",
@@ -99,6 +100,7 @@ def environment(threads: int) -> Iterator[None]:
         "VLLM_CPU_OMP_THREADS_BIND": "nobind",
         "VLLM_LOGGING_LEVEL": "WARNING",
         "VLLM_NO_USAGE_STATS": "1",
+        **(more or {}),
     }
     before = {name: os.environ.get(name) for name in variables}
     os.environ.update(variables)
