@@ -11,6 +11,7 @@ from typing import Any
 
 from cycleqd.errors import CycleQDError, EvaluationError
 from cycleqd.evaluation.engines import Completion, Request, Sampling
+from cycleqd.evaluation.sandbox import stable
 from cycleqd.evaluation.task import Episode, Message, Outcome, Sample, Task, Verdict
 
 
@@ -69,25 +70,39 @@ class SampleRun:
         return self.completions[-1].finish == "overflow"
 
     def start(self) -> None:
-        """Open the episode."""
-        with self._task_code("start"):
-            self.episode = self.task.start(self.sample)
-            self.prompt = self.episode.messages
+        """Open the episode.
+
+        Raises:
+            EvaluationError: The task's code failed: no reply is to blame.
+        """
+        with self._timed():
+            try:
+                self.episode = self.task.start(self.sample)
+                self.prompt = self.episode.messages
+            except CycleQDError:
+                raise
+            except Exception as error:
+                raise EvaluationError(
+                    f"{type(self.task).__name__}.start failed on sample '{self.sample.id}' ({_told(error)}); this is a"
+                    " fault of the task's code or set-up, so no score was recorded"
+                ) from error
 
     def step(self) -> None:
         """Give the episode the last reply."""
-        with self._task_code("next"):
-            assert self.episode is not None  # all were started
+        assert self.episode is not None  # all were started
+        with self._own_outcome("next"):
             self.prompt = None if self.overflowed else self.episode.next(self.completions[-1].text)
 
     def judge(self) -> None:
-        """Reach the verdict and close the episode."""
-        with self._task_code("verdict"):
-            assert self.episode is not None
-            try:
-                overflow = Verdict(Outcome.ERROR, "context overflow")
-                self.verdict = overflow if self.overflowed else self.task.verdict(self.episode)
-            finally:
+        """Reach the verdict, unless there is one, and close the episode."""
+        assert self.episode is not None
+        try:
+            if self.verdict is None:
+                with self._own_outcome("verdict"):
+                    judge = self.task.overflow if self.overflowed else self.task.verdict
+                    self.verdict = judge(self.episode)
+        finally:
+            with self._own_outcome("close"):
                 self.close()
 
     def close(self) -> None:
@@ -113,20 +128,29 @@ class SampleRun:
         )
 
     @contextmanager
-    def _task_code(self, what: str) -> Iterator[None]:
-        """Times the task's work on the sample and names both when it fails in a way it did not foresee."""
+    def _own_outcome(self, what: str) -> Iterator[None]:
+        """Times the task's work on the sample. Any exception but one of infrastructure becomes the sample's outcome."""
+        with self._timed():
+            try:
+                yield
+            except CycleQDError:
+                raise
+            except Exception as error:
+                self.prompt = None
+                self.verdict = Verdict(Outcome.FAULT, f"{type(self.task).__name__}.{what} failed: {_told(error)}")
+
+    @contextmanager
+    def _timed(self) -> Iterator[None]:
         began = time.perf_counter()
         try:
             yield
-        except CycleQDError:
-            raise
-        except Exception as error:
-            raise EvaluationError(
-                f"{type(self.task).__name__}.{what} failed on sample '{self.sample.id}' ({type(error).__name__}:"
-                f" {error}); this is a fault of the task's code or set-up, so no score was recorded"
-            ) from error
         finally:
             self.seconds += time.perf_counter() - began
+
+
+def _told(error: Exception) -> str:
+    """An exception in one line, without what differs from run to run."""
+    return f"{type(error).__name__}: {stable(str(error))}"[:300]
 
 
 @dataclass

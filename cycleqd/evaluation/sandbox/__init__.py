@@ -14,7 +14,7 @@ from cycleqd.evaluation.sandbox.limits import MIB, Finished, Limits
 from cycleqd.evaluation.sandbox.machine import LIMITS as MACHINE_LIMITS
 from cycleqd.evaluation.sandbox.machine import Keeper, Machine, MachinePlan
 from cycleqd.evaluation.sandbox.shell import Shell
-from cycleqd.evaluation.sandbox.text import printable
+from cycleqd.evaluation.sandbox.text import printable, stable
 from cycleqd.evaluation.sandbox.turnstile import Turnstile
 from cycleqd.evaluation.sandbox.warm import WarmPool, WarmPython
 
@@ -23,5 +23,5 @@ __all__ = (  # noqa: RUF022 -- by subject
     "Entry", "entry", "interpreter", "unused_uid", "become_user", "NAME_SPACES",
     "WarmPool", "WarmPython",
     "Keeper", "Machine", "MachinePlan", "MACHINE_LIMITS", "Shell", "id_range",
-    "Turnstile", "printable",
+    "Turnstile", "printable", "stable",
 )  # fmt: skip
