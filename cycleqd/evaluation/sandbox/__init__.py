@@ -17,11 +17,12 @@ from cycleqd.evaluation.sandbox.shell import Shell
 from cycleqd.evaluation.sandbox.text import printable, stable
 from cycleqd.evaluation.sandbox.turnstile import Turnstile
 from cycleqd.evaluation.sandbox.warm import WarmPool, WarmPython
+from cycleqd.evaluation.sandbox.watch import descendants
 
 __all__ = (  # noqa: RUF022 -- by subject
     "run", "start", "Supervised", "Limits", "Finished", "MIB", "Setup", "preflight",
     "Entry", "entry", "interpreter", "unused_uid", "become_user", "NAME_SPACES",
     "WarmPool", "WarmPython",
     "Keeper", "Machine", "MachinePlan", "MACHINE_LIMITS", "Shell", "id_range",
-    "Turnstile", "printable", "stable",
+    "Turnstile", "printable", "stable", "descendants",
 )  # fmt: skip

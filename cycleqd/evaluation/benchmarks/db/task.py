@@ -75,7 +75,7 @@ class DbSettings(BenchmarkSettings):
     judge: Literal["agentbench", "rows"] = "agentbench"
     """By AgentBench's rules; or "rows": questions are judged by the rows of the last statement."""
     seconds: float = Field(5.0, gt=0)
-    """Wall time that a statement may take."""
+    """Time that a statement may take, without what it waits for a processor."""
 
 
 class DbEpisode(Episode):
@@ -118,7 +118,7 @@ class DbEpisode(Episode):
 class DbTask(Task):
     """DBBench on a private MariaDB server. The data are DBBench's JSON lines; a sample's id is its 0-based position."""
 
-    method_version = 1
+    method_version = 2
 
     def __init__(self, settings: Mapping[str, Any], workspace: Workspace) -> None:
         super().__init__(settings, workspace)
@@ -164,6 +164,11 @@ class DbTask(Task):
         columns = [column["name"] for column in table["table_info"]["columns"]]
         database = self._databases.open(record["database"], table["table_name"], columns, table["table_info"]["rows"])
         return DbEpisode(sample, messages, database, self._options.max_rounds, one_reply=self._by_rows)
+
+    def overflow(self, episode: Episode) -> Verdict:
+        """As AgentBench: a change is judged by the table, a question has no answer."""
+        verdict = self.verdict(episode)
+        return verdict if verdict.passed else Verdict(Outcome.ERROR, f"context overflow; {verdict.reason}")
 
     def verdict(self, episode: Episode) -> Verdict:
         """Judge by the table's hash (changes), by the final answer, or by the last statement's rows (`judge: rows`)."""
