@@ -49,12 +49,13 @@ def sample(id: str, entry: str, reference: str, inputs: list[Any], atol: float =
 
 
 SAMPLES = {
-    "tri": sample("HumanEval/130", "tri", TRI, [[5], [1_000_000], [999_999]]),
-    "pile": sample("HumanEval/100", "make_a_pile", PILE, [[3], [1_000_000], [3_000_000]]),
+    "tri": sample("HumanEval/130", "tri", TRI, [[5], [500_000]]),
+    "pile": sample("HumanEval/100", "make_a_pile", PILE, [[3], [700_000]]),
     "zero": sample("HumanEval/32", "find_zero", ZERO, [[[-6, 11, -6, 1]], [[-4, 0, 1, 0]], [[1, 2]]], 1e-4),
     "set": sample("Small/1", "similar_elements", SET, [[[1, 2], [2, 3]]]),
     "half": sample("Small/2", "half", "\ndef half(x):\n    return x / 2\n", [[1], [3]]),
     "tenth": sample("Small/3", "tenth", "\nfrom decimal import *\ndef tenth(x):\n    return Decimal(x) / 10\n", [[1], [5]]),
+    "big": sample("Small/6", "big", "\ndef big(n):\n    return ['x' * 1000] * n\n", [[40_000]]),
     "one": sample("Small/4", "one", "\ndef one(x):\n    return 1\n", [[1], [2]]),
 }  # fmt: skip
 
@@ -82,6 +83,8 @@ ANSWERS = {
     "an array": ("pile", "import numpy as np\n" + PILE.replace("return [", "return np.array([").replace(")]", ")])"), False),
     "a large tuple for a list": ("pile", PILE.replace("return [", "return tuple([").replace(")]", ")])"), False),
     "one large integer off": ("pile", PILE.replace("for i in range(n)]", "for i in range(n - 1)] + [1]"), False),
+    "beyond what is written out": ("big", "def big(n):\n    return ['x' * 1000 for _ in range(n)]", True),
+    "beyond it, one off": ("big", "def big(n):\n    return ['x' * 1000 for _ in range(n - 1)] + ['']", False),
     "another root": ("zero", ZERO.replace("-1000.0, 1000.0", "1.5, 2.5 if len(xs) > 2 else 1000").replace("1.5", "1.5 if len(xs) > 2 else -1000"), True),
     "no root": ("zero", "def find_zero(xs):\n    x = 7.5\n    return x", False),
     "an integer root": ("zero", "def find_zero(xs):\n    x = {4: 2, 2: -0.5}[len(xs)]\n    return x", True),
@@ -95,9 +98,11 @@ ANSWERS = {
 
 @pytest.mark.parametrize("name", ANSWERS)
 def test_values_are_compared_as_evalplus_does(task: CodeTask, name: str) -> None:
-    """But of find_zero, of which EvalPlus 0.3.1 has the oracle and counts no test that it passes."""
+    """EvalPlus is not asked about large ones, for which it has a second by the clock, nor about find_zero: its release
+    0.3.1 has the oracle and counts no test that passes it."""
     entry, code, right = ANSWERS[name]
-    assert evalplus.verdict(SAMPLES[entry].record, code, "base") is (right and entry != "zero")
+    if entry not in ("tri", "pile", "zero", "big"):
+        assert evalplus.verdict(SAMPLES[entry].record, code, "base") is right
     assert judged(task, entry, code).passed is right
 
 

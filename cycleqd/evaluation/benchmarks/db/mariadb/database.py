@@ -37,7 +37,7 @@ PRIVILEGES = "SELECT, INSERT, UPDATE, DELETE, CREATE, DROP, ALTER, INDEX, CREATE
 LOCK_SECONDS = 1
 TIMED_OUT = 1969  # ER_STATEMENT_TIMEOUT
 ACCESS_DENIED = 1045
-LOST = {2002, 2003, 2006, 2013, 2055}  # no connection, or one that ended
+LOST = {0, 2002, 2003, 2006, 2013, 2055}  # no connection, or one that ended; 0: while it was closed
 # name too long, column twice, bad table name, no columns, bad column name
 TABLE_FAULTS = {1059, 1060, 1103, 1113, 1166}
 RESERVED = {"mysql", "information_schema", "performance_schema", "sys", "test"}
