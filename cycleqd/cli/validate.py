@@ -78,7 +78,7 @@ def _check_models(config: Config, samples: Samples, store: Store | None, finding
     config = checks.decide(config, store, findings)
     findings.problems += checks.check_server(config)
     opened = checks.check_models(config, store, findings)
-    findings.problems += check_templates(opened)
+    findings.problems += check_templates(opened, [task.chat for task in config.tasks.values()])
     seconds: dict[str, float] = {}
     generated: dict[str, Generated] = {}
     if store is not None:

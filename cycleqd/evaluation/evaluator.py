@@ -142,7 +142,7 @@ def evaluate_jobs(
         if not job.samples:
             raise InvalidInputError(f"{type(job.task).__name__} has no samples; a score needs at least one")
     works = [
-        JobRun(job, number, [SampleRun(job.task, sample) for sample in job.samples]) for number, job in enumerate(jobs)
+        JobRun(job, number, [SampleRun(job, sample) for sample in job.samples]) for number, job in enumerate(jobs)
     ]
     engine.reset()
     began = time.perf_counter()

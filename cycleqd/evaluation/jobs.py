@@ -10,7 +10,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from cycleqd.errors import CycleQDError, EvaluationError
-from cycleqd.evaluation.engines import Completion, Request, Sampling
+from cycleqd.evaluation.engines import Chat, Completion, Request, Sampling
+from cycleqd.evaluation.reasoning import THINK, without_reasoning
 from cycleqd.evaluation.sandbox import stable
 from cycleqd.evaluation.task import Episode, Message, Outcome, Sample, Task, Verdict
 
@@ -20,7 +21,8 @@ class Job:
     """A model on the samples of a task.
 
     `task` has been entered. `adapter` is the digest of one that the engine knows, None for the loaded model by itself.
-    `label` names the job where it is shown how far it is.
+    `label` names the job where it is shown how far it is. `reasoning`: what opens and closes the block that is taken off
+    replies before the task sees them (`without_reasoning`).
     """
 
     task: Task
@@ -28,11 +30,16 @@ class Job:
     sampling: Sampling
     adapter: str | None = None
     label: str = ""
+    chat: Chat = Chat()
+    reasoning: tuple[str, ...] = THINK
 
 
 @dataclass(frozen=True)
 class SampleRecord:
-    """What happened to one sample: nothing in it differs between two identical runs."""
+    """What happened to one sample: nothing in it differs between two identical runs.
+
+    `messages` is the conversation as the task has it, `replies` all that the model wrote.
+    """
 
     id: str
     group: str
@@ -55,7 +62,7 @@ class SampleRecord:
 class SampleRun:
     """One sample on its way through the loop. `prompt` is what the next round asks; None once the episode is over."""
 
-    task: Task
+    job: Job
     sample: Sample
     episode: Episode | None = None
     prompt: Sequence[Message] | None = None
@@ -63,6 +70,11 @@ class SampleRun:
     verdict: Verdict | None = None
     seconds: float = 0.0
     closed: bool = False
+
+    @property
+    def task(self) -> Task:
+        """The job's."""
+        return self.job.task
 
     @property
     def overflowed(self) -> bool:
@@ -91,7 +103,8 @@ class SampleRun:
         """Give the episode the last reply."""
         assert self.episode is not None  # all were started
         with self._own_outcome("next"):
-            self.prompt = None if self.overflowed else self.episode.next(self.completions[-1].text)
+            reply = without_reasoning(self._written(self.completions[-1]), self.job.reasoning)
+            self.prompt = None if self.overflowed else self.episode.next(reply)
 
     def judge(self) -> None:
         """Reach the verdict, unless there is one, and close the episode."""
@@ -111,14 +124,18 @@ class SampleRun:
             self.closed = True
             self.episode.close()
 
+    def _written(self, completion: Completion) -> str:
+        """A reply with the beginning that was written for the model."""
+        return self.job.chat.prefill + completion.text
+
     def record(self) -> SampleRecord:
         """What happened, once there is a verdict."""
         assert self.episode is not None and self.verdict is not None
         return SampleRecord(
             id=self.sample.id,
             group=self.sample.group,
-            messages=tuple(self.episode.messages),
-            replies=tuple(self.episode.replies),
+            messages=tuple(self.job.chat.messages(self.episode.messages)),
+            replies=tuple(self._written(one) for one in self.completions if one.finish != "overflow"),
             finish=tuple(completion.finish for completion in self.completions),
             outcome=self.verdict.outcome,
             reason=self.verdict.reason,
@@ -169,7 +186,9 @@ class JobRun:
     def requests(self) -> list[Request]:
         """What the next round asks."""
         wanted = self.job
-        return [Request(run.prompt or (), wanted.sampling, wanted.adapter, self.number) for run in self.live]
+        return [
+            Request(run.prompt or (), wanted.sampling, wanted.adapter, self.number, wanted.chat) for run in self.live
+        ]
 
     def take(self, completions: Sequence[Completion]) -> None:
         """Give the live runs the round's replies.

@@ -7,10 +7,10 @@ from __future__ import annotations
 
 import importlib.util
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 from cycleqd.evaluation.task import Message
 from cycleqd.loading import load_class
@@ -45,6 +45,24 @@ class Sampling:
 
 
 @dataclass(frozen=True)
+class Chat:
+    """How conversations are put before a model: a `system` message before them (empty: none), `template`, the arguments
+    of its chat template, and `prefill`, the beginning of its reply; the engine's text is what follows that."""
+
+    system: str = ""
+    template: Mapping[str, Any] = field(default_factory=dict)
+    prefill: str = ""
+
+    def messages(self, conversation: Sequence[Message]) -> list[Message]:
+        """A conversation with the system message.
+
+        Args:
+            conversation: The task's.
+        """
+        return [*([Message(role="system", content=self.system)] if self.system else []), *conversation]
+
+
+@dataclass(frozen=True)
 class Adapter:
     """A LoRA adapter: W + B A in place of some matrices W of the loaded model.
 
@@ -70,6 +88,7 @@ class Request:
     sampling: Sampling
     adapter: str | None = None
     group: int = 0
+    chat: Chat = Chat()
 
 
 @dataclass(frozen=True)
