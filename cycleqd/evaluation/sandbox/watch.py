@@ -10,7 +10,7 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,6 +19,7 @@ from cycleqd.evaluation.sandbox import buffers
 from cycleqd.evaluation.sandbox.limits import Limits, Reason
 
 _INTERVAL = 0.025
+_BIRTH = 0.001
 _PATIENCE = 20  # times its limit by the clock that a box is left alone, however long it waits for a processor
 _TICK = os.sysconf("SC_CLK_TCK")
 _PAGE = os.sysconf("SC_PAGE_SIZE")
@@ -29,13 +30,14 @@ class Usage:
     """What processes use now.
 
     `memory`: bytes, resident and in the buffers of sockets. `cpu`: processor seconds, with reaped children's. `running`:
-    whether one of them uses a processor or waits for one.
+    whether one of them uses a processor or waits for one. `own`: processor ticks of each, by (number, start).
     """
 
     memory: int = 0
     cpu: float = 0.0
     processes: int = 0
     running: bool = False
+    own: Mapping[tuple[int, int], int] = field(default_factory=dict)
 
 
 def kill(process: int) -> None:
@@ -98,6 +100,7 @@ def usage(roots: Sequence[int]) -> Usage:
         roots: The processes outside the box above its own, as bwrap; not counted.
     """
     memory, cpu, processes, running = 0, 0, 0, False
+    own = dict[tuple[int, int], int]()
     for process in descendants(*roots):
         try:
             stat = Path(f"/proc/{process}/stat").read_bytes()
@@ -105,12 +108,13 @@ def usage(roots: Sequence[int]) -> Usage:
             continue
         fields = stat[stat.rindex(b")") + 2 :].split()
         cpu += sum(map(int, fields[11:15]))
+        own[process, int(fields[19])] = int(fields[11]) + int(fields[12])
         memory += int(fields[21]) * _PAGE
         if not processes:  # all of a box share a network
             memory += buffers.most(process)
         running = running or fields[0] == b"R" or (fields[17] != b"1" and _thread_runs(process))
         processes += 1
-    return Usage(memory, cpu / _TICK, processes, running)
+    return Usage(memory, cpu / _TICK, processes, running, own)
 
 
 def _thread_runs(process: int) -> bool:
@@ -122,14 +126,49 @@ def _thread_runs(process: int) -> bool:
     return False
 
 
+class Spent:
+    """Processor time that processes have used since this began, also of those that have gone.
+
+    A parent that ignores the end of its children gets none of their time, so what they were seen to use is kept; and as
+    most that live shorter than a look are never seen, each that was started counts as `_BIRTH` seconds at least.
+    """
+
+    def __init__(self, now: Usage) -> None:
+        self._before = now
+        self._own = dict(now.own)
+        self._depth = max((_numbers(pid)[0] for pid, _ in now.own), default=0)
+        self._started = (0, 0)
+
+    def seconds(self, now: Usage) -> float:
+        """How much it is by now.
+
+        Args:
+            now: What the processes use.
+        """
+        new = [_numbers(pid) for pid, start in now.own if (pid, start) not in self._own]
+        self._started = max([self._started, *(found for found in new if found[0] > self._depth)])
+        self._own |= now.own
+        seen = (sum(self._own.values()) - sum(self._before.own.values())) / _TICK
+        return max(now.cpu - self._before.cpu, seen, self._started[1] * _BIRTH)
+
+
+def _numbers(process: int) -> tuple[int, int]:
+    """How many pid name spaces a process is in, and its number in the innermost, which counts what was started there."""
+    with suppress(FileNotFoundError, ProcessLookupError, StopIteration):
+        lines = Path(f"/proc/{process}/status").read_bytes().splitlines()
+        numbers = next(line for line in lines if line.startswith(b"NSpid:")).split()[1:]
+        return len(numbers), int(numbers[-1])
+    return 0, 0
+
+
 @dataclass
 class Watched:
     """A box under watch.
 
     `roots` names the processes outside whose descendants are the box's; `kill` ends it. It is looked at every `pause()`
     seconds. `files`: how many files a scratch folder holds, where the kernel has no limit on them. `reason` names the
-    broken limit and is set once, before the kill. `spent`: processor seconds that do not count. `clock`: seconds in
-    which it neither used a processor nor waited for one.
+    broken limit and is set once, before the kill. `spent`: its processor time. `clock`: seconds in which it neither used
+    a processor nor waited for one.
     """
 
     roots: Callable[[], Sequence[int]]
@@ -138,7 +177,7 @@ class Watched:
     pause: Callable[[], float] = lambda: 0.0
     files: Callable[[], int] = lambda: 0
     reason: Reason = ""
-    spent: float = 0.0
+    spent: Spent = field(default_factory=lambda: Spent(Usage()))
     started: float = field(init=False, default_factory=time.monotonic)
     clock: float = field(init=False, default=0.0)
     seen: float = field(init=False, default=0.0)
@@ -155,7 +194,7 @@ class Watched:
         if not total.running:
             self.clock += now - self.seen
         self.seen = now
-        cpu, lived = total.cpu - self.spent, now - self.started
+        cpu, lived = self.spent.seconds(total), now - self.started
         if min(lived, self.clock + cpu) > self.limits.wall or lived > _PATIENCE * self.limits.wall:
             self.stop("wall")
         elif total.memory > self.limits.memory:
@@ -214,7 +253,7 @@ class Watcher:
             watched: The box.
             limits: The new limits; time and processor time count from now.
         """
-        spent = usage(watched.roots()).cpu
+        spent = Spent(usage(watched.roots()))
         with self._change:
             watched.limits, watched.spent, watched.clock = limits, spent, 0.0
             watched.started = watched.seen = time.monotonic()

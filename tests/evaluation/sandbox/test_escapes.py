@@ -105,6 +105,25 @@ def test_a_box_that_waits_for_a_processor_is_not_late(attack: Attack) -> None:
     assert b"done" in attack(work, Limits(wall=200, cpu=60)).stdout
 
 
+HIDING = """
+import os, signal
+signal.signal(signal.SIGCHLD, signal.SIG_IGN)
+while True:
+    try:
+        if os.fork() == 0:
+            for _ in range(ROUNDS): pass
+            os._exit(0)
+    except OSError: pass
+"""
+
+
+@pytest.mark.parametrize("rounds", [1, 100_000, 3_000_000], ids=["short", "longer", "long"])
+def test_time_of_children_that_nobody_waits_for_counts(attack: Attack, rounds: int) -> None:
+    """Whoever ignores SIGCHLD is told nothing of their time."""
+    limits = Limits(wall=300, cpu=2, processes=64)
+    assert attack(HIDING.replace("ROUNDS", str(rounds)), limits).reason == "cpu"
+
+
 @pytest.fixture(scope="module")
 def keeper() -> Iterator[Keeper]:
     with Keeper() as running:

@@ -54,7 +54,8 @@ class CodeSettings(BenchmarkSettings):
     task: ClassVar[str] = "code"
 
     prompt: str = _PROMPT
-    """The user message, with {field} for the record's texts, stripped."""
+    """The user message, with {field} for the record's texts, stripped; and {instruction} and {examples}, which are what its
+    prompt says before its first assertion, and from there on."""
     judge: Literal["base", "plus"] = "plus"
     """Which tests must pass: the base tests, or base and plus tests."""
     seconds: float = Field(1.0, gt=0)
@@ -107,6 +108,7 @@ class CodeTask(Task):
     def start(self, sample: Sample) -> Episode:
         """The question: `prompt`, filled from the record."""
         texts = {name: value.strip() for name, value in sample.record.items() if isinstance(value, str)}
+        texts["instruction"], texts["examples"] = problems.parts(texts["prompt"])
         question = filled(self._options.prompt, texts, sample.id)
         return SingleTurn(sample, [{"role": "user", "content": question}])
 

@@ -30,14 +30,21 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, ClassVar, Literal, Self
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from cycleqd.errors import InvalidInputError
 from cycleqd.evaluation.benchmarks.db.mariadb.box import missing
 from cycleqd.evaluation.benchmarks.db.mariadb.database import RESERVED, Answer, Database, Databases, quoted
 from cycleqd.evaluation.benchmarks.db.mariadb.guard import StatementLimits
 from cycleqd.evaluation.benchmarks.db.mariadb.server import MariaDB
-from cycleqd.evaluation.benchmarks.inputs import BenchmarkSettings, filled, json_lines, selected, single_file
+from cycleqd.evaluation.benchmarks.inputs import (
+    BenchmarkSettings,
+    filled,
+    json_lines,
+    named_rounds,
+    selected,
+    single_file,
+)
 from cycleqd.evaluation.task import Episode, Message, Outcome, Sample, Task, Verdict, Workspace
 from cycleqd.outside import parse_json
 
@@ -69,11 +76,12 @@ class DbSettings(BenchmarkSettings):
     ids: Any = None
     """Which records to use: a list of 0-based positions, or the name of a JSON file with one in the data's folder."""
     max_rounds: int = Field(5, ge=1)
-    """How many statements an episode may run."""
+    """How many statements an episode may run; or "paper", 5 as CycleQD's code has it, or "agentbench", that project's 15."""
     prompt: str | None = None
     """A `str.format` template over the record's fields, which replaces the three messages by one."""
     judge: Literal["agentbench", "rows"] = "agentbench"
     """By AgentBench's rules; or "rows": questions are judged by the rows of the last statement."""
+    _rounds = field_validator("max_rounds", mode="before")(named_rounds(paper=5, agentbench=15))
     seconds: float = Field(5.0, gt=0)
     """Time that a statement may take, without what it waits for a processor."""
 
