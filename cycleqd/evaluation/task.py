@@ -156,6 +156,16 @@ class Task(ABC):
         """
         return []
 
+    @classmethod
+    def memory(cls, settings: Mapping[str, Any], workers: int) -> int:
+        """The most bytes that what the task runs for a model may hold at a time, by its limits.
+
+        Args:
+            settings: The task's settings, as configured.
+            workers: Samples that are judged at a time.
+        """
+        return 0
+
     def __enter__(self) -> Self:
         """Start what all episodes share (a database server). Pairs with `__exit__`."""
         return self

@@ -44,6 +44,7 @@ _PROMPT = (
     "Please provide a self-contained Python script that solves the following problem in a markdown code block:\n"
     "```\n{prompt}\n```"
 )
+_OUTPUT = 72 * MIB  # of which the runner writes 64
 _CLOCK_SLACK = 3.0
 """Seconds by the clock beside a suite's processor time: EvalPlus, which measures by the clock, leaves two."""
 
@@ -84,7 +85,7 @@ class CodeTask(Task):
             memory=self._options.memory * MIB,
             address_space=max(4096, 2 * self._options.memory) * MIB,
             processes=64,  # and threads
-            output=72 * MIB,
+            output=_OUTPUT,
             cpu=600,
             wall=900,
         )
@@ -97,6 +98,11 @@ class CodeTask(Task):
     def preflight(self) -> list[str]:
         """What the sandbox and EvalPlus lack on this machine, one sentence each."""
         return [*sandbox.preflight(), *problems.missing()]
+
+    @classmethod
+    def memory(cls, settings: Mapping[str, Any], workers: int) -> int:
+        """An answer's memory and scratch folders, and its results on their way to the box that compares them."""
+        return workers * (CodeSettings.read(settings).memory * MIB + 2 * Limits().scratch + 4 * _OUTPUT)
 
     def __exit__(self, *_: object) -> None:
         self._boxes.close()

@@ -33,7 +33,7 @@ from typing import Any, ClassVar, Literal, Self
 from pydantic import Field, field_validator
 
 from cycleqd.errors import InvalidInputError
-from cycleqd.evaluation.benchmarks.db.mariadb.box import missing
+from cycleqd.evaluation.benchmarks.db.mariadb.box import SERVER_BYTES, TEMPORARY_BYTES, missing
 from cycleqd.evaluation.benchmarks.db.mariadb.database import RESERVED, Answer, Database, Databases, quoted
 from cycleqd.evaluation.benchmarks.db.mariadb.guard import StatementLimits
 from cycleqd.evaluation.benchmarks.db.mariadb.server import MariaDB
@@ -136,6 +136,11 @@ class DbTask(Task):
     def preflight(self) -> list[str]:
         """What is missing for the private server, with the way to get it."""
         return missing()
+
+    @classmethod
+    def memory(cls, settings: Mapping[str, Any], workers: int) -> int:
+        """A session for each worker, the server's own caches, and what sessions spill."""
+        return workers * StatementLimits().memory + SERVER_BYTES + TEMPORARY_BYTES
 
     def __enter__(self) -> Self:
         """Start the server."""

@@ -171,6 +171,11 @@ class OsTask(Task):
             "set exclude (docs/kubernetes.md lists AgentBench's), which is frozen once the evolution is seeded"
         ]
 
+    @classmethod
+    def memory(cls, settings: Mapping[str, Any], workers: int) -> int:
+        """A machine and its two file systems for each worker, and the comparators' machine."""
+        return workers * (_LIMITS.memory + 2 * _LIMITS.scratch) + _JUDGE_LIMITS.memory
+
     def __enter__(self) -> Self:
         with ExitStack() as stack:
             self._keeper = stack.enter_context(Keeper())
