@@ -141,9 +141,7 @@ def evaluate_jobs(
     for job in jobs:
         if not job.samples:
             raise InvalidInputError(f"{type(job.task).__name__} has no samples; a score needs at least one")
-    works = [
-        JobRun(job, number, [SampleRun(job, sample) for sample in job.samples]) for number, job in enumerate(jobs)
-    ]
+    works = [JobRun(job, number, [SampleRun(job, sample) for sample in job.samples]) for number, job in enumerate(jobs)]
     engine.reset()
     began = time.perf_counter()
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from cycleqd.errors import CycleQDError, EvaluationError
-from cycleqd.evaluation.engines import Chat, Completion, Request, Sampling
+from cycleqd.evaluation.engines import PLAIN, Chat, Completion, Request, Sampling
 from cycleqd.evaluation.reasoning import THINK, without_reasoning
 from cycleqd.evaluation.sandbox import stable
 from cycleqd.evaluation.task import Episode, Message, Outcome, Sample, Task, Verdict
@@ -21,8 +21,8 @@ class Job:
     """A model on the samples of a task.
 
     `task` has been entered. `adapter` is the digest of one that the engine knows, None for the loaded model by itself.
-    `label` names the job where it is shown how far it is. `reasoning`: what opens and closes the block that is taken off
-    replies before the task sees them (`without_reasoning`).
+    `label` names the job where it is shown how far it is. `reasoning`: what opens and closes the block that is taken
+    off replies before the task sees them (`without_reasoning`).
     """
 
     task: Task
@@ -30,7 +30,7 @@ class Job:
     sampling: Sampling
     adapter: str | None = None
     label: str = ""
-    chat: Chat = Chat()
+    chat: Chat = PLAIN
     reasoning: tuple[str, ...] = THINK
 
 

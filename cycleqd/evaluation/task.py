@@ -200,7 +200,7 @@ class Task(ABC):
         """
 
     def overflow(self, episode: Episode) -> Verdict:
-        """Judge an episode whose next prompt does not fit the model's context: an error, unless the benchmark says else.
+        """Judge an episode whose next prompt does not fit the context: an error, unless the benchmark says otherwise.
 
         Args:
             episode: One of `start`; it may have no reply.

@@ -104,9 +104,9 @@ def cluster_warnings(config: Config) -> Iterator[str]:
             needed, there = kind.memory(task.settings, place.workers), quantity(place.evaluate.memory)
             if needed > there:
                 yield (
-                    f"task '{name}': what {place.workers} replies run may take {needed / 1e9:.1f} GB by its limits, and"
-                    f" place.evaluate.memory is {place.evaluate.memory}, for the model, too: lower place.workers, or the"
-                    " task's own limit where it has one, or ask for more"
+                    f"task '{name}': what {place.workers} replies run may take {needed / 1e9:.1f} GB by its limits,"
+                    f" and place.evaluate.memory is {place.evaluate.memory}, for the model, too: lower place.workers or"
+                    " the task's own limit, where it has one, or ask for more"
                 )
 
 

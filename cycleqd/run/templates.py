@@ -14,9 +14,7 @@ from cycleqd.weights.checkpoint import Checkpoint
 from cycleqd.weights.lora import LoraAdapter
 
 
-def check_templates(
-    opened: Mapping[str, Checkpoint | LoraAdapter], chats: Iterable[ChatConfig] = ()
-) -> Iterator[str]:
+def check_templates(opened: Mapping[str, Checkpoint | LoraAdapter], chats: Iterable[ChatConfig] = ()) -> Iterator[str]:
     """What is wrong with them, a sentence a model; an adapter has the base's. Nothing where transformers is missing.
 
     Args:

@@ -113,7 +113,7 @@ def test_prompts_hold_what_the_chat_says_and_a_fixed_date(folder: ModelFolder) -
 
 def test_a_template_without_system_messages_refuses_one(folder: ModelFolder) -> None:
     folder.tokenizer.chat_template = "{{ raise_exception('no system') if messages[0]['role'] == 'system' }}x"
-    with pytest.raises(EvaluationError, match="refuses a conversation .no system"):
+    with pytest.raises(EvaluationError, match=r"refuses a conversation .no system"):
         prompts(folder, Chat("Add."))
 
 

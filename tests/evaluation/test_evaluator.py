@@ -219,7 +219,9 @@ def test_an_episode_that_cannot_be_opened_is_no_replys_fault() -> None:
 
 
 @pytest.mark.parametrize("where", ["next", "verdict", "close"])
-@pytest.mark.parametrize("error", [ValueError("at 0x7f00\nboom\x1b"), RecursionError(), MemoryError(), KeyError("\ud800")])
+@pytest.mark.parametrize(
+    "error", [ValueError("at 0x7f00\nboom\x1b"), RecursionError(), MemoryError(), KeyError("\ud800")]
+)
 def test_an_exception_on_a_reply_is_that_samples_outcome_alone(where: str, error: Exception) -> None:
     task = rounds(fail=(where, "ccc", error))
     evaluation = evaluate(Repeating(), task, SAMPLES, SAMPLING, workers=2)

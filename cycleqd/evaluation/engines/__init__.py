@@ -62,6 +62,9 @@ class Chat:
         return [*([Message(role="system", content=self.system)] if self.system else []), *conversation]
 
 
+PLAIN = Chat()
+
+
 @dataclass(frozen=True)
 class Adapter:
     """A LoRA adapter: W + B A in place of some matrices W of the loaded model.
@@ -88,7 +91,7 @@ class Request:
     sampling: Sampling
     adapter: str | None = None
     group: int = 0
-    chat: Chat = Chat()
+    chat: Chat = PLAIN
 
 
 @dataclass(frozen=True)

@@ -6,10 +6,10 @@ starts in a box within two milliseconds. Nothing of it is in a box, so nothing i
     keeper ── handler ── bwrap ── bash, process 1 of the box          (request "open")
            └─ handler ── joins the box ── the program                 (request "enter")
 
-A request is a message of one byte on a SEQPACKET socket with descriptors: of a file in memory with the request as JSON (a
-model's answer may be in it, of any length), of a socket for the replies, then the request's own. The replies are JSON:
-first the start's facts or {"error"}, then, when the program has ended, {"status"}. Closing the keeper's own socket, or
-its death, ends every box.
+A request is a message of one byte on a SEQPACKET socket with descriptors: of a file in memory with the request as JSON
+(a model's answer may be in it, of any length), of a socket for the replies, then the request's own. The replies are
+JSON: first the start's facts or {"error"}, then, when the program has ended, {"status"}. Closing the keeper's own
+socket, or its death, ends every box.
 """
 
 from __future__ import annotations

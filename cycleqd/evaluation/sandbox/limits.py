@@ -23,7 +23,7 @@ class Limits:
     cpu: float = 10.0
     """Seconds of processor time, all processes together: watcher; each of them, 5 seconds later: kernel."""
     memory: int = 1024 * MIB
-    """Bytes of resident memory, all processes together, and of what their sockets can hold: watcher, 40 times a second."""
+    """Bytes of resident memory of all processes, and of what their sockets can hold: watcher, 40 times a second."""
     address_space: int = 4096 * MIB
     """Bytes of address space of one process: kernel."""
     processes: int = 32

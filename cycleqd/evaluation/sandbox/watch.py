@@ -29,8 +29,9 @@ _PAGE = os.sysconf("SC_PAGE_SIZE")
 class Usage:
     """What processes use now.
 
-    `memory`: bytes, resident and in the buffers of sockets. `cpu`: processor seconds, with reaped children's. `running`:
-    whether one of them uses a processor or waits for one. `own`: processor ticks of each, by (number, start).
+    `memory`: bytes, resident and in the buffers of sockets. `cpu`: processor seconds, with reaped children's.
+    `running`: whether one of them uses a processor or waits for one. `own`: processor ticks of each, by (number,
+    start).
     """
 
     memory: int = 0
@@ -153,7 +154,7 @@ class Spent:
 
 
 def _numbers(process: int) -> tuple[int, int]:
-    """How many pid name spaces a process is in, and its number in the innermost, which counts what was started there."""
+    """How many pid name spaces a process is in, and its number in the innermost: what was started there, counted."""
     with suppress(FileNotFoundError, ProcessLookupError, StopIteration):
         lines = Path(f"/proc/{process}/status").read_bytes().splitlines()
         numbers = next(line for line in lines if line.startswith(b"NSpid:")).split()[1:]
@@ -167,8 +168,8 @@ class Watched:
 
     `roots` names the processes outside whose descendants are the box's; `kill` ends it. It is looked at every `pause()`
     seconds. `files`: how many files a scratch folder holds, where the kernel has no limit on them. `reason` names the
-    broken limit and is set once, before the kill. `spent`: its processor time. `clock`: seconds in which it neither used
-    a processor nor waited for one.
+    broken limit and is set once, before the kill. `spent`: its processor time. `clock`: seconds in which it neither
+    used a processor nor waited for one.
     """
 
     roots: Callable[[], Sequence[int]]

@@ -8,7 +8,6 @@ import time
 from collections.abc import Iterator
 from decimal import Decimal
 from fractions import Fraction
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -54,7 +53,7 @@ SAMPLES = {
     "zero": sample("HumanEval/32", "find_zero", ZERO, [[[-6, 11, -6, 1]], [[-4, 0, 1, 0]], [[1, 2]]], 1e-4),
     "set": sample("Small/1", "similar_elements", SET, [[[1, 2], [2, 3]]]),
     "half": sample("Small/2", "half", "\ndef half(x):\n    return x / 2\n", [[1], [3]]),
-    "tenth": sample("Small/3", "tenth", "\nfrom decimal import *\ndef tenth(x):\n    return Decimal(x) / 10\n", [[1], [5]]),
+    "tenth": sample("Small/3", "tenth", "\nfrom decimal import *\ndef tenth(x):\n    return Decimal(x) / 10\n", [[1], [5]]),  # noqa: E501
     "big": sample("Small/6", "big", "\ndef big(n):\n    return ['x' * 1000] * n\n", [[40_000]]),
     "one": sample("Small/4", "one", "\ndef one(x):\n    return 1\n", [[1], [2]]),
 }  # fmt: skip
@@ -80,18 +79,18 @@ ANSWERS = {
     "large floats nearly": ("tri", TRI.replace("found[: n + 1]", "[x + 1e-9 for x in found[: n + 1]]"), True),
     "one large float off": ("tri", TRI.replace("found[: n + 1]", "found[:n] + [found[n] + 1]"), False),
     "numbers of numpy": ("pile", "import numpy as np\n" + PILE.replace("n + 2 * i", "np.int64(n + 2 * i)"), True),
-    "an array": ("pile", "import numpy as np\n" + PILE.replace("return [", "return np.array([").replace(")]", ")])"), False),
+    "an array": ("pile", "import numpy as np\n" + PILE.replace("return [", "return np.array([").replace(")]", ")])"), False),  # noqa: E501
     "a large tuple for a list": ("pile", PILE.replace("return [", "return tuple([").replace(")]", ")])"), False),
     "one large integer off": ("pile", PILE.replace("for i in range(n)]", "for i in range(n - 1)] + [1]"), False),
     "beyond what is written out": ("big", "def big(n):\n    return ['x' * 1000 for _ in range(n)]", True),
     "beyond it, one off": ("big", "def big(n):\n    return ['x' * 1000 for _ in range(n - 1)] + ['']", False),
-    "another root": ("zero", ZERO.replace("-1000.0, 1000.0", "1.5, 2.5 if len(xs) > 2 else 1000").replace("1.5", "1.5 if len(xs) > 2 else -1000"), True),
+    "another root": ("zero", ZERO.replace("-1000.0, 1000.0", "1.5, 2.5 if len(xs) > 2 else 1000").replace("1.5", "1.5 if len(xs) > 2 else -1000"), True),  # noqa: E501
     "no root": ("zero", "def find_zero(xs):\n    x = 7.5\n    return x", False),
     "an integer root": ("zero", "def find_zero(xs):\n    x = {4: 2, 2: -0.5}[len(xs)]\n    return x", True),
     "a fraction": ("half", "from fractions import Fraction\ndef half(x):\n    return Fraction(x, 2)", True),
     "a decimal": ("half", "from decimal import Decimal\ndef half(x):\n    return Decimal(x) / 2", True),
-    "a fraction for a decimal": ("tenth", "from fractions import Fraction\ndef tenth(x):\n    return Fraction(x, 10)", True),
-    "a decimal, longer": ("tenth", "from decimal import Decimal\ndef tenth(x):\n    return Decimal(x * 10) / 100", True),
+    "a fraction for a decimal": ("tenth", "from fractions import Fraction\ndef tenth(x):\n    return Fraction(x, 10)", True),  # noqa: E501
+    "a decimal, longer": ("tenth", "from decimal import Decimal\ndef tenth(x):\n    return Decimal(x * 10) / 100", True),  # noqa: E501
     "a float for a decimal": ("tenth", "def tenth(x):\n    y = x / 10\n    return y", False),
 }  # fmt: skip
 
@@ -163,7 +162,7 @@ def test_huge_values_take_no_memory_outside_their_box(task: CodeTask, name: str,
 FORGED = [
     ["r", 0, 10**12, 1],
     ["n", "int64", ["r", 0, 10**12, 1]],
-    *([["n", name, ["l", 1]] for name in ("(1000000,1000000)i8", "U1000000000", "(0;i8", "{", "f8,(", "O", "V8", "", "'")]),
+    *([["n", name, ["l", 1]] for name in ("(1000000,1000000)i8", "U1000000000", "(0;i8", "{", "f8,(", "O", "V8", "", "'")]),  # noqa: E501
     ["i", "0x" + "f" * 1_000_000],
     ["q", "0x1", "0x0"],
     ["m", "1e999999999"],
@@ -224,7 +223,9 @@ def test_equal_values_have_one_digest(one: Any, other: Any) -> None:
 
 @given(st.lists(st.integers(-5, 5) | st.integers(-5, 5).map(float) | st.booleans()))
 def test_numbers_may_differ_in_type(many: list[Any]) -> None:
-    assert codec.digest(many) == codec.digest([int(one) for one in many]) == codec.digest([np.int32(one) for one in many])
+    assert (
+        codec.digest(many) == codec.digest([int(one) for one in many]) == codec.digest([np.int32(one) for one in many])
+    )
     assert codec.digest(set(many)) == codec.digest({float(one) for one in many})
     assert codec.digest(many) != codec.digest(tuple(many))
 

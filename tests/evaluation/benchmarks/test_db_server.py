@@ -104,7 +104,11 @@ def sql(statement: str) -> str:
     return f"Action: Operation\n```sql\n{statement}\n```"
 
 
-RIGHT, WRONG, DONE = sql("UPDATE boats SET b = '3'"), sql("UPDATE boats SET b = '4'"), "Action: Answer\nFinal Answer: ok"
+RIGHT, WRONG, DONE = (
+    sql("UPDATE boats SET b = '3'"),
+    sql("UPDATE boats SET b = '4'"),
+    "Action: Answer\nFinal Answer: ok",
+)
 PLAYS = {
     "right": ([RIGHT, DONE], Outcome.PASSED),
     "right, overflowing": ([RIGHT, "overflow"], Outcome.PASSED),

@@ -100,7 +100,9 @@ print(libc.inotify_init(), libc.inotify_init1(0), libc.fanotify_init(0, 0))
 
 def test_a_box_that_waits_for_a_processor_is_not_late(attack: Attack) -> None:
     """Beside as many spinning processes as would take three quarters of every core."""
-    spin = f"import os\nfor _ in range({3 * (os.cpu_count() or 1)}):\n    if os.fork() == 0:\n        while True: pass\n"
+    spin = (
+        f"import os\nfor _ in range({3 * (os.cpu_count() or 1)}):\n    if os.fork() == 0:\n        while True: pass\n"
+    )
     work = spin + "import time, os\nwhile time.process_time() < 0.5: pass\nprint('done')\nos.kill(-1, 9)"
     assert b"done" in attack(work, Limits(wall=200, cpu=60)).stdout
 
@@ -153,7 +155,9 @@ def test_terminals_of_a_machine_are_few(machine: Machine) -> None:
 
 @pytest.mark.parametrize("folder", ["/srv", "/dev/shm"])
 def test_files_of_a_machine_are_few(machine: Machine, folder: str) -> None:
-    code = f"import os\nmade = 0\ntry:\n    while True: os.close(os.open(f'{folder}/{{made}}', os.O_CREAT)); made += 1\n"
+    code = (
+        f"import os\nmade = 0\ntry:\n    while True: os.close(os.open(f'{folder}/{{made}}', os.O_CREAT)); made += 1\n"
+    )
     assert 100 <= int(python(machine, code + "except OSError: print(made)")) <= 2000
 
 

@@ -17,9 +17,9 @@ import sys
 from typing import Any
 
 sys.path.insert(0, "/packages")  # in the box
-import numpy as np  # noqa: E402, F401 -- loaded before boxes fork
+import numpy as np  # noqa: F401 -- loaded before boxes fork
 
-from cycleqd.evaluation.benchmarks.code import codec, rules  # noqa: E402
+from cycleqd.evaluation.benchmarks.code import codec, rules
 
 _SENTENCE = 500
 _WORTHLESS = (b"NaN", b'["o"')  # a value with one of them equals not even itself

@@ -31,7 +31,7 @@ _EXTRACTION_SECONDS = 3.0  # a reply of 2000 lines takes a twentieth of a second
 
 
 def comparing_setup() -> Setup:
-    """What a box for comparing shows besides Python: `comparing.py` with what it uses of this package and of EvalPlus."""
+    """What a box for comparing shows besides Python: `comparing.py`, and what it uses of this package and others."""
     here, package = Path(__file__).parent, "/packages/cycleqd/evaluation/benchmarks/code"
     binds = {f"{package}/{name}": here / name for name in ("comparing.py", "codec.py", "rules.py")}
     binds["/packages/evalplus/eval/_special_oracle.py"] = package_folder("evalplus") / "eval" / "_special_oracle.py"

@@ -26,7 +26,7 @@ class Expected:
 
 @dataclass(frozen=True)
 class Judged:
-    """The judgement of one suite. `slept`: the clock ended a call, not its processor time, so it is tried again alone."""
+    """The judgement of one suite. `slept`: the clock ended a call, not its processor time: it is tried again alone."""
 
     outcome: Outcome
     reason: str
@@ -69,8 +69,10 @@ def _difference(
             failed = _ended(finished)
         case [number, kind, sentence]:
             failed = _failure(kind, sentence)
-    return failed if failed.outcome is Outcome.FORMAT else replace(
-        failed, reason=f"{suite.name} test {number + 1}: {failed.reason}"
+    return (
+        failed
+        if failed.outcome is Outcome.FORMAT
+        else replace(failed, reason=f"{suite.name} test {number + 1}: {failed.reason}")
     )
 
 

@@ -166,9 +166,7 @@ def _answers(task: dict[str, Any], code: str, arguments: list[Any]) -> Iterator[
     yield json.dumps(["s", seconds])
 
 
-def _answer(
-    function: Callable[..., Any], inputs: Any, limit: float, written: Callable[[Any], str]
-) -> tuple[str, bool]:
+def _answer(function: Callable[..., Any], inputs: Any, limit: float, written: Callable[[Any], str]) -> tuple[str, bool]:
     """The line of one call, and whether it is the last."""
     late: list[str] = []
 

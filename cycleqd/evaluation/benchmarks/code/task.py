@@ -55,8 +55,8 @@ class CodeSettings(BenchmarkSettings):
     task: ClassVar[str] = "code"
 
     prompt: str = _PROMPT
-    """The user message, with {field} for the record's texts, stripped; and {instruction} and {examples}, which are what its
-    prompt says before its first assertion, and from there on."""
+    """The user message, with {field} for the record's texts, stripped; {instruction} and {examples} are what its prompt
+    says before its first assertion, and from there on."""
     judge: Literal["base", "plus"] = "plus"
     """Which tests must pass: the base tests, or base and plus tests."""
     seconds: float = Field(1.0, gt=0)

@@ -76,7 +76,7 @@ class DbSettings(BenchmarkSettings):
     ids: Any = None
     """Which records to use: a list of 0-based positions, or the name of a JSON file with one in the data's folder."""
     max_rounds: int = Field(5, ge=1)
-    """How many statements an episode may run; or "paper", 5 as CycleQD's code has it, or "agentbench", that project's 15."""
+    """How many statements an episode may run; "paper" is 5 as in CycleQD's code, "agentbench" that project's 15."""
     prompt: str | None = None
     """A `str.format` template over the record's fields, which replaces the three messages by one."""
     judge: Literal["agentbench", "rows"] = "agentbench"

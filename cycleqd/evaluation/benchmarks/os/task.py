@@ -58,7 +58,7 @@ class OsSettings(BenchmarkSettings):
     exclude: Any = None
     """Positions to leave out of them, in the same form: where this machine cannot run them."""
     max_rounds: int = Field(5, ge=1)
-    """How many replies an episode may have; or "paper", 5 as CycleQD's code has it, or "agentbench", that project's 8."""
+    """How many replies an episode may have; "paper" is 5 as in CycleQD's code, "agentbench" that project's 8."""
     prompt: str | None = None
     """A `str.format` template over the record's `description`, which replaces the record's conversation."""
     root: Literal["image", "host"] = "image"

@@ -16,7 +16,7 @@ from cycleqd.evaluation.task import Message
 NO_ARITHMETIC = frozenset(
     {"_name_or_path", "transformers_version", "use_cache", "bos_token_id", "eos_token_id", "pad_token_id"}
 )
-DATE = datetime(2024, 7, 26)  # noqa: DTZ001 (what templates print has no zone)
+DATE = datetime(2024, 7, 26)
 """Today, for chat templates."""
 LOCAL = {"local_files_only": True, "trust_remote_code": False}
 """How transformers opens a folder: nothing is fetched, no code of the folder's is run, and nobody is asked about it."""

@@ -20,7 +20,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self, TypeVar
 
-from cycleqd.evaluation.benchmarks.db.mariadb.guard import Exceeded, Guard, StatementLimits, WatchedStatement
+from cycleqd.evaluation.benchmarks.db.mariadb.answers import Answer, fetch, number, text
+from cycleqd.evaluation.benchmarks.db.mariadb.guard import Guard, StatementLimits, WatchedStatement
 from cycleqd.evaluation.benchmarks.db.mariadb.server import MariaDB
 from cycleqd.evaluation.sandbox import Turnstile
 
@@ -31,8 +32,6 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 ANSWER_SECONDS = 3.0  # how long after its time limit a statement may take to notice that it was killed
 STATEMENT_BYTES = 128 << 10  # of the INSERTs that fill a table; the server takes twice that
-MAX_ROWS = 10_000
-MAX_BYTES = 4 << 20
 PRIVILEGES = "SELECT, INSERT, UPDATE, DELETE, CREATE, DROP, ALTER, INDEX, CREATE TEMPORARY TABLES"
 LOCK_SECONDS = 1
 TIMED_OUT = 1969  # ER_STATEMENT_TIMEOUT
@@ -41,26 +40,6 @@ LOST = {0, 2002, 2003, 2006, 2013, 2055}  # no connection, or one that ended; 0:
 # name too long, column twice, bad table name, no columns, bad column name
 TABLE_FAULTS = {1059, 1060, 1103, 1113, 1166}
 RESERVED = {"mysql", "information_schema", "performance_schema", "sys", "test"}
-
-
-@dataclass(frozen=True)
-class Answer:
-    """What a statement gave: `rows` (the first ones), or `error` as "number (state): message".
-
-    `exceeded` names the limit that stopped it. `lost`: the server has ended, by this statement or another.
-    `number`: the error's.
-    """
-
-    rows: tuple[tuple[Any, ...], ...] = ()
-    error: str = ""
-    exceeded: Exceeded = ""
-    lost: bool = False
-    number: int = 0
-
-    @property
-    def text(self) -> str:
-        """The answer as AgentBench shows it: the list of row tuples, or the error's text."""
-        return self.error or str(list(self.rows))
 
 
 class Databases:
@@ -172,7 +151,7 @@ class Database:
                 cursor.execute(f"CREATE TABLE {where} ({fields})")
                 _fill(cursor, where, len(self.table.columns), self.table.rows)
             except pymysql.MySQLError as error:
-                if _number(error) not in TABLE_FAULTS:
+                if number(error) not in TABLE_FAULTS:
                     raise
             cursor.execute(f"CREATE USER {self.account}@localhost IDENTIFIED BY '{self.password}' {resources}")
             cursor.execute(f"GRANT {PRIVILEGES} ON {quoted(pattern)}.* TO {self.account}@localhost")
@@ -224,15 +203,15 @@ class Database:
         try:
             connection: Any = self._connect()
         except pymysql.MySQLError as error:
-            return Answer(error=_text(error), lost=not self.owner.server.answers())
+            return Answer(error=text(error), lost=not self.owner.server.answers())
         watched = WatchedStatement(int(connection.thread_id()), time.monotonic(), self.folder)
         answer = Answer()
         with self.owner.guard.watching(watched):
             try:
-                answer = Answer(rows=_fetch(connection, sql))
+                answer = Answer(rows=fetch(connection, sql))
             except faults as error:
-                late = _number(error) == TIMED_OUT
-                answer = Answer(error=_text(error), exceeded="time" if late else "", number=_number(error))
+                late = number(error) == TIMED_OUT
+                answer = Answer(error=text(error), exceeded="time" if late else "", number=number(error))
             finally:
                 if connection.open:
                     connection.close()
@@ -248,7 +227,7 @@ class Database:
                 self.owner.renew(generation)
 
     def _removed(self) -> bool:
-        """Whether it could be removed, or is gone with its server; not while a statement that cannot be stopped runs."""
+        """Whether it could be removed, or has gone with its server; a statement that cannot be stopped keeps it."""
         import pymysql
 
         if self.generation != self.owner.server.generation:
@@ -289,7 +268,7 @@ class Database:
         try:
             connection = self.owner.server.connect(*login)
         except pymysql.OperationalError as error:
-            if _number(error) != ACCESS_DENIED:
+            if number(error) != ACCESS_DENIED:
                 raise
             with self.owner.server.admin() as admin, admin.cursor() as cursor:
                 cursor.execute(f"ALTER USER {self.account}@localhost IDENTIFIED BY '{self.password}'")
@@ -320,27 +299,6 @@ def filename(identifier: str) -> str:
     return "".join(safe)
 
 
-def _fetch(connection: Connection, sql: str) -> tuple[tuple[Any, ...], ...]:
-    """Run `sql` and read its first result, up to MAX_ROWS rows or MAX_BYTES of text, whichever comes first."""
-    from pymysql.cursors import SSCursor
-
-    cursor: Any = connection.cursor(SSCursor)
-    rows: list[tuple[Any, ...]] = []
-    try:
-        cursor.execute(sql)
-        size = 0
-        while cursor.description and len(rows) < MAX_ROWS and size < MAX_BYTES:
-            row = cursor.fetchone()
-            if row is None:
-                break
-            rows.append(row)
-            size += sum(len(cell) for cell in row if isinstance(cell, str | bytes))
-    finally:
-        if cursor._result is not None:  # else PyMySQL reads all that is left before it lets go
-            cursor._result.unbuffered_active = False
-    return tuple(rows)
-
-
 def _release_prepared(cursor: Cursor) -> None:
     """Roll back what XA PREPARE left: only a hostile statement prepares, and its locks outlive its session."""
     cursor.execute("XA RECOVER FORMAT='SQL'")
@@ -355,14 +313,3 @@ def _fill(cursor: Any, table: str, width: int, rows: Sequence[Sequence[Any]]) ->
     values = [[str(cell) if isinstance(cell, float) else cell for cell in row] for row in rows]
     cursor.max_stmt_length = STATEMENT_BYTES
     cursor.executemany(f"INSERT INTO {table} VALUES ({', '.join(['%s'] * width)})", values)
-
-
-def _number(error: BaseException) -> int:
-    return error.args[0] if error.args and isinstance(error.args[0], int) else 0
-
-
-def _text(error: BaseException) -> str:
-    """An error as MySQL's own connector words it, which is what AgentBench shows: "1146 (42S02): Table ..."."""
-    if len(error.args) == 2 and isinstance(error.args[0], int):
-        return f"{error.args[0]} ({getattr(error, 'sqlstate', None) or 'HY000'}): {error.args[1]}"
-    return f"{type(error).__name__}: the answer could not be read"

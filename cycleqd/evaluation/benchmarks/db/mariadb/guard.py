@@ -28,7 +28,7 @@ _PATIENCE = 20  # times its limit that a statement may wait for a processor
 
 @dataclass(frozen=True)
 class StatementLimits:
-    """Of one statement: `seconds` that it runs or sleeps, `memory` of its session and `disk` of its database, in bytes."""
+    """Of one statement: `seconds` that it runs or sleeps; bytes of its session's `memory` and its database's `disk`."""
 
     seconds: float = 5.0
     memory: int = 256 << 20

@@ -1,8 +1,9 @@
 """Making the root file system tar.
 
 The benchmark's tasks were written for a minimal Ubuntu image with python3, pip, git, vim, curl, wget, unzip, zip and
-tree, and with what Ubuntu installs beside those: gcc, make, less and ssh. This is the minimal system of the release that this machine runs, from the package mirror that this machine's apt is set
-up with, with the same programs, and sudo, which one task installs from the network (there is none here).
+tree, and with what Ubuntu installs beside those: gcc, make, less and ssh. This is the minimal system of the release
+that this machine runs, from the package mirror that this machine's apt is set up with, with the same programs, and
+sudo, which one task installs from the network (there is none here).
 """
 
 from __future__ import annotations
