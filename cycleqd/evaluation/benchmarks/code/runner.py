@@ -24,6 +24,7 @@ only lines that help it are the right ones.
 from __future__ import annotations
 
 import builtins
+import functools
 import importlib
 import io
 import json
@@ -157,7 +158,7 @@ def _answers(task: dict[str, Any], code: str, arguments: list[Any]) -> Iterator[
     seconds, left = [], _TOTAL
     for inputs, limit in zip(arguments, task["limits"], strict=True):
         began = time.process_time()
-        text, ended = _answer(function, inputs, limit, lambda value, left=left: _written(value, task["iterate"], left))
+        text, ended = _answer(function, inputs, limit, functools.partial(_written, iterate=task["iterate"], left=left))
         seconds.append(time.process_time() - began)
         left -= len(text)
         yield text
