@@ -145,7 +145,7 @@ FINALS = ["Final Answer: [1]", "Final Answer:", "final answer: x", "Final Answer
 def test_a_reply_is_an_operation_or_an_answer(parts: list[str], rounds: int) -> None:
     reply = "\n".join([*parts, ""])
     database = Recorded()
-    episode = DbEpisode(Sample("0", {}), [{"role": "user", "content": "x"}], database, rounds, one_reply=False)  # type: ignore[arg-type]  # fmt: skip  # noqa: E501
+    episode = DbEpisode(Sample("0", {}), [{"role": "user", "content": "x"}], database, rounds, one_reply=False)  # type: ignore[arg-type]  # fmt: skip
     goes_on = episode.next(reply) is not None
     first = next((part for part in parts if part.startswith("Action: ")), None)
     if first == "Action: Operation" and rounds:

@@ -15,8 +15,9 @@ from typing import Any
 
 import pytest
 
+from cycleqd.evaluation.benchmarks.db.mariadb.answers import Answer
 from cycleqd.evaluation.benchmarks.db.mariadb.box import missing
-from cycleqd.evaluation.benchmarks.db.mariadb.database import Answer, Database, Databases
+from cycleqd.evaluation.benchmarks.db.mariadb.database import Database, Databases
 from cycleqd.evaluation.benchmarks.db.mariadb.guard import StatementLimits
 from cycleqd.evaluation.benchmarks.db.mariadb.server import MariaDB
 from cycleqd.evaluation.benchmarks.db.task import DbEpisode, DbTask, table_md5

@@ -33,8 +33,9 @@ from typing import Any, ClassVar, Literal, Self
 from pydantic import Field, field_validator
 
 from cycleqd.errors import InvalidInputError
+from cycleqd.evaluation.benchmarks.db.mariadb.answers import Answer
 from cycleqd.evaluation.benchmarks.db.mariadb.box import SERVER_BYTES, TEMPORARY_BYTES, missing
-from cycleqd.evaluation.benchmarks.db.mariadb.database import RESERVED, Answer, Database, Databases, quoted
+from cycleqd.evaluation.benchmarks.db.mariadb.database import RESERVED, Database, Databases, quoted
 from cycleqd.evaluation.benchmarks.db.mariadb.guard import StatementLimits
 from cycleqd.evaluation.benchmarks.db.mariadb.server import MariaDB
 from cycleqd.evaluation.benchmarks.inputs import (
