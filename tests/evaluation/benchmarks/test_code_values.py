@@ -15,7 +15,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cycleqd.evaluation.benchmarks.code import codec, comparing, execution
+from cycleqd.evaluation.benchmarks.code import codec, comparing, execution, problem
 from cycleqd.evaluation.benchmarks.code.task import CodeTask
 from cycleqd.evaluation.sandbox import MIB
 from cycleqd.evaluation.task import Outcome, Sample, Verdict, Workspace
@@ -235,3 +235,15 @@ def test_nothing_equals_a_value_without_an_identity() -> None:
         assert codec.digest(value) == ""
     lines = [b'["h", ""]'], [b'["l"]']
     assert comparing.difference({"entry_point": "f", "tolerances": [0]}, *lines, b'["h", ""]\n') in ([], [0, "wrong"])
+
+
+@pytest.mark.parametrize(
+    ("prompt", "parts"),
+    [
+        ('"""\nWrite a function\nassert f(1) == 2\n"""\n', ("Write a function.", "assert f(1) == 2")),
+        ('"""\nWrite it.\nassert f("a") == "b"\nassert f(2)\n"""', ("Write it.", 'assert f("a") == "b"\nassert f(2)')),
+        ("Add numbers", ("Add numbers.", "")),
+    ],
+)
+def test_a_prompt_is_what_it_says_and_its_assertions(prompt: str, parts: tuple[str, str]) -> None:
+    assert problem.parts(prompt) == parts
