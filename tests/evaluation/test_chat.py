@@ -14,6 +14,7 @@ from cycleqd.evaluation.engines import Chat, Completion, Progress, Request, Samp
 from cycleqd.evaluation.engines.common.checkpoint import ModelFolder
 from cycleqd.evaluation.evaluator import evaluate_jobs
 from cycleqd.evaluation.jobs import Job, SampleRecord
+from cycleqd.evaluation.reasoning import THINK
 from cycleqd.evaluation.task import Episode, Message, Outcome, Sample, Task, Verdict, Workspace
 from cycleqd.search.config import ChatConfig
 from tests.scripted import Scripted
@@ -65,9 +66,8 @@ class Thinking(Scripted):
         return super().generate(requests, progress)
 
 
-def played(engine: Thinking, chat: Chat, reasoning: tuple[str, ...] | None = None) -> SampleRecord:
-    marks = {} if reasoning is None else {"reasoning": reasoning}
-    job = Job(Questions({}, Workspace(Path())), [Sample("a", {})], SAMPLING, chat=chat, **marks)
+def played(engine: Thinking, chat: Chat, reasoning: tuple[str, ...] = THINK) -> SampleRecord:
+    job = Job(Questions({}, Workspace(Path())), [Sample("a", {})], SAMPLING, chat=chat, reasoning=reasoning)
     found: list[SampleRecord] = []
     evaluate_jobs(engine, [job], lambda _, evaluation: found.extend(evaluation.records), workers=1)
     return found[0]

@@ -78,7 +78,7 @@ def os_task(tmp_path_factory: pytest.TempPathFactory) -> Iterator[OsTask]:
         yield made
 
 
-MATCHED = {"init_script": [], "start": None, "check": [], "example_script": None, "description": "x"}
+MATCHED: dict[str, Any] = {"init_script": [], "start": None, "check": [], "example_script": None, "description": "x"}
 RECORDS: list[tuple[dict[str, Any], dict[str, bool]]] = [
     ({"answer": "8", "strip": True}, {"8": True, " 8\n": True, "": False, "88": False}),
     ({"answer": "8", "strip": False}, {"8": True, " 8": False}),

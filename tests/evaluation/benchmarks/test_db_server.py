@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -90,10 +90,10 @@ class Cycling(Scripted):
         super().__init__()
         self.texts = {name: iter(replies) for name, replies in texts.items()}
 
-    def reply(self, conversation: list[Message]) -> str:
+    def reply(self, conversation: Sequence[Message]) -> str:
         return next(self.texts[conversation[0]["content"]])
 
-    def generate(self, requests: list[Request], progress: Progress | None = None) -> list[Completion]:
+    def generate(self, requests: Sequence[Request], progress: Progress | None = None) -> list[Completion]:
         return [
             Completion("", "overflow", 9, 0) if text == "overflow" else Completion(text, "stop", 1, 1)
             for text in (self.reply(request.conversation) for request in requests)

@@ -95,8 +95,7 @@ class Boxes:
             written: Its stdin.
             limits: What an answer's run may use; comparing may use as much, and a minute of processor time.
         """
-        seconds = {"cpu": _COMPARING_SECONDS, "wall": 4 * _COMPARING_SECONDS}
-        return self._comparing.run(written, replace(limits, **seconds))
+        return self._comparing.run(written, replace(limits, cpu=_COMPARING_SECONDS, wall=4 * _COMPARING_SECONDS))
 
     def close(self) -> None:
         """End the boxes."""
