@@ -45,7 +45,8 @@ def verdict(record: Mapping[str, Any], code: str, suite: str) -> bool:
         problem.reference, inputs, problem.entry_point, record_time=True, output_not_none=presence
     )
     inputs = [codec.decode(json.loads(line)) for line in getattr(problem, suite).arguments]
+    dataset = "humaneval" if problem.id.startswith("HumanEval/") else "mbpp"
     status, _ = untrusted_check(
-        "mbpp", code, inputs, problem.entry_point, expected, problem.atol, took, fast_check=True
+        dataset, code, inputs, problem.entry_point, expected, problem.atol, took, fast_check=True
     )
     return bool(status == "pass")

@@ -104,7 +104,7 @@ def samples(
     model: Model,
     task: Annotated[str, typer.Argument(help="A task of the configuration.")],
     split: Annotated[str, typer.Option(help="search or test.")] = "search",
-    outcome: Annotated[str, typer.Option(help="Only: passed, wrong, error, time-out, format.")] = "",
+    outcome: Annotated[str, typer.Option(help="Only: passed, wrong, error, time-out, format, fault.")] = "",
     limit: Limit = 10,
     json: Json = False,
 ) -> None:

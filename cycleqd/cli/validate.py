@@ -78,8 +78,8 @@ def _check_models(config: Config, samples: Samples, store: Store | None, finding
     config = checks.decide(config, store, findings)
     findings.problems += checks.check_server(config)
     opened = checks.check_models(config, store, findings)
-    known = set(findings.problems)
-    findings.problems += [found for found in try_models(opened, config.evaluation.engine) if found not in known]
+    known, chats = set(findings.problems), [task.chat for task in config.tasks.values()]
+    findings.problems += [found for found in try_models(opened, config.evaluation.engine, chats) if found not in known]
     seconds: dict[str, float] = {}
     generated: dict[str, Generated] = {}
     if store is not None:

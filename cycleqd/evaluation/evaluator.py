@@ -122,8 +122,9 @@ def evaluate_jobs(
 ) -> None:
     """Score the engine's current model, and adapters of it, on tasks.
 
-    An episode whose prompt no longer fits the context ends as an error, "context overflow", without a verdict of the
-    task. Every episode that was started is closed exactly once, whatever happens.
+    An episode whose prompt no longer fits the context ends there; the task says what becomes of it (`Task.overflow`).
+    Where the task's code fails on a reply, that sample's outcome is a fault, with the reason, and the others go on.
+    Every episode that was started is closed exactly once, whatever happens.
 
     Args:
         engine: It has a model, and knows the jobs' adapters.
@@ -134,15 +135,13 @@ def evaluate_jobs(
         counting: Shows the replies of each round and the verdicts.
 
     Raises:
-        EvaluationError: A task's code failed unexpectedly, or no first prompt of a job fits its context; no score then,
+        EvaluationError: A task could not open an episode, or no first prompt of a job fits its context; no score then,
             but of jobs that are finished. Any CycleQDError of tasks, engine and `finished` is passed on.
     """
     for job in jobs:
         if not job.samples:
             raise InvalidInputError(f"{type(job.task).__name__} has no samples; a score needs at least one")
-    works = [
-        JobRun(job, number, [SampleRun(job.task, sample) for sample in job.samples]) for number, job in enumerate(jobs)
-    ]
+    works = [JobRun(job, number, [SampleRun(job, sample) for sample in job.samples]) for number, job in enumerate(jobs)]
     engine.reset()
     began = time.perf_counter()
 

@@ -10,7 +10,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from cycleqd.errors import CycleQDError, EvaluationError
-from cycleqd.evaluation.engines import Completion, Request, Sampling
+from cycleqd.evaluation.engines import PLAIN, Chat, Completion, Request, Sampling
+from cycleqd.evaluation.reasoning import THINK, without_reasoning
+from cycleqd.evaluation.sandbox import stable
 from cycleqd.evaluation.task import Episode, Message, Outcome, Sample, Task, Verdict
 
 
@@ -19,7 +21,8 @@ class Job:
     """A model on the samples of a task.
 
     `task` has been entered. `adapter` is the digest of one that the engine knows, None for the loaded model by itself.
-    `label` names the job where it is shown how far it is.
+    `label` names the job where it is shown how far it is. `reasoning`: what opens and closes the block that is taken
+    off replies before the task sees them (`without_reasoning`).
     """
 
     task: Task
@@ -27,11 +30,16 @@ class Job:
     sampling: Sampling
     adapter: str | None = None
     label: str = ""
+    chat: Chat = PLAIN
+    reasoning: tuple[str, ...] = THINK
 
 
 @dataclass(frozen=True)
 class SampleRecord:
-    """What happened to one sample: nothing in it differs between two identical runs."""
+    """What happened to one sample: nothing in it differs between two identical runs.
+
+    `messages` is the conversation as the task has it, `replies` all that the model wrote.
+    """
 
     id: str
     group: str
@@ -54,7 +62,7 @@ class SampleRecord:
 class SampleRun:
     """One sample on its way through the loop. `prompt` is what the next round asks; None once the episode is over."""
 
-    task: Task
+    job: Job
     sample: Sample
     episode: Episode | None = None
     prompt: Sequence[Message] | None = None
@@ -64,30 +72,50 @@ class SampleRun:
     closed: bool = False
 
     @property
+    def task(self) -> Task:
+        """The job's."""
+        return self.job.task
+
+    @property
     def overflowed(self) -> bool:
         """Whether the last prompt did not fit the context, which ends the episode."""
         return self.completions[-1].finish == "overflow"
 
     def start(self) -> None:
-        """Open the episode."""
-        with self._task_code("start"):
-            self.episode = self.task.start(self.sample)
-            self.prompt = self.episode.messages
+        """Open the episode.
+
+        Raises:
+            EvaluationError: The task's code failed: no reply is to blame.
+        """
+        with self._timed():
+            try:
+                self.episode = self.task.start(self.sample)
+                self.prompt = self.episode.messages
+            except CycleQDError:
+                raise
+            except Exception as error:
+                raise EvaluationError(
+                    f"{type(self.task).__name__}.start failed on sample '{self.sample.id}' ({_told(error)}); this is a"
+                    " fault of the task's code or set-up, so no score was recorded"
+                ) from error
 
     def step(self) -> None:
         """Give the episode the last reply."""
-        with self._task_code("next"):
-            assert self.episode is not None  # all were started
-            self.prompt = None if self.overflowed else self.episode.next(self.completions[-1].text)
+        assert self.episode is not None  # all were started
+        with self._own_outcome("next"):
+            reply = without_reasoning(self._written(self.completions[-1]), self.job.reasoning)
+            self.prompt = None if self.overflowed else self.episode.next(reply)
 
     def judge(self) -> None:
-        """Reach the verdict and close the episode."""
-        with self._task_code("verdict"):
-            assert self.episode is not None
-            try:
-                overflow = Verdict(Outcome.ERROR, "context overflow")
-                self.verdict = overflow if self.overflowed else self.task.verdict(self.episode)
-            finally:
+        """Reach the verdict, unless there is one, and close the episode."""
+        assert self.episode is not None
+        try:
+            if self.verdict is None:
+                with self._own_outcome("verdict"):
+                    judge = self.task.overflow if self.overflowed else self.task.verdict
+                    self.verdict = judge(self.episode)
+        finally:
+            with self._own_outcome("close"):
                 self.close()
 
     def close(self) -> None:
@@ -96,14 +124,18 @@ class SampleRun:
             self.closed = True
             self.episode.close()
 
+    def _written(self, completion: Completion) -> str:
+        """A reply with the beginning that was written for the model."""
+        return self.job.chat.prefill + completion.text
+
     def record(self) -> SampleRecord:
         """What happened, once there is a verdict."""
         assert self.episode is not None and self.verdict is not None
         return SampleRecord(
             id=self.sample.id,
             group=self.sample.group,
-            messages=tuple(self.episode.messages),
-            replies=tuple(self.episode.replies),
+            messages=tuple(self.job.chat.messages(self.episode.messages)),
+            replies=tuple(self._written(one) for one in self.completions if one.finish != "overflow"),
             finish=tuple(completion.finish for completion in self.completions),
             outcome=self.verdict.outcome,
             reason=self.verdict.reason,
@@ -113,20 +145,29 @@ class SampleRun:
         )
 
     @contextmanager
-    def _task_code(self, what: str) -> Iterator[None]:
-        """Times the task's work on the sample and names both when it fails in a way it did not foresee."""
+    def _own_outcome(self, what: str) -> Iterator[None]:
+        """Times the task's work on the sample. Any exception but one of infrastructure becomes the sample's outcome."""
+        with self._timed():
+            try:
+                yield
+            except CycleQDError:
+                raise
+            except Exception as error:
+                self.prompt = None
+                self.verdict = Verdict(Outcome.FAULT, f"{type(self.task).__name__}.{what} failed: {_told(error)}")
+
+    @contextmanager
+    def _timed(self) -> Iterator[None]:
         began = time.perf_counter()
         try:
             yield
-        except CycleQDError:
-            raise
-        except Exception as error:
-            raise EvaluationError(
-                f"{type(self.task).__name__}.{what} failed on sample '{self.sample.id}' ({type(error).__name__}:"
-                f" {error}); this is a fault of the task's code or set-up, so no score was recorded"
-            ) from error
         finally:
             self.seconds += time.perf_counter() - began
+
+
+def _told(error: Exception) -> str:
+    """An exception in one line, without what differs from run to run."""
+    return f"{type(error).__name__}: {stable(str(error))}"[:300]
 
 
 @dataclass
@@ -145,7 +186,9 @@ class JobRun:
     def requests(self) -> list[Request]:
         """What the next round asks."""
         wanted = self.job
-        return [Request(run.prompt or (), wanted.sampling, wanted.adapter, self.number) for run in self.live]
+        return [
+            Request(run.prompt or (), wanted.sampling, wanted.adapter, self.number, wanted.chat) for run in self.live
+        ]
 
     def take(self, completions: Sequence[Completion]) -> None:
         """Give the live runs the round's replies.

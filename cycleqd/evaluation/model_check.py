@@ -2,7 +2,7 @@
 
 A chat template is a program, and a configuration may ask for a model of any size.
 
-python -m cycleqd.evaluation.model_check FOLDER…      prints a line of JSON a folder: the fields of `Tried`
+python -m cycleqd.evaluation.model_check CHATS FOLDER…      prints a line of JSON a folder: the fields of `Tried`
 """
 
 from __future__ import annotations
@@ -13,10 +13,13 @@ import subprocess
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from itertools import product
 from pathlib import Path
 
+from cycleqd.evaluation.engines import Chat
 from cycleqd.evaluation.engines.common.architecture import filled, fit
-from cycleqd.evaluation.engines.common.checkpoint import LOCAL
+from cycleqd.evaluation.engines.common.checkpoint import LOCAL, prompt_of
+from cycleqd.evaluation.task import Message
 from cycleqd.weights.checkpoint import Checkpoint
 from cycleqd.weights.headers import TensorInfo
 from cycleqd.weights.settings import Settings
@@ -27,7 +30,7 @@ CPU_SECONDS, MEMORY = 15, 4 << 30
 _ENDLESS = f"its tokenizer, chat template or model class does not end within {CPU_SECONDS} s and {MEMORY >> 30} GiB"
 _SHAPES = "cycleqd-shapes.json"
 _WALL_SECONDS = 600  # with the import of transformers, on a busy machine
-_USER, _ASSISTANT = {"role": "user", "content": "1 + 1?"}, {"role": "assistant", "content": "2"}
+_USER, _ASSISTANT = Message(role="user", content="1 + 1?"), Message(role="assistant", content="2")
 _CONVERSATIONS = ([_USER], [_USER, _ASSISTANT, _USER])
 
 
@@ -46,15 +49,17 @@ class Tried:
     filled: Settings | None = None
 
 
-def tried(folders: Sequence[Path]) -> list[Tried]:
+def tried(folders: Sequence[Path], chats: Sequence[Chat] = (Chat(),)) -> list[Tried]:
     """Try models one by one.
 
     Args:
         folders: Each a model's without its weights, and with their names and shapes: `write_shapes`.
+        chats: How tasks put conversations before them.
     """
+    told = json.dumps([[chat.system, dict(chat.template), chat.prefill] for chat in chats])
     found: list[Tried] = []
     while len(found) < len(folders):  # a process that was ended goes on with the next folder
-        command = [sys.executable, "-m", __name__, *map(str, folders[len(found) :])]
+        command = [sys.executable, "-m", __name__, told, *map(str, folders[len(found) :])]
         try:
             done = subprocess.run(
                 command, stdin=subprocess.DEVNULL, capture_output=True, timeout=_WALL_SECONDS, check=False
@@ -78,8 +83,8 @@ def write_shapes(model: Checkpoint, folder: Path) -> None:
     (folder / _SHAPES).write_text(json.dumps({name: [t.dtype, t.shape] for name, t in model.tensors.items()}))
 
 
-def _try(folder: Path) -> Tried:
-    tokenizer = _tokenizer_problem(folder)
+def _try(folder: Path, chats: Sequence[Chat]) -> Tried:
+    tokenizer = _tokenizer_problem(folder, chats)
     if tokenizer == _ENDLESS:
         return Tried(tokenizer)
     shapes = json.loads((folder / _SHAPES).read_text())
@@ -100,14 +105,14 @@ def _line(error: Exception) -> str:
     return f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
 
 
-def _tokenizer_problem(folder: Path) -> str | None:
+def _tokenizer_problem(folder: Path, chats: Sequence[Chat]) -> str | None:
     from transformers import AutoTokenizer
 
     try:
         tokenizer = AutoTokenizer.from_pretrained(folder, **LOCAL)
         if tokenizer.chat_template:
-            for conversation in _CONVERSATIONS:
-                tokenizer.apply_chat_template(conversation, tokenize=False, add_generation_prompt=True)
+            for conversation, chat in product(_CONVERSATIONS, chats):
+                prompt_of(tokenizer, conversation, chat)
     except MemoryError:
         return _ENDLESS
     except Exception as error:  # whatever a template or a tokenizer's files make of it
@@ -121,7 +126,7 @@ def _status() -> list[str]:
     return Path("/proc/self/status").read_text().splitlines()
 
 
-def _main(folders: Sequence[str]) -> None:
+def _main(chats: Sequence[Chat], folders: Sequence[str]) -> None:
     import torch  # noqa: F401 (before the clock starts)
     import transformers
     from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerFast  # noqa: F401
@@ -134,8 +139,8 @@ def _main(folders: Sequence[str]) -> None:
         used = resource.getrusage(resource.RUSAGE_SELF)
         limit = int(used.ru_utime + used.ru_stime) + CPU_SECONDS
         resource.setrlimit(resource.RLIMIT_CPU, (limit, resource.RLIM_INFINITY))
-        print(json.dumps(asdict(_try(Path(folder))), default=str), flush=True)
+        print(json.dumps(asdict(_try(Path(folder), chats)), default=str), flush=True)
 
 
 if __name__ == "__main__":
-    _main(sys.argv[1:])
+    _main([Chat(*chat) for chat in json.loads(sys.argv[1])], sys.argv[2:])

@@ -19,7 +19,7 @@ from cycleqd.storage.formats import decode, encode
 from cycleqd.storage.objects import Store
 from cycleqd.storage.results import Clock, find_result, matches, need_result, read_result, write_result
 
-METHOD_VERSION = 1
+METHOD_VERSION = 2
 """Raise when scores may change for the same replies and verdicts; a task has a version of its own."""
 
 NAME = "evaluate"
@@ -45,6 +45,7 @@ def inputs_of(config: Config, model: str, task: StagedTask, split: Split) -> JSO
         "settings": frozen["settings"],
         "samples": frozen["split"],
         "sampling": frozen["generation"],
+        "chat": frozen["chat"],
         "data": task.files["data"]["digest"],
         "plugin": task.files["plugin"] and task.files["plugin"]["sha256"],
         "evaluation": _arithmetic(config.evaluation),

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from cycleqd.errors import UnavailableError
 from cycleqd.evaluation import engines
-from cycleqd.evaluation.engines import Adapter, Engine, Sampling
+from cycleqd.evaluation.engines import Adapter, Chat, Engine, Sampling
 from cycleqd.evaluation.evaluator import Evaluation, evaluate_jobs
 from cycleqd.evaluation.jobs import Job
 from cycleqd.evaluation.records import METHOD_VERSION, NAME, due, inputs_of, write_evaluation
@@ -268,7 +268,9 @@ class Scoring:
         how, name = pair.task.config.generation, pair.task.name
         sampling = Sampling(how.max_tokens, how.temperature, how.top_p, how.stop, how.seed)
         label = f"{pair.model} on {name} ({self.split})"
-        return Job(bench.tasks[name], bench.samples[name], sampling, adapter, label)
+        shown = pair.task.config.chat
+        chat = Chat(shown.system, shown.template, shown.prefill)
+        return Job(bench.tasks[name], bench.samples[name], sampling, adapter, label, chat, shown.reasoning)
 
 
 def without_weights(found: Manifest) -> Manifest:

@@ -59,6 +59,7 @@ class Outcome(StrEnum):
     ERROR = "error"  # the model's code, command or statement failed, or the context overflowed
     TIMEOUT = "time-out"
     FORMAT = "format"  # no answer in the required form
+    FAULT = "fault"  # the task's code failed on this reply, which therefore has no verdict
 
 
 @dataclass(frozen=True)
@@ -124,7 +125,8 @@ class Task(ABC):
 
     `start`, `Episode.next` and `verdict` of different episodes are called from `workspace.workers` threads at once;
     calls for one episode never overlap. Raise `cycleqd.errors.CycleQDError` for a broken set-up; that stops the stage
-    and is never a score. Anything the model did wrong is a Verdict.
+    and is never a score. Anything the model did wrong is a Verdict. Any other exception of `next` or `verdict` is the
+    outcome FAULT of that sample alone, unless it meets every sample.
     """
 
     own_modules: ClassVar[str] = "cycleqd.evaluation.benchmarks.{}.task"
@@ -153,6 +155,16 @@ class Task(ABC):
             settings: The task's settings, as configured.
         """
         return []
+
+    @classmethod
+    def memory(cls, settings: Mapping[str, Any], workers: int) -> int:
+        """The most bytes that what the task runs for a model may hold at a time, by its limits.
+
+        Args:
+            settings: The task's settings, as configured.
+            workers: Samples that are judged at a time.
+        """
+        return 0
 
     def __enter__(self) -> Self:
         """Start what all episodes share (a database server). Pairs with `__exit__`."""
@@ -186,6 +198,14 @@ class Task(ABC):
         Args:
             episode: One of `start` that is over; it has at least one reply.
         """
+
+    def overflow(self, episode: Episode) -> Verdict:
+        """Judge an episode whose next prompt does not fit the context: an error, unless the benchmark says otherwise.
+
+        Args:
+            episode: One of `start`; it may have no reply.
+        """
+        return Verdict(Outcome.ERROR, "context overflow")
 
 
 def load_task(reference: str, root: Path = Path()) -> type[Task]:

@@ -108,7 +108,15 @@ def cluster_warnings(config: Config) -> Iterator[str]:
         )
     for name, task in config.tasks.items():
         with contextlib.suppress(CycleQDError):  # a class that cannot be loaded is reported elsewhere
-            yield from (f"task '{name}': {sentence}" for sentence in load_task(task.class_).in_pods(task.settings))
+            kind = load_task(task.class_)
+            yield from (f"task '{name}': {sentence}" for sentence in kind.in_pods(task.settings))
+            needed, there = kind.memory(task.settings, place.workers), quantity(place.evaluate.memory)
+            if needed > there:
+                yield (
+                    f"task '{name}': what {place.workers} replies run may take {needed / 1e9:.1f} GB by its limits,"
+                    f" and place.evaluate.memory is {place.evaluate.memory}, for the model, too: lower place.workers or"
+                    " the task's own limit, where it has one, or ask for more"
+                )
 
 
 def _tag(reference: str) -> str:

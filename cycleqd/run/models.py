@@ -4,19 +4,22 @@ from __future__ import annotations
 
 import importlib.util
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
 from pathlib import Path
 
 from cycleqd.errors import InvalidInputError
 from cycleqd.outside import inside
+from cycleqd.search.config import ChatConfig
 from cycleqd.storage.staging import parts
 from cycleqd.weights.checkpoint import Checkpoint
 from cycleqd.weights.compatibility import completing, default_problems
 from cycleqd.weights.lora import LoraAdapter
 
 
-def try_models(opened: Mapping[str, Checkpoint | LoraAdapter], engine: str) -> Iterator[str]:
+def try_models(
+    opened: Mapping[str, Checkpoint | LoraAdapter], engine: str, chats: Iterable[ChatConfig] = ()
+) -> Iterator[str]:
     """What is wrong with tokenizers, chat templates, model classes and what these fill in, a sentence each.
 
     An adapter has the base's. Nothing where transformers is missing.
@@ -24,7 +27,9 @@ def try_models(opened: Mapping[str, Checkpoint | LoraAdapter], engine: str) -> I
     Args:
         opened: The models, by id, the base first where it could be opened.
         engine: The configuration's; of a user's own nothing is known, and only tokenizers and templates are tried.
+        chats: How tasks put conversations before them.
     """
+    from cycleqd.evaluation.engines import Chat
     from cycleqd.evaluation.engines.vllm import CONVERTED
     from cycleqd.evaluation.model_check import tried
 
@@ -33,7 +38,8 @@ def try_models(opened: Mapping[str, Checkpoint | LoraAdapter], engine: str) -> I
     models = {name: found for name, found in opened.items() if isinstance(found, Checkpoint)}
     with tempfile.TemporaryDirectory(prefix="cycleqd-models-") as scratch:
         folders = [_folder(model, opened, Path(scratch) / str(number)) for number, model in enumerate(models.values())]
-        found = dict(zip(models, tried(folders), strict=True))
+        ways = [Chat(), *(Chat(chat.system, chat.template, chat.prefill) for chat in chats)]
+        found = dict(zip(models, tried(folders, ways), strict=True))
     own = ":" in engine
     for name, each in found.items():
         where = models[name].location

@@ -70,6 +70,29 @@ class DecodingConfig(Section):
     """Seed of sampling."""
 
 
+class ChatConfig(Section):
+    """How a task's conversations are put before a model, and what of its replies is judged."""
+
+    system: str = ""
+    """A system message before the task's own messages; empty: none."""
+    template: dict[str, bool | int | float | str] = Field(default_factory=dict)
+    """Arguments of the models' chat template, as `enable_thinking: false`."""
+    reasoning: tuple[str, ...] = ("<think>", "</think>")
+    """What opens and closes the block of reasoning that is taken off the beginning of a reply before it is judged; an
+    empty opening where the template has written it; `[]`: replies stay as they are."""
+    prefill: str = ""
+    """The beginning of every reply, written for the model; it goes on from there, and both together are judged."""
+
+    @model_validator(mode="after")
+    def _usable(self) -> ChatConfig:
+        if self.reasoning and (len(self.reasoning) != 2 or not self.reasoning[1]):
+            raise ValueError("reasoning is what opens and what closes it, as ['<think>', '</think>'], or []")
+        own = {"add_generation_prompt", "chat_template", "conversation", "messages", "tokenize"}
+        if taken := sorted(own & set(self.template)):
+            raise ValueError(f"template has {taken[0]}, which is set for every conversation: leave it out")
+        return self
+
+
 class TaskConfig(Section):
     """A task: plug-in class, data, settings."""
 
@@ -83,6 +106,8 @@ class TaskConfig(Section):
     """Which samples the search sees."""
     generation: DecodingConfig = DecodingConfig()
     """How replies are generated."""
+    chat: ChatConfig = ChatConfig()
+    """How conversations are put before a model, and what of its replies is judged."""
     report_only: bool = False
     """Score it for base, experts and final model only; the search never uses it."""
 

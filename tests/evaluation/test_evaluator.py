@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from cycleqd.errors import CycleQDError, EvaluationError, InvalidInputError, UnavailableError
+from cycleqd.errors import EvaluationError, InvalidInputError, UnavailableError
 from cycleqd.evaluation import engines
 from cycleqd.evaluation.engines import Completion, Progress, Request, Sampling
 from cycleqd.evaluation.evaluator import Evaluation, evaluate
@@ -63,6 +63,7 @@ class Countdown(Episode):
 
     def close(self) -> None:
         self.closed += 1
+        self.task.fail_at("close", self.sample)
 
 
 class Rounds(Task):
@@ -127,7 +128,7 @@ def test_records_and_what_follows_from_them() -> None:
     assert [r.id for r in evaluation.records] == [s.id for s in SAMPLES]
     assert evaluation.score == 3 / 5
     assert evaluation.standard_error == pytest.approx((0.6 * 0.4 / 5) ** 0.5)
-    assert evaluation.counts == {"passed": 3, "wrong": 0, "error": 1, "time-out": 0, "format": 1}
+    assert evaluation.counts == {"passed": 3, "wrong": 0, "error": 1, "time-out": 0, "format": 1, "fault": 0}
     assert evaluation.groups == {"numbers": 1.0, "words": 0.0}
     assert evaluation.tokens == 7
     assert evaluation.records[0].to_json() == {
@@ -152,6 +153,15 @@ def test_an_overflow_ends_the_episode_without_asking_the_task() -> None:
     task = rounds(fail=("verdict", "dddd", RuntimeError()))
     record = evaluate(Repeating(), task, SAMPLES, SAMPLING, workers=2).records[3]
     assert (record.outcome, record.reason, record.replies) == (Outcome.ERROR, "context overflow", ())
+
+
+def test_a_task_may_judge_what_overflows() -> None:
+    class Lenient(Rounds):
+        def overflow(self, episode: Episode) -> Verdict:
+            return Verdict(Outcome.PASSED, f"{len(episode.replies)} replies")
+
+    record = evaluate(Repeating(), Lenient({}, Workspace(Path())), SAMPLES, SAMPLING, workers=2).records[3]
+    assert (record.outcome, record.reason) == (Outcome.PASSED, "0 replies")
 
 
 def test_prompts_that_all_overflow_are_an_error_and_not_a_score_of_0() -> None:
@@ -193,21 +203,37 @@ def test_each_episode_is_closed_once() -> None:
 
 
 @pytest.mark.parametrize("where", ["start", "next", "verdict"])
-@pytest.mark.parametrize(
-    ("error", "expected", "message"),
-    [
-        (ValueError("boom"), EvaluationError, "Rounds.{where} failed on sample 'ccc' .ValueError: boom"),
-        (UnavailableError("no database"), UnavailableError, "no database"),
-    ],
-)
-def test_a_fault_of_the_task_is_never_a_score(
-    where: str, error: Exception, expected: type[CycleQDError], message: str
-) -> None:
-    task = rounds(fail=(where, "ccc", error))
-    with pytest.raises(expected, match=message.format(where=where)):
+def test_infrastructure_that_is_missing_is_never_a_score(where: str) -> None:
+    task = rounds(fail=(where, "ccc", UnavailableError("no database")))
+    with pytest.raises(UnavailableError, match="no database"):
         evaluate(Repeating(), task, SAMPLES, SAMPLING, workers=2)
     assert {episode.closed for episode in task.episodes} == {1}
     assert not [thread for thread in threading.enumerate() if thread.name.startswith("evaluate")]
+
+
+def test_an_episode_that_cannot_be_opened_is_no_replys_fault() -> None:
+    task = rounds(fail=("start", "ccc", ValueError("boom")))
+    with pytest.raises(EvaluationError, match=r"Rounds.start failed on sample 'ccc' \(ValueError: boom\)"):
+        evaluate(Repeating(), task, SAMPLES, SAMPLING, workers=2)
+    assert {episode.closed for episode in task.episodes} == {1}
+
+
+@pytest.mark.parametrize("where", ["next", "verdict", "close"])
+@pytest.mark.parametrize(
+    "error", [ValueError("at 0x7f00\nboom\x1b"), RecursionError(), MemoryError(), KeyError("\ud800")]
+)
+def test_an_exception_on_a_reply_is_that_samples_outcome_alone(where: str, error: Exception) -> None:
+    task = rounds(fail=(where, "ccc", error))
+    evaluation = evaluate(Repeating(), task, SAMPLES, SAMPLING, workers=2)
+    assert {episode.closed for episode in task.episodes} == {1}
+    innocent = evaluate(Repeating(), rounds(), SAMPLES, SAMPLING, workers=2).records
+    for record, expected in zip(evaluation.records, innocent, strict=True):
+        assert record == expected or record.id == "ccc"
+    faulty = evaluation.records[2]
+    assert (faulty.outcome, evaluation.counts["fault"]) == (Outcome.FAULT, 1)
+    assert faulty.reason.startswith(f"Rounds.{where} failed: {type(error).__name__}")
+    assert "\n" not in faulty.reason and "7f00" not in faulty.reason and faulty.reason.isprintable()
+    json.dumps(faulty.to_json()).encode()
 
 
 def test_a_fault_of_the_engine_is_passed_on_and_episodes_are_closed() -> None:

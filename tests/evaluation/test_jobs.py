@@ -112,9 +112,9 @@ def test_a_job_is_judged_while_the_next_one_is_generated() -> None:
 
 
 def test_a_fault_of_one_job_leaves_those_that_are_finished() -> None:
-    bad = rounds(fail=("verdict", "a", ValueError("boom")))
+    bad = rounds(fail=("verdict", "a", EvaluationError("the judge has gone")))
     found: list[int] = []
-    with pytest.raises(EvaluationError, match=r"Rounds\.verdict failed on sample 'a'"):
+    with pytest.raises(EvaluationError, match="the judge has gone"):
         evaluate_jobs(
             Repeating(),
             [Job(rounds(), SAMPLES, SAMPLING), Job(bad, SAMPLES, SAMPLING)],

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import string
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
@@ -40,6 +40,15 @@ class BenchmarkSettings(BaseModel):
                 known = ", ".join(sorted(cls.model_fields))
                 raise InvalidInputError(f"The {cls.task} task has no setting {name!r}: use {known}.") from None
             raise InvalidInputError(f"The {cls.task} task's {name} is {error['input']!r}: {error['msg']}.") from None
+
+
+def named_rounds(**presets: int) -> Callable[[Any], Any]:
+    """What reads a setting of rounds that may be the name of a preset.
+
+    Args:
+        presets: Name → rounds.
+    """
+    return lambda setting: presets.get(setting, setting) if isinstance(setting, str) else setting
 
 
 class _PlainFields(string.Formatter):

@@ -48,6 +48,27 @@ class Sampling:
 
 
 @dataclass(frozen=True)
+class Chat:
+    """How conversations are put before a model: a `system` message before them (empty: none), `template`, the arguments
+    of its chat template, and `prefill`, the beginning of its reply; the engine's text is what follows that."""
+
+    system: str = ""
+    template: Mapping[str, Any] = field(default_factory=dict)
+    prefill: str = ""
+
+    def messages(self, conversation: Sequence[Message]) -> list[Message]:
+        """A conversation with the system message.
+
+        Args:
+            conversation: The task's.
+        """
+        return [*([Message(role="system", content=self.system)] if self.system else []), *conversation]
+
+
+PLAIN = Chat()
+
+
+@dataclass(frozen=True)
 class Adapter:
     """A LoRA adapter: W + B A in place of some matrices W of the loaded model.
 
@@ -73,6 +94,7 @@ class Request:
     sampling: Sampling
     adapter: str | None = None
     group: int = 0
+    chat: Chat = PLAIN
 
 
 @dataclass(frozen=True)

@@ -80,7 +80,7 @@ class ServerEngine(Engine):
         """Raises EvaluationError for what the server refuses, and when it does not come back."""
         if self._checkpoint is None or not self._digest:
             raise EvaluationError("the server engine has no model; load one before generating")
-        prompts = self._checkpoint.encode([request.conversation for request in requests])
+        prompts = self._checkpoint.encode([r.conversation for r in requests], [r.chat for r in requests])
         done: dict[int, Completion] = {}
         wanted = {request.adapter for request in requests if request.adapter}
         with ThreadPoolExecutor(IN_FLIGHT, thread_name_prefix="server") as pool:

@@ -79,7 +79,7 @@ class TransformersEngine(Engine):
         """When memory runs out, a group is begun again once with half the token budget; then raises EvaluationError."""
         if self._checkpoint is None or self._digest is None:
             raise EvaluationError("the transformers engine has no model; load one before generating")
-        prompts = self._checkpoint.encode([request.conversation for request in requests])
+        prompts = self._checkpoint.encode([r.conversation for r in requests], [r.chat for r in requests])
         groups: dict[tuple[str | None, int, Sampling], list[int]] = {}
         for i, request in enumerate(requests):
             groups.setdefault((request.adapter, request.group, request.sampling), []).append(i)

@@ -121,7 +121,7 @@ class VllmEngine(Engine):
             raise EvaluationError("the vllm engine has no model; load one before generating")
         for adapter in sorted({request.adapter for request in requests if request.adapter} - self._proved):
             self._prove(adapter)
-        prompts = self._checkpoint.encode([request.conversation for request in requests])
+        prompts = self._checkpoint.encode([r.conversation for r in requests], [r.chat for r in requests])
         done: dict[int, Completion] = {}
         asked: dict[int, Any] = {}
         for i, (prompt, request) in enumerate(zip(prompts, requests, strict=True)):

@@ -14,14 +14,15 @@ from cycleqd.evaluation.sandbox.limits import MIB, Finished, Limits
 from cycleqd.evaluation.sandbox.machine import LIMITS as MACHINE_LIMITS
 from cycleqd.evaluation.sandbox.machine import Keeper, Machine, MachinePlan
 from cycleqd.evaluation.sandbox.shell import Shell
-from cycleqd.evaluation.sandbox.text import printable
+from cycleqd.evaluation.sandbox.text import printable, stable
 from cycleqd.evaluation.sandbox.turnstile import Turnstile
 from cycleqd.evaluation.sandbox.warm import WarmPool, WarmPython
+from cycleqd.evaluation.sandbox.watch import descendants
 
 __all__ = (  # noqa: RUF022 -- by subject
     "run", "start", "Supervised", "Limits", "Finished", "MIB", "Setup", "preflight",
     "Entry", "entry", "interpreter", "unused_uid", "become_user", "NAME_SPACES",
     "WarmPool", "WarmPython",
     "Keeper", "Machine", "MachinePlan", "MACHINE_LIMITS", "Shell", "id_range",
-    "Turnstile", "printable",
+    "Turnstile", "printable", "stable", "descendants",
 )  # fmt: skip

@@ -51,12 +51,15 @@ class Supervised:
     Use as a context manager: leaving it kills the box and waits until all of it is gone.
     """
 
-    def __init__(self, process: subprocess.Popen[bytes], init: int | None, limits: Limits) -> None:
-        """`init`: a pidfd of the box's first process, with which everything in the box dies; None if it never began."""
+    def __init__(self, process: subprocess.Popen[bytes], first: int | None, limits: Limits) -> None:
+        """`first`: the number of the box's first process, with which everything in the box dies; None if none began."""
         self.process = process
         self.limits = limits
-        self._init = init
-        self.watched = Watched(lambda: [process.pid], limits, self.kill)
+        self._init: int | None = None
+        if first is not None:
+            with suppress(ProcessLookupError):  # it has ended already
+                self._init = os.pidfd_open(first)
+        self.watched = Watched(lambda: [process.pid], limits, self.kill, files=lambda: _files(first, limits.scratch))
         WATCHER.add(self.watched)
 
     @property
@@ -157,15 +160,26 @@ def start(
         for descriptor in opened if stdin is None else [*opened, source]:
             os.close(descriptor)
     with os.fdopen(reader, "rb") as report:
-        return Supervised(process, _init_of(report.read()), limits)
+        return Supervised(process, _first_of(report.read()), limits)
 
 
-def _init_of(report: bytes) -> int | None:
-    """A pidfd of the process that --info-fd names; None when bwrap gave up before it, or it has ended already."""
+def _first_of(report: bytes) -> int | None:
+    """The process that --info-fd names; None when bwrap gave up before it."""
     try:
-        return os.pidfd_open(json.loads(report)["child-pid"])
-    except (ValueError, ProcessLookupError):
+        return int(json.loads(report)["child-pid"])
+    except ValueError:
         return None
+
+
+def _files(process: int | None, size: int) -> int:
+    """The most files in a scratch folder, of `size` bytes, of a process's box; 0 where it cannot be seen."""
+    most = 0
+    for folder in ("tmp", "dev/shm"):
+        with suppress(OSError):
+            found = os.statvfs(f"/proc/{process}/root/{folder}")
+            if found.f_blocks * found.f_frsize == size:  # else this machine's: the box is still being made
+                most = max(most, found.f_files - found.f_ffree)
+    return most
 
 
 def run(

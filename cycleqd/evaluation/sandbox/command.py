@@ -196,6 +196,8 @@ def _root(limits: Limits, setup: Setup, contents: Mapping[str, int]) -> list[str
     command += ["--dev", "/dev"]
     for scratch in ("/dev/shm", "/tmp"):
         command += ["--size", str(limits.scratch), "--perms", "1777", "--tmpfs", scratch]
+    # Terminals are the machine's, 4096 for all: here there are none.
+    command += ["--size", "4096", "--tmpfs", "/dev/pts", "--remount-ro", "/dev/pts"]
     command += ["--remount-ro", "/dev", "--remount-ro", "/", "--chdir", "/tmp"]
     return [*command, *environment({**ENVIRONMENT, **setup.environment})]
 

@@ -6,9 +6,10 @@ starts in a box within two milliseconds. Nothing of it is in a box, so nothing i
     keeper ── handler ── bwrap ── bash, process 1 of the box          (request "open")
            └─ handler ── joins the box ── the program                 (request "enter")
 
-Requests and replies are JSON on SEQPACKET sockets, with descriptors attached. The socket for the replies comes
-with the request: first the start's facts or {"error"}, then, when the program has ended, {"status"}. Closing the
-keeper's own socket, or its death, ends every box.
+A request is a message of one byte on a SEQPACKET socket with descriptors: of a file in memory with the request as JSON
+(a model's answer may be in it, of any length), of a socket for the replies, then the request's own. The replies are
+JSON: first the start's facts or {"error"}, then, when the program has ended, {"status"}. Closing the keeper's own
+socket, or its death, ends every box.
 """
 
 from __future__ import annotations
@@ -43,9 +44,10 @@ _TEXTS = {
     "etc/nsswitch.conf": "passwd: files\ngroup: files\nhosts: files\n",
 }
 """Folders and files of a machine without a root of its own."""
-_FILES = 32768  # inodes of a machine's own file system
 _STAGE = "/tmp"  # where a box's file system is put together, in a mount name space of its own
-_MESSAGE = 1 << 17
+_TERMINAL_FLAGS = 32 | kernel.MS_NOSUID | 8  # remount, and as bwrap mounts it: nosuid, noexec
+_TERMINALS = 32  # of a machine; the kernel has 4096 for all
+_DESCRIPTORS = 16
 
 
 def serve(requests: socket.socket) -> None:
@@ -56,32 +58,33 @@ def serve(requests: socket.socket) -> None:
     """
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)
     while True:
-        message, descriptors, _, _ = socket.recv_fds(requests, _MESSAGE, 16)
+        message, descriptors, _, _ = socket.recv_fds(requests, 1, _DESCRIPTORS)
         if not message:
             return
         for descriptor in descriptors:
             os.set_inheritable(descriptor, False)  # as they come they would stay open in every program
         if os.fork() == 0:
-            _handle(requests, json.loads(message), descriptors)
+            _handle(requests, descriptors)
         for descriptor in descriptors:
             os.close(descriptor)
 
 
-def _handle(requests: socket.socket, request: dict[str, Any], descriptors: list[int]) -> NoReturn:
+def _handle(requests: socket.socket, descriptors: list[int]) -> NoReturn:
     """In the handler: start the program, report its number, wait, report its status."""
     kernel.die_with_parent(signal.SIGKILL)
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     requests.close()
-    with socket.socket(fileno=descriptors[0]) as reply:
+    with socket.socket(fileno=descriptors[1]) as reply, os.fdopen(descriptors[0], "rb") as content:
         try:
+            request = json.loads(content.read())
             action = {"open": _open, "enter": _enter, "unpack": _unpack}[request["do"]]
-            pid, facts, beside = action(request, descriptors[1:])
+            pid, facts, beside = action(request, descriptors[2:])
             socket.send_fds(reply, [json.dumps(facts).encode()], beside)
             _, status = os.waitpid(pid, 0)
             reply.send(json.dumps({"status": os.waitstatus_to_exitcode(status)}).encode())
-        except (OSError, RuntimeError, subprocess.CalledProcessError) as error:
+        except Exception as error:  # whatever a request holds, its own sender hears of it
             with suppress(OSError):  # when no one waits any more
-                reply.send(json.dumps({"error": str(error)}).encode())
+                reply.send(json.dumps({"error": f"{type(error).__name__}: {error}"[:500]}).encode())
         finally:
             os._exit(0)
 
@@ -104,8 +107,25 @@ def _open(request: dict[str, Any], descriptors: list[int]) -> tuple[int, dict[st
         text += chunk
     if b"ready\n" not in text:
         raise RuntimeError(f"the box did not start: {text.decode(errors='replace').strip()}")
-    first = int(json.loads(os.read(info, 4096))["child-pid"])
-    return pid, {"bwrap": pid}, [os.pidfd_open(first)]
+    first = os.pidfd_open(int(json.loads(os.read(info, 4096))["child-pid"]))
+    _bound_terminals(first)
+    return pid, {"bwrap": pid}, [first]
+
+
+def _bound_terminals(process: int) -> None:
+    """Limit how many terminals the box behind a pidfd may open; bwrap mounts their file system without a limit."""
+    pid = os.fork()
+    if pid == 0:
+        _alone(lambda: _remount_terminals(process))
+    _, status = os.waitpid(pid, 0)
+    if status != 0:
+        raise RuntimeError("the number of its terminals could not be limited")
+
+
+def _remount_terminals(process: int) -> None:
+    kernel.join(process, kernel.NEW_USER | kernel.NEW_MOUNT)
+    kernel.mount("devpts", "/dev/pts", "devpts", _TERMINAL_FLAGS, f"mode=620,ptmxmode=666,max={_TERMINALS}")
+    os._exit(0)
 
 
 def _unpack(request: dict[str, Any], descriptors: list[int]) -> tuple[int, dict[str, Any], list[int]]:
@@ -188,8 +208,8 @@ def _alone(action: Callable[[], None]) -> NoReturn:
         for ignored in (signal.SIGPIPE, signal.SIGXFSZ):  # by Python, and exec keeps that
             signal.signal(ignored, signal.SIG_DFL)
         action()
-    except OSError as error:
-        os.write(2, f"{error}\n".encode())
+    except Exception as error:
+        os.write(2, f"{type(error).__name__}: {error}\n".encode(errors="replace"))
     finally:
         os._exit(127)
 
@@ -205,10 +225,11 @@ def _become_box(
     lower = os.open(request["lower"], os.O_PATH | os.O_DIRECTORY) if request["lower"] else -1
     become_root()
     kernel.mount("none", "/", "", kernel.MS_RECURSIVE | kernel.MS_PRIVATE)
-    size = f"size={request['scratch']},nr_inodes={_FILES},mode=0755"
+    size = f"size={request['scratch']},nr_inodes={request['files']},mode=0755"
     kernel.mount("box", _STAGE, "tmpfs", kernel.MS_NOSUID | kernel.MS_NODEV, size)
-    for folder in ("upper", "work", "root"):
+    for folder in ("upper", "work", "root", "shm"):
         Path(_STAGE, folder).mkdir(mode=0o755)
+    kernel.mount("shm", f"{_STAGE}/shm", "tmpfs", kernel.MS_NOSUID | kernel.MS_NODEV, size.replace("0755", "1777"))
     if lower >= 0:
         options = f"lowerdir=/proc/self/fd/{lower},upperdir={_STAGE}/upper,workdir={_STAGE}/work,userxattr"
         kernel.mount("overlay", f"{_STAGE}/root", "overlay", kernel.MS_NODEV, options)
@@ -240,7 +261,7 @@ def _skeleton(root: Path) -> None:
 
 def _bwrap(request: dict[str, Any], info: int, descriptors: list[int]) -> list[str]:
     line = ["bwrap", "--bind", f"{_STAGE}/root", "/", *([] if request["lower"] else command.system())]
-    line += ["--dev", "/dev", "--size", str(request["scratch"]), "--perms", "1777", "--tmpfs", "/dev/shm"]
+    line += ["--dev", "/dev", "--bind", f"{_STAGE}/shm", "/dev/shm"]
     line += ["--remount-ro", "/dev"]
     if request["proc"]:
         line += ["--proc", "/proc"]

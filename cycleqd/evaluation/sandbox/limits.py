@@ -8,7 +8,7 @@ from typing import Literal
 
 MIB = 1 << 20
 
-Reason = Literal["", "wall", "cpu", "memory", "processes", "output", "closed"]
+Reason = Literal["", "wall", "cpu", "memory", "processes", "files", "output", "closed"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -19,11 +19,11 @@ class Limits:
     """
 
     wall: float = 10.0
-    """Seconds from start to end, by the clock: watcher."""
+    """Seconds from start to end by the clock, which stands still while the box waits for a processor: watcher."""
     cpu: float = 10.0
     """Seconds of processor time, all processes together: watcher; each of them, 5 seconds later: kernel."""
     memory: int = 1024 * MIB
-    """Bytes of resident memory, all processes together: watcher, 40 times a second."""
+    """Bytes of resident memory of all processes, and of what their sockets can hold: watcher, 40 times a second."""
     address_space: int = 4096 * MIB
     """Bytes of address space of one process: kernel."""
     processes: int = 32
@@ -32,6 +32,8 @@ class Limits:
     """Bytes of one file: kernel."""
     scratch: int = 64 * MIB
     """Bytes of all files in /tmp, and of all in /dev/shm: kernel (size of the tmpfs)."""
+    files: int = 32768
+    """Files and folders in /tmp, and in /dev/shm: kernel (inodes of the tmpfs), in a fresh box the watcher."""
     open_files: int = 128
     """File descriptors of one process: kernel."""
     output: int = 1 * MIB

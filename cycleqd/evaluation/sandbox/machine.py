@@ -88,9 +88,10 @@ class Keeper:
             UnavailableError: The keeper could not do it.
         """
         reply, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        content = memory_file(json.dumps(request).encode())
         try:
             with theirs:
-                socket.send_fds(self._socket, [json.dumps(request).encode()], [theirs.fileno(), *descriptors])
+                socket.send_fds(self._socket, [b"?"], [content, theirs.fileno(), *descriptors])
             message, beside, _, _ = socket.recv_fds(reply, 4096, 1)
             facts = json.loads(message or b'{"error": "the keeper has ended"}')
             if "error" in facts:
@@ -100,6 +101,8 @@ class Keeper:
         except BaseException:
             reply.close()
             raise
+        finally:
+            os.close(content)
         return reply, facts, beside[0] if beside else -1
 
     def open(self, plan: MachinePlan) -> Machine:
@@ -116,6 +119,7 @@ class Keeper:
             "map": id_range(),
             "lower": str(plan.lower) if plan.lower else "",
             "scratch": plan.limits.scratch,
+            "files": plan.limits.files,
             "proc": plan.proc,
             "limits": plan.limits.of_each_process(),
             "bwrap": shutil.which("bwrap"),

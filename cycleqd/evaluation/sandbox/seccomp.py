@@ -2,9 +2,9 @@
 
 Classic BPF, as `bwrap --seccomp` and prctl(PR_SET_SECCOMP) take it: an instruction is (code, jt, jf, k). Refused
 calls fail with EPERM (sockets: EAFNOSUPPORT), so that an ordinary program carries on. Beyond the usual hardening the
-filter closes three gaps: memory that no limit counts (memfd_create, System V shared memory), name spaces inside the box
-(a user name space gives back capabilities), and sockets that a network name space does not hold (vsock reaches the
-hypervisor).
+filter closes four gaps: memory that no limit counts (memfd_create, System V shared memory), what the kernel has few of
+(128 inotify instances for a user), name spaces inside the box (a user name space gives back capabilities), and sockets
+that a network name space does not hold (vsock reaches the hypervisor).
 """
 
 from __future__ import annotations
@@ -33,6 +33,8 @@ _CALLS: dict[str, tuple[int, int]] = {  # (x86_64, aarch64)
     # memory that no limit counts
     "memfd_create": (319, 279), "memfd_secret": (447, 447), "mq_open": (240, 180), "msgget": (68, 186),
     "semget": (64, 190), "shmget": (29, 194),
+    # what the machine has a few of for each user, and machines share a user outside
+    "fanotify_init": (300, 262), "inotify_init": (253, 26), "inotify_init1": (294, 26),
     # the kernel itself: its modules, its next start, what it logs and measures
     "acct": (163, 89), "bpf": (321, 280), "delete_module": (176, 106), "finit_module": (313, 273),
     "init_module": (175, 105), "kexec_file_load": (320, 294), "kexec_load": (246, 104), "perf_event_open": (298, 241),

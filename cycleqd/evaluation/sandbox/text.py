@@ -2,10 +2,22 @@
 
 from __future__ import annotations
 
+import re
 import unicodedata
 
 _KEEP = frozenset("\n\t")
 _HIDDEN = frozenset({"Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp"})  # controls, format (bidi) and surrogate characters
+
+_ADDRESS = re.compile(r"0x[0-9a-fA-F]+")
+
+
+def stable(text: str) -> str:
+    """One printable line of an error's text, without memory addresses, which differ from run to run.
+
+    Args:
+        text: Any text; its first 10,000 characters count.
+    """
+    return printable(" ".join(_ADDRESS.sub("0x...", text[:10_000]).split()))
 
 
 def printable(text: str) -> str:

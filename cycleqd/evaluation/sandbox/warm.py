@@ -151,4 +151,4 @@ class WarmPool:
 def _message(limits: Limits) -> bytes:
     uid = command.unused_uid() if command.entry() is command.Entry.ROOT else None
     bounds = limits.of_each_process(command.SLACK)
-    return json.dumps({"uid": uid, "scratch": limits.scratch, "limits": bounds}).encode()
+    return json.dumps({"uid": uid, "scratch": limits.scratch, "files": limits.files, "limits": bounds}).encode()

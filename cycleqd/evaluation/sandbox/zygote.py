@@ -1,8 +1,8 @@
 """Runs inside a box that `warm.py` made: a Python that forks once a job, each fork in name spaces of its own.
 
 argv: the control socket's descriptor, the file with the filter of system calls, the script. The script is imported
-once, its `main()` called in every fork. A job is one message on the control socket: JSON {"uid", "scratch", "limits":
-{name: value}} with its stdin, stdout and stderr. The answer is the exit status, when all of it is gone.
+once, its `main()` called in every fork. A job is one message on the control socket: JSON {"uid", "scratch", "files",
+"limits": {name: value}} with its stdin, stdout and stderr. The answer is the exit status, when all of it is gone.
 
 This process keeps the right to make name spaces and executes nothing of a job; the fork gives every right up before it
 reads its first byte. Between jobs nothing survives: the end of a fork's first process ends its pid name space, and its
@@ -62,7 +62,7 @@ def _separate(job: dict[str, Any], descriptors: list[int], instructions: bytes, 
         kernel.unshare(kernel.NEW_MOUNT | kernel.NEW_IPC | kernel.NEW_PID)
         kernel.mount("none", "/", "", kernel.MS_RECURSIVE | kernel.MS_PRIVATE)
         for folder in ("/tmp", "/dev/shm"):
-            options = f"mode=1777,size={job['scratch']}"
+            options = f"mode=1777,size={job['scratch']},nr_inodes={job['files']}"
             kernel.mount("tmpfs", folder, "tmpfs", kernel.MS_NOSUID | kernel.MS_NODEV, options)
         reader, writer = os.pipe()
         inner = os.fork()

@@ -15,8 +15,9 @@ from typing import Any
 
 import pytest
 
+from cycleqd.evaluation.benchmarks.db.mariadb.answers import Answer
 from cycleqd.evaluation.benchmarks.db.mariadb.box import missing
-from cycleqd.evaluation.benchmarks.db.mariadb.database import Answer, Database, Databases
+from cycleqd.evaluation.benchmarks.db.mariadb.database import Database, Databases
 from cycleqd.evaluation.benchmarks.db.mariadb.guard import StatementLimits
 from cycleqd.evaluation.benchmarks.db.mariadb.server import MariaDB
 from cycleqd.evaluation.benchmarks.db.task import DbEpisode, DbTask, table_md5
@@ -293,13 +294,10 @@ SLOW = [
 @pytest.mark.parametrize("statement", SLOW)
 def test_slow_statements_end_in_time(scene: Scene, statement: str) -> None:
     scene.attacker.execute("SET max_recursive_iterations = 4294967295")
-    before = scene.observed()
-    began = time.monotonic()
+    before, generation = scene.observed(), scene.server.generation
     answer = scene.attacker.execute(statement)
-    seconds = time.monotonic() - began
-    if not answer.exceeded:  # some end by themselves, refused or cut by a limit of the server's
-        assert seconds < LIMITS.seconds
-    assert seconds < 4 * LIMITS.seconds + 5  # run twice, and killed
+    assert answer.exceeded == "time" or answer.error or answer.rows  # some are refused or cut by the server's limits
+    assert scene.server.generation == generation
     assert scene.observed() == before
 
 

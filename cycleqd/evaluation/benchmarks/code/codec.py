@@ -8,7 +8,12 @@ A subclass counts as its base type, as which it compares unless it has its own `
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+import hashlib
+import itertools
+import marshal
+from collections.abc import Callable, Iterable, Iterator
+from decimal import Decimal
+from fractions import Fraction
 from typing import Any
 
 _SMALL = 1 << 63
@@ -17,6 +22,7 @@ _DEPTH = 200  # of nesting; a deeper value is opaque
 _GENERATED = 1_000_000  # elements taken from an iterator
 _NUMPY_KINDS = "biufc"
 _CROWDED = 100  # elements of a set that may share a hash value
+_LEVELS = 8  # of lists in lists, whose elements are all looked at together
 
 
 class Opaque:
@@ -61,9 +67,17 @@ def encode(value: Any, iterate: bool = False, depth: int = _DEPTH) -> Any:
 def _elements(value: Any, base: type, depth: int) -> list[Any]:
     elements = list(base.__iter__(value))  # type: ignore[attr-defined]
     kinds = set(map(type, elements))
+    if any(kind.__module__ == "numpy" for kind in kinds):  # in a container they compare as the numbers that they are
+        elements = [element.item() if _is_number(element) else element for element in elements]
+        kinds = set(map(type, elements))
     if kinds <= _ATOMS or (kinds == {int} and min(elements) > -_SMALL and max(elements) < _SMALL):
         return elements
     return [encode(element, depth=depth - 1) for element in elements]
+
+
+def _is_number(value: Any) -> bool:
+    """Whether it is one number of numpy's."""
+    return type(value).__module__ == "numpy" and getattr(value, "ndim", 1) == 0 and value.dtype.kind in _NUMPY_KINDS
 
 
 def _scalar(value: Any) -> Any:
@@ -82,6 +96,9 @@ _SCALARS: dict[type, Callable[[Any], Any]] = {
     str: lambda v: str.__str__(v),
     complex: lambda v: ["c", v.real, v.imag],
     bytes: lambda v: ["b", bytes.hex(v)],
+    bytearray: lambda v: ["b", bytearray.hex(v)],  # equal to bytes of the same content
+    Fraction: lambda v: ["q", hex(v.numerator), hex(v.denominator)],
+    Decimal: lambda v: ["m", Decimal.__str__(v)],
     range: lambda v: ["r", encode(v.start), encode(v.stop), encode(v.step)],
 }
 
@@ -116,8 +133,8 @@ def decode(tree: Any) -> Any:
         raise ValueError("an encoded value starts with a known tag")
     try:
         return _DECODERS[tree[0]](tree[1:])
-    except (TypeError, IndexError, OverflowError, RecursionError) as problem:
-        raise ValueError(f"not an encoded value: {problem}") from None
+    except Exception as problem:  # numpy, for one, evaluates the names of types: they may be syntax errors
+        raise ValueError(f"not an encoded value: {type(problem).__name__}: {problem}") from None
 
 
 def hashed(kind: Callable[[Iterable[Any]], Any], elements: list[Any]) -> Any:
@@ -171,7 +188,64 @@ _DECODERS: dict[str, Callable[[list[Any]], Any]] = {
     "i": lambda rest: int(str(rest[0]), 16),
     "c": lambda rest: complex(rest[0], rest[1]),
     "b": lambda rest: bytes.fromhex(rest[0]),
+    "q": lambda rest: Fraction(int(str(rest[0]), 16), int(str(rest[1]), 16)),
+    "m": lambda rest: Decimal(str(rest[0])),
     "r": lambda rest: range(decode(rest[0]), decode(rest[1]), decode(rest[2])),
     "n": _numpy,
     "o": lambda rest: Opaque(str(rest[0])),
 }
+
+
+def digest(value: Any) -> str:
+    """The same text for values of plain types that are equal, as 2 and 2.0; "" for one that nothing is equal to.
+
+    Args:
+        value: One of plain types, of any size.
+    """
+    try:
+        plain = value if _is_canonical(value) else _canonical(value)
+    except ValueError:
+        return ""
+    return hashlib.sha256(marshal.dumps(plain, 2)).hexdigest()  # version 2 writes shared objects out
+
+
+def _is_canonical(value: Any) -> bool:
+    """Whether equal values have equal bytes already: lists in lists of texts and integers, seen level by level."""
+    for depth in range(_LEVELS):
+        level: Iterable[Any] = [value]
+        for _ in range(depth):
+            level = itertools.chain.from_iterable(level)
+        kinds = set(map(type, level))
+        if kinds <= {str, int, bytes, type(None)}:
+            return True
+        if not kinds <= {list, tuple}:
+            break
+    return False
+
+
+def _canonical(value: Any) -> Any:
+    if isinstance(value, list):
+        return list(map(_canonical, value))
+    if isinstance(value, tuple):
+        return tuple(map(_canonical, value))
+    if isinstance(value, set | frozenset | dict):
+        pairs = value.items() if isinstance(value, dict) else ((element, None) for element in value)
+        return ("d" if isinstance(value, dict) else "s", *sorted(_packed(pairs)))
+    if value is None or isinstance(value, str | bytes):
+        return value
+    if isinstance(value, range):
+        return ("r", len(value), *((value[0], value[-1]) if value else ()))
+    number = value.item() if _is_number(value) else value
+    if isinstance(number, complex) and number.imag == 0:
+        number = number.real
+    if not isinstance(number, int | float | complex | Fraction | Decimal) or number != number:
+        raise ValueError("nothing is equal to it")
+    if isinstance(number, complex):
+        return number
+    if number in (float("inf"), float("-inf")) or number != int(number):
+        return float(number) if float(number) == number else str(Fraction(number))
+    return int(number)
+
+
+def _packed(pairs: Iterable[tuple[Any, Any]]) -> Iterator[bytes]:
+    return (marshal.dumps((_canonical(key), _canonical(value)), 2) for key, value in pairs)

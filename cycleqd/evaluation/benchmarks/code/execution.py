@@ -16,12 +16,26 @@ from cycleqd.evaluation.benchmarks.code.problem import Problem, Suite, package_f
 from cycleqd.evaluation.benchmarks.code.rules import compares_sets
 from cycleqd.evaluation.sandbox import Finished, Limits, Setup, WarmPool
 
-METHOD = 1
+METHOD = 2
 """Part of a cached reference's name: raise when the runner's lines change."""
 
 _REFERENCE_SECONDS = 120.0
 _SUITE_SECONDS = 60.0  # EvalPlus' bound on a suite, which it measures by the clock
+_WRITING_SECONDS = 10.0  # for the values of a suite, where they are large
+_COMPARING_SECONDS = 60.0  # EvalPlus compares within its bound on a suite
+_ENVIRONMENT = {  # sets keep one order, run after run
+    "PYTHONHASHSEED": "0",
+    **dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1"),
+}
 _EXTRACTION_SECONDS = 3.0  # a reply of 2000 lines takes a twentieth of a second
+
+
+def comparing_setup() -> Setup:
+    """What a box for comparing shows besides Python: `comparing.py`, and what it uses of this package and others."""
+    here, package = Path(__file__).parent, "/packages/cycleqd/evaluation/benchmarks/code"
+    binds = {f"{package}/{name}": here / name for name in ("comparing.py", "codec.py", "rules.py")}
+    binds["/packages/evalplus/eval/_special_oracle.py"] = package_folder("evalplus") / "eval" / "_special_oracle.py"
+    return Setup(binds={**binds, **_numpy()}, environment=_ENVIRONMENT)
 
 
 def setup() -> Setup:
@@ -35,20 +49,23 @@ def setup() -> Setup:
     binds["/packages/evalplus/sanitize.py"] = package_folder("evalplus") / "sanitize.py"
     for name in ("tree_sitter", "tree_sitter_python"):
         binds[f"/packages/{name}"] = package_folder(name)
-    if importlib.util.find_spec("numpy") is not None:
-        folder = package_folder("numpy")
-        for path in (folder, folder.with_name("numpy.libs")):
-            if path.is_dir():
-                binds[f"/packages/{path.name}"] = path
-    threads = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
-    return Setup(binds=binds, environment={"PYTHONHASHSEED": "0", **threads})  # sets keep one order, run after run
+    return Setup(binds={**binds, **_numpy()}, environment=_ENVIRONMENT)
+
+
+def _numpy() -> dict[str, Path]:
+    if importlib.util.find_spec("numpy") is None:
+        return {}
+    folder = package_folder("numpy")
+    return {f"/packages/{path.name}": path for path in (folder, folder.with_name("numpy.libs")) if path.is_dir()}
 
 
 class Boxes:
-    """Warm boxes that run answers, for `size` threads."""
+    """Warm boxes that run answers, and others that compare what came of them, for `size` threads."""
 
     def __init__(self, size: int) -> None:
         self._pool = WarmPool("/runner/runner.py", setup(), size)
+        script = "/packages/cycleqd/evaluation/benchmarks/code/comparing.py"
+        self._comparing = WarmPool(script, comparing_setup(), size)
 
     def execute(
         self, problem: Problem, suite: Suite, answer: Mapping[str, str], seconds: Sequence[float], limits: Limits
@@ -71,9 +88,19 @@ class Boxes:
         }
         return self._pool.run("\n".join([json.dumps(task), *suite.arguments]).encode(), limits)
 
+    def compare(self, written: bytes, limits: Limits) -> Finished:
+        """Run `comparing.py`.
+
+        Args:
+            written: Its stdin.
+            limits: What an answer's run may use; comparing may use as much, and a minute of processor time.
+        """
+        return self._comparing.run(written, replace(limits, cpu=_COMPARING_SECONDS, wall=4 * _COMPARING_SECONDS))
+
     def close(self) -> None:
         """End the boxes."""
         self._pool.close()
+        self._comparing.close()
 
 
 def kept(finished: Finished) -> tuple[Finished, str | None]:
@@ -92,12 +119,12 @@ def kept(finished: Finished) -> tuple[Finished, str | None]:
 
 
 def suite_seconds(seconds: Sequence[float]) -> float:
-    """Processor seconds for a whole suite, and for extracting the code before.
+    """Processor seconds for a whole suite, for extracting the code before and writing down its values.
 
     Args:
         seconds: Processor time that each call may take.
     """
-    return _EXTRACTION_SECONDS + min(_SUITE_SECONDS, sum(seconds)) + 2
+    return _EXTRACTION_SECONDS + min(_SUITE_SECONDS, sum(seconds)) + _WRITING_SECONDS + 2
 
 
 class References:

@@ -88,6 +88,18 @@ def prepare(record: Mapping[str, Any]) -> Problem:
     )
 
 
+def parts(prompt: str) -> tuple[str, str]:
+    """What a prompt of MBPP+ says, with a full stop at its end, and the assertions that it shows.
+
+    Args:
+        prompt: A record's: a text in triple quotes, assertions at its end.
+    """
+    inside = prompt.strip().strip('"')
+    said, mark, rest = inside.partition("assert ")
+    said = said.strip()
+    return said if said.endswith(".") else f"{said}.", (mark + rest).strip()
+
+
 def _arguments(task_id: str, inputs: Sequence[Any]) -> tuple[str, ...]:
     if task_id.startswith("Mbpp/"):
         inputs = _evalplus("data.mbpp").mbpp_deserialize_inputs(task_id, inputs)

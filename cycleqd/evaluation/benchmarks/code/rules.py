@@ -1,11 +1,13 @@
 """When a returned value counts as the expected one: EvalPlus' rules (evalplus 0.3.1, `eval.unsafe_execute`, MBPP).
 
-EvalPlus compares inside the process that runs the answer; here the values have left it. Its lists of special problems
-and its oracles are imported from it; tests compare these rules with its own verdicts.
+EvalPlus compares inside the process that runs the answer; here the values have left it, and `comparing.py` uses this
+file in a box of its own. Its lists of special problems and its oracles are imported from it; tests compare these rules
+with its own verdicts.
 """
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Sequence
 from typing import Any
@@ -14,6 +16,7 @@ from cycleqd.evaluation.benchmarks.code import codec
 
 _FLOAT_ATOL = 1e-6
 _RTOL = 1e-7
+_ELEMENTS = 1_000_001  # taken of a value of which only the set counts; `codec.encode` writes fewer out
 
 
 def compares_sets(entry_point: str) -> bool:
@@ -70,6 +73,10 @@ def agrees(value: Any, expected: Any, arguments: Sequence[Any], entry_point: str
         atol: Absolute tolerance; 0 compares exactly.
     """
     try:
+        if entry_point == "find_zero":  # HumanEval/32: any root is right
+            from evalplus.eval._special_oracle import _poly
+
+            return bool(abs(_poly(*arguments, value)) <= atol)
         exact = _exact(value, expected, arguments, entry_point, atol)
         if exact or atol == 0:
             return bool(exact)
@@ -97,7 +104,7 @@ def _exact(value: Any, expected: Any, arguments: Sequence[Any], entry_point: str
 
 
 def _as_set(value: Any) -> Any:
-    return codec.hashed(set, list(value))
+    return codec.hashed(set, list(itertools.islice(value, _ELEMENTS)))
 
 
 def _close(value: Any, expected: Any, atol: float) -> bool:

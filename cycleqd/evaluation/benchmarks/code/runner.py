@@ -8,7 +8,7 @@ then one line an input: its encoded arguments. Of a reply `sanitizer.py` keeps t
 stdout: one JSON line an input, until the first that fails:
 
     ["v", value]          returned; `codec.encode` wrote the value
-    ["h", digest]         returned a value of more than 4 MiB: sha256 of its marshalled form
+    ["h", digest]         returned a value of more than 32 MiB, or than what is left of 64: its `codec.digest`
     ["e", sentence]       raised
     ["t", "cpu"|"wall"]   ran past its limit
     ["x", sentence]       the code itself could not be run (instead of all others, as the next three)
@@ -24,7 +24,7 @@ only lines that help it are the right ones.
 from __future__ import annotations
 
 import builtins
-import hashlib
+import functools
 import importlib
 import io
 import json
@@ -37,7 +37,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -50,12 +50,14 @@ sanitizer.extract("def f(x):\n    return x", "f")  # what that loads is in the w
 
 _PRELOADED = (
     "bisect collections copy datetime decimal fractions functools heapq itertools math operator random re statistics"
-    " string typing"
+    " string typing asyncio concurrent.futures.process concurrent.futures.thread multiprocessing.pool"
+    " multiprocessing.synchronize"
 )
-for _name in _PRELOADED.split():  # what answers often import is in the warm box already
+for _name in _PRELOADED.split():  # often imported, or, as the last, not importable without what `_restrict` takes
     importlib.import_module(_name)
 
-_LARGE = 4 << 20
+_LARGE = 32 << 20  # bytes of a value's line
+_TOTAL = 64 << 20  # of all lines
 _WALL_FACTOR = 5  # the clock may run this much longer than the processor, before a sleeping answer is stopped
 _WALL_SLACK = 3.0
 _STACK = 4 << 30
@@ -109,8 +111,8 @@ def main() -> None:
             importlib.import_module("numpy")
     _restrict()
     random.seed(0)  # an answer that draws numbers gets the same ones in every run
-    for line in _answers(task, code, arguments) if code else ():
-        answers.write(json.dumps(line) + "\n")
+    for text in _answers(task, code, arguments) if code else ():
+        answers.write(text + "\n")
     os._exit(0)  # threads and exit handlers of the answer have no say
 
 
@@ -144,26 +146,29 @@ def _code(task: dict[str, Any]) -> tuple[str, list[str] | None]:
         signal.setitimer(signal.ITIMER_PROF, 0)
 
 
-def _answers(task: dict[str, Any], code: str, arguments: list[Any]) -> Any:
+def _answers(task: dict[str, Any], code: str, arguments: list[Any]) -> Iterator[str]:
+    """The lines of all calls, up to the first that fails."""
     try:
         namespace: dict[str, Any] = {}
         exec(code, namespace)  # noqa: S102
         function = namespace[task["entry_point"]]
     except BaseException as problem:
-        yield ["x", _sentence(problem)]
+        yield json.dumps(["x", _sentence(problem)])
         return
-    seconds = []
+    seconds, left = [], _TOTAL
     for inputs, limit in zip(arguments, task["limits"], strict=True):
         began = time.process_time()
-        line = _answer(function, inputs, limit, task["iterate"])
+        text, ended = _answer(function, inputs, limit, functools.partial(_written, iterate=task["iterate"], left=left))
         seconds.append(time.process_time() - began)
-        yield line
-        if line[0] in "et":
+        left -= len(text)
+        yield text
+        if ended:
             return
-    yield ["s", seconds]
+    yield json.dumps(["s", seconds])
 
 
-def _answer(function: Callable[..., Any], inputs: Any, limit: float, iterate: bool) -> list[Any]:
+def _answer(function: Callable[..., Any], inputs: Any, limit: float, written: Callable[[Any], str]) -> tuple[str, bool]:
+    """The line of one call, and whether it is the last."""
     late: list[str] = []
 
     def stop(number: int, frame: object) -> None:
@@ -180,19 +185,20 @@ def _answer(function: Callable[..., Any], inputs: Any, limit: float, iterate: bo
         finally:
             signal.setitimer(signal.ITIMER_PROF, 0)
             signal.setitimer(signal.ITIMER_REAL, 0)
-        return _returned(value, iterate)
+        return written(value), False
     except BaseException as problem:
-        return ["t", late[0]] if late else ["e", _sentence(problem)]
+        return json.dumps(["t", late[0]] if late else ["e", _sentence(problem)]), True
 
 
-def _returned(value: Any, iterate: bool) -> list[Any]:
+def _written(value: Any, iterate: bool, left: int) -> str:
+    """The line of a value: of one that is too large the digest."""
+    room = min(_LARGE, left)
     try:
-        plain = marshal.dumps(value, 2)  # version 2 writes shared objects out: equal values give equal bytes
-    except ValueError:
-        plain = b""
-    if len(plain) > _LARGE:
-        return ["h", hashlib.sha256(plain).hexdigest()]
-    return ["v", codec.encode(value, iterate)]
+        size = len(marshal.dumps(value))
+    except ValueError:  # of another type; most are small
+        size = 0
+    text = json.dumps(["v", codec.encode(value, iterate)]) if size <= room else ""
+    return text if text and len(text) <= room else json.dumps(["h", codec.digest(value)])
 
 
 def _sentence(problem: BaseException) -> str:

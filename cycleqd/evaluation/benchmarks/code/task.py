@@ -44,6 +44,9 @@ _PROMPT = (
     "Please provide a self-contained Python script that solves the following problem in a markdown code block:\n"
     "```\n{prompt}\n```"
 )
+_OUTPUT = 72 * MIB  # of which the runner writes 64
+_CLOCK_SLACK = 3.0
+"""Seconds by the clock beside a suite's processor time: EvalPlus, which measures by the clock, leaves two."""
 
 
 class CodeSettings(BenchmarkSettings):
@@ -52,7 +55,8 @@ class CodeSettings(BenchmarkSettings):
     task: ClassVar[str] = "code"
 
     prompt: str = _PROMPT
-    """The user message, with {field} for the record's texts, stripped."""
+    """The user message, with {field} for the record's texts, stripped; {instruction} and {examples} are what its prompt
+    says before its first assertion, and from there on."""
     judge: Literal["base", "plus"] = "plus"
     """Which tests must pass: the base tests, or base and plus tests."""
     seconds: float = Field(1.0, gt=0)
@@ -72,7 +76,7 @@ class CodeSettings(BenchmarkSettings):
 class CodeTask(Task):
     """MBPP+ and any file in its format. Score: pass@1 of one answer a problem."""
 
-    method_version = 2
+    method_version = 3
 
     def __init__(self, settings: Mapping[str, Any], workspace: Workspace) -> None:
         super().__init__(settings, workspace)
@@ -80,8 +84,8 @@ class CodeTask(Task):
         self._limits = Limits(
             memory=self._options.memory * MIB,
             address_space=max(4096, 2 * self._options.memory) * MIB,
-            processes=16,
-            output=64 * MIB,
+            processes=64,  # and threads
+            output=_OUTPUT,
             cpu=600,
             wall=900,
         )
@@ -95,6 +99,11 @@ class CodeTask(Task):
         """What the sandbox and EvalPlus lack on this machine, one sentence each."""
         return [*sandbox.preflight(), *problems.missing()]
 
+    @classmethod
+    def memory(cls, settings: Mapping[str, Any], workers: int) -> int:
+        """An answer's memory and scratch folders, and its results on their way to the box that compares them."""
+        return workers * (CodeSettings.read(settings).memory * MIB + 2 * Limits().scratch + 4 * _OUTPUT)
+
     def __exit__(self, *_: object) -> None:
         self._boxes.close()
 
@@ -105,6 +114,7 @@ class CodeTask(Task):
     def start(self, sample: Sample) -> Episode:
         """The question: `prompt`, filled from the record."""
         texts = {name: value.strip() for name, value in sample.record.items() if isinstance(value, str)}
+        texts["instruction"], texts["examples"] = problems.parts(texts["prompt"])
         question = filled(self._options.prompt, texts, sample.id)
         return SingleTurn(sample, [{"role": "user", "content": question}])
 
@@ -135,6 +145,6 @@ class CodeTask(Task):
         expected = self._references.expected(problem, suite)
         seconds = [max(self._options.seconds, self._options.factor * took) for took in expected.seconds]
         total = suite_seconds(seconds)
-        limits = replace(self._limits, cpu=total, wall=4 * total + 30)
+        limits = replace(self._limits, cpu=total, wall=total + _CLOCK_SLACK)
         finished, code = kept(self._boxes.execute(problem, suite, answer, seconds, limits))
-        return judge(problem, suite, expected, finished), code
+        return judge(lambda data: self._boxes.compare(data, limits), problem, suite, expected, finished), code

@@ -30,14 +30,22 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, ClassVar, Literal, Self
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from cycleqd.errors import InvalidInputError
-from cycleqd.evaluation.benchmarks.db.mariadb.box import missing
-from cycleqd.evaluation.benchmarks.db.mariadb.database import RESERVED, Answer, Database, Databases, quoted
+from cycleqd.evaluation.benchmarks.db.mariadb.answers import Answer
+from cycleqd.evaluation.benchmarks.db.mariadb.box import SERVER_BYTES, TEMPORARY_BYTES, missing
+from cycleqd.evaluation.benchmarks.db.mariadb.database import RESERVED, Database, Databases, quoted
 from cycleqd.evaluation.benchmarks.db.mariadb.guard import StatementLimits
 from cycleqd.evaluation.benchmarks.db.mariadb.server import MariaDB
-from cycleqd.evaluation.benchmarks.inputs import BenchmarkSettings, filled, json_lines, selected, single_file
+from cycleqd.evaluation.benchmarks.inputs import (
+    BenchmarkSettings,
+    filled,
+    json_lines,
+    named_rounds,
+    selected,
+    single_file,
+)
 from cycleqd.evaluation.task import Episode, Message, Outcome, Sample, Task, Verdict, Workspace
 from cycleqd.outside import parse_json
 
@@ -69,13 +77,14 @@ class DbSettings(BenchmarkSettings):
     ids: Any = None
     """Which records to use: a list of 0-based positions, or the name of a JSON file with one in the data's folder."""
     max_rounds: int = Field(5, ge=1)
-    """How many statements an episode may run."""
+    """How many statements an episode may run; "paper" is 5 as in CycleQD's code, "agentbench" that project's 15."""
     prompt: str | None = None
     """A `str.format` template over the record's fields, which replaces the three messages by one."""
     judge: Literal["agentbench", "rows"] = "agentbench"
     """By AgentBench's rules; or "rows": questions are judged by the rows of the last statement."""
+    _rounds = field_validator("max_rounds", mode="before")(named_rounds(paper=5, agentbench=15))
     seconds: float = Field(5.0, gt=0)
-    """Wall time that a statement may take."""
+    """Time that a statement may take, without what it waits for a processor."""
 
 
 class DbEpisode(Episode):
@@ -118,7 +127,7 @@ class DbEpisode(Episode):
 class DbTask(Task):
     """DBBench on a private MariaDB server. The data are DBBench's JSON lines; a sample's id is its 0-based position."""
 
-    method_version = 1
+    method_version = 2
 
     def __init__(self, settings: Mapping[str, Any], workspace: Workspace) -> None:
         super().__init__(settings, workspace)
@@ -128,6 +137,11 @@ class DbTask(Task):
     def preflight(self) -> list[str]:
         """What is missing for the private server, with the way to get it."""
         return missing()
+
+    @classmethod
+    def memory(cls, settings: Mapping[str, Any], workers: int) -> int:
+        """A session for each worker, the server's own caches, and what sessions spill."""
+        return workers * StatementLimits().memory + SERVER_BYTES + TEMPORARY_BYTES
 
     def __enter__(self) -> Self:
         """Start the server."""
@@ -164,6 +178,11 @@ class DbTask(Task):
         columns = [column["name"] for column in table["table_info"]["columns"]]
         database = self._databases.open(record["database"], table["table_name"], columns, table["table_info"]["rows"])
         return DbEpisode(sample, messages, database, self._options.max_rounds, one_reply=self._by_rows)
+
+    def overflow(self, episode: Episode) -> Verdict:
+        """As AgentBench: a change is judged by the table, a question has no answer."""
+        verdict = self.verdict(episode)
+        return verdict if verdict.passed else Verdict(Outcome.ERROR, f"context overflow; {verdict.reason}")
 
     def verdict(self, episode: Episode) -> Verdict:
         """Judge by the table's hash (changes), by the final answer, or by the last statement's rows (`judge: rows`)."""

@@ -27,10 +27,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar, Literal, Self
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from cycleqd.errors import EvaluationError, UnavailableError
-from cycleqd.evaluation.benchmarks.inputs import BenchmarkSettings, filled, positions, selected
+from cycleqd.evaluation.benchmarks.inputs import BenchmarkSettings, filled, named_rounds, positions, selected
 from cycleqd.evaluation.benchmarks.os.needs import check_needs, machine_offers
 from cycleqd.evaluation.benchmarks.os.records import read
 from cycleqd.evaluation.benchmarks.os.root import default_tar, opened, unpacked
@@ -58,7 +58,7 @@ class OsSettings(BenchmarkSettings):
     exclude: Any = None
     """Positions to leave out of them, in the same form: where this machine cannot run them."""
     max_rounds: int = Field(5, ge=1)
-    """How many replies an episode may have."""
+    """How many replies an episode may have; "paper" is 5 as in CycleQD's code, "agentbench" that project's 8."""
     prompt: str | None = None
     """A `str.format` template over the record's `description`, which replaces the record's conversation."""
     root: Literal["image", "host"] = "image"
@@ -67,6 +67,7 @@ class OsSettings(BenchmarkSettings):
     """The sha256 that the image must have; empty for any."""
     command_seconds: float = Field(5.0, gt=0)
     """Wall time of a command of the model."""
+    _rounds = field_validator("max_rounds", mode="before")(named_rounds(paper=5, agentbench=8))
     script_seconds: float = Field(30.0, gt=0)
     """Wall time of a record's script; a late one goes on alone for as long again."""
 
@@ -141,7 +142,7 @@ class OsEpisode(Episode):
 class OsTask(Task):
     """os-interaction. The data are AgentBench's records (samples.json); a sample's id is its 0-based position."""
 
-    method_version = 1
+    method_version = 2
 
     def __init__(self, settings: Mapping[str, Any], workspace: Workspace) -> None:
         super().__init__(settings, workspace)
@@ -169,6 +170,11 @@ class OsTask(Task):
             "some OS samples need user ids or a /proc of their own, which pods lack, and seeding would refuse them: "
             "set exclude (docs/kubernetes.md lists AgentBench's), which is frozen once the evolution is seeded"
         ]
+
+    @classmethod
+    def memory(cls, settings: Mapping[str, Any], workers: int) -> int:
+        """A machine and its two file systems for each worker, and the comparators' machine."""
+        return workers * (_LIMITS.memory + 2 * _LIMITS.scratch) + _JUDGE_LIMITS.memory
 
     def __enter__(self) -> Self:
         with ExitStack() as stack:
@@ -232,9 +238,9 @@ class OsTask(Task):
 
     def _matched(self, episode: OsEpisode) -> Verdict:
         match = episode.sample.record["match"]
-        answer = episode.answer or ""
-        if match.get("strip", True):
-            answer = answer.strip()
+        if episode.answer is None:
+            return _verdict(False, "there is no answer to compare with the record's")
+        answer = episode.answer.strip() if match.get("strip", True) else episode.answer
         if "regex" in match:
             found = re.search(match["regex"], answer) is not None
             return _verdict(found, "searched the answer for the record's expression")
@@ -246,7 +252,7 @@ class OsTask(Task):
         arguments = [str(episode.answer)]
         for number, entry in enumerate(record["check"], 1):
             script: Script = entry or record["example_script"]
-            if max(map(len, arguments)) > _LONGEST_ARGUMENT or any("\0" in text for text in arguments):
+            if any(len(text) > _LONGEST_ARGUMENT or not _is_argument(text) for text in arguments):
                 return _verdict(False, f"script {number} was not run: the answer or an output cannot be an argument")
             runs_in = self._judge if reads_only_arguments(script) else machine
             done = runs_in.run(command(script, arguments), self.options.script_seconds)
@@ -258,6 +264,14 @@ class OsTask(Task):
                 return _verdict(False, f"script {number} {_end(done)}")
             arguments.append(done.stdout.decode(errors="replace"))
         return _verdict(True, f"all {len(record['check'])} scripts agreed")
+
+
+def _is_argument(text: str) -> bool:
+    """Whether a program can be given it: not half a surrogate pair, nor a null character."""
+    try:
+        return b"\0" not in text.encode()
+    except UnicodeEncodeError:
+        return False
 
 
 def _verdict(passed: bool, reason: str) -> Verdict:

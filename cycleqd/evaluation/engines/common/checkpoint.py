@@ -4,16 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 from cycleqd.errors import EvaluationError, InvalidInputError
+from cycleqd.evaluation.engines import Chat
 from cycleqd.evaluation.engines.common.architecture import filled, fit
 from cycleqd.evaluation.task import Message
 from cycleqd.weights.checkpoint import open_checkpoint
 from cycleqd.weights.local import LocalSource
 from cycleqd.weights.settings import differences
 
+DATE = datetime(2024, 7, 26)
+"""Today, for chat templates."""
 LOCAL = {"local_files_only": True, "trust_remote_code": False}
 """How transformers opens a folder: nothing is fetched, no code of the folder's is run, and nobody is asked about it."""
 
@@ -66,24 +70,19 @@ class ModelFolder:
         """The dtype the checkpoint is stored in, as torch names it."""
         return str(self.config.dtype or "float32").removeprefix("torch.")
 
-    def encode(self, conversations: Sequence[Sequence[Message]]) -> list[list[int]]:
+    def encode(self, conversations: Sequence[Sequence[Message]], chats: Sequence[Chat] = ()) -> list[list[int]]:
         """Token ids of each conversation in the model's chat template, with the prompt for its next reply.
 
-        Templates that print a date get a fixed one, so that prompts do not change from day to day.
-
         Args:
-            conversations: Each as the template takes it.
+            conversations: Each as the template takes it, without the system message of its chat.
+            chats: How each is put before the model; all plainly without them.
 
         Raises:
             EvaluationError: The template refuses one.
         """
+        pairs = zip(conversations, chats or [Chat()] * len(conversations), strict=True)
         try:
-            texts = [
-                self.tokenizer.apply_chat_template(
-                    list(conversation), tokenize=False, add_generation_prompt=True, date_string="26 Jul 2024"
-                )
-                for conversation in conversations
-            ]
+            texts = [prompt_of(self.tokenizer, conversation, chat) for conversation, chat in pairs]
         except Exception as error:  # a template is a program: it may fail of anything
             raise EvaluationError(f"{self.folder}: the chat template refuses a conversation ({error})") from error
         return self.tokenizer(texts, add_special_tokens=False)["input_ids"] if texts else []
@@ -143,6 +142,29 @@ class ModelFolder:
                 f"{other.folder} differs from {self.folder}, which the engine was started with, in {which}; all models"
                 " of an evolution need one architecture"
             )
+
+
+def prompt_of(tokenizer: Any, conversation: Sequence[Message], chat: Chat) -> str:
+    """A prompt: a conversation in a model's chat template, and the beginning of its reply.
+
+    Templates that print a date get a fixed one, so that prompts do not change from day to day.
+
+    Args:
+        tokenizer: The model's.
+        conversation: Without the system message of its chat.
+        chat: How it is put before the model.
+    """
+    text: str = tokenizer.apply_chat_template(
+        chat.messages(conversation),
+        **{
+            "date_string": DATE.strftime("%d %b %Y"),
+            "strftime_now": DATE.strftime,
+            **chat.template,
+            "tokenize": False,
+            "add_generation_prompt": True,
+        },
+    )
+    return text + chat.prefill
 
 
 def cut(text: str, stop: Sequence[str]) -> str:

@@ -20,6 +20,8 @@ INSIDE = "/data"
 TEMPORARY = "/spill"
 TEMPORARY_BYTES = 512 << 20
 """For sorts and temporary tables that do not fit their memory; of all sessions together."""
+SERVER_BYTES = 256 << 20
+"""Of the server's own: buffers, logs and threads."""
 PATH = "/usr/sbin:/usr/bin:/sbin:/bin"
 PROGRAMS = ("mariadbd", "mariadb-install-db")
 SYSTEM = ("/bin", "/sbin", "/lib", "/lib64", "/etc/ld.so.cache", "/etc/alternatives")

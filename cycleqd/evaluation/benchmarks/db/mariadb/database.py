@@ -3,6 +3,9 @@
 Every statement gets a session of its own, as in AgentBench, so nothing a statement sets (sql_mode, variables, temporary
 tables, locks) outlives it; and since the account may use only its own database, it finds nothing else. `guard.py`
 watches what a statement takes.
+
+A statement that ends the server, or cannot be stopped, costs only its own sample: the server begins anew, and every
+database that is open makes itself and repeats its statements there when it is next used.
 """
 
 from __future__ import annotations
@@ -11,14 +14,14 @@ import hashlib
 import secrets
 import struct
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, Self, TypeVar
 
-from cycleqd.errors import UnavailableError
-from cycleqd.evaluation.benchmarks.db.mariadb.guard import Exceeded, Guard, StatementLimits, WatchedStatement
+from cycleqd.evaluation.benchmarks.db.mariadb.answers import Answer, fetch, number, text
+from cycleqd.evaluation.benchmarks.db.mariadb.guard import Guard, StatementLimits, WatchedStatement
 from cycleqd.evaluation.benchmarks.db.mariadb.server import MariaDB
 from cycleqd.evaluation.sandbox import Turnstile
 
@@ -26,34 +29,17 @@ if TYPE_CHECKING:
     from pymysql.connections import Connection
     from pymysql.cursors import Cursor
 
+T = TypeVar("T")
 ANSWER_SECONDS = 3.0  # how long after its time limit a statement may take to notice that it was killed
 STATEMENT_BYTES = 128 << 10  # of the INSERTs that fill a table; the server takes twice that
-MAX_ROWS = 10_000
-MAX_BYTES = 4 << 20
 PRIVILEGES = "SELECT, INSERT, UPDATE, DELETE, CREATE, DROP, ALTER, INDEX, CREATE TEMPORARY TABLES"
 LOCK_SECONDS = 1
 TIMED_OUT = 1969  # ER_STATEMENT_TIMEOUT
 ACCESS_DENIED = 1045
+LOST = {0, 2002, 2003, 2006, 2013, 2055}  # no connection, or one that ended; 0: while it was closed
 # name too long, column twice, bad table name, no columns, bad column name
 TABLE_FAULTS = {1059, 1060, 1103, 1113, 1166}
 RESERVED = {"mysql", "information_schema", "performance_schema", "sys", "test"}
-
-
-@dataclass(frozen=True)
-class Answer:
-    """What a statement gave: `rows` (the first ones), or `error` as "number (state): message".
-
-    `exceeded` names the limit that stopped it.
-    """
-
-    rows: tuple[tuple[Any, ...], ...] = ()
-    error: str = ""
-    exceeded: Exceeded = ""
-
-    @property
-    def text(self) -> str:
-        """The answer as AgentBench shows it: the list of row tuples, or the error's text."""
-        return self.error or str(list(self.rows))
 
 
 class Databases:
@@ -64,7 +50,6 @@ class Databases:
         self.limits = limits
         self.turns = Turnstile()
         self.guard = Guard(server, limits)
-        self.abandoned: set[str] = set()
 
     def __enter__(self) -> Self:
         self.guard.start()
@@ -73,6 +58,34 @@ class Databases:
     def __exit__(self, *_: object) -> None:
         self.guard.stop()
 
+    def steadily(self, action: Callable[[], T]) -> T:
+        """Do something trusted, once more where the server has ended meanwhile by a statement of another.
+
+        Args:
+            action: What uses the server.
+        """
+        import pymysql
+
+        with self.turns.shared():
+            generation = self.server.generation
+            try:
+                return action()
+            except pymysql.MySQLError:
+                if self.server.answers():
+                    raise
+        with self.turns.alone():
+            self.renew(generation)
+            return action()
+
+    def renew(self, generation: int) -> None:
+        """Begin the server anew, unless that has been done. To be called alone.
+
+        Args:
+            generation: The one that is of no use any more.
+        """
+        if self.server.generation == generation:
+            self.server.restart()
+
     def open(self, name: str, table: str, columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> Database:
         """Create a database with one table of TEXT columns, and an account that may use nothing else.
 
@@ -80,64 +93,108 @@ class Databases:
         refused (given twice), empty where a row does not have one value a column.
 
         Args:
-            name: The database's name; made longer where a database of this name could not be removed.
+            name: The database's name.
             table: The table's name.
             columns: The columns' names.
             rows: Their values, a text, number or None (NULL) a column.
         """
-        import pymysql
-
-        while name in self.abandoned:
-            name += "_"
-        account = "u" + hashlib.sha256(name.encode()).hexdigest()[:16]
-        database = Database(self, name, account, secrets.token_hex(16))
-        fields = ", ".join(f"{quoted(column)} TEXT" for column in columns)
-        resources = f"WITH MAX_USER_CONNECTIONS 4 MAX_STATEMENT_TIME {self.limits.seconds:g}"
-        pattern = name.replace("_", r"\_").replace("%", r"\%")  # in a grant both are wildcards
-        with self.server.admin() as connection, connection.cursor() as cursor:
-            cursor.execute(f"CREATE DATABASE {quoted(name)}")
-            try:
-                cursor.execute(f"CREATE TABLE {quoted(name)}.{quoted(table)} ({fields})")
-                _fill(cursor, f"{quoted(name)}.{quoted(table)}", len(columns), rows)
-            except pymysql.MySQLError as error:
-                if _number(error) not in TABLE_FAULTS:
-                    raise
-            cursor.execute(f"CREATE USER {account}@localhost IDENTIFIED BY '{database.password}' {resources}")
-            cursor.execute(f"GRANT {PRIVILEGES} ON {quoted(pattern)}.* TO {account}@localhost")
+        database = Database(self, name, Table(table, columns, rows))
+        self.steadily(database.make)
         return database
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table of TEXT columns."""
+
+    name: str
+    columns: Sequence[str]
+    rows: Sequence[Sequence[Any]]
 
 
 @dataclass
 class Database:
-    """One sample's database. `execute` runs untrusted statements; `drop` removes everything."""
+    """One sample's database. `execute` runs untrusted statements; `drop` removes everything.
+
+    `generation` is that of the server on which it was made, `past` what was executed since.
+    """
 
     owner: Databases
     name: str
-    account: str
-    password: str
+    table: Table
+    password: str = field(default_factory=lambda: secrets.token_hex(16))
+    generation: int = 0
+    past: list[str] = field(default_factory=list)
+
+    @property
+    def account(self) -> str:
+        """Name of the account that may use this database alone."""
+        return "u" + hashlib.sha256(self.name.encode()).hexdigest()[:16]
 
     @property
     def folder(self) -> Path:
         """Where the server keeps this database's files."""
         return self.owner.server.folder / "db" / filename(self.name)
 
+    def make(self) -> None:
+        """Create it on the server, as the sample begins."""
+        import pymysql
+
+        where = f"{quoted(self.name)}.{quoted(self.table.name)}"
+        fields = ", ".join(f"{quoted(column)} TEXT" for column in self.table.columns)
+        # The guard's limit comes first: it does not count the waiting for a processor.
+        resources = f"WITH MAX_USER_CONNECTIONS 4 MAX_STATEMENT_TIME {self.owner.limits.longest:g}"
+        pattern = self.name.replace("_", r"\_").replace("%", r"\%")  # in a grant both are wildcards
+        with self.owner.server.admin() as connection, connection.cursor() as cursor:
+            cursor.execute(f"CREATE DATABASE {quoted(self.name)}")
+            try:
+                cursor.execute(f"CREATE TABLE {where} ({fields})")
+                _fill(cursor, where, len(self.table.columns), self.table.rows)
+            except pymysql.MySQLError as error:
+                if number(error) not in TABLE_FAULTS:
+                    raise
+            cursor.execute(f"CREATE USER {self.account}@localhost IDENTIFIED BY '{self.password}' {resources}")
+            cursor.execute(f"GRANT {PRIVILEGES} ON {quoted(pattern)}.* TO {self.account}@localhost")
+        self.generation = self.owner.server.generation
+
     def execute(self, sql: str) -> Answer:
         """Run one statement in a session of its own; what it does wrong is part of the answer.
 
-        A statement that takes too long is run once more while no other runs, so that a busy machine does not decide.
+        A statement that takes too long is run once more while no other runs, so that a busy machine does not decide;
+        and so is one under which the server ended, which another may have done.
 
         Args:
             sql: Any text; only its first result is read.
 
         Raises:
-            UnavailableError: The server itself is gone.
+            UnavailableError: The server does not start again.
         """
         with self.owner.turns.shared():
-            answer = self._execute(sql)
-        if answer.exceeded != "time" or self._lingers():
-            return answer
-        with self.owner.turns.alone():
-            return self._execute(sql)
+            generation = self.owner.server.generation
+            answer = self._repeated(sql)
+        lingers = answer.exceeded == "time" and self._lingers()
+        if answer.exceeded == "time" or answer.lost:
+            with self.owner.turns.alone():
+                if answer.lost or lingers:
+                    self.owner.renew(generation)
+                if not lingers:
+                    generation = self.owner.server.generation
+                    answer = self._repeated(sql)
+                if answer.lost:
+                    self.owner.renew(generation)
+                    answer = Answer(error="the statement ended the database server", exceeded="server")
+        if not answer.exceeded:
+            self.past.append(sql)
+        return answer
+
+    def _repeated(self, sql: str) -> Answer:
+        """The answer to a statement, after those before it where the server is a new one."""
+        if self.generation != self.owner.server.generation:
+            self.make()
+            for earlier in self.past:
+                if (answer := self._execute(earlier)).lost:
+                    return answer
+        return self._execute(sql)
 
     def _execute(self, sql: str) -> Answer:
         import pymysql
@@ -146,52 +203,54 @@ class Database:
         try:
             connection: Any = self._connect()
         except pymysql.MySQLError as error:
-            self._require_server()
-            return Answer(error=_text(error))
+            return Answer(error=text(error), lost=not self.owner.server.answers())
         watched = WatchedStatement(int(connection.thread_id()), time.monotonic(), self.folder)
         answer = Answer()
         with self.owner.guard.watching(watched):
             try:
-                answer = Answer(rows=_fetch(connection, sql))
+                answer = Answer(rows=fetch(connection, sql))
             except faults as error:
-                answer = Answer(error=_text(error), exceeded="time" if _number(error) == TIMED_OUT else "")
+                late = number(error) == TIMED_OUT
+                answer = Answer(error=text(error), exceeded="time" if late else "", number=number(error))
             finally:
                 if connection.open:
                     connection.close()
-        limit = watched.exceeded or answer.exceeded
-        if not limit and time.monotonic() - watched.started > self.owner.limits.seconds:
-            limit = "time"  # a killed BENCHMARK answers as if it had ended
-        if limit:
+        if limit := watched.exceeded or answer.exceeded:  # also where a killed BENCHMARK answers as if it had ended
             return Answer(error=f"the statement exceeded its limit of {self.owner.limits.named(limit)}", exceeded=limit)
-        if answer.error:
-            self._require_server()
-        return answer
+        return replace(answer, lost=answer.number in LOST and not self.owner.server.answers())
 
     def drop(self) -> None:
-        """Stop what still runs and remove database and account.
+        """Stop what still runs and remove database and account, the server with them where that cannot be done."""
+        generation = self.owner.server.generation
+        if generation == self.generation and not self.owner.steadily(self._removed):
+            with self.owner.turns.alone():
+                self.owner.renew(generation)
 
-        Where a statement that cannot be stopped still holds the database, it stays until the server ends, and its name
-        is not used again.
-        """
+    def _removed(self) -> bool:
+        """Whether it could be removed, or has gone with its server; a statement that cannot be stopped keeps it."""
         import pymysql
 
+        if self.generation != self.owner.server.generation:
+            return True
         with self.owner.server.admin() as connection, connection.cursor() as cursor:
             cursor.execute(f"SET SESSION lock_wait_timeout = {LOCK_SECONDS}, innodb_lock_wait_timeout = {LOCK_SECONDS}")
             cursor.execute(f"KILL HARD USER {self.account}@localhost")
-            cursor.execute(f"DROP USER {self.account}@localhost")
+            cursor.execute(f"DROP USER IF EXISTS {self.account}@localhost")
             deadline = time.monotonic() + ANSWER_SECONDS
             while True:
                 try:
                     cursor.execute(f"DROP DATABASE IF EXISTS {quoted(self.name)}")
-                    return
+                    return True
                 except pymysql.OperationalError:  # locked: by a statement still dying, or by a prepared transaction
                     if time.monotonic() > deadline:
-                        self.owner.abandoned.add(self.name)
-                        return
+                        return False
                     _release_prepared(cursor)
 
     def _lingers(self) -> bool:
         """Whether a killed session computes on: MariaDB cannot interrupt a single call of some functions."""
+        return self.owner.steadily(self._computes)
+
+    def _computes(self) -> bool:
         deadline = time.monotonic() + ANSWER_SECONDS
         with self.owner.server.admin() as connection, connection.cursor() as cursor:
             while cursor.execute("SELECT ID FROM information_schema.PROCESSLIST WHERE USER = %s", (self.account,)):
@@ -204,12 +263,12 @@ class Database:
         """A session of the account; one that changed its own password gets the old one back."""
         import pymysql
 
-        timeout = self.owner.limits.seconds + ANSWER_SECONDS
+        timeout = self.owner.limits.longest + ANSWER_SECONDS
         login = (self.account, self.password, timeout)
         try:
             connection = self.owner.server.connect(*login)
         except pymysql.OperationalError as error:
-            if _number(error) != ACCESS_DENIED:
+            if number(error) != ACCESS_DENIED:
                 raise
             with self.owner.server.admin() as admin, admin.cursor() as cursor:
                 cursor.execute(f"ALTER USER {self.account}@localhost IDENTIFIED BY '{self.password}'")
@@ -217,13 +276,6 @@ class Database:
         with suppress(pymysql.MySQLError):  # a statement may have dropped the database: the next has none selected
             connection.select_db(self.name)
         return connection
-
-    def _require_server(self) -> None:
-        if not self.owner.server.alive:
-            raise UnavailableError(
-                f"The private MariaDB server ended while the database {self.name!r} was in use: see that this machine "
-                "has memory and disk to spare, then run the stage again."
-            )
 
 
 def quoted(identifier: str) -> str:
@@ -247,27 +299,6 @@ def filename(identifier: str) -> str:
     return "".join(safe)
 
 
-def _fetch(connection: Connection, sql: str) -> tuple[tuple[Any, ...], ...]:
-    """Run `sql` and read its first result, up to MAX_ROWS rows or MAX_BYTES of text, whichever comes first."""
-    from pymysql.cursors import SSCursor
-
-    cursor: Any = connection.cursor(SSCursor)
-    rows: list[tuple[Any, ...]] = []
-    try:
-        cursor.execute(sql)
-        size = 0
-        while cursor.description and len(rows) < MAX_ROWS and size < MAX_BYTES:
-            row = cursor.fetchone()
-            if row is None:
-                break
-            rows.append(row)
-            size += sum(len(cell) for cell in row if isinstance(cell, str | bytes))
-    finally:
-        if cursor._result is not None:  # else PyMySQL reads all that is left before it lets go
-            cursor._result.unbuffered_active = False
-    return tuple(rows)
-
-
 def _release_prepared(cursor: Cursor) -> None:
     """Roll back what XA PREPARE left: only a hostile statement prepares, and its locks outlive its session."""
     cursor.execute("XA RECOVER FORMAT='SQL'")
@@ -282,14 +313,3 @@ def _fill(cursor: Any, table: str, width: int, rows: Sequence[Sequence[Any]]) ->
     values = [[str(cell) if isinstance(cell, float) else cell for cell in row] for row in rows]
     cursor.max_stmt_length = STATEMENT_BYTES
     cursor.executemany(f"INSERT INTO {table} VALUES ({', '.join(['%s'] * width)})", values)
-
-
-def _number(error: BaseException) -> int:
-    return error.args[0] if error.args and isinstance(error.args[0], int) else 0
-
-
-def _text(error: BaseException) -> str:
-    """An error as MySQL's own connector words it, which is what AgentBench shows: "1146 (42S02): Table ..."."""
-    if len(error.args) == 2 and isinstance(error.args[0], int):
-        return f"{error.args[0]} ({getattr(error, 'sqlstate', None) or 'HY000'}): {error.args[1]}"
-    return f"{type(error).__name__}: the answer could not be read"

@@ -1,5 +1,8 @@
 """What a statement may take, and the thread that kills what takes more.
 
+A statement's time is that by the clock without what its thread waited for a processor, so that a busy machine does not
+decide.
+
 A session can lift the server's own limits for itself, within one compound statement; it cannot reach these.
 """
 
@@ -19,16 +22,22 @@ if TYPE_CHECKING:
     from pymysql.connections import Connection
 
 LOOK_SECONDS = 0.1
-Exceeded = Literal["", "time", "memory", "disk"]
+Exceeded = Literal["", "time", "memory", "disk", "server"]
+_PATIENCE = 20  # times its limit that a statement may wait for a processor
 
 
 @dataclass(frozen=True)
 class StatementLimits:
-    """Of one statement: wall `seconds`, `memory` of its session and `disk` of its database, both in bytes."""
+    """Of one statement: `seconds` that it runs or sleeps; bytes of its session's `memory` and its database's `disk`."""
 
     seconds: float = 5.0
     memory: int = 256 << 20
     disk: int = 128 << 20
+
+    @property
+    def longest(self) -> float:
+        """Seconds by the clock after which it ends however long it waited for a processor."""
+        return _PATIENCE * self.seconds
 
     def named(self, which: Exceeded) -> str:
         """One of the limits in words, for a verdict's reason.
@@ -41,12 +50,16 @@ class StatementLimits:
 
 @dataclass
 class WatchedStatement:
-    """A session at work: its id on the server, when it began (monotonic), its database's folder, the limit it broke."""
+    """A session at work: its id on the server, when it began (monotonic), its database's folder, the limit it broke.
+
+    `waited`: seconds for which its thread had waited for a processor before; None until the guard has looked.
+    """
 
     thread: int
     started: float
     folder: Path
     exceeded: Exceeded = ""
+    waited: float | None = None
 
 
 class Guard(threading.Thread):
@@ -99,15 +112,18 @@ class Guard(threading.Thread):
 
     def _check(self, admin: Connection, old: list[WatchedStatement]) -> None:
         with admin.cursor() as cursor:
-            cursor.execute("SELECT ID, MEMORY_USED FROM information_schema.PROCESSLIST")
-            memory = dict(cursor.fetchall())
+            cursor.execute("SELECT ID, MEMORY_USED, TID FROM information_schema.PROCESSLIST")
+            sessions = {number: (memory, task) for number, memory, task in cursor.fetchall()}
             for one in old:
-                one.exceeded = one.exceeded or self._exceeded(one, memory.get(one.thread, 0))
-                if one.exceeded and one.thread in memory:
+                memory, task = sessions.get(one.thread, (0, None))
+                one.exceeded = one.exceeded or self._exceeded(one, memory, self._server.waited(task))
+                if one.exceeded and one.thread in sessions:
                     cursor.execute(f"KILL HARD CONNECTION {one.thread}")
 
-    def _exceeded(self, one: WatchedStatement, memory: int) -> Exceeded:
-        if time.monotonic() - one.started > self._limits.seconds:
+    def _exceeded(self, one: WatchedStatement, memory: int, waited: float) -> Exceeded:
+        one.waited = waited if one.waited is None else one.waited
+        passed = time.monotonic() - one.started
+        if passed - (waited - one.waited) > self._limits.seconds or passed > self._limits.longest:
             return "time"
         if memory > self._limits.memory:
             return "memory"

@@ -17,11 +17,13 @@ import subprocess
 import sys
 import tempfile
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Self
 
 from cycleqd.errors import UnavailableError
 from cycleqd.evaluation.benchmarks.db.mariadb.box import INSIDE, TEMPORARY, box, missing
+from cycleqd.evaluation.sandbox import descendants
 
 if TYPE_CHECKING:
     from pymysql.connections import Connection
@@ -76,17 +78,31 @@ BEHAVIOUR = (
 class MariaDB:
     """The server, as a context manager. Its folder under `scratch` is removed on leaving and when this process dies.
 
-    After entering, `folder` holds the data and `start_seconds` how long creating and starting took. Raises
-    UnavailableError if a program is missing or the server does not start.
+    After entering, `folder` holds the data and `start_seconds` how long creating and starting took; `generation` counts
+    the starts. Raises UnavailableError if a program is missing or the server does not start.
     """
 
     def __init__(self, scratch: Path) -> None:
         self._scratch = scratch
         self._password = secrets.token_hex(16)
+        self.generation = 0
 
     def __enter__(self) -> Self:
         if lacks := missing():
             raise UnavailableError(lacks[0])
+        self._start()
+        return self
+
+    def restart(self) -> None:
+        """End the server with all that it holds, and start a new one.
+
+        Raises:
+            UnavailableError: It does not start.
+        """
+        self._stop()
+        self._start()
+
+    def _start(self) -> None:
         started = time.monotonic()
         self.folder = Path(tempfile.mkdtemp(prefix="mariadb-", dir=self._scratch))
         # A socket's path may have 108 bytes only; through the descriptor of its folder it is always short.
@@ -100,7 +116,7 @@ class MariaDB:
             self._stop()
             raise
         self.start_seconds = time.monotonic() - started
-        return self
+        self.generation += 1
 
     def __exit__(self, *_: object) -> None:
         self._stop()
@@ -109,6 +125,30 @@ class MariaDB:
     def alive(self) -> bool:
         """Whether the server process still runs."""
         return self._keeper.poll() is None
+
+    def answers(self) -> bool:
+        """Whether the server can still be used."""
+        import pymysql
+
+        try:
+            self.admin().close()
+        except pymysql.MySQLError:
+            return False
+        return True
+
+    def waited(self, task: int | None) -> float:
+        """Seconds for which a thread of the server has waited for a processor; 0 where the kernel does not say.
+
+        Args:
+            task: The thread's number as the server knows it, which is that in its name space.
+        """
+        for process in descendants(self._keeper.pid):
+            for thread in Path(f"/proc/{process}/task").glob("*"):
+                with suppress(OSError, StopIteration, ValueError):
+                    lines = (thread / "status").read_text().splitlines()
+                    if int(next(line for line in lines if line.startswith("NSpid:")).split()[-1]) == task:
+                        return int((thread / "schedstat").read_text().split()[1]) / 1e9
+        return 0.0
 
     def admin(self) -> Connection:
         """A connection with every privilege, for trusted statements only."""
@@ -189,3 +229,4 @@ class MariaDB:
             keeper.wait()
         shutil.rmtree(self.folder, ignore_errors=True)
         os.close(self._folder_fd)
+        self._folder_fd = -1

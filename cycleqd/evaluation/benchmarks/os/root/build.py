@@ -1,8 +1,9 @@
 """Making the root file system tar.
 
-The benchmark's tasks were written for a minimal Ubuntu image with python3, git, vim, curl, wget, unzip, zip and tree.
-This is the minimal system of the release that this machine runs, from the package mirror that this machine's apt is set
-up with, with the same programs, and sudo, which one task installs from the network (there is none here).
+The benchmark's tasks were written for a minimal Ubuntu image with python3, pip, git, vim, curl, wget, unzip, zip and
+tree, and with what Ubuntu installs beside those: gcc, make, less and ssh. This is the minimal system of the release
+that this machine runs, from the package mirror that this machine's apt is set up with, with the same programs, and
+sudo, which one task installs from the network (there is none here).
 """
 
 from __future__ import annotations
@@ -16,7 +17,9 @@ from pathlib import Path
 
 from cycleqd.errors import InvalidInputError, UnavailableError
 
-PACKAGES = "sudo procps python3 git vim curl wget unzip zip tree"
+PACKAGES = (
+    "sudo procps python3 python3-pip git vim curl wget unzip zip tree gcc libc6-dev make less openssh-client patch"
+)
 _DOCUMENTATION = ("usr/share/doc", "usr/share/man", "usr/share/info", "usr/share/locale")
 _APT = ("var/cache/apt", "var/lib/apt/lists")
 _TEXTS = {
