@@ -13,13 +13,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-NAMES = frozenset(
-    {
-        *("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN"),
-        *("MLFLOW_TRACKING_USERNAME", "MLFLOW_TRACKING_PASSWORD", "MLFLOW_TRACKING_TOKEN"),
-        "CYCLEQD_SERVER_KEY",
-    }
-)
+from cycleqd.storage.settings import CREDENTIALS
+
 _kept: dict[str, str] = {}
 _ENV_START = 50 - 3  # field of /proc/PID/stat, counted from the one after the program's name
 
@@ -31,7 +26,7 @@ def withheld() -> Iterator[None]:
     Clients that were made before keep working with what they read then. On leaving, os.environ has them again, which
     /proc does not show.
     """
-    _kept.update({name: os.environ.pop(name) for name in NAMES & os.environ.keys()})
+    _kept.update({name: os.environ.pop(name) for name in CREDENTIALS & os.environ.keys()})
     _wipe()
     try:
         yield
@@ -44,7 +39,7 @@ def credential(name: str) -> str | None:
     """A credential, also while it is withheld; None where there is none.
 
     Args:
-        name: One of NAMES.
+        name: One of CREDENTIALS.
     """
     return _kept.get(name) or os.environ.get(name)
 
@@ -54,6 +49,6 @@ def _wipe() -> None:
     stat = Path("/proc/self/stat").read_text().rpartition(")")[2].split()
     position = int(stat[_ENV_START])
     for entry in Path("/proc/self/environ").read_bytes().split(b"\0"):
-        if entry.partition(b"=")[0].decode(errors="replace") in NAMES:
+        if entry.partition(b"=")[0].decode(errors="replace") in CREDENTIALS:
             ctypes.memset(position, 0, len(entry))
         position += len(entry) + 1
