@@ -87,8 +87,8 @@ def retry(source: ConfigSource, name: str, as_json: bool) -> None:
     """
     runs = reach_runs(source)
     run = runs.resolve(name)
-    runs.retry(run)
     url, compiled = runs.kubeflow.url(run.id), Compiled.of(runs.kubeflow.get_run(run.id))
+    runs.retry(run)
     facts: dict[str, Any] = {"run": run.id, "name": run.name, "url": url, "version": None, "images": []}
     if compiled.source is not None:
         version = runs.kubeflow.get_version(compiled.source)
