@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from cycleqd.cli.app import app, command
-from cycleqd.cli.options import DEFAULT, Anywhere, Cluster, ConfigFile, Json, Limit, Model, RunName, Source
+from cycleqd.cli.options import DEFAULT, Anywhere, Cluster, ConfigFile, Fresh, Json, Limit, Model, RunName, Source
 
 __all__ = ["app", "main"]
 
@@ -37,7 +37,7 @@ def init(
 
 
 @command
-def validate(source: Source, json: Json = False) -> None:
+def validate(source: Anywhere, json: Json = False) -> None:
     """Check a configuration, its models, data and services; estimate the cost. Every problem at once."""
     from cycleqd.cli.validate import show
 
@@ -233,19 +233,19 @@ def compile(
 
 
 @command
-def submit(source: Cluster, json: Json = False) -> None:
+def submit(source: Cluster, fresh: Fresh = False, json: Json = False) -> None:
     """Start the one run that is due on the cluster, or name the one in flight."""
     from cycleqd.cli.cluster import submit as start
 
-    start(source, json)
+    start(source, fresh, json)
 
 
 @command
-def drive(source: Cluster, json: Json = False) -> None:
+def drive(source: Cluster, fresh: Fresh = False, json: Json = False) -> None:
     """Keep one run in flight on the cluster until the evolution is complete. May be stopped and started again."""
     from cycleqd.cli.cluster import drive as go
 
-    go(source, json)
+    go(source, fresh, json)
 
 
 @command
@@ -261,11 +261,15 @@ def schedule(
 
 
 @command
-def unschedule(source: Cluster, json: Json = False) -> None:
-    """Remove the schedule; a run in flight goes on."""
+def unschedule(
+    source: Cluster,
+    now: Annotated[bool, typer.Option("--now", help="End its run in flight; what that finished stays.")] = False,
+    json: Json = False,
+) -> None:
+    """Have the schedule start nothing more; wait until its run in flight has ended, then remove it."""
     from cycleqd.cli.schedule import unschedule as remove
 
-    remove(source, json)
+    remove(source, now, json)
 
 
 @command
@@ -281,19 +285,21 @@ def logs(
     source: Anywhere,
     run: RunName,
     task: Annotated[str, typer.Option(help="Only this task (merge, evaluate-child …), pod or child.")] = "",
-    drivers: Annotated[bool, typer.Option("--drivers", help="KFP's own driver pods, too.")] = False,
+    everything: Annotated[
+        bool, typer.Option("--all", help="What KFP's launcher wrote around them, and KFP's own driver pods, too.")
+    ] = False,
     lines: Annotated[int, typer.Option(min=1, max=100_000, help="The last lines of each task.")] = 200,
     json: Json = False,
 ) -> None:
-    """What the tasks of a run wrote, those that failed or else all: of a run here, or of one on the cluster."""
-    from cycleqd.cli.runs import logs as show
+    """Why a run failed, and what its tasks wrote, those that failed or else all: of a run here, or on the cluster."""
+    from cycleqd.cli.logs import show
 
-    show(source, run, task, drivers, lines, json)
+    show(source, run, task, everything, lines, json)
 
 
 @command
 def retry(source: Cluster, run: RunName, json: Json = False) -> None:
-    """Run what failed in a run, and what follows it, again; wait until it works."""
+    """Run what failed in a run, and what follows it, again as it was compiled; wait until it works."""
     from cycleqd.cli.runs import retry as again
 
     again(source, run, json)

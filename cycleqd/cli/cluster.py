@@ -10,14 +10,14 @@ from typing import Any
 
 from rich.text import Text
 
-from cycleqd.cli.display import Display, cancelled, conclude
+from cycleqd.cli.display import Display, cancelled, conclude, replaced
 from cycleqd.cli.output import answer, errors, plain
 from cycleqd.cli.progress import counting
 from cycleqd.cli.source import ConfigSource
 from cycleqd.errors import CycleQDError, UnavailableError
 from cycleqd.run import checks, cluster_checks, preflight, tracked
 from cycleqd.run.checks import Findings
-from cycleqd.run.decisions import FAILED, Action, Cancel, Done, Position, Retry, Run, Start, Wait
+from cycleqd.run.decisions import FAILED, Action, Cancel, Done, Position, Replace, Retry, Run, Start, Wait
 from cycleqd.run.driver import Driver, position
 from cycleqd.run.kubeflow.client import Kubeflow
 from cycleqd.run.kubeflow.runs import Follow, Runs, Steps
@@ -46,6 +46,7 @@ class Access:
         announce: Callable[[Action, Position], None],
         follow: Follow = lambda task, event: None,
         warned: Callable[[str], None] = lambda sentence: None,
+        fresh: bool = False,
     ) -> Driver:
         """What decides about its runs, and acts.
 
@@ -53,11 +54,12 @@ class Access:
             announce: Called with every action before it is done, and with where the evolution is.
             follow: Called with a task and what became of it.
             warned: Called with every warning, a sentence.
+            fresh: Whether a run that has ended without finishing its step is replaced.
         """
         upload = partial(bring, self.config, self.store, counting)
         steps = Steps(self.config, self.kubeflow, self.store, upload, follow, warned)
         where = partial(position, self.config, self.store)
-        return Driver(steps, where, self.config.place.retries, announce, warned)
+        return Driver(steps, where, self.config.place.retries, announce, warned, fresh=fresh)
 
 
 def reach_runs(source: ConfigSource) -> Runs:
@@ -70,11 +72,12 @@ def reach_runs(source: ConfigSource) -> Runs:
     return Runs(config, Kubeflow(config.place))
 
 
-def reach(source: ConfigSource) -> Access:
+def reach(source: ConfigSource, fresh: bool) -> Access:
     """Check, then connect.
 
     Args:
         source: Files and flags that make the configuration.
+        fresh: Whether a run of seeding that failed is replaced.
 
     Raises:
         UnavailableError: No server answers.
@@ -88,7 +91,7 @@ def reach(source: ConfigSource) -> Access:
     config = adopt(store, config)
     if find_state(store) is None:
         findings.warnings += checks.check_method(config)
-        if not _seeds(config, kubeflow):
+        if fresh or not _seeds(config, kubeflow):
             preflight.check_inputs(config, store, findings)
     warn(findings)
     preflight.refuse(findings)
@@ -147,15 +150,16 @@ def warn(findings: Findings) -> None:
         errors.print(Text(f"warning: {plain(sentence)}"))
 
 
-def submit(source: ConfigSource, as_json: bool) -> None:
+def submit(source: ConfigSource, fresh: bool, as_json: bool) -> None:
     """Do the one thing that is due.
 
     Args:
         source: Files and flags that make the configuration.
+        fresh: Replace a run that has ended without finishing its step.
         as_json: Print JSON.
     """
-    access = reach(source)
-    action, run = access.driver(_tell_cancelling).submit()
+    access = reach(source, fresh)
+    action, run = access.driver(_tell, fresh=fresh).submit()
     facts = _describe(access, action, run)
     if run is None:
         answer(as_json, facts, f"{access.config.name} is complete")
@@ -170,25 +174,29 @@ def _describe(access: Access, action: Action, run: Run | None) -> dict[str, Any]
     return facts | {"run": run.id, "step": run.name, "url": access.kubeflow.url(run.id)} if run else facts
 
 
-def _tell_cancelling(action: Action, where: Position) -> None:
+def _tell(action: Action, where: Position) -> None:
+    """What is done to a run in the way of the one that is due."""
     if isinstance(action, Cancel):
         errors.print(Text(cancelled(action.run)))
+    elif isinstance(action, Replace):
+        errors.print(Text(replaced(action.run)))
 
 
-def drive(source: ConfigSource, as_json: bool) -> None:
+def drive(source: ConfigSource, fresh: bool, as_json: bool) -> None:
     """Act until all is done. Interrupted, it leaves the run going and says so.
 
     Args:
         source: Files and flags that make the configuration.
+        fresh: Replace a run that has ended without finishing its step.
         as_json: Print JSON.
 
     Raises:
         UnavailableError: Kubeflow or S3 do not answer; or all is done, but MLflow was away and lacks some.
     """
-    access = reach(source)
+    access = reach(source, fresh)
     with Display(access.config, partial(find_state, access.store)) as display:
         try:
-            access.driver(display.acts, display.task, display.warns).drive()
+            access.driver(display.acts, display.task, display.warns, fresh).drive()
         except (KeyboardInterrupt, SystemExit):
             display.progress.stop()
             errors.print(Text(_left(access, display.run, source)))

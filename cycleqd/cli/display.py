@@ -10,7 +10,8 @@ from rich.text import Text
 
 from cycleqd.cli.output import answer, errors, percent, plain
 from cycleqd.cli.source import ConfigSource
-from cycleqd.run.decisions import Action, Cancel, Position, Replace, Retry, Run, Start, Wait
+from cycleqd.run.decisions import FAILED, Action, Cancel, Position, Replace, Retry, Run, Start, Wait
+from cycleqd.run.driver import FRESH
 from cycleqd.run.steps import Step
 from cycleqd.search import measures
 from cycleqd.search import state as states
@@ -128,9 +129,7 @@ class Display:
                     f"run {run.name} ({run.id}) failed{why}; what failed in it runs again in {pause:.0f} s ({of})"
                 )
             case Replace(run):
-                self._print(
-                    f"run {run.name} ({run.id}) is {run.state} without a pod: it is archived, and a new one begins"
-                )
+                self._print(replaced(run))
             case Cancel(run):
                 self._print(cancelled(run))
 
@@ -169,6 +168,21 @@ def cancelled(run: Run) -> str:
         run: The newer of two runs of a step.
     """
     return f"run {run.id} is cancelled: an older run of {run.name} is in flight"
+
+
+def replaced(run: Run) -> str:
+    """Why a run is archived, as a sentence.
+
+    Args:
+        run: One that is stuck, or has ended and is outdated.
+    """
+    if run.stuck:
+        why = f"is {run.state}, but nothing of it works: its workflow is gone, or it has had no pod for minutes"
+    else:
+        failed = f"failed{f': {plain(run.why)}' if run.why else ''}" if run.state == FAILED else f"is {run.state}"
+        changed = "a new run is asked for" if run.outdated == FRESH else f"since then changed: {plain(run.outdated)}"
+        why = f"{failed}; {changed}"
+    return f"run {run.name} ({run.id}) {why}; it is archived, and a new one takes up what it had finished"
 
 
 def _line(state: State) -> str:

@@ -20,6 +20,9 @@ Profile = Annotated[
 ]
 Endpoint = Annotated[str | None, typer.Option(help="URL of the KFP API, in place of place.endpoint.")]
 Namespace = Annotated[str | None, typer.Option(help="Where runs execute, in place of place.namespace.")]
+Fresh = Annotated[
+    bool, typer.Option("--fresh", help="Replace a run that has ended instead of retrying it; what it finished stays.")
+]
 Limit = Annotated[int, typer.Option(min=0, help="Show so many; 0 is all.")]
 DEFAULT = Path("cycleqd.yaml")
 
@@ -32,20 +35,6 @@ def from_files(config: ConfigFile = DEFAULT, profile: Profile = None) -> ConfigS
         profile: A file of `place` keys laid over it.
     """
     return ConfigSource(config, profile)
-
-
-def on_cluster(
-    config: ConfigFile = DEFAULT, profile: Profile = None, endpoint: Endpoint = None, namespace: Namespace = None
-) -> ConfigSource:
-    """The configuration of --config and --profile, to be run on the cluster of --endpoint and --namespace.
-
-    Args:
-        config: The file.
-        profile: A file of `place` keys laid over it.
-        endpoint: URL of the KFP API; None leaves place.endpoint.
-        namespace: Where runs execute; None leaves place.namespace.
-    """
-    return ConfigSource(config, profile, {"runner": "kubeflow", "endpoint": endpoint, "namespace": namespace})
 
 
 def anywhere(
@@ -61,6 +50,20 @@ def anywhere(
     """
     runner = "kubeflow" if endpoint or namespace else None
     return ConfigSource(config, profile, {"runner": runner, "endpoint": endpoint, "namespace": namespace})
+
+
+def on_cluster(
+    config: ConfigFile = DEFAULT, profile: Profile = None, endpoint: Endpoint = None, namespace: Namespace = None
+) -> ConfigSource:
+    """As `anywhere`, and on a cluster whatever place.runner is.
+
+    Args:
+        config: The file.
+        profile: A file of `place` keys laid over it.
+        endpoint: URL of the KFP API; None leaves place.endpoint.
+        namespace: Where runs execute; None leaves place.namespace.
+    """
+    return anywhere(config, profile, endpoint, namespace).changed(runner="kubeflow")
 
 
 Source = Annotated[ConfigSource, from_files]

@@ -1,27 +1,25 @@
-"""cycleqd runs, logs, retry and cancel: looking after what was started."""
+"""cycleqd runs, retry and cancel: looking after what was started."""
 
 from __future__ import annotations
 
-import re
-import sys
-from collections.abc import Iterable
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 from cycleqd.cli.cluster import reach_runs
-from cycleqd.cli.output import answer, duration, plain, print_json, say, table
+from cycleqd.cli.output import answer, duration, print_json, say, table
 from cycleqd.cli.source import ConfigSource
-from cycleqd.errors import InvalidInputError
 from cycleqd.run.decisions import CANCELING, ENDED, Run
-from cycleqd.run.driver import FAILED_TASK, TaskLog
+from cycleqd.run.kubeflow.compiled import Compiled, images
+from cycleqd.run.kubeflow.liveness import Liveness
+from cycleqd.run.kubeflow.runs import Runs
 from cycleqd.run.kubeflow.waiting import Waits
-from cycleqd.run.local import runner as local
+from cycleqd.run.steps import Step
 
 if TYPE_CHECKING:
     from kfp_server_api import V2beta1Run
 
 _RECENT = 100
-_GENERATION = re.compile(r"^generations?-(\d+)(?:-(\d+))?$")
+GONE = "its workflow is gone: `cycleqd drive`, submit or cancel archives it"
 
 
 def show(source: ConfigSource, limit: int, as_json: bool) -> None:
@@ -33,10 +31,10 @@ def show(source: ConfigSource, limit: int, as_json: bool) -> None:
         as_json: Print JSON.
     """
     runs = reach_runs(source)
-    waits = Waits(runs.config.place)
+    liveness, waits = Liveness(runs.kubeflow, runs.config.place), Waits(runs.config.place)
     facts = [
         {
-            **_gather(run, one, runs.kubeflow.url(run.id)),
+            **_gather(run, one, runs, liveness),
             "waits": [*waits.look(run.id).values()] if run.live else [],
         }
         for run, one in runs.all(limit)
@@ -50,7 +48,7 @@ def show(source: ConfigSource, limit: int, as_json: bool) -> None:
     rows = [
         [
             fact["name"],
-            fact["state"],
+            f"{fact['state']}, gone" if fact["gone"] else fact["state"],
             fact["generation"],
             (fact["started"] or "")[:19].replace("T", " "),
             "" if fact["seconds"] is None else duration(fact["seconds"]),
@@ -61,88 +59,35 @@ def show(source: ConfigSource, limit: int, as_json: bool) -> None:
     columns = ["name", "state", "generation", "started (UTC)", "took", "id"]
     table(f"{runs.config.name} at {runs.kubeflow.where}", columns, rows, ["generation", "took"])
     for fact in facts:
+        if fact["gone"]:
+            say(f"run {fact['name']} ({fact['run']}) is {fact['state']}, but {GONE}")
         for sentence in fact["waits"]:
             say(f"{fact['name']}: {sentence}")
 
 
-def _gather(run: Run, one: V2beta1Run, url: str) -> dict[str, Any]:
+def _gather(run: Run, one: V2beta1Run, runs: Runs, liveness: Liveness) -> dict[str, Any]:
     """A run as JSON values."""
-    found = _GENERATION.match(run.name)
+    step = Step.named(run.name)
+    covered = {step.first, step.first + step.count - 1} if step is not None and step.count else set()
     finished = one.finished_at if run.state in ENDED and one.finished_at and one.finished_at.year > 1970 else None
     until = finished or (None if run.state in ENDED else datetime.now(UTC))
     return {
         "run": run.id,
         "name": run.name,
         "state": run.state,
-        "generation": "" if not found else "–".join(str(int(number)) for number in found.groups() if number),
+        "gone": run.state not in ENDED and liveness.gone(run.id),
+        "generation": "–".join(map(str, sorted(covered))),
         "scheduled": run.scheduled,
         "started": run.created_at.isoformat() if run.created_at else None,
         "finished": finished.isoformat() if finished else None,
         "seconds": max(0.0, (until - run.created_at).total_seconds()) if until and run.created_at else None,
         "error": run.reason,
-        "url": url,
+        "url": runs.kubeflow.url(run.id),
     }
 
 
-def logs(source: ConfigSource, name: str, task: str, drivers: bool, lines: int, as_json: bool) -> None:
-    """What the tasks of a run wrote, the oldest first: those that failed, else all.
-
-    A step that ran on this machine is looked for here, unless the configuration is of a cluster; any other there.
-
-    Args:
-        source: The configuration.
-        name: A step, or the id of a run in a cluster.
-        task: Only tasks of this name or beginning, this child or this pod; "" for any.
-        drivers: The pods of KFP's own drivers, too.
-        lines: How many lines of each are shown, the last ones.
-        as_json: Print JSON.
-
-    Raises:
-        InvalidInputError: There is no such run, or no log of it is left.
-    """
-    step, found = _find_logs(source, name, drivers)
-    named = [log for log in found if not task or task in (log.task, log.name, log.child) or log.task.startswith(task)]
-    if not named:
-        raise InvalidInputError(f"run {step} has no logs of '{task}'; it has: {_tasks(found)}")
-    failed = [log for log in named if log.phase == FAILED_TASK]
-    shown = failed if failed and not (task or drivers) else named
-    keys = ("name", "task", "child", "phase", "started")
-    facts = [{**{key: getattr(log, key) for key in keys}, "log": log.read(lines)} for log in shown]
-    if as_json:
-        print_json(facts)
-        return
-    for fact in facts:
-        title = " ".join(filter(None, (fact["task"], fact["child"])))
-        sys.stdout.write(plain(f"=== {title} · {fact['phase']} · {fact['name']}\n{fact['log'].rstrip()}\n\n"))
-    if len(shown) < len(named):
-        say(f"{len(named) - len(shown)} tasks that did not fail are left out; name one with --task: {_tasks(named)}")
-
-
-def _find_logs(source: ConfigSource, name: str, drivers: bool) -> tuple[str, list[TaskLog]]:
-    """The step of a run and the logs of its tasks, at least one."""
-    config = source.load()
-    found = local.logs(config, name) if config.place.runner != "kubeflow" else []
-    if found:
-        return name, found
-    if config.place.services == "embedded":
-        raise InvalidInputError(f"no logs of '{name}' are in {local.folder(config)}; there are: {local.logged(config)}")
-    runs = reach_runs(source)
-    run = runs.resolve(name)
-    found = runs.logs(run, drivers)
-    if not found:
-        raise InvalidInputError(
-            f"run {run.name} ({run.id}) has no pods in namespace '{config.place.namespace}': they were not made yet, or"
-            f" are cleaned up; look at {runs.kubeflow.url(run.id)}"
-        )
-    return run.name, found
-
-
-def _tasks(logs: Iterable[TaskLog]) -> str:
-    return ", ".join(sorted({log.task for log in logs}))
-
-
 def retry(source: ConfigSource, name: str, as_json: bool) -> None:
-    """Run what failed, and what follows it, again in the same run.
+    """Run what failed, and what follows it, again in the same run, which keeps what it was compiled with.
 
     Args:
         source: Files and flags that make the configuration.
@@ -151,9 +96,20 @@ def retry(source: ConfigSource, name: str, as_json: bool) -> None:
     """
     runs = reach_runs(source)
     run = runs.resolve(name)
+    url, compiled = runs.kubeflow.url(run.id), Compiled.of(runs.kubeflow.get_run(run.id))
     runs.retry(run)
-    url = runs.kubeflow.url(run.id)
-    answer(as_json, {"run": run.id, "name": run.name, "url": url}, f"run {run.name} ({run.id}) runs again: {url}")
+    facts: dict[str, Any] = {"run": run.id, "name": run.name, "url": url, "version": None, "images": []}
+    if compiled.source is not None:
+        version = runs.kubeflow.get_version(compiled.source)
+        facts |= {"version": version.display_name, "images": sorted(set(images(version).values()))}
+    answer(
+        as_json,
+        facts,
+        f"run {run.name} ({run.id}) runs again: {url}",
+        f"it keeps what it was compiled with: version {facts['version']}, {', '.join(facts['images'])}; what was"
+        f" changed since arrives with a new run only: cycleqd cancel {run.name} {source.flags}, then cycleqd submit"
+        f" {source.flags}",
+    )
 
 
 def cancel(source: ConfigSource, name: str | None, as_json: bool) -> None:
@@ -165,10 +121,14 @@ def cancel(source: ConfigSource, name: str | None, as_json: bool) -> None:
         as_json: Print JSON.
     """
     runs = reach_runs(source)
-    chosen = [runs.resolve(name)] if name else [run for run, _ in runs.all(_RECENT) if run.live]
+    chosen = [runs.resolve(name)] if name else [run for run, _ in runs.all(_RECENT) if run.state not in ENDED]
     sentences = []
+    liveness = Liveness(runs.kubeflow, runs.config.place)
     for run in chosen:
-        if run.live:
+        if run.state not in ENDED and liveness.gone(run.id):
+            runs.kubeflow.archive(run.id)
+            sentences.append(f"run {run.name} ({run.id}) had lost its workflow, and is archived")
+        elif run.live:
             runs.cancel(run)
             sentences.append(f"run {run.name} ({run.id}) is being cancelled: {runs.kubeflow.url(run.id)}")
         elif run.state == CANCELING:

@@ -5,14 +5,19 @@ from __future__ import annotations
 import hashlib
 import json as json_
 import re
+from functools import partial
 from typing import TYPE_CHECKING
 
+from rich.text import Text
+
 from cycleqd.cli.cluster import reach_runs, reach_server, reach_store, warn
-from cycleqd.cli.output import answer
+from cycleqd.cli.output import answer, errors
 from cycleqd.cli.source import ConfigSource
 from cycleqd.errors import CycleQDError, InvalidInputError
 from cycleqd.run import preflight
+from cycleqd.run.decisions import Run
 from cycleqd.run.kubeflow.runs import Runs
+from cycleqd.run.kubeflow.schedules import retire
 from cycleqd.run.steps import Step, arguments
 from cycleqd.storage.evolution import find_head
 from cycleqd.storage.frozen import adopt
@@ -56,55 +61,64 @@ def schedule(source: ConfigSource, cron: str, as_json: bool) -> None:
     warn(findings)
     preflight.refuse(findings)
     cron = " ".join(fields)
-    made, schedule_id = _apply(runs, cron)
+    made, schedule_id = _apply(runs, cron, source)
     facts = {"evolution": config.name, "cron": cron, "schedule": schedule_id, "changed": made}
     done = f"{config.name} {'scheduled' if made else 'is scheduled so already'}: {cron} ({schedule_id})"
     answer(as_json, facts, f"{done}; end it with: cycleqd unschedule {source.flags}")
 
 
-def _apply(runs: Runs, cron: str) -> tuple[bool, str]:
+def _apply(runs: Runs, cron: str, source: ConfigSource) -> tuple[bool, str]:
     """Whether anything was changed, and the schedule's id.
 
-    The old one goes first: killed in between, there is none, which the next call mends; two would run side by side.
+    The old one goes first, when its run in flight has ended: killed in between, there is none, which the next call
+    mends; two would run side by side.
     """
     experiment = runs.kubeflow.experiment(runs.config.name)
     count = runs.config.place.generations_per_run
-    source = runs.version("generation", count)
+    version = runs.version("generation", count)
     parameters = {**arguments(runs.config, Step("generation", 0, count), None), "generation": _NEXT}
-    text = json_.dumps([cron, source, parameters, runs.config.place.service_account], sort_keys=True)
+    text = json_.dumps([cron, version, parameters, runs.config.place.service_account], sort_keys=True)
     description = _SETTINGS + hashlib.sha256(text.encode()).hexdigest()
     name = runs.full_name("schedule")
     found = runs.kubeflow.schedules(experiment, name)
     same = [one for one in found if one.description == description and not _disabled(one)]
-    for one in found:
-        if one not in same[:1]:
-            runs.kubeflow.delete_schedule(str(one.recurring_run_id))
+    retire(runs, [one for one in found if one not in same[:1]], False, partial(_tell, source, False))
     if same:
         return False, str(same[0].recurring_run_id)
     body = {**runs.body(parameters), "description": description}
-    return True, str(runs.kubeflow.create_schedule(experiment, name, source, cron, body).recurring_run_id)
+    return True, str(runs.kubeflow.create_schedule(experiment, name, version, cron, body).recurring_run_id)
 
 
 def _disabled(one: V2beta1RecurringRun) -> bool:
     return bool(one.mode == "DISABLE" or one.status == "DISABLED")
 
 
-def unschedule(source: ConfigSource, as_json: bool) -> None:
-    """Remove the schedule; a run that it has started goes on.
+def unschedule(source: ConfigSource, now: bool, as_json: bool) -> None:
+    """Have the schedule start nothing more, and remove it when the run that it has started has ended.
 
     Args:
         source: Files and flags that make the configuration.
+        now: End that run.
         as_json: Print JSON.
     """
     runs = reach_runs(source)
     experiment = runs.experiment()
     found = runs.kubeflow.schedules(experiment, runs.full_name("schedule")) if experiment else []
-    for one in found:
-        runs.kubeflow.delete_schedule(str(one.recurring_run_id))
+    retire(runs, found, now, partial(_tell, source, now))
     facts = {"evolution": runs.config.name, "removed": [str(one.recurring_run_id) for one in found]}
     if not found:
         answer(as_json, facts, f"{runs.config.name} has no schedule")
         return
-    live = [run.name for run, _ in runs.all(20) if run.live]
-    going_on = f"; in flight: {', '.join(live)}" if live else ""
-    answer(as_json, facts, f"{runs.config.name} is not scheduled any more{going_on}")
+    answer(as_json, facts, f"{runs.config.name} is not scheduled any more")
+
+
+def _tell(source: ConfigSource, now: bool, run: Run) -> None:
+    """What is waited for, on standard error."""
+    ending = "is being ended" if now else "is in flight"
+    how = "" if now else f"; end it with: cycleqd unschedule --now {source.flags}"
+    errors.print(
+        Text(
+            f"the schedule starts nothing more; run {run.name} ({run.id}) {ending}, and the schedule is removed when it"
+            f" has ended{how}. Interrupted, the schedule stays disabled until this command is repeated."
+        )
+    )

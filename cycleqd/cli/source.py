@@ -38,5 +38,8 @@ class ConfigSource:
 
     @property
     def flags(self) -> str:
-        """The same files for another command, as they are typed."""
-        return shlex.join(["-c", str(self.path), *(["--profile", str(self.profile)] if self.profile else [])])
+        """The same files and cluster for another command, as they are typed."""
+        words = ["-c", str(self.path), *(["--profile", str(self.profile)] if self.profile else [])]
+        for name in ("endpoint", "namespace"):
+            words += [f"--{name}", str(self.changes[name])] if self.changes.get(name) else []
+        return shlex.join(words)

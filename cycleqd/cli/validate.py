@@ -13,9 +13,10 @@ from cycleqd.cli.progress import parts as progress
 from cycleqd.cli.session import connect
 from cycleqd.cli.source import ConfigSource
 from cycleqd.errors import CycleQDError, InvalidInputError
-from cycleqd.run import checks, cluster_checks, replies
+from cycleqd.run import checks, cluster_checks, preflight, replies
 from cycleqd.run.checks import Findings
 from cycleqd.run.estimate import SERVER_RATE, Estimate, ServerCost, estimate, measured
+from cycleqd.run.kubeflow.client import Kubeflow
 from cycleqd.run.local.services import running
 from cycleqd.run.models import try_models
 from cycleqd.run.replies import Generated, Replies
@@ -45,8 +46,7 @@ def show(source: ConfigSource, as_json: bool) -> None:
         sys.exit(InvalidInputError.exit_code)
     findings.warnings += checks.check_method(config)
     if config.place.runner == "kubeflow":
-        findings.problems += cluster_checks.check_cluster(config)
-        findings.warnings += cluster_checks.cluster_warnings(config)
+        _check_cluster(config, findings)
     with progress("checking", len(config.tasks) + 2) as begin:
         samples = checks.check_tasks(config, findings, begin)
         findings.warnings += checks.split_warnings(config, samples)
@@ -54,6 +54,20 @@ def show(source: ConfigSource, as_json: bool) -> None:
     _print(findings, cost, samples, as_json)
     if findings.problems:
         sys.exit(InvalidInputError.exit_code)
+
+
+def _check_cluster(config: Config, findings: Findings) -> None:
+    """What the configuration shows, and the cluster where it answers."""
+    problems = [*cluster_checks.check_cluster(config)]
+    findings.problems += problems
+    findings.warnings += cluster_checks.cluster_warnings(config)
+    if problems:
+        return
+    try:
+        preflight.check_server(Kubeflow(config.place), findings)
+        preflight.check_objects(config.place, findings)
+    except CycleQDError as error:
+        findings.warnings.append(f"{error}; the cluster was not checked")
 
 
 def _check_services(

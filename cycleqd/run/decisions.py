@@ -31,7 +31,9 @@ class Run:
 
     `ended`: when, as KFP writes it. `failure`: what its failed task recorded. `retries`: how often it had been repeated
     before it failed as it has, by drivers; `claimed`: a driver was about to repeat it once more. `retried`: it works
-    again after a failure. `stuck`: it has had no pod for so long that it never will.
+    again after a failure. `stuck`: it has no workflow any more, or has had no pod for so long that it never will.
+    `outdated`: why it is replaced when it has ended, though it could be retried: what of that it was compiled from has
+    changed; "" for nothing.
     """
 
     id: str
@@ -46,6 +48,7 @@ class Run:
     claimed: bool = False
     retried: bool = False
     stuck: bool = False
+    outdated: str = ""
 
     @property
     def live(self) -> bool:
@@ -100,7 +103,7 @@ class Cancel:
 
 @dataclass(frozen=True)
 class Replace:
-    """Give up a run that is stuck, so that a new one of its step can take up what it has finished."""
+    """Archive a run that is stuck or outdated, so that a new one of its step takes up what it has finished."""
 
     run: Run
 
@@ -124,7 +127,7 @@ Action = Start | Wait | Retry | Cancel | Replace | Halt | Done
 def decide(position: Position, runs: Iterable[Run], ended_before: frozenset[str], retries: int) -> Action:
     """The next thing to do.
 
-    A failed run is repeated, at most `retries` times, unless its task refused.
+    A failed run is repeated, at most `retries` times, unless its task refused. One that is outdated is replaced.
 
     Args:
         position: The same before and after the runs were listed.
@@ -147,9 +150,16 @@ def decide(position: Position, runs: Iterable[Run], ended_before: frozenset[str]
     if position.due is None:
         return Done()
     runs_due = _of(position.due, known)
-    return _unfinished(position.due, runs_due, ended_before, retries) or Halt(
-        f"run {runs_due[-1].name} succeeded, but its records are not in S3: they were deleted, or the run used another"
-        " bucket; restore them, or archive the run in Kubeflow Pipelines to have the step run again"
+    if (action := _unfinished(position.due, runs_due, ended_before, retries)) is not None:
+        return action
+    last = runs_due[-1]
+    return (
+        Replace(last)
+        if last.outdated
+        else Halt(
+            f"run {last.name} succeeded, but its records are not in S3: they were deleted, or the run used another"
+            " bucket; restore them, or have the step run again: cycleqd drive --fresh"
+        )
     )
 
 
@@ -181,13 +191,15 @@ def _unfinished(step: Step, runs: Sequence[Run], ended_before: frozenset[str], r
     return Start(step)
 
 
-def _again(run: Run, retries: int) -> Retry | Halt:
+def _again(run: Run, retries: int) -> Retry | Replace | Halt:
     """What becomes of a run that failed."""
+    if run.outdated:
+        return Replace(run)
     if run.failure is not None and run.failure.refusal:
         return Halt(
-            f"run {run.name} ({run.id}) failed and is not repeated, which could not help: {run.why}; correct that, then"
-            f" `cycleqd retry {run.name}` and drive on (what was corrected in a profile or an image reaches only a new"
-            " run: archive this one in Kubeflow Pipelines, and drive on)",
+            f"run {run.name} ({run.id}) failed and is not repeated, which could not help: {run.why}; correct that"
+            " (a corrected image, profile or configuration makes a new run when you drive on; for anything else"
+            f" `cycleqd retry {run.name}`, or drive with --fresh for a new run)",
             run.failure.kind,
         )
     if run.retries < retries:
@@ -195,5 +207,5 @@ def _again(run: Run, retries: int) -> Retry | Halt:
     times = f" {run.retries + 1} times" if run.retries else ""
     return Halt(
         f"run {run.name} ({run.id}) failed{times}{f': {run.why}' if run.why else ''}; read `cycleqd logs {run.name}`,"
-        f" then go on with `cycleqd retry {run.name}`"
+        f" then go on with `cycleqd retry {run.name}`, or with a new run: cycleqd drive --fresh"
     )

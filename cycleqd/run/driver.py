@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Protocol
 
 from cycleqd.errors import ConflictError, UnavailableError, named
 from cycleqd.run.decisions import (
+    ENDED,
+    FAILED,
     GIVEN_UP,
     Action,
     Cancel,
@@ -32,6 +34,7 @@ from cycleqd.storage.objects import Store
 
 OUTAGE_SECONDS = 300.0
 FAILED_TASK = "Failed"
+FRESH = "--fresh"
 _FIRST_PAUSE, _LONGEST_PAUSE = 1.0, 30.0
 
 
@@ -41,7 +44,7 @@ class TaskLog:
 
     `name`: its pod's or its file's. `task`: the pipeline's name for it. `child`: the child that it works on, if it is
     one. `phase`: Running, Succeeded, Failed; in a cluster also Pending or Unknown. `started`: when, ISO 8601. `read`:
-    its last lines, as many as are asked for.
+    its last lines, as many as are asked for. `ended`: how a pod that failed ended, as Kubernetes says it.
     """
 
     name: str
@@ -50,6 +53,7 @@ class TaskLog:
     phase: str
     started: str
     read: Callable[[int], str]
+    ended: str = ""
 
     @property
     def live(self) -> bool:
@@ -92,14 +96,6 @@ class Runner(Protocol):
             run: In any state.
         """
 
-    def logs(self, run: Run, drivers: bool = False) -> list[TaskLog]:
-        """The logs of the run's tasks as far as there are any, the oldest first.
-
-        Args:
-            run: One of the evolution's, in any state.
-            drivers: Those of the tasks by which the runner itself works, too.
-        """
-
     def retry(self, run: Run) -> None:
         """Count it, then return when the run works again. Does nothing when another driver was faster.
 
@@ -109,10 +105,10 @@ class Runner(Protocol):
         raise ConflictError(f"run {run.name} ({run.id}) cannot be repeated where it runs; start it again")
 
     def replace(self, run: Run) -> None:
-        """Archive a run that is stuck. Does nothing when another driver was faster.
+        """Archive a run that is stuck or outdated. Does nothing when another driver was faster.
 
         Args:
-            run: One that is stuck.
+            run: One that is stuck, or has ended and is outdated.
         """
         raise ConflictError(f"run {run.name} ({run.id}) cannot be replaced where it runs; start it again")
 
@@ -134,7 +130,8 @@ class Driver:
     """Decides and acts. `position` reads S3; `announce` is called with every action before it is done.
 
     `retries`: how often a failed run is repeated. `outage`: seconds of pauses for which errors of the kind `waits_for`
-    are waited out, one after another.
+    are waited out, one after another. `fresh`: what has ended without finishing its step when the driver first looks is
+    replaced, not retried.
     """
 
     runner: Runner
@@ -145,6 +142,8 @@ class Driver:
     sleep: Callable[[float], None] = time.sleep
     outage: float = OUTAGE_SECONDS
     waits_for: type[UnavailableError] = UnavailableError
+    fresh: bool = False
+    _given_up: set[str] = field(default_factory=set)
     _ended_before: set[str] = field(default_factory=set)
     _looked_for: set[str] = field(default_factory=set)
 
@@ -196,10 +195,26 @@ class Driver:
             self._ended_before |= {run.id for run in runs if run.state in GIVEN_UP and run.name in fresh}
             self._ended_before -= {run.id for run in runs if run.live}  # retried: it is watched from here on
             self._looked_for |= names
+            if self.fresh:
+                self._give_up(position, runs)
+            runs = [replace(run, outdated=FRESH) if run.id in self._given_up else run for run in runs]
             again = self.position()
             if again == position:
                 return decide(position, runs, frozenset(self._ended_before), self.retries), position
             position = again
+
+    def _give_up(self, position: Position, runs: Iterable[Run]) -> None:
+        """Have runs replaced that have ended without finishing their step, once. Refuses where one is in flight."""
+        due = position.due.name if position.due else ""
+        for run in runs:
+            if run.live and not run.stuck:
+                raise ConflictError(
+                    f"run {run.name} ({run.id}) is in flight, and --fresh replaces runs that have ended; end it with"
+                    f" `cycleqd cancel {run.name}`, or leave --fresh out"
+                )
+            if run.state == FAILED or (run.state in ENDED and run.name == due):
+                self._given_up.add(run.id)
+        self.fresh = False
 
     def act(self, action: Action) -> Run | None:
         """Do it; the run that is under way then, if one is.

@@ -7,6 +7,7 @@ started at any time, finds the run of the step that is in flight.
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,6 +18,8 @@ from cycleqd.storage.evolution import current, find_head
 from cycleqd.storage.finalising import compared, finalised, seeded_models
 from cycleqd.storage.objects import Store
 from pipelines.definitions import Kind
+
+_GENERATIONS = re.compile(r"generations?-(\d+)(?:-(\d+))?")
 
 
 @dataclass(frozen=True)
@@ -34,6 +37,21 @@ class Step:
             return self.kind
         last = self.first + self.count - 1
         return f"generation-{self.first:06d}" if self.count == 1 else f"generations-{self.first:06d}-{last:06d}"
+
+    @classmethod
+    def named(cls, name: str) -> Step | None:
+        """The step of a name, None for one that is no step's.
+
+        Args:
+            name: As above.
+        """
+        whole: dict[str, Kind] = {"seeding": "seeding", "finalising": "finalising"}
+        if name in whole:
+            return cls(whole[name])
+        if (found := _GENERATIONS.fullmatch(name)) is None:
+            return None
+        first, last = int(found[1]), int(found[2] or found[1])
+        return cls("generation", first, last - first + 1)
 
 
 def find_state(store: Store) -> State | None:

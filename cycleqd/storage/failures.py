@@ -1,8 +1,8 @@
-"""What made a task fail: where runs execute, exit code 1 is known for all of it.
+"""What made a task fail: where runs execute, exit code 1 is known for all of it. And what it wrote, where pods go.
 
-On this machine the runner names a file for it. The record of a task on Kubeflow is in S3, in the folder of its run,
-so that what an earlier run met stops no later one. It is never hashed and read by no stage; the task that wrote it
-removes it when it begins again.
+On this machine the runner names a file for a failure, and keeps logs. The records of a task on Kubeflow are in S3, in
+the folder of its run, so that what an earlier run met stops no later one. They are never hashed and read by no stage;
+the task that wrote them removes them when it begins again.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from pathlib import Path
 from cycleqd.errors import REFUSALS, CycleQDError, IntegrityError
 from cycleqd.search.records import digest
 from cycleqd.storage import layout
+from cycleqd.storage.last_lines import kept
 from cycleqd.storage.objects import Store
 from cycleqd.storage.results import provenance
 
@@ -58,7 +59,8 @@ class Failure:
 def recorded(store: Store, task: str, *given: str) -> Iterator[None]:
     """Do the work of a task; its failure is recorded, and raised again.
 
-    In the file that CYCLEQD_FAILURE names, else in S3 for the Kubeflow run of KFP_RUN_ID, else nowhere.
+    In the file that CYCLEQD_FAILURE names, else in S3 for the Kubeflow run of KFP_RUN_ID, and there with the last lines
+    that the task wrote, however it ends; else nowhere.
 
     Args:
         store: Objects of the evolution.
@@ -66,18 +68,29 @@ def recorded(store: Store, task: str, *given: str) -> Iterator[None]:
         given: The task's arguments, which tell its failures from those of other children.
     """
     file, run = os.environ.get(FAILURE, ""), os.environ.get("KFP_RUN_ID", "")
-    key = layout.failure(run, f"{task}-{digest(list(given))[:12]}") if run and not file else ""
-    if key:
-        store.delete([key])
+    if run and not file:
+        with _in_folder_of(run, store, task, given):
+            yield
+        return
     try:
         yield
     except Exception as error:
-        record = asdict(_describe(task, given, run, error))
         if file:
-            Path(file).write_text(json.dumps(record), encoding="utf-8")
-        elif key:
-            with contextlib.suppress(CycleQDError):  # S3 may be what fails: the error itself counts more
-                store.put_json(key, record)
+            Path(file).write_text(json.dumps(asdict(_describe(task, given, run, error))), encoding="utf-8")
+        raise
+
+
+@contextlib.contextmanager
+def _in_folder_of(run: str, store: Store, task: str, given: tuple[str, ...]) -> Iterator[None]:
+    name = f"{task}-{digest(list(given))[:12]}"
+    failure, lines = layout.failure(run, name), layout.last_lines(run, name)
+    store.delete([failure, lines])
+    try:
+        with kept(store, lines, task, given):
+            yield
+    except Exception as error:
+        with contextlib.suppress(CycleQDError):  # S3 may be what fails: the error itself counts more
+            store.put_json(failure, asdict(_describe(task, given, run, error)))
         raise
 
 

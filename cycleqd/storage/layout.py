@@ -21,6 +21,7 @@
     report/models.json                       ids of the models that a report names: kept from cleaning
     unlogged/FOLDER.json                     the record of that folder is not in MLflow yet
     runs/ID/failures/TASK-….json             why a task of that Kubeflow run failed, until it begins again
+    runs/ID/logs/TASK-….json                 the last lines that a task of that run wrote, until it begins again
     repeats/STEP.json                        how often a step's run was repeated, by whichever driver
 
 In the span of low-rank experts, expert-NAME, children and combined models are cores of the basis at models/basis, named
@@ -307,6 +308,25 @@ def failure(run: str, name: str) -> str:
         name: Name of the task, with a digest of its arguments.
     """
     return f"{failures(run)}/{name}.json"
+
+
+def last_lines_of(run: str) -> str:
+    """The folder of what tasks of a Kubeflow run wrote.
+
+    Args:
+        run: Id of the run in Kubeflow Pipelines.
+    """
+    return f"runs/{run}/logs"
+
+
+def last_lines(run: str, name: str) -> str:
+    """What one task of a Kubeflow run wrote.
+
+    Args:
+        run: Id of the run in Kubeflow Pipelines.
+        name: Name of the task, with a digest of its arguments.
+    """
+    return f"{last_lines_of(run)}/{name}.json"
 
 
 def repeats(step: str) -> str:

@@ -10,6 +10,16 @@ from pathlib import Path
 
 from cycleqd.errors import InvalidInputError
 
+CREDENTIALS = frozenset(
+    {
+        *("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN"),
+        "AWS_CONTAINER_AUTHORIZATION_TOKEN",
+        *("MLFLOW_TRACKING_USERNAME", "MLFLOW_TRACKING_PASSWORD", "MLFLOW_TRACKING_TOKEN"),
+        "CYCLEQD_SERVER_KEY",
+    }
+)
+"""Variables whose values are shown to nobody."""
+
 
 @dataclass(frozen=True)
 class Settings:

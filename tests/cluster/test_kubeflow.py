@@ -1,97 +1,20 @@
-"""The tiny evolution on a real Kubeflow Pipelines, by the real program.
+"""The tiny evolution on a real Kubeflow Pipelines (see tests/cluster/evolution.py for what that needs).
 
-CYCLEQD_CLUSTER_PROFILE names a profile file (endpoint, namespace, images, bucket …). S3 and MLflow must be reachable
-from here as AWS_ENDPOINT_URL and MLFLOW_TRACKING_URI say, with keys in the environment: by port-forwards, for instance.
 Tests run in the order of this file; they take about half an hour on two cores.
 """
 
 from __future__ import annotations
 
-import json
-import os
-import secrets
 import signal
-import subprocess
-import sys
 import time
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
+from collections.abc import Iterator
 
 import pytest
-import yaml
 
-from cycleqd.search.config import load
 from cycleqd.storage import layout
-from cycleqd.storage.evolution import find_head
-from cycleqd.storage.objects import Store
-from cycleqd.storage.settings import Settings
-from tests.run.world import make_world
+from tests.cluster.evolution import Evolution, make, wait_for
 
-PROFILE = "CYCLEQD_CLUSTER_PROFILE"
-NEEDED = ("AWS_ENDPOINT_URL", "AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "MLFLOW_TRACKING_URI")
-PATIENCE = 1800.0
 pytestmark = pytest.mark.timeout(3 * 3600)
-
-
-@dataclass(frozen=True)
-class Evolution:
-    """An evolution of its own name in the profile's bucket."""
-
-    config: Path
-    store: Store
-
-    def start(self, *arguments: str) -> subprocess.Popen[str]:
-        command = [sys.executable, "-m", "cycleqd.cli", *arguments]
-        files = ["-c", str(self.config), "--profile", str(Path(os.environ[PROFILE]).resolve())]
-        return subprocess.Popen([*command, *files], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-
-    def call(self, *arguments: str, code: int = 0) -> str:
-        process = self.start(*arguments)
-        out, err = process.communicate(timeout=2 * 3600)
-        assert process.returncode == code, f"{arguments}: exit code {process.returncode}\n{out}\n{err}"
-        return err if code else out
-
-    def json(self, *arguments: str) -> Any:
-        return json.loads(self.call(*arguments, "--json"))
-
-    def runs(self) -> dict[str, list[dict[str, Any]]]:
-        """Runs by name, the newest first."""
-        found: dict[str, list[dict[str, Any]]] = {}
-        for run in self.json("runs", "--limit", "0"):
-            found.setdefault(run["name"], []).append(run)
-        return found
-
-    def state(self, name: str) -> str:
-        found = self.runs().get(name)
-        return found[0]["state"] if found else ""
-
-    def snapshot(self) -> int:
-        head = find_head(self.store)
-        return -1 if head is None else head.snapshot
-
-
-def wait_for(condition: Callable[[], bool], seconds: float = PATIENCE) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, f"not so after {seconds:.0f} s"
-        time.sleep(5)
-
-
-def make(folder: Path, generations: int) -> Evolution:
-    missing = [name for name in (PROFILE, *NEEDED) if not os.environ.get(name)]
-    if missing:
-        pytest.skip(f"no cluster: set {' and '.join(missing)}")
-    name = f"cluster-{secrets.token_hex(4)}"
-    place = {"services": "external", "group": "generation", "threads": 1, "workers": 1, "retries": 0}
-    path = make_world(folder, name=name, method={"generations": generations}, place=place)
-    tree = yaml.safe_load(path.read_text())
-    tree["place"] = place  # the rest is the profile's to say
-    path.write_text(yaml.safe_dump(tree))
-    bucket = load(path, Path(os.environ[PROFILE])).place.bucket
-    settings = Settings.from_environment({**os.environ, "CYCLEQD_BUCKET": bucket})
-    return Evolution(path, Store.connect(settings, name))
 
 
 @pytest.fixture(scope="module")
@@ -136,7 +59,7 @@ def test_a_complete_evolution_is_left_alone(driven: Evolution) -> None:
 def test_logs_name_tasks_and_leave_kfps_own_pods_out(driven: Evolution) -> None:
     pods = driven.json("logs", "generation-000001")
     assert {"select-parents", "merge", "evaluate-models", "update-archives"} <= {pod["task"] for pod in pods}
-    assert len(driven.json("logs", "generation-000001", "--drivers")) > len(pods)
+    assert len(driven.json("logs", "generation-000001", "--all")) > len(pods)
     (merge,) = driven.json("logs", "generation-000001", "--task", "merge")
     assert merge["child"] == "g000001-c00" and merge["phase"] == "Succeeded"
 
@@ -172,6 +95,7 @@ def test_what_a_task_refuses_stops_drive_and_its_run_is_retried_in_place(failing
     assert failing.state("generation-000000") in ("RUNNING", "PENDING", "SUCCEEDED")
     wait_for(lambda: failing.state("generation-000000") == "SUCCEEDED")
     assert [run["run"] for run in failing.runs()["generation-000000"]] == [failed["run"]]
+    assert all(pod["log"] for pod in failing.json("logs", "generation-000000", "--task", "merge"))
     assert failing.snapshot() == 1
 
 
@@ -182,7 +106,7 @@ def test_a_cancelled_run_is_replaced(failing: Evolution) -> None:
     failing.call("cancel", "generation-000001")
     wait_for(lambda: failing.state("generation-000001") in ("CANCELED", "FAILED"))
     second = failing.json("submit")
-    assert second["action"] in ("started", "retried")
+    assert second["action"] == "started" and second["run"] != first["run"]
     wait_for(lambda: failing.state("generation-000001") == "SUCCEEDED")
     assert failing.snapshot() == 2
 

@@ -175,6 +175,7 @@ def test_the_driver_may_do_what_it_does_and_no_more(objects: Objects) -> None:
     assert granted[("", "configmaps")] == ({"get"}, (SETTINGS, "cycleqd-certificates"))
     assert granted[("", "persistentvolumeclaims")] == ({"get"}, ("cycleqd-cache",))
     assert granted[("pipelines.kubeflow.org", "runs")][0] == {"get", "list", "create", "retry", "terminate", "archive"}
+    assert granted[("argoproj.io", "workflows")][0] == {"list"}
     assert not {"*"} & {text for group, resource in granted for text in (group, resource)}
     assert not {"*", "delete", "update", "patch"} & {verb for verbs, _ in granted.values() for verb in verbs}
     assert not kinds(objects, "ClusterRole", "ClusterRoleBinding")

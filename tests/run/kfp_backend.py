@@ -16,13 +16,22 @@ SUCCEEDING = ("PENDING", "RUNNING", "SUCCEEDED")
 ENDED = ("SUCCEEDED", "FAILED", "CANCELED", "SKIPPED")
 
 
+class Refusal(Exception):
+    """An answer that is no success."""
+
+    def __init__(self, status: int, message: str) -> None:
+        super().__init__(message)
+        self.status = status
+
+
 @dataclass
 class Backend:
     """What the server holds. `scripts`: the states of the runs to come; the last one stays.
 
     `ends` does a run's work when it succeeds. What that raises makes it FAILED, and nothing is repeated, whatever the
     definition's retries are: the workflow controller repeats errors (OnError), and a container that exits is none.
-    `failed_iterations`: how many iterations of a loop have failed in a run that is FAILED.
+    `failed_iterations`: how many iterations of a loop have failed in a run that is FAILED. `taken`: runs whose workflow
+    is gone; `terminated`: runs that somebody ended.
     """
 
     multi_user: bool = False
@@ -34,6 +43,8 @@ class Backend:
     ends: Callable[[dict[str, Any]], None] = lambda run: None
     failed_iterations: int = 1
     hung: set[str] = field(default_factory=set)
+    taken: set[str] = field(default_factory=set)
+    terminated: set[str] = field(default_factory=set)
     experiments: dict[str, dict[str, Any]] = field(default_factory=dict)
     pipelines: dict[str, dict[str, Any]] = field(default_factory=dict)
     versions: dict[str, dict[str, Any]] = field(default_factory=dict)
@@ -139,12 +150,26 @@ class Backend:
         Argo counts these against the loop's `parallelism`: where that many had failed, none ever starts.
         """
         limit = self.loop_limit(run)
+        self.taken.discard(run["run_id"])  # made again from the database
+        self.terminated.discard(run["run_id"])
         self.pods = [pod for pod in self.pods if pod["metadata"]["labels"].get("pipeline/runid") != run["run_id"]]
         if limit is not None and self.failed_iterations >= limit:
             self.hung.add(run["run_id"])
             self.states[run["run_id"]] = ["RUNNING"]
         else:
             self.states[run["run_id"]] = list(self.retried)
+
+    def take(self, run: dict[str, Any]) -> None:
+        """Workflow and pods of a run are removed, as an hour after its end; one in flight never moves again."""
+        self.taken.add(run["run_id"])
+        self.pods = [pod for pod in self.pods if pod["metadata"]["labels"].get("pipeline/runid") != run["run_id"]]
+        self.states[run["run_id"]] = [run["state"]]
+
+    def collect(self, schedule: str) -> None:
+        """Kubernetes collects what a deleted recurring run owned."""
+        for run in self.runs.values():
+            if run.get("recurring_run_id") == schedule:
+                self.take(run)
 
     def loop_limit(self, run: dict[str, Any]) -> int | None:
         """The `parallelism` of the loop in a run's definition."""
@@ -155,4 +180,6 @@ class Backend:
     def terminate(self, run: dict[str, Any]) -> None:
         """The call itself leaves no trace in the history; what was terminated ends as FAILED."""
         run["state"] = "CANCELING"
-        self.states[run["run_id"]] = ["CANCELING"] if run["run_id"] in self.hung else ["CANCELING", "FAILED"]
+        self.terminated.add(run["run_id"])
+        lost = run["run_id"] in self.hung | self.taken
+        self.states[run["run_id"]] = ["CANCELING"] if lost else ["CANCELING", "FAILED"]

@@ -23,13 +23,8 @@ from urllib.parse import parse_qs, urlparse
 import kfp_server_api as api
 import yaml
 
-from tests.run.kfp_backend import ENDED, SUCCEEDING, Backend
-
-
-class Refusal(Exception):
-    def __init__(self, status: int, message: str) -> None:
-        super().__init__(message)
-        self.status = status
+from tests.run.kfp_backend import ENDED, SUCCEEDING, Backend, Refusal
+from tests.run.kubernetes_api import kubernetes
 
 
 def strictly(kind: type, body: dict[str, Any]) -> dict[str, Any]:
@@ -54,10 +49,10 @@ class Server:
 
     def answer(self, method: str, path: str, query: dict[str, str], body: bytes) -> Any:
         path = re.sub(r"^/api/v1/namespaces/kubeflow/services/ml-pipeline:http/proxy", "", path)
-        if path.startswith("/api/v1/"):
-            return self.kubernetes(path.removeprefix("/api/v1/"), query)
-        if path.startswith("/apis/argoproj.io/v1alpha1/"):
-            return self.kubernetes(path.removeprefix("/apis/argoproj.io/v1alpha1/"), query)
+        if path.startswith(("/api/v1/", "/apis/argoproj.io/")):
+            return kubernetes(self.backend, path, query)
+        if version := re.fullmatch(r"/apis/v2beta1/pipelines/[^/]+/versions/([^/]+)", path):
+            return self.version(version[1])
         found = re.fullmatch(r"/apis/v2beta1/([a-z_/]+?)(?:/([^/:]+))?(?:/(versions))?(?::([a-z]+))?", path)
         if not found:
             raise Refusal(404, f"no {path}")
@@ -104,6 +99,11 @@ class Server:
             return state.pipelines[made]
         return self.listed("pipelines", state.pipelines, query)
 
+    def version(self, one: str) -> Any:
+        if one not in self.backend.versions:
+            raise Refusal(404, f"PipelineVersion {one} not found")
+        return self.backend.versions[one]
+
     def upload(self, query: dict[str, str], body: bytes) -> Any:
         state = self.backend
         content = body.split(b"\r\n\r\n", 1)[1].rsplit(b"\r\n--", 1)[0]
@@ -120,7 +120,7 @@ class Server:
             "pipeline_id": query["pipelineid"],
             "name": query["name"],
             "display_name": query["name"],
-            "pipeline_spec": documents[0],
+            "pipeline_spec": dict(zip(("pipeline_spec", "platform_spec"), documents, strict=False)),
         }
         return state.versions[made]
 
@@ -162,6 +162,8 @@ class Server:
             if run["state"] in ENDED or run["state"] == "CANCELING":
                 raise Refusal(400, f"Failed to terminate a run {one}. Row not found")
             state.terminate(run)
+            if one in state.taken:
+                raise Refusal(500, f"Failed to terminate workflow of {one} due to patching error")
             return {}
         return state.poll(run)
 
@@ -170,6 +172,11 @@ class Server:
         if method == "DELETE":
             if state.schedules.pop(one or "", None) is None:
                 raise Refusal(404, f"Job {one} not found")
+            if query.get("propagation_policy") != "ORPHAN":
+                state.collect(one or "")
+            return {}
+        if verb == "disable":
+            state.schedules[one or ""] |= {"mode": "DISABLE", "status": "DISABLED"}
             return {}
         if method == "POST":
             wanted = strictly(api.V2beta1RecurringRun, json.loads(body))
@@ -189,7 +196,7 @@ class Server:
         version = self.backend.versions.get(reference["pipeline_version_id"])
         if version is None or version["pipeline_id"] != reference["pipeline_id"]:
             raise Refusal(404, "PipelineVersion not found")
-        inputs = version["pipeline_spec"]["root"]["inputDefinitions"]["parameters"]
+        inputs = version["pipeline_spec"]["pipeline_spec"]["root"]["inputDefinitions"]["parameters"]
         given = wanted["runtime_config"]["parameters"]
         unknown = set(given) - set(inputs)
         missing = {k for k, v in inputs.items() if not v.get("isOptional") and "defaultValue" not in v} - set(given)
@@ -214,30 +221,6 @@ class Server:
         if found[start : start + size]:  # protojson leaves empty lists out
             page[kind] = found[start : start + size]
         return {**page, "next_page_token": token} if token else page
-
-    def kubernetes(self, path: str, query: dict[str, str]) -> Any:
-        state, parts = self.backend, path.split("/")
-        kind = parts[2] if len(parts) > 2 else parts[0]
-        if kind in state.forbidden:
-            raise Refusal(403, f'{kind} "{parts[-1]}" is forbidden: User "u" cannot get resource')
-        if kind == "pods" and parts[-1] == "log":
-            if parts[3] not in state.pod_logs:
-                raise Refusal(400, f'container "main" in pod "{parts[3]}" is waiting to start: ImagePullBackOff')
-            assert query["container"] == "main"
-            return "\n".join(state.pod_logs[parts[3]].splitlines()[-int(query["tailLines"]) :])
-        if kind in ("pods", "workflows"):
-            label, _, value = query["labelSelector"].partition("=")
-            held = state.pods if kind == "pods" else state.workflows
-            return {"items": [one for one in held if one["metadata"]["labels"].get(label) == value], "metadata": {}}
-        if kind == "events":
-            wanted = dict(part.split("=") for part in query["fieldSelector"].split(","))
-            flat = [{**{f"involvedObject.{k}": v for k, v in e["involvedObject"].items()}, **e} for e in state.events]
-            found = [e for e, f in zip(state.events, flat, strict=True) if wanted.items() <= f.items()]
-            return {"items": found, "metadata": {}}
-        named = {"secrets": state.secrets, "configmaps": state.config_maps}.get(kind, {})
-        if parts[-1] not in named:
-            raise Refusal(404, f'{kind} "{parts[-1]}" not found')
-        return {"metadata": {"name": parts[-1]}, "data": named[parts[-1]]}
 
 
 def _handler(backend: Backend) -> type[BaseHTTPRequestHandler]:

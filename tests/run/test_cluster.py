@@ -19,18 +19,21 @@ import yaml
 from typer.testing import CliRunner
 
 from cycleqd.cli import app
+from cycleqd.errors import InvalidInputError
 from cycleqd.run import decisions
 from cycleqd.run.kubeflow import runs as cluster
 from cycleqd.run.steps import find_state
 from cycleqd.search.config import load
 from cycleqd.storage import layout
 from cycleqd.storage.evolution import current
+from cycleqd.storage.failures import recorded
 from cycleqd.storage.finalising import compared
 from cycleqd.storage.frozen import frozen_bytes
 from cycleqd.storage.objects import Store
 from cycleqd.storage.settings import Settings
 from tests.run.conftest import start
-from tests.run.kfp_server import Backend, kubeconfig, serving
+from tests.run.kfp_backend import Backend
+from tests.run.kfp_server import kubeconfig, serving
 from tests.run.world import make_world
 
 PLACE = {"runner": "kubeflow", "services": "external", "group": "generation", "threads": 1, "workers": 1}
@@ -239,7 +242,7 @@ def test_drive_repeats_a_run_that_fails_and_stops_at_what_a_stage_refuses(
     assert f"run seeding ({run['run_id']}) {again}" in err
     said = err.strip().splitlines()[-1]
     assert f"run seeding ({run['run_id']}) failed and is not repeated, which could not help: seed: " in said
-    assert "config.json" in said and "then `cycleqd retry seeding` and drive on" in said and "Traceback" not in err
+    assert "config.json" in said and "`cycleqd retry seeding`, or drive with --fresh" in said and "Traceback" not in err
     retry = f"POST /apis/v2beta1/runs/{run['run_id']}:retry"
     for command in ("submit", "drive"):
         assert world.call(command, code=refused)[1].strip().splitlines()[-1] == said, "nothing has changed"
@@ -249,7 +252,8 @@ def test_drive_repeats_a_run_that_fails_and_stops_at_what_a_stage_refuses(
     assert world.json("retry", "seeding")["run"] == run["run_id"]
     while world.backend.poll(run)["state"] != "SUCCEEDED":
         pass
-    assert world.store.list("runs") == {}, "the seed task has superseded its record"
+    failures = world.store.list(layout.failures(run["run_id"]))
+    assert failures == {}, "the seed task has superseded its record"
     assert world.json("submit")["step"] == "generation-000000"
     assert next(iter(world.backend.runs)) == run["run_id"] and len(world.backend.runs) == 2
 
@@ -354,8 +358,39 @@ def test_logs_of_a_run(world: World) -> None:
     assert "\x1b" not in out and "\\x1b[31mred\\x07" in out
     assert 'container "main" in pod "w-system-container-impl-2" is waiting to start: ImagePullBackOff' in out
     assert [fact["task"] for fact in world.json("logs", run["run_id"], "--task", "merge")] == ["merge"]
-    assert "driving" in world.call("logs", run["run_id"], "--drivers")[0]
+    assert "driving" in world.call("logs", run["run_id"], "--all")[0]
     assert "it has: merge, update" in world.call("logs", run["run_id"], "--task", "seed", code=2)[1]
+
+
+def test_logs_are_there_when_the_pods_are_gone(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    name = world.store.evolution
+    run = world.backend.add_run(f"{name}-generation-000000", "FAILED", experiment=world.backend.add_experiment(name))
+    monkeypatch.setenv("KFP_RUN_ID", run["run_id"])
+    monkeypatch.setenv("KFP_POD_NAME", "pod-1")
+    with pytest.raises(InvalidInputError), recorded(world.store, "merge", "g000000-c00"):
+        os.write(1, b"120 of 378 bytes merged\n")
+        raise InvalidInputError("no such model")
+    out, _ = world.call("logs", "generation-000000")
+    head = f"run generation-000000 ({run['run_id']}) failed: merge g000000-c00: no such model\n"
+    assert out.startswith(head)
+    assert "=== merge g000000-c00 · Failed · pod-1\n120 of 378 bytes merged\nno such model\n" in out
+    (fact,) = world.json("logs", run["run_id"])
+    assert fact["log"] == "120 of 378 bytes merged\nno such model"
+
+
+def test_a_run_whose_workflow_is_gone_is_shown_and_archived(world: World) -> None:
+    name = world.store.evolution
+    experiment = world.backend.add_experiment(name)
+    world.backend.add_run(f"{name}-seeding", "SUCCEEDED", experiment=experiment)
+    run = world.backend.add_run(f"{name}-generation-000000", "RUNNING", experiment=experiment)
+    world.backend.take(run)
+    assert [(row["name"], row["gone"]) for row in world.json("runs")] == [
+        ("generation-000000", True),
+        ("seeding", False),
+    ]
+    assert "is RUNNING, but its workflow is gone" in world.call("runs")[0]
+    assert "had lost its workflow, and is archived" in world.call("cancel")[0]
+    assert run["storage_state"] == "ARCHIVED" and run["state"] == "RUNNING"
 
 
 def test_everything_that_is_missing_is_said_before_anything_starts(world: World, tmp_path: Path) -> None:

@@ -90,7 +90,7 @@ def test_a_task_that_begins_again_supersedes_its_own_record_only(store: Store, p
         assert now is not None and now.sentence == "two"
     with recorded(store, "merge", "b"):
         pass
-    assert find_failure(store, pod) is None and store.list("runs") == {}
+    assert find_failure(store, pod) is None and store.list(layout.failures(pod)) == {}
 
 
 def test_another_run_knows_nothing_of_it(store: Store, pod: str, monkeypatch: pytest.MonkeyPatch) -> None:

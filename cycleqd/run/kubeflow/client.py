@@ -13,26 +13,19 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from cycleqd.errors import ConflictError, CycleQDError, InvalidInputError, UnavailableError
-from cycleqd.run.kubeflow.endpoint import ENDPOINT, MOUNTED_TOKEN, TOKEN, TRANSIENT, configure
-from cycleqd.run.kubeflow.replies import message_of, short
+from cycleqd.errors import ConflictError, InvalidInputError, UnavailableError
+from cycleqd.run.kubeflow.endpoint import ENDPOINT, TOKEN, configure
+from cycleqd.run.kubeflow.refusals import ExistsError, MissingError, refused, untrusted
+from cycleqd.run.kubeflow.replies import short
 from cycleqd.search.place import Place
 
 if TYPE_CHECKING:
-    from kfp_server_api import ApiClient, V2beta1RecurringRun, V2beta1Run
+    from kfp_server_api import ApiClient, V2beta1PipelineVersion, V2beta1RecurringRun, V2beta1Run
 
 UI_ENDPOINT = "KF_PIPELINES_UI_ENDPOINT"
 TESTED = "2.17"
 _TIMEOUT = (5, 30)  # seconds to connect, to read
 _PAGE = 100
-
-
-class MissingError(ConflictError):
-    """There is nothing of that id on the server."""
-
-
-class ExistsError(ConflictError):
-    """Something of that name is on the server already."""
 
 
 class Kubeflow:
@@ -154,6 +147,17 @@ class Kubeflow:
         found = self._pages(call, "pipeline_versions", pipeline_id, filter=named(name))
         return next((str(version.pipeline_version_id) for version in found if version.display_name == name), None)
 
+    def get_version(self, source: tuple[str, str]) -> V2beta1PipelineVersion:
+        """A pipeline's version with what it was compiled to.
+
+        Args:
+            source: Ids of the pipeline and of its version.
+
+        Raises:
+            MissingError: The version was deleted.
+        """
+        return self._ask(self._pipelines.pipeline_service_get_pipeline_version, *source)
+
     def create_run(self, experiment: str, name: str, source: tuple[str, str], body: Mapping[str, Any]) -> V2beta1Run:
         """Start a run of a pipeline's version.
 
@@ -252,14 +256,26 @@ class Kubeflow:
         )
         return self._ask(self._schedules.recurring_run_service_create_recurring_run, schedule)
 
-    def delete_schedule(self, schedule_id: str) -> None:
-        """Remove a recurring run; its runs stay. One that is gone is no error.
+    def disable_schedule(self, schedule_id: str) -> None:
+        """Have a recurring run start nothing more. One that is gone is no error.
 
         Args:
             schedule_id: The recurring run's id.
         """
         with contextlib.suppress(MissingError):
-            self._ask(self._schedules.recurring_run_service_delete_recurring_run, schedule_id)
+            self._ask(self._schedules.recurring_run_service_disable_recurring_run, schedule_id)
+
+    def delete_schedule(self, schedule_id: str) -> None:
+        """Remove a recurring run. One that is gone is no error.
+
+        Kubernetes then collects the workflows that it owns, those of servers that do not know "ORPHAN" in flight, too.
+
+        Args:
+            schedule_id: The recurring run's id.
+        """
+        delete = self._schedules.recurring_run_service_delete_recurring_run
+        with contextlib.suppress(MissingError):
+            self._ask(delete, schedule_id, propagation_policy="ORPHAN")
 
     def _find(self, call: Callable[..., Any], kind: str, name: str) -> Any | None:
         options = {"namespace": self.namespace} if self.namespace else {}
@@ -282,45 +298,15 @@ class Kubeflow:
         try:
             return call(*given, _request_timeout=_TIMEOUT, **options)
         except ApiException as error:
-            raise self._refused(error) from error
+            raise refused(error, self.where, self._wanted) from error
         except (HTTPError, OSError) as error:
             cause = getattr(error, "reason", None) or error  # what the last of the attempts met
             if isinstance(cause, SSLError):
-                raise self._untrusted(cause) from error
+                raise untrusted(cause, self.where) from error
             raise UnavailableError(
                 f"Kubeflow Pipelines does not answer at {self.where} ({short(cause)}); give its address as --endpoint,"
                 f" place.endpoint or {ENDPOINT}, and see that a port-forward to it is up"
             ) from error
-
-    def _untrusted(self, cause: BaseException) -> UnavailableError:
-        """One sentence for urllib3's SSLError, whose argument is what OpenSSL met."""
-        if any(getattr(met, "reason", None) == "WRONG_VERSION_NUMBER" for met in cause.args):
-            return UnavailableError(f"{self.where} does not speak TLS; begin the endpoint with http://")
-        return UnavailableError(
-            f"the certificate of {self.where} cannot be verified ({short(cause)}); name its authority as place.tls_ca"
-        )
-
-    def _refused(self, error: Any) -> CycleQDError:
-        """One sentence for an answer that is no success."""
-        if not error.status:  # the generated client made it of an SSLError
-            return self._untrusted(error.__context__ or error)
-        text = message_of(error)
-        if error.status == 401:
-            return InvalidInputError(
-                f"{self.where} does not accept the credentials ({text}); give a valid token as {TOKEN} or, in a pod,"
-                f" mount one for the audience pipelines.kubeflow.org at {MOUNTED_TOKEN}"
-            )
-        if error.status == 403:
-            return InvalidInputError(
-                f"{self.where} does not allow this in namespace '{self._wanted}' ({text});"
-                " correct --namespace or place.namespace, or have the account added to it"
-            )
-        if error.status in TRANSIENT:
-            return UnavailableError(
-                f"Kubeflow Pipelines at {self.where} answers {error.status} ({text}); look at its ml-pipeline pod's log"
-            )
-        kind = {404: MissingError, 409: ExistsError}.get(error.status, ConflictError)
-        return kind(f"Kubeflow Pipelines at {self.where} refuses ({error.status}: {text}); look at what it names")
 
 
 def named(name: str) -> str:

@@ -33,6 +33,15 @@ def fault(endpoint: str) -> str | None:
     return None
 
 
+def given(place: Place) -> str | None:
+    """The address that settings name; None where it follows from the cluster that this process knows.
+
+    Args:
+        place: Its endpoint.
+    """
+    return place.endpoint or os.environ.get(ENDPOINT)
+
+
 def configure(place: Place) -> Configuration:
     """Address from place.endpoint, the environment, the pod's cluster or the kubeconfig's; credentials; attempts.
 
@@ -48,7 +57,7 @@ def configure(place: Place) -> Configuration:
     configuration = api.Configuration()
     # Two more attempts at what can be repeated; a POST only when nothing was sent
     configuration.retries = Retry(2, backoff_factor=0.3, status_forcelist=TRANSIENT, raise_on_status=False)
-    endpoint = place.endpoint or os.environ.get(ENDPOINT)
+    endpoint = given(place)
     if endpoint:
         if (wrong := fault(endpoint)) is not None:
             raise InvalidInputError(f"the endpoint of Kubeflow Pipelines {wrong}")

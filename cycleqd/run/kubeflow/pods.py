@@ -12,15 +12,15 @@ from functools import partial
 from typing import Any
 
 from cycleqd.errors import InvalidInputError, UnavailableError
-from cycleqd.run.driver import TaskLog
+from cycleqd.run.driver import FAILED_TASK, TaskLog
 from cycleqd.run.kubeflow.replies import message_of, short
 from cycleqd.storage import layout
 
 _TIMEOUT = (5, 30)
-_LABEL = "pipeline/runid"
+RUN_LABEL = "pipeline/runid"
 _CONTAINER = "main"  # Argo's name for the container that does a pod's work
 _DRIVER = re.compile(r"-driver-\d+$")  # KFP's pod that prepares the inputs of the task's own pod
-_PAGE = 200
+_PAGE, _FEW = 200, 3  # a workflow may be a megabyte
 _MOST = 8 << 20
 
 
@@ -88,21 +88,6 @@ class Kubernetes:
         kept = [pod for pod in found if drivers or not _DRIVER.search(pod.name)]
         return sorted(kept, key=lambda pod: (pod.started or "~", pod.name))
 
-    def workflows(self, run_id: str, namespace: str) -> list[Any]:
-        """Argo's workflows of a run, as dicts: one, until it is cleaned up or taken.
-
-        Args:
-            run_id: The run's id in KFP.
-            namespace: Where its pods are.
-        """
-        with self._reported(f"the workflow of run {run_id}"):
-            found = self._custom.list_namespaced_custom_object(
-                *("argoproj.io", "v1alpha1", namespace, "workflows"),
-                label_selector=f"{_LABEL}={run_id}",
-                _request_timeout=_TIMEOUT,
-            )
-        return list(found["items"])
-
     def described(self, run_id: str, namespace: str) -> Iterator[Any]:
         """The pods of a run, as Kubernetes describes them.
 
@@ -115,7 +100,7 @@ class Kubernetes:
             with self._reported(f"the pods of run {run_id}"):
                 page = self._core.list_namespaced_pod(
                     namespace,
-                    label_selector=f"{_LABEL}={run_id}",
+                    label_selector=f"{RUN_LABEL}={run_id}",
                     limit=_PAGE,
                     _continue=token,
                     _request_timeout=_TIMEOUT,
@@ -136,6 +121,22 @@ class Kubernetes:
             selected = f"involvedObject.kind=Pod,involvedObject.name={pod},type=Warning"
             page = self._core.list_namespaced_event(namespace, field_selector=selected, _request_timeout=_TIMEOUT)
         return list(page.items)
+
+    def workflows(self, namespace: str, run_id: str = "") -> list[Any]:
+        """Argo's workflows of a run, as dicts: one, until it is cleaned up or taken; without a run the first few.
+
+        Args:
+            namespace: Where its pods are.
+            run_id: The run's id in KFP.
+        """
+        with self._reported(f"the workflow of run {run_id}"):
+            found = self._custom.list_namespaced_custom_object(
+                *("argoproj.io", "v1alpha1", namespace, "workflows"),
+                label_selector=f"{RUN_LABEL}={run_id}" if run_id else RUN_LABEL,
+                limit=_FEW,
+                _request_timeout=_TIMEOUT,
+            )
+        return list(found["items"])
 
     def _log(self, pod: str, namespace: str, lines: int) -> str:
         """The last lines that the pod's own container wrote; at most 8 MiB."""
@@ -170,6 +171,7 @@ class Kubernetes:
             phase=one.status.phase or "Unknown",
             started=started.isoformat() if started else "",
             read=partial(self._log, one.metadata.name, namespace),
+            ended=_ended(one.status) if one.status.phase == FAILED_TASK else "",
         )
 
     @contextlib.contextmanager
@@ -208,6 +210,16 @@ def _given(one: Any) -> list[str]:
     """The command and the arguments of the container that does a pod's work."""
     main = next((c for c in one.spec.containers if c.name == _CONTAINER), one.spec.containers[0])
     return [*(main.command or []), *(main.args or [])]
+
+
+def _ended(status: Any) -> str:
+    """How the container that does the pod's work ended: "exit code 137, OOMKilled"; "" where that is not known."""
+    states = [one.state for one in status.container_statuses or [] if one.name == _CONTAINER and one.state]
+    ended = next((state.terminated for state in states), None)
+    if ended is None:
+        return str(status.reason or "")  # Evicted
+    named = ended.reason not in (None, "", "Error", "Completed")
+    return f"exit code {ended.exit_code}{f', {ended.reason}' if named else ''}"
 
 
 def _task(given: Sequence[str]) -> str:

@@ -82,13 +82,18 @@ class Ledger:
         return run.claimed or self._write(run.name, self._read[run.name][0].claimed(run))
 
     def give_up(self, run: Run) -> bool:
-        """Have the step's next run take over what this one has left. False: another driver was faster.
+        """Have the step's next run take over what this one has left, or have all where it was outdated: corrected.
 
         Args:
             run: One from `with_repeats`.
+
+        Returns:
+            False when another driver was faster.
         """
-        record = self._read[run.name][0]
-        return record.run != run.id or self._write(run.name, replace(record, replaced=True))
+        record = self._read.get(run.name, (Repeats(), ""))[0]
+        handed_on = replace(record, replaced=True) if record.run == run.id else record
+        after = Repeats() if run.outdated else handed_on
+        return after == record or self._write(run.name, after)
 
     def _write(self, step: str, record: Repeats) -> bool:
         key, etag, data = layout.repeats(step), self._read[step][1], encode(asdict(record))

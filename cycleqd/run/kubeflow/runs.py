@@ -14,10 +14,10 @@ from typing import TYPE_CHECKING, Any
 
 from cycleqd.errors import ConflictError, InvalidInputError, UnavailableError
 from cycleqd.run.decisions import CANCELED, CANCELING, ENDED, FAILED, Run
-from cycleqd.run.driver import TaskLog
-from cycleqd.run.kubeflow.client import Kubeflow, MissingError
+from cycleqd.run.kubeflow.client import Kubeflow
+from cycleqd.run.kubeflow.compiled import Comparison
 from cycleqd.run.kubeflow.liveness import Liveness
-from cycleqd.run.kubeflow.pods import Kubernetes
+from cycleqd.run.kubeflow.refusals import MissingError
 from cycleqd.run.kubeflow.repeats import Ledger
 from cycleqd.run.kubeflow.waiting import Waits
 from cycleqd.run.steps import Step, arguments, find_state
@@ -32,6 +32,7 @@ POLL_SECONDS = 5.0
 RETRY_SECONDS = 120.0  # a retried run still reads FAILED for a while
 STUCK_SECONDS = 300.0
 """A retried run without a pod for so long is stuck: between two pods lie seconds, or minutes on a busy cluster."""
+GONE_SECONDS = 30.0  # between two looks for the workflow of a run that is watched
 _EVENTS = {"SUCCEEDED": "done", "RUNNING": "started"}
 _NEWEST = 20  # a live run of the schedule is among the newest runs: it runs one at a time
 
@@ -47,6 +48,7 @@ class Runs:
         self.kubeflow = kubeflow
         self._experiment: str | None = None
         self._ended_by_hand: set[str] = set()
+        self._versions: dict[tuple[Kind, int], tuple[str, str]] = {}
 
     def experiment(self) -> str | None:
         """The experiment's id, None before anything was submitted."""
@@ -142,12 +144,14 @@ class Runs:
         Right after the call the old state is still read.
 
         Args:
-            run: One that failed or was cancelled.
+            run: One that failed.
 
         Raises:
-            ConflictError: It neither failed nor was cancelled, or still reads FAILED after a while.
+            ConflictError: It has not failed, or still reads FAILED after a while.
         """
-        if run.state not in (FAILED, CANCELED):
+        if run.state == CANCELED:
+            raise ConflictError(f"run {run.name} ({run.id}) was cancelled; `cycleqd drive` or submit starts a new one")
+        if run.state != FAILED:
             raise ConflictError(f"run {run.name} ({run.id}) is {run.state}; only one that FAILED can be retried")
         self._ended_by_hand.discard(run.id)
         try:
@@ -175,15 +179,6 @@ class Runs:
         except (ConflictError, UnavailableError):
             if str(self.kubeflow.get_run(run.id).state) not in (*ENDED, CANCELING):
                 raise
-
-    def logs(self, run: Run, drivers: bool = False) -> list[TaskLog]:
-        """What the run's pods wrote, as long as they are there.
-
-        Args:
-            run: In any state.
-            drivers: The pods of KFP's own drivers, too.
-        """
-        return Kubernetes().pods(run.id, self.config.place.namespace, drivers)
 
     def looks(self, run: Run) -> Iterator[V2beta1Run]:
         """The run as it is now and with every poll, until it has ended.
@@ -213,11 +208,13 @@ class Runs:
             kind: The pipeline's.
             count: Generations that a run covers.
         """
-        with tempfile.TemporaryDirectory() as folder:
-            package = Path(folder) / "pipeline.yaml"
-            write(self.config, kind, count, package)
-            digest = hashlib.sha256(package.read_bytes()).hexdigest()
-            return self.kubeflow.version_of(self.full_name(kind), digest, package)
+        if (kind, count) not in self._versions:
+            with tempfile.TemporaryDirectory() as folder:
+                package = Path(folder) / "pipeline.yaml"
+                write(self.config, kind, count, package)
+                digest = hashlib.sha256(package.read_bytes()).hexdigest()
+                self._versions[kind, count] = self.kubeflow.version_of(self.full_name(kind), digest, package)
+        return self._versions[kind, count]
 
     def body(self, parameters: Mapping[str, Any]) -> dict[str, Any]:
         """What a run and a schedule hold besides their pipeline.
@@ -251,17 +248,28 @@ class Steps(Runs):
         self.upload = upload
         self.follow = follow
         self.ledger = Ledger(store)
-        self.liveness = Liveness(config.place.namespace, warned)
+        self.liveness = Liveness(kubeflow, config.place, warned)
         self.waits = Waits(config.place)
         self._stuck: set[str] = set()
+        self.comparison = Comparison(config, store, kubeflow, self.version)
+        self._corrected: set[str] = set()
 
     def runs(self, names: Iterable[str]) -> list[Run]:
-        """As Runs does, with what is recorded of them, and whether one is stuck."""
+        """As Runs does, with what is recorded of them, and whether one is cancelled, stuck or outdated."""
         steps = sorted(names)
-        found = super().runs(steps)
-        scheduled = [run for run in found if run.scheduled]
-        noted = scheduled + self.ledger.with_repeats(run for run in found if not run.scheduled)
-        return [replace(run, stuck=run.id in self._stuck and run.state not in ENDED) for run in noted]
+        found = [self._judged(run) for run in super().runs(steps)]
+        return [run for run in found if run.scheduled] + self.ledger.with_repeats(
+            run for run in found if not run.scheduled
+        )
+
+    def _judged(self, run: Run) -> Run:
+        if run.state not in ENDED:
+            return replace(run, stuck=run.id in self._stuck or self.liveness.gone(run.id))
+        if run.state != FAILED or run.scheduled:
+            return run
+        if self.liveness.terminated(run.id):
+            return replace(run, state=CANCELED)
+        return replace(run, outdated=self.comparison.changes(run))
 
     def start(self, step: Step) -> Run:
         """Start a run of the step.
@@ -277,16 +285,22 @@ class Steps(Runs):
         return self.run(self.kubeflow.create_run(self._experiment, self.full_name(step.name), source, body))
 
     def wait(self, run: Run) -> None:
-        """Poll until the run has ended, or is stuck if that can be; `follow` is called with its tasks at every poll.
+        """Poll until the run has ended, or is stuck; `follow` is called with its tasks at every poll.
 
-        That is a run which Kubeflow retried, one of a schedule (which takes its run's workflow along when it is
-        deleted), and one that is being cancelled. A first run without a pod waits for something: a quota, a queue.
+        Any run is stuck whose workflow is gone. One that Kubeflow retried, one of a schedule, and one that is being
+        cancelled is without a pod for minutes; any other then waits for something: a quota, a queue.
 
         Args:
             run: One that is in flight.
         """
         quiet: float | None = None
+        looked = time.monotonic()
         for found in self.looks(run):
+            if time.monotonic() - looked >= GONE_SECONDS:
+                looked = time.monotonic()
+                if self.liveness.gone(run.id):
+                    self._stuck.add(run.id)
+                    return
             for task in (found.run_details.task_details if found.run_details else None) or []:
                 if task.state in _EVENTS:
                     self.follow(str(task.display_name), _EVENTS[task.state])
@@ -308,13 +322,24 @@ class Steps(Runs):
             super().retry(run)
 
     def replace(self, run: Run) -> None:
-        """Archive a run that is stuck, and end what there may be of it.
+        """Archive a run, and end what there may be of one that is stuck.
 
         Args:
-            run: One that is stuck.
+            run: One that is stuck, or has ended and is outdated.
+
+        Raises:
+            ConflictError: This driver has replaced an outdated run of the step already: another one is at work.
         """
+        if run.outdated and run.name in self._corrected:
+            raise ConflictError(
+                f"run {run.name} ({run.id}) was compiled from other settings ({run.outdated}), and so was the one that"
+                " this command replaced: another driver works on this evolution; stop one of the two"
+            )
         if not run.scheduled and not self.ledger.give_up(run):
             return
         self.kubeflow.archive(run.id)
+        if run.outdated:
+            self._corrected.add(run.name)
+            return
         with contextlib.suppress(ConflictError, UnavailableError):  # it is out of the way, whatever becomes of it
             self.kubeflow.terminate(run.id)

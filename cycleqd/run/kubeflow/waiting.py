@@ -112,7 +112,7 @@ class Waits:
     def _workflow(self, run_id: str) -> Iterator[Waiting]:
         """Pods that a quota does not let Argo make."""
         assert self._kubernetes is not None
-        for workflow in self._kubernetes.workflows(run_id, self.place.namespace):
+        for workflow in self._kubernetes.workflows(self.place.namespace, run_id):
             nodes = workflow.get("status", {}).get("nodes") or {}
             for node in nodes.values():
                 name, message = node.get("displayName", "").partition("(")[0], node.get("message", "")  # "executor(0)"

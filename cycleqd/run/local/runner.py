@@ -126,10 +126,6 @@ class LocalRunner(Runner):
         """End all that runs; nothing more begins."""
         self.launcher.end()
 
-    def logs(self, run: Run, drivers: bool = False) -> list[TaskLog]:
-        """Those of the run's step; this runner needs no tasks of its own."""
-        return logs(self.config, run.name)
-
     def finished(self, step: Step) -> bool:
         """Whether a run of this step on this machine ended well, cleaning and logging included.
 
