@@ -16,8 +16,8 @@ SCRATCH = "/scratch"
 LABEL = "cycleqd/image"
 
 
-def assign(task: dsl.PipelineTask, stage: str, place: Place) -> dsl.PipelineTask:
-    """Give a task the image of its stage and all that the place sets for it; the task itself.
+def assign(task: dsl.PipelineTask, stage: str, place: Place, name: str = "") -> dsl.PipelineTask:
+    """Give a task its name, the image of its stage and all that the place sets for it; the task itself.
 
     The records in S3 are the cache, so KFP's own is off. Every task has a time-out: a pod whose image cannot be pulled
     would wait for ever. A task has one attempt: the controller of stock Kubeflow repeats no failure, whatever a task's
@@ -27,7 +27,9 @@ def assign(task: dsl.PipelineTask, stage: str, place: Place) -> dsl.PipelineTask
         task: A task of the pipeline that is being defined.
         stage: Name of the stage, such as "merge".
         place: Where the pipeline will run.
+        name: What people see; empty: the stage's.
     """
+    task.set_display_name(name or stage.replace("_", " "))
     task.set_container_image(place.image(stage))
     task.set_caching_options(False)
     kubernetes.set_timeout(task, place.resources(stage).timeout or place.timeout)

@@ -272,7 +272,7 @@ def runs(source: Cluster, limit: Limit = 20, json: Json = False) -> None:
 def logs(
     source: Anywhere,
     run: RunName,
-    task: Annotated[str, typer.Option(help="Only this task (merge, evaluate-child …), pod or child.")] = "",
+    task: Annotated[str, typer.Option(help="Only this task (merge, evaluate-models …), pod or child.")] = "",
     drivers: Annotated[bool, typer.Option("--drivers", help="KFP's own driver pods, too.")] = False,
     lines: Annotated[int, typer.Option(min=1, max=100_000, help="The last lines of each task.")] = 200,
     json: Json = False,

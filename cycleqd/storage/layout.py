@@ -20,6 +20,7 @@
     report/models.json                       ids of the models that a report names: kept from cleaning
     runs/ID/failures/TASK-….json             why a task of that Kubeflow run failed, until it begins again
     repeats/STEP.json                        how often a step's run was repeated, by whichever driver
+    parameters/SHA256.json                   a profile, or seeding's configuration, that runs' parameters name
 
 In the span of low-rank experts, expert-NAME, children and combined models are cores (checkpoint/core.safetensors) of
 the basis at models/basis; source-NAME is an expert as it came, adapter-NAME the adapter that was extracted from it.
@@ -45,6 +46,7 @@ SEED_MLFLOW = "seed/mlflow.json"
 FINAL_PLAN = "final/plan.json"
 FINAL_MLFLOW = "final/mlflow.json"
 REPORT_MODELS = "report/models.json"
+PARAMETERS = "parameters"
 COMBINED = ("naive", "aggregated", "final")
 """Ids of what finalising may build: linear combinations of models."""
 
@@ -271,3 +273,12 @@ def repeats(step: str) -> str:
         step: Name of the step, as drivers call it.
     """
     return f"repeats/{step}.json"
+
+
+def parameter(sha256: str) -> str:
+    """What a run's parameter names.
+
+    Args:
+        sha256: Digest of its bytes, hex.
+    """
+    return f"{PARAMETERS}/{sha256}.json"

@@ -37,7 +37,7 @@ store = Store.connect(Settings.from_environment(), config.name)
 config = adopt(store, config)
 local.init(local.SubprocessRunner(use_venv=False), pipeline_root=sys.argv[2])
 for step in (Step("seeding"), Step("generation", 0, 1)):
-    build(config, step.kind, step.count)(**arguments(config, step, find_state(store)))
+    build(config, step.kind, step.count)(**arguments(config, store, step, find_state(store)))
 """
 
 

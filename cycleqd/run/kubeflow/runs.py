@@ -271,7 +271,7 @@ class Steps(Runs):
         state = find_state(self.store)
         seen = self.upload() if step.kind == "seeding" and state is None else self.config
         self._experiment = self.kubeflow.experiment(self.config.name)
-        body = self.body(arguments(seen, step, state))
+        body = self.body(arguments(seen, self.store, step, state))
         return self.run(self.kubeflow.create_run(self._experiment, self.full_name(step.name), source, body))
 
     def wait(self, run: Run) -> None:
