@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -71,8 +72,9 @@ def test_pipelines_and_versions_are_uploaded_once(backend: Backend, steps: Steps
         steps.start(Step("generation", number, 1))
     assert [one["name"] for one in backend.pipelines.values()] == ["golden-generation"]
     (version,) = backend.versions.values()
-    assert len(version["name"]) == 64 and version["pipeline_spec"]["pipelineInfo"]["name"] == "cycleqd-generation"
-    other = two_tasks(runner="kubeflow", fused=False)
+    assert re.fullmatch(r"\d+\.\d+\.\d+(\+[0-9a-f]+(-dirty)?)? [0-9a-f]{12}", version["name"])
+    assert version["pipeline_spec"]["pipelineInfo"]["name"] == "cycleqd-generation"
+    other = two_tasks(runner="kubeflow", fused=True)
     Steps(other, Kubeflow(other.place), steps.store, lambda: other).start(GENERATION)
     assert len(backend.versions) == 2 and len(backend.pipelines) == 1
     references = [run["pipeline_version_reference"]["pipeline_version_id"] for run in backend.runs.values()]

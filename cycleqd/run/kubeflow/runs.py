@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -22,7 +21,7 @@ from cycleqd.run.kubeflow.repeats import Ledger
 from cycleqd.run.steps import Step, arguments, find_state
 from cycleqd.search.config import Config
 from cycleqd.storage.objects import Store
-from pipelines.definitions import Kind, write
+from pipelines.definitions import Kind, version_name, write
 
 if TYPE_CHECKING:
     from kfp_server_api import V2beta1Run
@@ -215,8 +214,7 @@ class Runs:
         with tempfile.TemporaryDirectory() as folder:
             package = Path(folder) / "pipeline.yaml"
             write(self.config, kind, count, package)
-            digest = hashlib.sha256(package.read_bytes()).hexdigest()
-            return self.kubeflow.version_of(self.full_name(kind), digest, package)
+            return self.kubeflow.version_of(self.full_name(kind), version_name(package), package)
 
     def body(self, parameters: Mapping[str, Any]) -> dict[str, Any]:
         """What a run and a schedule hold besides their pipeline.
