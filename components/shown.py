@@ -1,4 +1,4 @@
-"""What a task shows on its page in Kubeflow: Metrics, Markdown, HTML, a Model. Outputs beside the records, never read back.
+"""What a task shows on its page in Kubeflow: Metrics, Markdown, HTML, a Model. Beside the records, never read back.
 
 An artifact is None where nobody looks at it: our own runner has no pages. The task's record is written by now, so that
 nothing here makes the task fail: what cannot be shown is a warning in its log.

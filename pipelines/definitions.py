@@ -58,8 +58,8 @@ def write(config: Config, kind: Kind, count: int, path: Path) -> None:
 
 
 def version_name(package: Path) -> str:
-    """What a compiled pipeline's version is called: our version, the commit where one is known, and 12 digits of its own
-    sha256, by which definitions differ that were compiled by the same code ("0.2.0+622adee12345 1f3c9a2b7d11").
+    """What a compiled pipeline's version is called: our version, the commit where one is known, and 12 digits of its
+    own sha256, by which definitions differ that the same code compiled: "0.2.0+622adee12345 1f3c9a2b7d11".
 
     Args:
         package: The YAML file.

@@ -53,10 +53,10 @@ def _steps(config: Config) -> str:
     return f"select parents, {making}, evaluate on {', '.join(config.search_tasks)}, update archives"
 
 
-# Traps of KFP: inside a loop only the loop item and pipeline parameters are used (kfp.local puts the item in the place of
-# anything else); the evaluations are written out here instead of by a loop in the pipeline; and what comes after a loop
-# can wait for it only by collecting an output, so the tasks in it return their item. On a cluster a loop has no limit:
-# Argo counts the iterations that a retry sets to Running against it, and starts none when that many had failed.
+# Traps of KFP: inside a loop only the loop item and pipeline parameters are used (kfp.local puts the item in the place
+# of anything else); the evaluations are written out here instead of by a loop in the pipeline; and what comes after a
+# loop can wait for it only by collecting an output, so the tasks in it return their item. On a cluster a loop has no
+# limit: Argo counts the iterations that a retry sets to Running against it, and starts none when that many had failed.
 
 
 def _of_small_children(config: Config) -> BaseComponent:

@@ -46,7 +46,7 @@ def assign(task: dsl.PipelineTask, stage: str, place: Place, name: str = "") -> 
 
 def _ask_for(task: dsl.PipelineTask, resources: Resources) -> None:
     """What the pod gets and where it may run."""
-    task.set_cpu_request(resources.cpu).set_cpu_limit(resources.cpu)
+    task.set_cpu_request(resources.cpu).set_cpu_limit(_at_least_one(resources.cpu))
     task.set_memory_request(resources.memory).set_memory_limit(resources.memory)
     if resources.gpu:
         task.set_accelerator_type(resources.gpu_type).set_accelerator_limit(resources.gpu)
@@ -58,6 +58,12 @@ def _ask_for(task: dsl.PipelineTask, resources: Resources) -> None:
         kubernetes.add_toleration(
             task, toleration.key, toleration.operator, toleration.value, toleration.effect, toleration.seconds
         )
+
+
+def _at_least_one(cpu: str) -> str:
+    """A CPU's worth of a limit: with a tenth of one, what a stage imports in two seconds takes it twenty."""
+    cores = float(cpu[:-1]) / 1000 if cpu.endswith("m") else float(cpu)
+    return cpu if cores >= 1 else "1"
 
 
 def _tell(task: dsl.PipelineTask, stage: str, place: Place) -> None:

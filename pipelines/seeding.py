@@ -62,9 +62,7 @@ def seeding(config: Config) -> BaseComponent:
         scores: list[dsl.PipelineTask] = []
         for batch in batches:
             for tasks in parts:
-                score = evaluate_models(
-                    evolution=evolution, models=batch, tasks=tasks, split="search", profile=profile
-                )
+                score = evaluate_models(evolution=evolution, models=batch, tasks=tasks, split="search", profile=profile)
                 named = evaluating(tasks, "" if len(batches) == 1 else batch[0])
                 scores.append(assign(score, "evaluate", where, named).after(first))
         last = update_archives(evolution=evolution, children=[], profile=profile)

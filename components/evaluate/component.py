@@ -35,7 +35,7 @@ def evaluate_child(
 def evaluate_models(
     evolution: str, models: list[str], tasks: str, split: str, profile: str, scores: dsl.Output[dsl.Metrics]
 ) -> None:
-    """Score several models on some of the tasks, in one process with one engine. What has a score is not evaluated again.
+    """Score several models on some of the tasks with one engine. What has a score is not evaluated again.
 
     Args:
         evolution: Name of the evolution.

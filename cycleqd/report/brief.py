@@ -100,8 +100,8 @@ def archives(store: Store, number: int) -> str:
 
     picture = base64.b64encode(heatmaps.archives(load_state(store, number + 1))).decode()
     title = html.escape(f"{store.evolution}: archives, {_title(number)}")
-    shown = f'<img alt="{title}" style="max-width:100%" src="data:image/png;base64,{picture}">'
-    return f'<!doctype html><html lang="en"><meta charset="utf-8"><title>{title}</title><h3>{title}</h3>{shown}</html>\n'
+    head = f'<!doctype html><html lang="en"><meta charset="utf-8"><title>{title}</title><h3>{title}</h3>'
+    return f'{head}<img alt="{title}" style="max-width:100%" src="data:image/png;base64,{picture}"></html>\n'
 
 
 def report(store: Store) -> str:
@@ -117,7 +117,8 @@ def report(store: Store) -> str:
         page = write(collect(store), Path(folder)).read_text(encoding="utf-8")
     if len(page.encode()) <= LARGEST:
         return page
-    return f"<!doctype html><p>The report of {html.escape(store.evolution)} is too large to be shown here: `cycleqd report`.\n"
+    name = html.escape(store.evolution)
+    return f"<!doctype html><p>The report of {name} is too large to be shown here; `cycleqd report` writes it.\n"
 
 
 def model(store: Store, chosen: bool) -> dict[str, str]:

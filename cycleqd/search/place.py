@@ -100,7 +100,7 @@ class Resources(Section):
     """What one task pod asks for on a cluster (Kubernetes quantities), and the nodes it may run on."""
 
     cpu: Cpu = "2"
-    """CPUs, request and limit."""
+    """CPUs: the request, and the limit, which is at least one."""
     memory: Bytes = "8G"
     """Memory, request and limit."""
     gpu: int = Field(default=0, ge=0)
@@ -129,12 +129,13 @@ class Place(Section):
     folder: Annotated[Location, Field(validate_default=True)] = ".cycleqd"
     """Where embedded services, cached checkpoints and temporary files are kept."""
     group: Literal["task", "child", "generation"] = "task"
-    """What one task of the pipeline evaluates: all children on one `task`, one `child`, or all children of a `generation`
-    on all tasks. Where children are `fused`, `task` is one child on one task; in the span `child` is `generation`."""
+    """What one task of the pipeline evaluates: all children on one `task`, one `child` on all tasks, or all children of
+    a `generation` on all tasks. With `task`, `fused` children are scored one by one, too; cores never are.
+    """
     fused: Literal["auto"] | bool = "auto"
-    """`true`: each child is merged and mutated in one task of its own; `false`: all children of a generation are merged in
-    one task and mutated in another. The checkpoints' bytes are the same either way. `auto`: full checkpoints over 1 GB
-    are fused, smaller ones are not; cores never are."""
+    """`true`: each child is merged and mutated in one task of its own; `false`: all children of a generation are merged
+    in one task and mutated in another. The checkpoints' bytes are the same either way. `auto`: full checkpoints over
+    1 GB are fused, smaller ones are not; cores never are."""
     generations_per_run: int = Field(default=1, ge=1)
     """Generations in one pipeline run."""
     parallelism: int = Field(default=2, ge=1)

@@ -76,8 +76,8 @@ def fetch(store: Store, key: str, sha256: str, folder: Path) -> None:
 
 
 def adopt(store: Store, config: Config) -> Config:
-    """The user's configuration, with what is frozen for every key that it does not set, and `place.fused` decided by the
-    base that was seeded; before seeding with `decided`.
+    """The user's configuration, with what is frozen for every key that it does not set, and `place.fused` decided by
+    the base that was seeded; before seeding with `decided`.
 
     Args:
         store: Objects of the evolution.

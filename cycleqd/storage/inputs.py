@@ -38,7 +38,7 @@ def find_source(client: S3Client | None, path: str) -> Source:
 
 
 def decided(config: Config, client: S3Client | None) -> Config:
-    """The configuration with `models.weights` decided, from what the experts are, and `place.fused` from the base's size.
+    """The configuration with `models.weights` decided, by what the experts are, and `place.fused`, by the base's size.
 
     Args:
         config: As the user wrote it.
@@ -67,7 +67,7 @@ def sized(config: Config, client: S3Client | None) -> Config:
 
 
 def with_fused(config: Config, base: Mapping[str, int]) -> Config:
-    """The configuration with `place.fused` decided: `auto` is whether a child's weights are over 1 GB, as the base's are.
+    """The configuration with `place.fused` decided: `auto` is whether a child's weights are over 1 GB, as the base's.
 
     Args:
         config: `models.weights` decided.

@@ -53,7 +53,9 @@ def look_up(store: Store, parameter: str) -> JSON:
             " submit`, `drive` or `schedule`, which store what they name"
         )
     if hashlib.sha256(data).hexdigest() != sha256:
-        raise IntegrityError(f"{store.url(key)} does not have the sha256 that it is named by; it was altered: delete it")
+        raise IntegrityError(
+            f"{store.url(key)} does not have the sha256 that it is named by; it was altered: delete it"
+        )
     return decode(key, data, store.url(key))
 
 

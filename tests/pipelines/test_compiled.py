@@ -179,9 +179,9 @@ def test_every_pod_of_a_gpu_cluster_gets_what_the_profile_says(kind: Kind, tmp_p
         assert container["image"] == GPU_CLUSTER["images"][image]
         assert {"name": "CYCLEQD_IMAGE", "value": container["image"]} in container["env"]
         assert {"name": "CYCLEQD_BUCKET", "value": "bucket"} in container["env"]
-        assert (container["resources"]["resourceCpuLimit"], container["resources"]["resourceMemoryLimit"]) == (
-            (wanted.get("cpu", "2"), wanted.get("memory", "8G"))
-        )
+        resources, cpu = container["resources"], wanted.get("cpu", "2")
+        assert (resources["resourceCpuRequest"], resources["resourceMemoryLimit"]) == (cpu, wanted.get("memory", "8G"))
+        assert resources["resourceCpuLimit"] == ("1" if cpu == "500m" else cpu)
         assert pod["activeDeadlineSeconds"] == str(wanted.get("timeout", 600))
         assert pod["podMetadata"]["labels"] == {"cycleqd/image": image}
         assert pod["imagePullPolicy"] == "Always"

@@ -16,7 +16,8 @@ from cycleqd.search.config import Config
 from pipelines.definitions import Kind, write
 from tests.pipelines.configs import two_tasks
 
-GENERATION = {"evolution": "golden", "generation": 4, "profile": "local@sha256:0"}
+COMMON = {"evolution": "golden", "profile": "local@sha256:0"}
+GENERATION = {**COMMON, "generation": 4}
 
 
 def compiled(config: Config, kind: Kind, folder: Path, count: int = 1) -> dict[str, Any]:
@@ -116,7 +117,7 @@ def test_several_generations_in_a_run_follow_one_another(tmp_path: Path) -> None
 
 def test_finalising_scores_what_was_chosen(tmp_path: Path) -> None:
     stages = Stages()
-    Graph(compiled(two_tasks(), "finalising", tmp_path), stages).run({"evolution": "golden", "profile": "local@sha256:0"})
+    Graph(compiled(two_tasks(), "finalising", tmp_path), stages).run(COMMON)
     chosen = [task.name for task in stages.ended].index("choose-final")
     assert {tuple(task.inputs["models"]) for task in stages.ended[chosen + 1 :]} == {("base", "final")}
     before = [task.inputs["models"] for task in stages.ended[1:chosen]]
