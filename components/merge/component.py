@@ -13,7 +13,7 @@ def merge(evolution: str, children: list[str], profile: str, summary: dsl.Output
         evolution: Name of the evolution.
         children: Loop items of the children, from "select parents".
         profile: The profile that this runs under, by name and sha256.
-        summary: Of each child its parents, ω and operators.
+        summary: Of each child its parents, omega and operators.
 
     Returns:
         The same loop items.
@@ -34,7 +34,7 @@ def merge_and_mutate(evolution: str, item: str, profile: str, summary: dsl.Outpu
         evolution: Name of the evolution.
         item: The child's loop item, from "select parents".
         profile: The profile that this runs under, by name and sha256.
-        summary: The child's parents, ω and operators.
+        summary: The child's parents, omega and operators.
 
     Returns:
         The same loop item.

@@ -13,7 +13,7 @@ def mutate(evolution: str, children: list[str], profile: str, summary: dsl.Outpu
         evolution: Name of the evolution.
         children: Loop items of the children, from "merge".
         profile: The profile that this runs under, by name and sha256.
-        summary: Of each child its parents, ω and operators.
+        summary: Of each child its parents, omega and operators.
 
     Returns:
         The same loop items.

@@ -20,7 +20,7 @@ def update_archives(
         children: Loop items of the children; none after seeding, when base and experts are offered.
         profile: The profile that this runs under, by name and sha256.
         archives: The archives as heat maps.
-        summary: The generation: parents, ω, scores, and which archives each child entered.
+        summary: The generation: parents, omega, scores, and which archives each child entered.
     """
     from components import items, shown
     from components.update_archives.stage import run

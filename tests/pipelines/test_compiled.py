@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 from graphlib import TopologicalSorter
@@ -350,3 +351,10 @@ def test_each_stage_shows_what_it_did() -> None:
                 kinds = {name: output["artifactType"]["schemaTitle"] for name, output in outputs.items()}
                 found[re.sub(r"-\d+$", "", stage)] = kinds
     assert found == SHOWN
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("name", golden_configs())
+def test_a_definition_is_ascii(name: str, kind: Kind) -> None:
+    """Stock Kubeflow's database stores nothing else, and answers 500."""
+    assert json.dumps([*yaml.safe_load_all((GOLDEN / f"{name}-{kind}.yaml").read_text())], ensure_ascii=False).isascii()
