@@ -12,11 +12,11 @@ from cycleqd.search.config import Config
 from cycleqd.search.place import Place
 from cycleqd.search.records import JSON, Child
 from cycleqd.storage import layout
-from cycleqd.storage.evolution import load_config, manifest_json, planned_child
+from cycleqd.storage.evolution import find_manifest, load_config, manifest_json, planned_child
 from cycleqd.storage.failures import recorded
 from cycleqd.storage.objects import Store
 from cycleqd.storage.parameters import load_place
-from cycleqd.storage.results import Clock, once
+from cycleqd.storage.results import Clock, matches, once, read_result
 from cycleqd.storage.settings import Settings
 from cycleqd.tracking import logbook
 
@@ -44,7 +44,7 @@ def run(evolution: str, children: Sequence[str], profile: str, fused: bool = Fal
 
 
 def make(store: Store, config: Config, child: Child, place: Place, fused: bool) -> None:
-    """Write a child's checkpoint and record.
+    """Write a child's checkpoint and record. One that was made in the other number of tasks has the same bytes.
 
     Args:
         store: The evolution.
@@ -53,7 +53,11 @@ def make(store: Store, config: Config, child: Child, place: Place, fused: bool) 
         place: Where to work.
         fused: Mutate, too.
     """
+    folder = layout.stage(child.id, "merge")
     inputs = {"child": child.to_json(), "fused": fused, "shard_size": config.models.shard_size}
+    other = matches(read_result(store, folder), "merge", METHOD_VERSION, {**inputs, "fused": not fused})
+    if other and find_manifest(store, child.id) is not None:
+        return
 
     def compute(clock: Clock) -> JSON:
         from cycleqd.storage.making import merge_cores, merge_dense
@@ -64,4 +68,4 @@ def make(store: Store, config: Config, child: Child, place: Place, fused: bool) 
             written = merge_dense(store, config, child, place, fused, clock)
         return {"checkpoint" if fused else "merged": manifest_json(written)}
 
-    once(store, layout.stage(child.id, "merge"), "merge", METHOD_VERSION, inputs, compute)
+    once(store, folder, "merge", METHOD_VERSION, inputs, compute)

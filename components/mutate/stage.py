@@ -26,13 +26,14 @@ from cycleqd.storage.parameters import load_place
 from cycleqd.storage.results import Clock, need_result, once
 from cycleqd.storage.settings import Settings
 from cycleqd.tracking import logbook
+from cycleqd.weights.manifest import Manifest
 
 METHOD_VERSION = 1
 """Raise when the bytes of a mutated checkpoint may change."""
 
 
 def run(evolution: str, children: Sequence[str], profile: str) -> None:
-    """Mutate children. Free for those that have been mutated.
+    """Mutate children. Free for those that have been mutated, when they were merged or later.
 
     Args:
         evolution: Name of the evolution.
@@ -45,11 +46,13 @@ def run(evolution: str, children: Sequence[str], profile: str) -> None:
         config, where = load_config(store), load_place(store, profile)
         for item in children:
             child = planned_child(store, item)
-            make(store, config, child, where)
-            logbook.log_making(settings, store, child.id, ["merge", "mutate"])
+            outputs = need_result(store, layout.stage(child.id, "merge"))["outputs"]
+            if "merged" in outputs:
+                make(store, config, child, where, manifest_from(outputs["merged"]))
+                logbook.log_making(settings, store, child.id, ["merge", "mutate"])
 
 
-def make(store: Store, config: Config, child: Child, place: Place) -> None:
+def make(store: Store, config: Config, child: Child, place: Place, merged: Manifest) -> None:
     """Write a child's checkpoint and record.
 
     Args:
@@ -57,8 +60,8 @@ def make(store: Store, config: Config, child: Child, place: Place) -> None:
         config: Its configuration.
         child: From the generation's plan.
         place: Where to work.
+        merged: The intermediate.
     """
-    merged = manifest_from(need_result(store, layout.stage(child.id, "merge"))["outputs"]["merged"])
     inputs = {"child": child.to_json(), "merged": merged.digest, "shard_size": config.models.shard_size}
 
     def compute(clock: Clock) -> JSON:

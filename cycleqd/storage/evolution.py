@@ -197,13 +197,26 @@ def manifest(store: Store, model: str) -> Manifest:
     Raises:
         IntegrityError: no stage has made it.
     """
+    found = find_manifest(store, model)
+    if found is None:
+        raise IntegrityError(
+            f"model '{model}' of {store.url('')} has no checkpoint record: run the stage that makes it first"
+        )
+    return found
+
+
+def find_manifest(store: Store, model: str) -> Manifest | None:
+    """Files and digests of a model's checkpoint, None where no stage has made it.
+
+    Args:
+        store: Objects of the evolution.
+        model: Model id.
+    """
     for folder in layout.makers(model):
         body = read_result(store, folder)
         if body is not None and "checkpoint" in body["outputs"]:
             return manifest_from(body["outputs"]["checkpoint"])
-    raise IntegrityError(
-        f"model '{model}' of {store.url('')} has no checkpoint record: run the stage that makes it first"
-    )
+    return None
 
 
 def manifest_of(store: Store, model: ModelRef) -> Manifest:

@@ -71,6 +71,24 @@ def test_every_placement_gives_the_same_bytes(evolution: Make) -> None:
     assert not [key for key in first.store.list("generations") if "/merged/" in key]
 
 
+def test_a_child_that_was_made_in_the_other_number_of_tasks_is_not_made_again(evolution: Make) -> None:
+    """As when an evolution of an earlier version, which fused, is interrupted and goes on."""
+    fused = evolution(method={"children": 2})
+    fused.seeding()
+    place = fused.config.place.model_copy(update={"fused": False})
+    apart = Evolution(fused.config.model_copy(update={"place": place}))
+    first, second = fused.select(0)
+    fused.merge(first)
+    apart.merge(second)
+    apart.mutate(second)
+    made = contents(fused.store, "generations/000000/children")
+    for item in (first, second):
+        fused.merge(item)
+        apart.merge(item)
+        apart.mutate(item)
+    assert contents(fused.store, "generations/000000/children") == made
+
+
 def scores(store: Store) -> dict[str, bytes]:
     found = contents(store, "generations/000000/children")
     return {k: v for k, v in found.items() if "/evaluations/" in k and not k.endswith("run.json")}
