@@ -45,6 +45,13 @@ def finalising(config: Config) -> BaseComponent:
         f" on {', '.join(config.tasks)}.",
     )
     def pipeline(evolution: str, profile: str, models: list[str] = compared) -> None:
+        """See the description.
+
+        Args:
+            evolution: Name of the evolution.
+            profile: The profile that this runs under, by name and sha256.
+            models: Ids of the models to score, beside the final one where that is chosen here.
+        """
         built = assign(aggregate(evolution=evolution, profile=profile), "aggregate", where)
         scored = partial(_score, where, evolution, profile)
         if config.chosen is None:

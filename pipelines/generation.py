@@ -36,6 +36,13 @@ def generation(config: Config, count: int | None = None) -> BaseComponent:
         description=f"{count} generations of {config.name}, one after another, each {_steps(config)}.",
     )
     def pipeline(evolution: str, generation: int, profile: str) -> None:
+        """See the description.
+
+        Args:
+            evolution: Name of the evolution.
+            generation: The first generation's number; -1: the next after HEAD.
+            profile: The profile that this runs under, by name and sha256.
+        """
         previous = None
         for offset in range(count):
             task = one(evolution=evolution, generation=generation, profile=profile, offset=offset)
@@ -70,6 +77,14 @@ def _of_small_children(config: Config) -> BaseComponent:
         description=f"A generation of {config.name}: {_steps(config)}.",
     )
     def pipeline(evolution: str, generation: int, profile: str, offset: int = 0) -> None:
+        """See the description.
+
+        Args:
+            evolution: Name of the evolution.
+            generation: The generation's number; -1: the next after HEAD.
+            profile: The profile that this runs under, by name and sha256.
+            offset: What is added to the number, where several generations are one run.
+        """
         selection = select_parents(evolution=evolution, generation=generation, offset=offset)
         selected = assign(selection, "select_parents", where).output
         merging = assign(merge(evolution=evolution, children=selected, profile=profile), "merge", where)
@@ -101,6 +116,14 @@ def _of_large_children(config: Config) -> BaseComponent:
         description=f"A generation of {config.name}: {_steps(config)}.",
     )
     def pipeline(evolution: str, generation: int, profile: str, offset: int = 0) -> None:
+        """See the description.
+
+        Args:
+            evolution: Name of the evolution.
+            generation: The generation's number; -1: the next after HEAD.
+            profile: The profile that this runs under, by name and sha256.
+            offset: What is added to the number, where several generations are one run.
+        """
         selection = select_parents(evolution=evolution, generation=generation, offset=offset)
         selected = assign(selection, "select_parents", where).output
         with dsl.ParallelFor(selected, name=LOOP, parallelism=_limit(config)) as item:

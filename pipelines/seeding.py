@@ -56,6 +56,13 @@ def seeding(config: Config) -> BaseComponent:
         f" {', '.join(config.search_tasks)}, fill the archives.",
     )
     def pipeline(evolution: str, config: str, profile: str) -> None:
+        """See the description.
+
+        Args:
+            evolution: Name of the evolution.
+            config: The configuration, by name and sha256.
+            profile: The profile that this runs under, by name and sha256.
+        """
         first = assign(seed(evolution=evolution, config=config, profile=profile), "seed", where)
         if in_span:
             first = assign(basis(evolution=evolution, profile=profile), "basis", where).after(first)

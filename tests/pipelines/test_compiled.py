@@ -319,6 +319,7 @@ def test_parameters_are_short_and_everything_is_described(name: str, kind: Kind)
     assert set(given) == {"evolution", "profile"} | (own - {"offset"} if several else own)
     assert golden_configs()[name].name in pipeline["pipelineInfo"]["displayName"]
     assert pipeline["pipelineInfo"]["description"].endswith(".")
+    assert all(parameter["description"] for parameter in given.values())
     for task in every_task(pipeline).values():
         inputs = pipeline["components"][task["componentRef"]["name"]]["inputDefinitions"]["parameters"]
         assert all(parameter["description"] for parameter in inputs.values())
