@@ -302,7 +302,7 @@ CRON = "0 */30 * * * *"
 def test_a_schedule_is_made_once_replaced_and_removed(world: World) -> None:
     _, err = world.call("schedule", "--cron", CRON, code=2)
     assert "is not seeded yet" in err and world.backend.schedules == {}
-    world.store.put(layout.HEAD, b'{"sha256": "0", "snapshot": 0}')
+    world.store.put_json(layout.HEAD, {"edition": 0, "sha256": "0", "snapshot": 0})
     made = world.json("schedule", "--cron", CRON)
     (body,) = world.backend.schedules.values()
     assert body["trigger"] == {"cron_schedule": {"cron": CRON}} and body["mode"] == "ENABLE"
