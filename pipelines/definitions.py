@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import hashlib
+import os
 import re
+import subprocess
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from cycleqd import __version__
 from cycleqd.search.config import Config
 
 if TYPE_CHECKING:
@@ -51,6 +55,29 @@ def write(config: Config, kind: Kind, count: int, path: Path) -> None:
         pipeline, *platforms = yaml.safe_load_all(text)
         _share_the_generation(pipeline, platforms)
         path.write_text(comments + yaml.safe_dump_all([pipeline, *platforms], width=120))
+
+
+def version_name(package: Path) -> str:
+    """What a compiled pipeline's version is called: our version, the commit where one is known, and 12 digits of its
+    own sha256, by which definitions differ that the same code compiled: "0.2.0+622adee12345 1f3c9a2b7d11".
+
+    Args:
+        package: The YAML file.
+    """
+    return f"{_code_version()} {hashlib.sha256(package.read_bytes()).hexdigest()[:12]}"
+
+
+def _code_version() -> str:
+    """As images know it; in a checkout, as git says."""
+    told, folder = os.environ.get("CYCLEQD_CODE_VERSION"), Path(__file__).parents[1]
+    if told or not (folder / ".git").exists():
+        return told or __version__
+    describe = ["git", "-C", str(folder), "describe", "--always", "--dirty", "--abbrev=12", "--match", ""]
+    try:
+        commit = subprocess.run(describe, capture_output=True, text=True, check=True).stdout.strip()
+    except (OSError, subprocess.CalledProcessError):  # no git here, or not this user's folder
+        return __version__
+    return f"{__version__}+{commit}"
 
 
 def _share_the_generation(pipeline: dict[str, Any], platforms: list[dict[str, Any]]) -> None:

@@ -9,19 +9,22 @@ from kfp.dsl.base_component import BaseComponent
 
 from components.aggregate.component import aggregate, choose_final
 from components.evaluate.component import evaluate_models
+from components.report.component import report
 from cycleqd.search.config import Config
 from cycleqd.search.place import Place
 from cycleqd.storage.finalising import seeded_models
 from pipelines.placement import assign
-from pipelines.seeding import groups
+from pipelines.seeding import evaluating, groups
+
+SPLITS = {"search": "search split", "test": "held out"}
 
 
 def finalising(config: Config) -> BaseComponent:
-    """The finalising pipeline. Parameters: evolution, place (JSON), models (ids to score; default: all but an elite).
+    """The finalising pipeline. Parameters: evolution, profile, models (ids to score; default: all but an elite).
 
     The models are scored on the held-out split of all tasks (report_only ones too) and on the search split of the
     search tasks, where most results exist already. Where the final model is the better of two, the search split comes
-    first and decides.
+    first and decides. On Kubeflow the report is shown at the end; elsewhere `cycleqd report` writes it.
 
     Args:
         config: Tasks, experts and place of the evolution.
@@ -35,17 +38,31 @@ def finalising(config: Config) -> BaseComponent:
     searched = [("search", tasks) for tasks in groups(config, config.search_tasks)]
     held_out = [("test", tasks) for tasks in groups(config, config.tasks)]
 
-    @dsl.pipeline(name="cycleqd-finalising", description="Build the final model, score it against its rivals")
-    def pipeline(evolution: str, place: str, models: list[str] = compared) -> None:
-        built = assign(aggregate(evolution=evolution, place=place), "aggregate", where)
-        scored = partial(_score, where, evolution, place)
+    @dsl.pipeline(
+        name="cycleqd-finalising",
+        display_name=f"{config.name}: finalising",
+        description=f"The end of {config.name}: build the final model from the archives, and evaluate it and its rivals"
+        f" on {', '.join(config.tasks)}.",
+    )
+    def pipeline(evolution: str, profile: str, models: list[str] = compared) -> None:
+        """See the description.
+
+        Args:
+            evolution: Name of the evolution.
+            profile: The profile that this runs under, by name and sha256.
+            models: Ids of the models to score, beside the final one where that is chosen here.
+        """
+        built = assign(aggregate(evolution=evolution, profile=profile), "aggregate", where)
+        scored = partial(_score, where, evolution, profile)
         if config.chosen is None:
-            scored(models, [*searched, *held_out], built)
-            return
-        rivals = scored(models, searched, built)
-        choice = choose_final(evolution=evolution, place=place)
-        final = assign(choice, "choose_final", where).after(*rivals)
-        scored(final.output, [*searched, *held_out], final)
+            scores = scored(models, [*searched, *held_out], built)
+        else:
+            rivals = scored(models, searched, built, "rivals, ")
+            choice = choose_final(evolution=evolution, profile=profile)
+            final = assign(choice, "choose_final", where).after(*rivals)
+            scores = scored(final.outputs["Output"], [*searched, *held_out], final)
+        if where.runner == "kubeflow":
+            assign(report(evolution=evolution), "report", where).after(*scores)
 
     return pipeline
 
@@ -53,14 +70,15 @@ def finalising(config: Config) -> BaseComponent:
 def _score(
     where: Place,
     evolution: Any,
-    place: Any,
+    profile: Any,
     models: Any,
     parts: Sequence[tuple[str, str]],
     after: dsl.PipelineTask,
+    note: str = "",
 ) -> list[dsl.PipelineTask]:
     """Score models on (split, JSON list of tasks) after a task."""
     scores: list[dsl.PipelineTask] = []
     for split, tasks in parts:
-        score = evaluate_models(evolution=evolution, models=models, tasks=tasks, split=split, place=place)
-        scores.append(assign(score, "evaluate", where).after(after))
+        score = evaluate_models(evolution=evolution, models=models, tasks=tasks, split=split, profile=profile)
+        scores.append(assign(score, "evaluate", where, evaluating(tasks, note + SPLITS[split])).after(after))
     return scores

@@ -20,8 +20,8 @@ TRUSTING = ("AWS_CA_BUNDLE", "REQUESTS_CA_BUNDLE", "SSL_CERT_FILE")
 LABEL = "cycleqd/image"
 
 
-def assign(task: dsl.PipelineTask, stage: str, place: Place) -> dsl.PipelineTask:
-    """Give a task the image of its stage and all that the place sets for it; the task itself.
+def assign(task: dsl.PipelineTask, stage: str, place: Place, name: str = "") -> dsl.PipelineTask:
+    """Give a task its name, the image of its stage and all that the place sets for it; the task itself.
 
     The records in S3 are the cache, so KFP's own is off. Every task has a time-out: a pod whose image cannot be pulled
     would wait for ever. A task has one attempt: the controller of stock Kubeflow repeats no failure, whatever a task's
@@ -31,7 +31,9 @@ def assign(task: dsl.PipelineTask, stage: str, place: Place) -> dsl.PipelineTask
         task: A task of the pipeline that is being defined.
         stage: Name of the stage, such as "merge".
         place: Where the pipeline will run.
+        name: What people see; empty: the stage's.
     """
+    task.set_display_name(name or stage.replace("_", " "))
     task.set_container_image(place.image(stage))
     task.set_caching_options(False)
     kubernetes.set_timeout(task, place.resources(stage).timeout or place.timeout)
@@ -52,7 +54,7 @@ def assign(task: dsl.PipelineTask, stage: str, place: Place) -> dsl.PipelineTask
 
 def _ask_for(task: dsl.PipelineTask, resources: Resources) -> None:
     """What the pod gets and where it may run."""
-    task.set_cpu_request(resources.cpu).set_cpu_limit(resources.cpu)
+    task.set_cpu_request(resources.cpu).set_cpu_limit(_at_least_one(resources.cpu))
     task.set_memory_request(resources.memory).set_memory_limit(resources.memory)
     if resources.gpu:
         task.set_accelerator_type(resources.gpu_type).set_accelerator_limit(resources.gpu)
@@ -64,6 +66,12 @@ def _ask_for(task: dsl.PipelineTask, resources: Resources) -> None:
         kubernetes.add_toleration(
             task, toleration.key, toleration.operator, toleration.value, toleration.effect, toleration.seconds
         )
+
+
+def _at_least_one(cpu: str) -> str:
+    """A CPU's worth of a limit: with a tenth of one, what a stage imports in two seconds takes it twenty."""
+    cores = float(cpu[:-1]) / 1000 if cpu.endswith("m") else float(cpu)
+    return cpu if cores >= 1 else "1"
 
 
 def _tell(task: dsl.PipelineTask, stage: str, place: Place) -> None:

@@ -28,28 +28,51 @@ def groups(config: Config, names: Iterable[str]) -> list[str]:
     return [json.dumps([name]) for name in names] if config.place.group == "task" else [json.dumps(list(names))]
 
 
+def evaluating(tasks: str, note: str = "") -> str:
+    """The name of an evaluate task: "evaluate code, db, os".
+
+    Args:
+        tasks: JSON list of names of tasks.
+        note: What else distinguishes it.
+    """
+    return f"evaluate {', '.join(json.loads(tasks))}{f' ({note})' if note else ''}"
+
+
 def seeding(config: Config) -> BaseComponent:
-    """The seeding pipeline of a configuration. Parameters: evolution, config (JSON), place (JSON).
+    """The seeding pipeline of a configuration. Parameters: evolution, config, profile.
 
     Args:
         config: Tasks, experts and place of the evolution.
     """
     where, in_span = config.place, config.in_span
     models = [*seeded_models(config), *config.extracted]
-    batches = [models] if in_span or where.group == "generation" else [[model] for model in models]
+    batches = [[model] for model in models] if config.evaluated_apart else [models]
     parts = groups(config, config.search_tasks)
 
-    @dsl.pipeline(name="cycleqd-seeding", description="Stage the inputs, score base and experts, fill the archives")
-    def pipeline(evolution: str, config: str, place: str) -> None:
-        first = assign(seed(config=config, place=place), "seed", where)
+    @dsl.pipeline(
+        name="cycleqd-seeding",
+        display_name=f"{config.name}: seeding",
+        description=f"The beginning of {config.name}: copy base, experts and task data to S3, evaluate the models on"
+        f" {', '.join(config.search_tasks)}, fill the archives.",
+    )
+    def pipeline(evolution: str, config: str, profile: str) -> None:
+        """See the description.
+
+        Args:
+            evolution: Name of the evolution.
+            config: The configuration, by name and sha256.
+            profile: The profile that this runs under, by name and sha256.
+        """
+        first = assign(seed(evolution=evolution, config=config, profile=profile), "seed", where)
         if in_span:
-            first = assign(basis(evolution=evolution, place=place), "basis", where).after(first)
+            first = assign(basis(evolution=evolution, profile=profile), "basis", where).after(first)
         scores: list[dsl.PipelineTask] = []
         for batch in batches:
             for tasks in parts:
-                score = evaluate_models(evolution=evolution, models=batch, tasks=tasks, split="search", place=place)
-                scores.append(assign(score, "evaluate", where).after(first))
-        last = update_archives(evolution=evolution, children=[], place=place)
+                score = evaluate_models(evolution=evolution, models=batch, tasks=tasks, split="search", profile=profile)
+                named = evaluating(tasks, "" if len(batches) == 1 else batch[0])
+                scores.append(assign(score, "evaluate", where, named).after(first))
+        last = update_archives(evolution=evolution, children=[], profile=profile)
         assign(last, "update_archives", where).after(*scores)
 
     return pipeline

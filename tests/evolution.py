@@ -14,6 +14,7 @@ from cycleqd.search.config import Config
 from cycleqd.storage.evolution import current, load_config
 from cycleqd.storage.finalising import compared
 from cycleqd.storage.objects import Store
+from cycleqd.storage.parameters import keep, keep_place
 from cycleqd.storage.settings import Settings
 
 TEMPLATE = (
@@ -44,7 +45,7 @@ class Evolution:
             "tasks": {t: _task(tasks, t, index) for index, t in enumerate(TASKS)},
             "evaluation": {"engine": "transformers", "dtype": "float32", "allow_flat_tasks": True, "threads": 1},
             "method": {"generations": 4, "grid": {"bins": 4}, "crossover": {"sigma": 0.3}},
-            "place": {"threads": 1, "workers": 1, "device": "cpu", "cache_size": "10MB"},
+            "place": {"threads": 1, "workers": 1, "device": "cpu", "cache_size": "10MB", "fused": True},
         }
         return cls(configuration.parse(_merged(tree, changes), "test"))
 
@@ -57,8 +58,12 @@ class Evolution:
         return self.config.model_dump(mode="json", by_alias=True)
 
     @property
-    def place(self) -> str:
-        return json.dumps(self.tree["place"])
+    def profile(self) -> str:
+        return keep_place(self.store, self.config.place)
+
+    @property
+    def fused(self) -> bool:
+        return self.config.place.fused is True and not load_config(self.store).in_span
 
     @property
     def store(self) -> Store:
@@ -68,50 +73,52 @@ class Evolution:
     def tasks(self) -> str:
         return json.dumps(list(self.config.search_tasks))
 
-    def seed(self) -> None:
+    def seed(self, tree: dict[str, Any] | None = None) -> None:
+        """`tree`: of another configuration."""
         from components.seed.stage import run
 
-        run(json.dumps(self.tree), self.place)
+        given = {key: value for key, value in (tree or self.tree).items() if key != "place"}
+        run(self.name, keep(self.store, self.name, given), self.profile)
 
     def evaluate(self, models: list[str], split: str = "search", tasks: list[str] | None = None) -> None:
         from components.evaluate.stage import run
 
-        run(self.name, json.dumps(models), json.dumps(tasks) if tasks else self.tasks, split, self.place)
+        run(self.name, json.dumps(models), json.dumps(tasks) if tasks else self.tasks, split, self.profile)
 
     def basis(self) -> None:
         from components.basis.stage import run
 
-        run(self.name, self.place)
+        run(self.name, self.profile)
 
     def select(self, generation: int = -1) -> list[str]:
         from components.select_parents.stage import run
 
-        return items.for_loop(run(self.name, generation, self.place))
+        return items.for_loop(run(self.name, generation))
 
     def merge(self, *loop: str) -> None:
         from components.merge.stage import run
 
-        run(self.name, loop, self.place)
+        run(self.name, loop, self.profile, fused=self.fused)
 
     def mutate(self, *loop: str) -> None:
         from components.mutate.stage import run
 
-        run(self.name, loop, self.place)
+        run(self.name, loop, self.profile)
 
     def update(self, generation: int) -> None:
         from components.update_archives.stage import run
 
-        run(self.name, generation, self.place)
+        run(self.name, generation, self.profile)
 
     def aggregate(self) -> None:
         from components.aggregate.stage import run
 
-        run(self.name, self.place)
+        run(self.name, self.profile)
 
     def choose(self) -> list[str]:
         from components.aggregate.stage import choose
 
-        return choose(self.name, self.place)
+        return choose(self.name, self.profile)
 
     def finalising(self) -> None:
         """The finalising pipeline's stages."""
@@ -142,7 +149,8 @@ class Evolution:
         """A generation's stages; the ids of its children."""
         loop = self.select(number)
         self.merge(*loop)
-        self.mutate(*loop)
+        if not self.fused:
+            self.mutate(*loop)
         children = [json.loads(item)["child"] for item in loop]
         self.evaluate(children)
         self.update(json.loads(loop[0])["generation"])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 import subprocess
 import sys
 import tomllib
@@ -79,3 +80,28 @@ def test_the_demo_tells_before_it_installs() -> None:
     ).stdout.splitlines()
     asked = next(i for i, line in enumerate(commands) if "scripts/torch-build .venv/bin/pip" in line)
     assert asked < next(i for i, line in enumerate(commands) if "pip install" in line)
+
+
+@pytest.mark.parametrize(("version", "built"), [(PIN, False), (f"{PIN}+cpu", True)])
+def test_images_that_are_asked_for_with_the_cpu_build_are_never_built_with_the_other(
+    pip: Path, tmp_path: Path, version: str, built: bool
+) -> None:
+    """In a copy whose pip finds this torch alone, where buildah says what it is asked for."""
+    for name in ("docker/build", "scripts/torch-build", "pyproject.toml"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        shutil.copy(ROOT / name, tmp_path / name)
+    (tmp_path / ".venv/bin").mkdir(parents=True)
+    (tmp_path / ".venv/bin/pip").symlink_to(pip)
+    (tmp_path / f"torch-{version}-py3-none-any.whl").touch()
+    buildah = tmp_path / "bin/buildah"
+    buildah.parent.mkdir()
+    buildah.write_text("#!/bin/sh\necho buildah $@\n")
+    buildah.chmod(0o755)
+    places = {"PIP_CONFIG_FILE": os.devnull, "PIP_NO_INDEX": "1", "PIP_FIND_LINKS": str(tmp_path)}
+    settings = {**os.environ, **places, "PATH": f"{buildah.parent}{os.pathsep}{os.environ['PATH']}"}
+    command = [tmp_path / "docker/build", "--cpu", "weights"]
+    done = subprocess.run(command, env=settings, capture_output=True, text=True, check=False)
+    assert (done.returncode == 0, "buildah bud" in done.stderr) == (built, built), done.stderr
+    if not built:
+        assert done.returncode == 2
+        assert "PIP_EXTRA_INDEX_URL" in done.stderr and "docker/build --cpu: nothing is built" in done.stderr

@@ -6,16 +6,36 @@ from cycleqd.search.place import Place
 
 
 @dsl.component(base_image=Place().image("aggregate"), install_kfp_package=False)
-def aggregate(evolution: str, place: str) -> None:
-    """Merge the archives' best elites into the aggregate, and the experts into the naive merge beside it."""
+def aggregate(evolution: str, profile: str, model: dsl.Output[dsl.Model]) -> None:
+    """Merge the archives' best elites into the aggregate, and the experts into the naive merge beside it.
+
+    Args:
+        evolution: Name of the evolution.
+        profile: The profile that this runs under, by name and sha256.
+        model: The aggregate, which may be the final model: where it is in S3, its digest, what it is made of.
+    """
+    from components import shown
     from components.aggregate.stage import run
 
-    run(evolution, place)
+    run(evolution, profile)
+    shown.model(model, evolution)
 
 
 @dsl.component(base_image=Place().image("choose_final"), install_kfp_package=False)
-def choose_final(evolution: str, place: str) -> list[str]:
-    """Make the better of the aggregate and the best single model the final one; the models to score beside it."""
+def choose_final(evolution: str, profile: str, model: dsl.Output[dsl.Model]) -> list[str]:
+    """Make the better of the aggregate and the best single model the final one.
+
+    Args:
+        evolution: Name of the evolution.
+        profile: The profile that this runs under, by name and sha256.
+        model: The final model: where it is in S3, its digest, what it is made of.
+
+    Returns:
+        Ids of the models to score, the final one among them.
+    """
+    from components import shown
     from components.aggregate.stage import choose
 
-    return choose(evolution, place)
+    compared = choose(evolution, profile)
+    shown.model(model, evolution, chosen=True)
+    return compared

@@ -17,10 +17,11 @@ from cycleqd.search.records import JSON, ModelRef
 from cycleqd.search.state import State
 from cycleqd.storage import layout
 from cycleqd.storage.cleaning import clean_cores
-from cycleqd.storage.evolution import current, load_config, manifest_json, model_ref, parse_place
+from cycleqd.storage.evolution import current, load_config, manifest_json, model_ref
 from cycleqd.storage.failures import recorded
 from cycleqd.storage.finalising import compared
 from cycleqd.storage.objects import Store
+from cycleqd.storage.parameters import load_place
 from cycleqd.storage.results import Clock, once
 from cycleqd.storage.scores import scored_models
 from cycleqd.storage.settings import Settings
@@ -34,20 +35,20 @@ _ATTEMPTS = 5  # generations that may end while the elites are being claimed
 Recipe = Sequence[tuple[ModelRef, float]]
 
 
-def run(evolution: str, place: str) -> None:
+def run(evolution: str, profile: str) -> None:
     """Build the combined models, all but a final one that is still to be chosen.
 
     Args:
         evolution: Name of the evolution.
-        place: The section `place` as JSON.
+        profile: Names the place in S3.
 
     Raises:
         ConflictError: the archives change faster than they can be read.
     """
-    settings, where = Settings.from_environment(), parse_place(place)
+    settings = Settings.from_environment()
     store = Store.connect(settings, evolution)
     with recorded(store, "aggregate"):
-        config = load_config(store)
+        config, where = load_config(store), load_place(store, profile)
         claimed, state = claim(store, config)
         recipes = {model: recipe(store, config, state, model) for model in config.combined if model != config.chosen}
         for model in recipes:
@@ -58,21 +59,21 @@ def run(evolution: str, place: str) -> None:
         unlogged.catch_up(settings, store, config, [layout.stage(model, "make") for model in recipes])
 
 
-def choose(evolution: str, place: str) -> list[str]:
+def choose(evolution: str, profile: str) -> list[str]:
     """Build the final model from what scores better on the search split; the ids of the models to compare it with.
 
     Args:
         evolution: Name of the evolution.
-        place: The section `place` as JSON.
+        profile: Names the place in S3.
 
     Raises:
         ConflictError: the search has gone on since the aggregate was built.
         IntegrityError: the aggregate has no scores.
     """
-    settings, where = Settings.from_environment(), parse_place(place)
+    settings = Settings.from_environment()
     store = Store.connect(settings, evolution)
     with recorded(store, "choose final"):
-        config = load_config(store)
+        config, where = load_config(store), load_place(store, profile)
         head, state = current(store)
         claimed = store.get_json(layout.FINAL_PLAN)
         if claimed["sha256"] != head.sha256:

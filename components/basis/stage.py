@@ -13,10 +13,11 @@ from cycleqd.search.config import Config
 from cycleqd.search.place import Place
 from cycleqd.search.records import JSON, ModelRef
 from cycleqd.storage import layout
-from cycleqd.storage.evolution import load_config, manifest, manifest_json, model_ref, parse_place
+from cycleqd.storage.evolution import load_config, manifest, manifest_json, model_ref
 from cycleqd.storage.failures import recorded
 from cycleqd.storage.models import fetched
 from cycleqd.storage.objects import Store
+from cycleqd.storage.parameters import load_place
 from cycleqd.storage.results import Clock, once
 from cycleqd.storage.settings import Settings
 from cycleqd.tracking import unlogged
@@ -30,22 +31,22 @@ METHOD_VERSION = 1
 """Raise when the tensors of a basis, a core or an extracted adapter may change."""
 
 
-def run(evolution: str, place: str) -> None:
+def run(evolution: str, profile: str) -> None:
     """Make what seeding's copies lack for a search in the span. Free for what has been made.
 
     Args:
         evolution: Name of the evolution.
-        place: The section `place` as JSON.
+        profile: Names the place in S3.
 
     Raises:
         InvalidInputError: An expert's weights are broken, or its core does not give what peft gives.
     """
-    settings, where = Settings.from_environment(), parse_place(place)
+    settings = Settings.from_environment()
     store = Store.connect(settings, evolution)
     with recorded(store, "basis"):
         from cycleqd.storage.cores import opened_basis
 
-        config = load_config(store)
+        config, where = load_config(store), load_place(store, profile)
         adapters = {name: make_adapter(store, config, where, name) for name in config.models.experts}
         make_basis(store, where, adapters)
         with opened_basis(store, where) as basis:

@@ -13,14 +13,15 @@ from cycleqd.evaluation.scoring import evaluate_all
 from cycleqd.evaluation.secrets import withheld
 from cycleqd.evaluation.staged import Split
 from cycleqd.storage import layout
-from cycleqd.storage.evolution import load_config, parse_place
+from cycleqd.storage.evolution import load_config
 from cycleqd.storage.failures import recorded
 from cycleqd.storage.objects import Store
+from cycleqd.storage.parameters import load_place
 from cycleqd.storage.settings import Settings
 from cycleqd.tracking import unlogged
 
 
-def run(evolution: str, models: str, tasks: str, split: str, place: str) -> None:
+def run(evolution: str, models: str, tasks: str, split: str, profile: str) -> None:
     """Score models on tasks. Costs nothing for pairs that have a score.
 
     All checks come before a model is loaded. A checkpoint that is not what its record says is never scored.
@@ -30,18 +31,18 @@ def run(evolution: str, models: str, tasks: str, split: str, place: str) -> None
         models: JSON list of model ids.
         tasks: JSON list of names of tasks.
         split: "search" or "test".
-        place: The section `place` as JSON.
+        profile: Names the place in S3.
 
     Raises:
         InvalidInputError: names are unknown, or a task misses something on this machine.
         IntegrityError: task data are not what was seeded.
     """
-    settings, where = Settings.from_environment(), parse_place(place)
+    settings = Settings.from_environment()
     store = Store.connect(settings, evolution)
     with recorded(store, "evaluate", models, tasks, split):
         if split not in ("search", "test"):
             raise InvalidInputError(f"split is '{split}'; it is search or test")
-        config = load_config(store)
+        config, where = load_config(store), load_place(store, profile)
         names, chosen = json.loads(models), json.loads(tasks)
         unknown = sorted(set(chosen) - set(config.tasks))
         if unknown:

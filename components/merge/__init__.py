@@ -1,1 +1,1 @@
-"""A child's checkpoint: its parents' task vectors merged, and mutated too where the two are one task."""
+"""Children's checkpoints: their parents' task vectors merged; a large child is mutated in the same task."""

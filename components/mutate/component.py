@@ -1,4 +1,4 @@
-"""mutate as Kubeflow Pipelines components: of one child inside a loop, and of all children of a generation."""
+"""mutate as a Kubeflow Pipelines component: of all children of a generation."""
 
 from kfp import dsl
 
@@ -6,18 +6,21 @@ from cycleqd.search.place import Place
 
 
 @dsl.component(base_image=Place().image("mutate"), install_kfp_package=False)
-def mutate(evolution: str, item: str, place: str) -> str:
-    """Mutate a merged child; nothing is left to do where merging did that already."""
+def mutate(evolution: str, children: list[str], profile: str, summary: dsl.Output[dsl.Markdown]) -> list[str]:
+    """Mutate all merged children of a generation, each by its plan's mutation and seed.
+
+    Args:
+        evolution: Name of the evolution.
+        children: Loop items of the children, from "merge".
+        profile: The profile that this runs under, by name and sha256.
+        summary: Of each child its parents, omega and operators.
+
+    Returns:
+        The same loop items.
+    """
+    from components import shown
     from components.mutate.stage import run
 
-    run(evolution, [item], place)
-    return item
-
-
-@dsl.component(base_image=Place().image("mutate"), install_kfp_package=False)
-def mutate_children(evolution: str, children: list[str], place: str) -> list[str]:
-    """Mutate the merged cores of all children of a generation."""
-    from components.mutate.stage import run
-
-    run(evolution, children, place)
+    run(evolution, children, profile)
+    shown.making(summary, evolution, children)
     return children

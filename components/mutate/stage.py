@@ -1,7 +1,7 @@
-"""mutate: the mutation of merged children as a task of its own, where the place does not fuse it into merge.
+"""mutate: the mutation of merged children, where merge does not do it on the way.
 
 Reads the intermediates that merge wrote; writes the children's checkpoints: the same bytes as the fused way. In the
-span of low-rank experts both are cores, and one task mutates all children of a generation.
+span of low-rank experts both are cores.
 """
 
 from __future__ import annotations
@@ -17,39 +17,44 @@ from cycleqd.storage.evolution import (
     load_config,
     manifest_from,
     manifest_json,
-    parse_place,
     planned_child,
     size_in_bytes,
 )
 from cycleqd.storage.failures import recorded
 from cycleqd.storage.objects import Store
+from cycleqd.storage.parameters import load_place
 from cycleqd.storage.results import Clock, need_result, once
 from cycleqd.storage.settings import Settings
 from cycleqd.tracking import unlogged
+from cycleqd.weights.manifest import Manifest
 
 METHOD_VERSION = 1
 """Raise when the bytes of a mutated checkpoint may change."""
 
 
-def run(evolution: str, children: Sequence[str], place: str) -> None:
-    """Mutate children. Free for those that have been mutated, or that merge mutated (`fused`).
+def run(evolution: str, children: Sequence[str], profile: str) -> None:
+    """Mutate children. Free for those that have been mutated, when they were merged or later.
 
     Args:
         evolution: Name of the evolution.
         children: Loop items, one a child.
-        place: The section `place` as JSON.
+        profile: Names the place in S3.
     """
-    settings, where = Settings.from_environment(), parse_place(place)
+    settings = Settings.from_environment()
     store = Store.connect(settings, evolution)
     with recorded(store, "mutate", *children):
-        config = load_config(store)
-        planned = [planned_child(store, item) for item in children if config.in_span or not where.fused]
-        for child in planned:
-            make(store, config, child, where)
-        unlogged.catch_up(settings, store, config, [layout.stage(child.id, "mutate") for child in planned])
+        config, where = load_config(store), load_place(store, profile)
+        mutated = []
+        for item in children:
+            child = planned_child(store, item)
+            outputs = need_result(store, layout.stage(child.id, "merge"))["outputs"]
+            if "merged" in outputs:
+                make(store, config, child, where, manifest_from(outputs["merged"]))
+                mutated.append(child.id)
+        unlogged.catch_up(settings, store, config, [layout.stage(child, "mutate") for child in mutated])
 
 
-def make(store: Store, config: Config, child: Child, place: Place) -> None:
+def make(store: Store, config: Config, child: Child, place: Place, merged: Manifest) -> None:
     """Write a child's checkpoint and record.
 
     Args:
@@ -57,8 +62,8 @@ def make(store: Store, config: Config, child: Child, place: Place) -> None:
         config: Its configuration.
         child: From the generation's plan.
         place: Where to work.
+        merged: The intermediate.
     """
-    merged = manifest_from(need_result(store, layout.stage(child.id, "merge"))["outputs"]["merged"])
     inputs = {"child": child.to_json(), "merged": merged.digest, "shard_size": config.models.shard_size}
 
     def compute(clock: Clock) -> JSON:

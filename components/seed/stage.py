@@ -6,7 +6,6 @@ Everything later reads these copies only, so that an evolution does not change w
 from __future__ import annotations
 
 import hashlib
-import json
 import tempfile
 from pathlib import Path
 
@@ -19,6 +18,7 @@ from cycleqd.storage.evolution import manifest_json
 from cycleqd.storage.failures import recorded
 from cycleqd.storage.frozen import adopt, frozen_bytes
 from cycleqd.storage.objects import Store
+from cycleqd.storage.parameters import look_up
 from cycleqd.storage.results import Clock, once
 from cycleqd.storage.settings import Settings
 from cycleqd.storage.staging import copy_model, copy_operators, copy_task, fetch_operators, find_task, open_inputs
@@ -27,21 +27,22 @@ from cycleqd.tracking import unlogged
 METHOD_VERSION = 1
 
 
-def run(config: str, place: str) -> None:
+def run(evolution: str, config: str, profile: str) -> None:
     """Copy an evolution's inputs to S3 and open its MLflow experiment. Costs nothing when it has been done.
 
     Args:
-        config: The whole configuration as JSON, with the paths as this machine knows them.
-        place: The section `place` as JSON.
+        evolution: Name of the evolution.
+        config: Names the configuration in S3, with the paths as this machine knows them.
+        profile: Names the place in S3.
 
     Raises:
         InvalidInputError: models do not fit together, or task data are missing.
         ConflictError: the evolution exists with another configuration.
     """
     settings = Settings.from_environment()
-    tree = {**json.loads(config), "place": json.loads(place)}
-    store = Store.connect(settings, tree["name"])
+    store = Store.connect(settings, evolution)
     with recorded(store, "seed"), tempfile.TemporaryDirectory(prefix="cycleqd-operators-") as folder:
+        tree = {**look_up(store, config), "place": look_up(store, profile)}
         wanted = adopt(store, configuration.parse(fetch_operators(store.client, tree, Path(folder)), "config"))
         frozen = store.find(layout.CONFIG) or frozen_bytes(wanted)
         inputs = {"config": hashlib.sha256(frozen).hexdigest()}

@@ -21,13 +21,12 @@ from cycleqd.storage.settings import Settings
 from cycleqd.tracking import unlogged
 
 
-def run(evolution: str, generation: int, place: str) -> str:
+def run(evolution: str, generation: int) -> str:
     """Claim a generation; its loop items, [{"generation": 0, "child": "g000000-c00"}, …] as JSON.
 
     Args:
         evolution: Name of the evolution.
         generation: The generation; -1: the next after HEAD.
-        place: The section `place` as JSON.
 
     Raises:
         ConflictError: the generation is not the next one and was never planned.

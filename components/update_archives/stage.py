@@ -26,12 +26,12 @@ from cycleqd.storage.evolution import (
     load_state,
     need_plan,
     need_plan_record,
-    parse_place,
 )
 from cycleqd.storage.failures import recorded
 from cycleqd.storage.finalising import seeded_models
 from cycleqd.storage.formats import encode
 from cycleqd.storage.objects import Store
+from cycleqd.storage.parameters import load_place
 from cycleqd.storage.results import Clock, once
 from cycleqd.storage.scores import scored_models
 from cycleqd.storage.settings import Settings
@@ -41,18 +41,18 @@ METHOD_VERSION = 1
 """Raise when a snapshot may differ for the same scores."""
 
 
-def run(evolution: str, generation: int, place: str) -> None:
+def run(evolution: str, generation: int, profile: str) -> None:
     """Make the next snapshot and HEAD name it; then log and clean up, also when that was done before.
 
     Args:
         evolution: Name of the evolution.
         generation: The generation whose children are offered; -1: seeding.
-        place: The section `place` as JSON.
+        profile: Names the place in S3.
     """
-    settings, where = Settings.from_environment(), parse_place(place)
+    settings = Settings.from_environment()
     store = Store.connect(settings, evolution)
     with recorded(store, "update-archives", str(generation)):
-        config = load_config(store)
+        config, where = load_config(store), load_place(store, profile)
         models = seeded_models(config) if generation < 0 else [c.id for c in need_plan(store, generation).children]
         head = find_head(store)
         passed = head is not None and head.snapshot > generation  # even if its models have other scores by now

@@ -284,7 +284,7 @@ def runs(source: Cluster, limit: Limit = 20, json: Json = False) -> None:
 def logs(
     source: Anywhere,
     run: RunName,
-    task: Annotated[str, typer.Option(help="Only this task (merge, evaluate-child …), pod or child.")] = "",
+    task: Annotated[str, typer.Option(help="Only this task (merge, evaluate-models …), pod or child.")] = "",
     everything: Annotated[
         bool, typer.Option("--all", help="What KFP's launcher wrote around them, and KFP's own driver pods, too.")
     ] = False,

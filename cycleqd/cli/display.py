@@ -21,13 +21,16 @@ from cycleqd.search.state import State
 _DOING = {
     "seed": "staging models and data",
     "select-parents": "selecting parents",
-    "merge": "merging and mutating",
+    "basis": "making the shared basis",
+    "merge-and-mutate": "merging and mutating",
+    "merge": "merging",
     "mutate": "mutating",
     "evaluate-child": "evaluating",
     "evaluate-models": "evaluating",
     "update-archives": "updating archives",
     "aggregate": "aggregating the best elites",
     "choose-final": "building the final model",
+    "report": "drawing the report",
 }
 
 

@@ -13,7 +13,7 @@ from rich.text import Text
 from cycleqd.cli.cluster import reach_runs, reach_server, reach_store, warn
 from cycleqd.cli.output import answer, errors
 from cycleqd.cli.source import ConfigSource
-from cycleqd.errors import CycleQDError, InvalidInputError
+from cycleqd.errors import InvalidInputError
 from cycleqd.run import preflight
 from cycleqd.run.decisions import Run
 from cycleqd.run.kubeflow.runs import Runs
@@ -21,6 +21,7 @@ from cycleqd.run.kubeflow.schedules import retire
 from cycleqd.run.steps import Step, arguments
 from cycleqd.storage.evolution import find_head
 from cycleqd.storage.frozen import adopt
+from cycleqd.storage.objects import Store
 
 if TYPE_CHECKING:
     from kfp_server_api import V2beta1RecurringRun
@@ -45,29 +46,23 @@ def schedule(source: ConfigSource, cron: str, as_json: bool) -> None:
         )
     config = source.load()
     kubeflow, findings = reach_server(config)
-    runs = Runs(config, kubeflow)
-    try:
-        store = reach_store(config)
-        seeded = find_head(store) is not None
-    except CycleQDError as error:
-        findings.warnings.append(f"{error}; whether the evolution is seeded was not checked")
-    else:
-        adopt(store, config)
-        if not seeded:
-            findings.problems.append(
-                f"evolution '{config.name}' is not seeded yet, and a schedule only runs generations:"
-                f" cycleqd submit {source.flags}"
-            )
+    store = reach_store(config)
+    if find_head(store) is None:
+        findings.problems.append(
+            f"evolution '{config.name}' is not seeded yet, and a schedule only runs generations:"
+            f" cycleqd submit {source.flags}"
+        )
+    config = adopt(store, config)
     warn(findings)
     preflight.refuse(findings)
     cron = " ".join(fields)
-    made, schedule_id = _apply(runs, cron, source)
+    made, schedule_id = _apply(Runs(config, kubeflow), store, cron, source)
     facts = {"evolution": config.name, "cron": cron, "schedule": schedule_id, "changed": made}
     done = f"{config.name} {'scheduled' if made else 'is scheduled so already'}: {cron} ({schedule_id})"
     answer(as_json, facts, f"{done}; end it with: cycleqd unschedule {source.flags}")
 
 
-def _apply(runs: Runs, cron: str, source: ConfigSource) -> tuple[bool, str]:
+def _apply(runs: Runs, store: Store, cron: str, source: ConfigSource) -> tuple[bool, str]:
     """Whether anything was changed, and the schedule's id.
 
     The old one goes first, when its run in flight has ended: killed in between, there is none, which the next call
@@ -76,7 +71,7 @@ def _apply(runs: Runs, cron: str, source: ConfigSource) -> tuple[bool, str]:
     experiment = runs.kubeflow.experiment(runs.config.name)
     count = runs.config.place.generations_per_run
     version = runs.version("generation", count)
-    parameters = {**arguments(runs.config, Step("generation", 0, count), None), "generation": _NEXT}
+    parameters = {**arguments(runs.config, store, Step("generation", 0, count), None), "generation": _NEXT}
     text = json_.dumps([cron, version, parameters, runs.config.place.service_account], sort_keys=True)
     description = _SETTINGS + hashlib.sha256(text.encode()).hexdigest()
     name = runs.full_name("schedule")

@@ -16,7 +16,6 @@ from cycleqd.search.place import Image, Place
 IMAGES: tuple[Image, ...] = ("control", "weights", "evaluate")
 _OBJECT = re.compile(r"[a-z0-9]([-.a-z0-9]{0,251}[a-z0-9])?")
 _TAKEN = ("cycleqd/", "pipeline/", "pipelines.kubeflow.org/", "workflows.argoproj.io/")
-_PARAMETER = 100_000  # bytes; above about 120 kB a run fails
 
 
 def check_cluster(config: Config) -> Iterator[str]:
@@ -42,12 +41,6 @@ def check_cluster(config: Config) -> Iterator[str]:
     yield from _taken(place)
     for image in IMAGES:
         yield from _check_pods(image, place)
-    size = len(config.model_dump_json(by_alias=True).encode())
-    if size > _PARAMETER:
-        yield (
-            f"the configuration is {size // 1000} kB as a parameter of the seeding pipeline, of which KFP takes about"
-            f" {_PARAMETER // 1000}: choose splits by seed and share instead of by explicit ids"
-        )
 
 
 def _objects(place: Place) -> dict[str, tuple[str, ...]]:

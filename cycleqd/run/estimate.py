@@ -107,7 +107,7 @@ def estimate(
         total = children * seconds["make"] + evaluations * seconds["evaluate"]
     elites = min(sum(cells(config).values()), children)
     seeded = stored.seeded + (experts * stored.child if config.in_span else 0)
-    steps = 2 if config.in_span or not config.place.fused else 1  # the intermediate is written, too
+    steps = 1 if config.fused else 2  # the intermediate is written, too
     final = stored.swapped  # beside its core, of which no adapter is the same
     cores = (searched - 1 - full) * _groups(config, search) + (held_out - 1 - full) * _groups(config, tasks)
     return Estimate(
@@ -175,7 +175,7 @@ def _engine_starts(config: Config, children: int) -> int:
     """Tasks of all pipelines that evaluate: each starts an engine once, unless one server does it for all."""
     if config.evaluation.engine == "server":
         return 1
-    together = config.in_span or config.place.group == "generation"
+    together = not config.evaluated_apart
     search, everything = (_groups(config, len(names)) for names in (config.search_tasks, config.tasks))
     seeded = 1 if together else 1 + len(config.models.experts)
     generations = config.method.generations if together else children
@@ -184,20 +184,19 @@ def _engine_starts(config: Config, children: int) -> int:
 
 
 def _pods(config: Config, children: int) -> int:
-    """Pods of the generations on a cluster: a generation is select, update, and for each child merge (mutate) and its
-    evaluations; in the span merge, mutate and evaluations for all children. KFP adds a driver for each task and run,
-    for each generation where a run has several, and for each loop and child where there is a loop.
+    """Pods of the generations on a cluster: a generation is select, merge, mutate, evaluations, update; where children
+    are large a merge and mutate each instead, and they may be evaluated one by one. KFP adds a driver for each task and
+    run, for each generation where a run has several, and for each loop and child where there is a loop.
     """
     place, generations = config.place, config.method.generations
     evaluations = _groups(config, len(config.search_tasks))
     runs = math.ceil(generations / place.generations_per_run)
     nested = generations if place.generations_per_run > 1 else 0
-    if config.in_span:
-        return _PODS_A_TASK * generations * (4 + evaluations) + runs + nested
-    together = place.group == "generation"
-    a_child = (1 if place.fused else 2) + (0 if together else evaluations)
-    tasks = generations * (2 + together) + children * a_child
-    return _PODS_A_TASK * tasks + runs + nested + generations + children
+    apart = config.evaluated_apart
+    a_child = config.fused + (evaluations if apart else 0)
+    a_generation = (2 if config.fused else 4) + (0 if apart else evaluations)
+    loops = generations + children if a_child else 0
+    return _PODS_A_TASK * (generations * a_generation + children * a_child) + runs + nested + loops
 
 
 def measured(store: Store) -> dict[str, float]:

@@ -36,7 +36,10 @@ def bring(config: Config, store: Store, bar: Bar) -> Config:
         with bar("uploading models and data", sum(path.stat().st_size for path in missing.values())) as advance:
             for key, path in missing.items():
                 store.put_file(key, path, advance)
-    return _with_operators(parse(tree, "the configuration"), store) if files else config
+    if not files:
+        return config
+    brought = parse(tree, "the configuration").model_copy(update={"place": config.place})
+    return _with_operators(brought, store)
 
 
 def _with_operators(config: Config, store: Store) -> Config:

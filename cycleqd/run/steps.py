@@ -6,7 +6,6 @@ started at any time, finds the run of the step that is in flight.
 
 from __future__ import annotations
 
-import json
 import re
 from dataclasses import dataclass
 from typing import Any
@@ -17,6 +16,7 @@ from cycleqd.search.state import State
 from cycleqd.storage.evolution import current, find_head
 from cycleqd.storage.finalising import compared, finalised, seeded_models
 from cycleqd.storage.objects import Store
+from cycleqd.storage.parameters import keep, keep_place
 from pipelines.definitions import Kind
 
 _GENERATIONS = re.compile(r"generations?-(\d+)(?:-(\d+))?")
@@ -102,18 +102,19 @@ def previous_step(config: Config, state: State | None) -> Step | None:
     return generation_step(config, state.generation - 1) if state.generation else Step("seeding")
 
 
-def arguments(config: Config, step: Step, state: State | None) -> dict[str, Any]:
-    """The parameters of a step's pipeline.
+def arguments(config: Config, store: Store, step: Step, state: State | None) -> dict[str, Any]:
+    """The parameters of a step's pipeline; what is too long for one is stored.
 
     Args:
         config: The evolution's configuration.
+        store: The evolution.
         step: Which run.
         state: The current snapshot, None before seeding has ended.
     """
-    tree = config.model_dump(mode="json", by_alias=True)
-    common = {"evolution": config.name, "place": json.dumps(tree["place"])}
+    common = {"evolution": config.name, "profile": keep_place(store, config.place)}
     if step.kind == "seeding":
-        return {**common, "config": json.dumps(tree)}
+        tree = config.model_dump(mode="json", by_alias=True, exclude={"place"})
+        return {**common, "config": keep(store, config.name, tree)}
     if step.kind == "generation":
         return {**common, "generation": step.first}
     return {**common, "models": compared(config, state, None) if state else seeded_models(config)}

@@ -175,6 +175,28 @@ class Config(Section):
         return self.models.weights == "span"
 
     @property
+    def fused(self) -> bool:
+        """Whether children are large: each one is then merged and mutated in one task of its own.
+
+        Raises:
+            InvalidInputError: nothing has decided it.
+        """
+        if self.in_span:
+            return False
+        if self.place.fused == "auto":
+            raise InvalidInputError(
+                "whether children are large cannot be told, as models.base cannot be read here; set place.fused (true"
+                " above 1 GB a checkpoint)"
+            )
+        return self.place.fused
+
+    @property
+    def evaluated_apart(self) -> bool:
+        """Whether each model is evaluated by tasks of its own: large ones are, but for `group: generation`."""
+        group = self.place.group
+        return group != "generation" and (self.fused or (group == "child" and not self.in_span))
+
+    @property
     def extracted(self) -> tuple[str, ...]:
         """Ids of the full checkpoints that adapters are extracted from: the best expert to beat is one of them."""
         return tuple(f"source-{name}" for name, expert in self.models.experts.items() if expert.rank is not None)
@@ -261,7 +283,7 @@ def load(path: Path, profile: Path | None = None) -> Config:
             f"{profile}: a profile holds the keys of `place` themselves; take the line 'place:' away"
         )
     over = _validated(Place, keys, str(profile), profile.absolute().parent)
-    return config.model_copy(update={"place": _overlaid(config.place, over)})
+    return config.model_copy(update={"place": _overlaid(config.place, over).named(profile.stem)})
 
 
 def parse(tree: Any, where: str, folder: Path | None = None, plugins: Path | None = None) -> Config:

@@ -9,6 +9,7 @@ from urllib.parse import urlsplit
 from pydantic import (
     AfterValidator,
     Field,
+    PrivateAttr,
 )
 
 from cycleqd import __version__
@@ -56,7 +57,7 @@ class Images(Section):
     """
 
     control: str = f"cycleqd/control:{__version__}"
-    """Image of seed, select_parents and update_archives."""
+    """Image of seed, select_parents, update_archives and report."""
     weights: str = f"cycleqd/weights:{__version__}"
     """Image of merge, mutate and aggregate."""
     evaluate: str = f"cycleqd/evaluate:{__version__}"
@@ -69,7 +70,7 @@ def image_of(stage: str) -> Image:
     Args:
         stage: Name of the stage, such as "merge".
     """
-    if stage in ("merge", "mutate", "aggregate", "choose_final"):
+    if stage in ("merge", "mutate", "merge_and_mutate", "aggregate", "choose_final"):
         return "weights"
     return "evaluate" if stage in ("basis", "evaluate") else "control"
 
@@ -110,7 +111,7 @@ class Resources(Section):
     """What one task pod asks for on a cluster (Kubernetes quantities), and the nodes it may run on."""
 
     cpu: Cpu = "2"
-    """CPUs, request and limit."""
+    """CPUs: the request, and the limit, which is at least one."""
     memory: Bytes = "8G"
     """Memory, request and limit."""
     gpu: int = Field(default=0, ge=0)
@@ -139,9 +140,13 @@ class Place(Section):
     folder: Annotated[Location, Field(validate_default=True)] = ".cycleqd"
     """Where embedded services, cached checkpoints and temporary files are kept."""
     group: Literal["task", "child", "generation"] = "task"
-    """What one evaluate task scores: a child on one `task`, a `child`, or all children of a `generation`."""
-    fused: bool = True
-    """Merge and mutate in one task; the checkpoint's bytes are the same either way."""
+    """What one task of the pipeline evaluates: all children on one `task`, one `child` on all tasks, or all children of
+    a `generation` on all tasks. With `task`, `fused` children are scored one by one, too; cores never are.
+    """
+    fused: Literal["auto"] | bool = "auto"
+    """`true`: each child is merged and mutated in one task of its own; `false`: all children of a generation are merged
+    in one task and mutated in another. The checkpoints' bytes are the same either way. `auto`: full checkpoints over
+    1 GB are fused, smaller ones are not; cores never are."""
     generations_per_run: int = Field(default=1, ge=1)
     """Generations in one pipeline run."""
     parallelism: int = Field(default=2, ge=1)
@@ -197,6 +202,23 @@ class Place(Section):
     """Resources of pods of the `weights` image."""
     evaluate: Resources = Resources()
     """Resources of pods of the `evaluate` image."""
+
+    _profile: str = PrivateAttr(default="")
+
+    @property
+    def name(self) -> str:
+        """What people call it: the profile that it comes from, without folder and suffix; else its runner."""
+        return self._profile or self.runner
+
+    def named(self, profile: str) -> Place:
+        """The same place under another name.
+
+        Args:
+            profile: The profile that it comes from.
+        """
+        found = self.model_copy()
+        found._profile = profile
+        return found
 
     def image(self, stage: str) -> str:
         """The reference of a stage's image.

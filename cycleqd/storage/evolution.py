@@ -9,7 +9,6 @@ from typing import Any
 
 from cycleqd.errors import ConflictError, IntegrityError, InvalidInputError
 from cycleqd.search.config import Config
-from cycleqd.search.place import Place
 from cycleqd.search.records import JSON, Child, ModelRef, Plan
 from cycleqd.search.state import State
 from cycleqd.storage import layout
@@ -39,15 +38,6 @@ class Head:
     def to_json(self) -> JSON:
         """HEAD.json's content: all but the etag, which S3 gives it."""
         return {"snapshot": self.snapshot, "sha256": self.sha256, "edition": self.edition}
-
-
-def parse_place(place: str) -> Place:
-    """The `place` parameter of a stage.
-
-    Args:
-        place: The section `place` as JSON.
-    """
-    return Place.model_validate(json.loads(place))
 
 
 def load_config(store: Store) -> Config:
@@ -216,7 +206,7 @@ def manifest(store: Store, model: str) -> Manifest:
 
 
 def find_manifest(store: Store, model: str) -> Manifest | None:
-    """`manifest`, None where no stage has made the model.
+    """Files and digests of a model's checkpoint, None where no stage has made it.
 
     Args:
         store: Objects of the evolution.

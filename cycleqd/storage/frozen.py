@@ -19,8 +19,9 @@ from cycleqd.search.config import Config
 from cycleqd.search.records import JSON
 from cycleqd.storage import layout
 from cycleqd.storage.formats import FORMAT, decode
-from cycleqd.storage.inputs import decided
+from cycleqd.storage.inputs import decided, sized, with_fused
 from cycleqd.storage.objects import Store
+from cycleqd.storage.results import read_result
 
 
 def frozen_bytes(config: Config) -> bytes:
@@ -75,7 +76,8 @@ def fetch(store: Store, key: str, sha256: str, folder: Path) -> None:
 
 
 def adopt(store: Store, config: Config) -> Config:
-    """The user's configuration, with what is frozen for every key that it does not set; before seeding with `decided`.
+    """The user's configuration, with what is frozen for every key that it does not set, and `place.fused` decided by
+    the base that was seeded; before seeding with `decided`.
 
     Args:
         store: Objects of the evolution.
@@ -98,7 +100,11 @@ def adopt(store: Store, config: Config) -> Config:
             f"evolution {store.url('')} was started with another configuration (different: {', '.join(differing)});"
             " restore these, or give the evolution another name"
         )
-    return whole
+    base = read_result(store, layout.stage("base", "make"))
+    if base is None:  # its copying has not ended
+        return sized(whole, store.client)
+    files = base["outputs"]["checkpoint"]["files"]
+    return with_fused(whole, {name: entry["size"] for name, entry in files.items()})
 
 
 def flat(tree: JSON, prefix: str = "") -> dict[str, object]:

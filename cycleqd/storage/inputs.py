@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -17,6 +17,9 @@ from cycleqd.weights.protocols import Source
 
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
+
+LARGE = 10**9
+"""Bytes of weights above which a full checkpoint is merged and mutated at once: else it is written and read again."""
 
 
 _HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
@@ -57,17 +60,49 @@ def _no_folder(path: str) -> str:
 
 
 def decided(config: Config, client: S3Client | None) -> Config:
-    """The configuration with `models.weights` decided, from what the experts are.
+    """The configuration with `models.weights` decided, by what the experts are, and `place.fused`, by the base's size.
 
     Args:
         config: As the user wrote it.
-        client: For experts in S3; None where it cannot be read.
+        client: For models in S3; None where it cannot be read. `place.fused` may then stay undecided, as it does where
+            the base's folder is missing.
 
     Raises:
         InvalidInputError: The experts are not of the kind that `models.weights` or `models.keep_dense` asks for, or of
             two kinds without `models.rank`; an expert's folder is missing; or operators or the engine do not work on
             such weights.
     """
+    return sized(_with_weights(config, client), client)
+
+
+def sized(config: Config, client: S3Client | None) -> Config:
+    """The configuration with `place.fused` decided where the base can be looked at.
+
+    Args:
+        config: `models.weights` decided.
+        client: For a base in S3; None where it cannot be read.
+    """
+    try:
+        return with_fused(config, find_source(client, config.models.base).files())
+    except InvalidInputError:  # said where models are checked
+        return config
+
+
+def with_fused(config: Config, base: Mapping[str, int]) -> Config:
+    """The configuration with `place.fused` decided: `auto` is whether a child's weights are over 1 GB, as the base's.
+
+    Args:
+        config: `models.weights` decided.
+        base: The base's files and their bytes.
+    """
+    if config.place.fused != "auto":
+        return config
+    weights = sum(size for name, size in base.items() if name.endswith(".safetensors"))
+    place = config.place.model_copy(update={"fused": not config.in_span and weights > LARGE})
+    return config.model_copy(update={"place": place})
+
+
+def _with_weights(config: Config, client: S3Client | None) -> Config:
     models = config.models
     remote = any(expert.path.startswith("s3://") for expert in models.experts.values())
     if client is None and remote and models.weights != "auto":

@@ -23,6 +23,7 @@
     runs/ID/failures/TASK-….json             why a task of that Kubeflow run failed, until it begins again
     runs/ID/logs/TASK-….json                 the last lines that a task of that run wrote, until it begins again
     repeats/STEP.json                        how often a step's run was repeated, by whichever driver
+    parameters/SHA256.json                   a profile, or seeding's configuration, that runs' parameters name
 
 In the span of low-rank experts, expert-NAME, children and combined models are cores of the basis at models/basis, named
 by the digest that records, plans and snapshots give a model: equal models share one. source-NAME is an expert as it
@@ -51,6 +52,7 @@ FINAL_MLFLOW = "final/mlflow.json"
 REPORT_MODELS = "report/models.json"
 CORES = "cores"
 UNLOGGED = "unlogged"
+PARAMETERS = "parameters"
 COMBINED = ("naive", "aggregated", "final")
 """Ids of what finalising may build: linear combinations of models."""
 
@@ -336,3 +338,12 @@ def repeats(step: str) -> str:
         step: Name of the step, as drivers call it.
     """
     return f"repeats/{step}.json"
+
+
+def parameter(sha256: str) -> str:
+    """What a run's parameter names.
+
+    Args:
+        sha256: Digest of its bytes, hex.
+    """
+    return f"{PARAMETERS}/{sha256}.json"

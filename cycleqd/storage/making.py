@@ -49,7 +49,7 @@ def merge_cores(store: Store, config: Config, child: Child) -> Manifest:
     return save_merged(store, child.id, merged)
 
 
-def merge_dense(store: Store, config: Config, child: Child, place: Place, clock: Clock) -> Manifest:
+def merge_dense(store: Store, config: Config, child: Child, place: Place, fused: bool, clock: Clock) -> Manifest:
     """Write a child's full checkpoint: mutated (fused), or the intermediate.
 
     Args:
@@ -57,6 +57,7 @@ def merge_dense(store: Store, config: Config, child: Child, place: Place, clock:
         config: Its configuration.
         child: From the generation's plan.
         place: Where to work.
+        fused: Mutate on the way.
         clock: Keeps the seconds and the device.
     """
     clock.facts["device"] = where = device(place)
@@ -68,8 +69,8 @@ def merge_dense(store: Store, config: Config, child: Child, place: Place, clock:
                 base,
                 parents,
                 Drawn(config.method.crossover, child.crossover),
-                sink(store, layout.checkpoint(child.id) if place.fused else layout.merged(child.id)),
-                mutation=Drawn(config.method.mutation, child.mutation) if place.fused else None,
+                sink(store, layout.checkpoint(child.id) if fused else layout.merged(child.id)),
+                mutation=Drawn(config.method.mutation, child.mutation) if fused else None,
                 threads=place.threads,
                 device=where,
                 shard_size=size_in_bytes(config.models.shard_size),

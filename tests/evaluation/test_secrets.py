@@ -62,7 +62,7 @@ def test_no_process_of_an_evaluation_carries_what_leads_to_the_s3_keys(
             variables |= issuer.environment(kind, file)
         evo = evolution(tasks={"two": {**task, "split": {"share": 0.5, "seed": 1}}})
         evo.seed()
-        arguments = [evo.name, '["base"]', json.dumps(["two"]), "search", evo.place]
+        arguments = [evo.name, '["base"]', json.dumps(["two"]), "search", evo.profile]
         # A shell stands between, as Kubeflow's launcher does: it keeps the credentials, and nothing in a box sees it.
         command = ["/bin/sh", "-c", '"$@"; exit $?', "sh", sys.executable, "-c", STAGE, *arguments]
         done = subprocess.run(command, capture_output=True, text=True, check=False, env=variables)

@@ -11,11 +11,12 @@ LLAMA3 = ROOT / "examples" / "llama3" / "cycleqd.yaml"
 
 
 def golden_configs() -> dict[str, Config]:
-    """One a placement: the published setting on a cluster, and every grouping on one machine."""
+    """One a placement: the published setting on a cluster, every grouping on one machine, large children, the span."""
     return {
         "llama3": load(LLAMA3),
         "task": two_tasks(group="task"),
-        "child": two_tasks(group="child", fused=False),
+        "child": two_tasks(group="child"),
+        "large": two_tasks(group="child", fused=True),
         "generation": two_tasks(group="generation"),
         "span": in_span(two_tasks(group="generation")),
         "span-kubeflow": in_span(two_tasks(runner="kubeflow", services="external", group="task")),
@@ -44,7 +45,7 @@ def two_tasks(**place: object) -> Config:
                 },
             },
             "tasks": {"one": task, "two": task, "three": {**task, "report_only": True}},
-            "place": {"folder": "/state", **place},
+            "place": {"folder": "/state", "fused": False, **place},
         },
         "the golden configuration",
     )

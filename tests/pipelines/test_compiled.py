@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import os
+import re
+from graphlib import TopologicalSorter
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +17,8 @@ from tests.pipelines.configs import ROOT, golden_configs, two_tasks
 
 GOLDEN = ROOT / "tests" / "golden"
 KINDS: tuple[Kind, ...] = ("seeding", "generation", "finalising")
+LOOPED = ("llama3", "child", "large")
+"""The golden files of generations that have a task a child."""
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -64,22 +69,27 @@ def test_a_loop_uses_only_its_item_and_pipeline_parameters(name: str) -> None:
     """kfp.local silently puts the item in the place of another task's output."""
     pipeline, _ = compiled(name, "generation")
     loops = [c for c in pipeline["components"] if c.startswith("comp-for-loop")]
-    assert len(loops) == (0 if golden_configs()[name].in_span else 1)
+    assert len(loops) == (name in LOOPED)
     for task in (task for loop in loops for task in pipeline["components"][loop]["dag"]["tasks"].values()):
         for source in task["inputs"]["parameters"].values():
             assert "taskOutputParameter" not in source
             given = source.get("componentInputParameter", "loop-item")
-            assert given.endswith(("loop-item", "--evolution", "--place"))
+            assert given.endswith(("loop-item", "--evolution", "--profile"))
 
 
-def test_a_generation_in_the_span_is_a_task_a_step() -> None:
-    """Cores are made in milliseconds: no loop, and no pod a child."""
-    pipeline, _ = compiled("span", "generation")
+@pytest.mark.parametrize("name", ["generation", "span"])
+def test_a_generation_of_small_children_is_a_task_a_step(name: str) -> None:
+    """No loop, and no pod a child: cores are made in milliseconds, small checkpoints in seconds."""
+    pipeline, _ = compiled(name, "generation")
     tasks = pipeline["root"]["dag"]["tasks"]
-    assert list(tasks) == ["evaluate-models", "merge-children", "mutate-children", "select-parents", "update-archives"]
-    assert tasks["merge-children"]["dependentTasks"] == ["select-parents"]
-    assert tasks["mutate-children"]["dependentTasks"] == ["merge-children"]
-    assert tasks["evaluate-models"]["dependentTasks"] == ["mutate-children"]
+    assert list(tasks) == ["evaluate-models", "merge", "mutate", "select-parents", "update-archives"]
+    assert tasks["merge"]["dependentTasks"] == ["select-parents"]
+    assert tasks["mutate"]["dependentTasks"] == ["merge"]
+    assert tasks["evaluate-models"]["dependentTasks"] == ["mutate"]
+    assert set(tasks["update-archives"]["dependentTasks"]) == {"evaluate-models", "mutate"}
+
+
+def test_the_basis_is_made_before_anything_is_scored() -> None:
     seeding, _ = compiled("span", "seeding")
     assert seeding["root"]["dag"]["tasks"]["basis"]["dependentTasks"] == ["seed"]
 
@@ -106,10 +116,10 @@ def order(name: str) -> int:
 def test_pods_get_their_placement() -> None:
     pipeline, executors = compiled("llama3", "generation")
     containers = pipeline["deploymentSpec"]["executors"]
-    evaluate, merge = executors["exec-evaluate-child"], executors["exec-merge"]
+    evaluate, merge = executors["exec-evaluate-child"], executors["exec-merge-and-mutate"]
     assert containers["exec-evaluate-child"]["container"]["resources"]["accelerator"]["resourceCount"] == "1"
-    assert "accelerator" not in containers["exec-merge"]["container"]["resources"]
-    assert containers["exec-merge"]["container"]["resources"]["resourceMemoryLimit"] == "24G"
+    assert "accelerator" not in containers["exec-merge-and-mutate"]["container"]["resources"]
+    assert containers["exec-merge-and-mutate"]["container"]["resources"]["resourceMemoryLimit"] == "24G"
     mounts = {mount["mountPath"]: mount for mount in evaluate["emptyDirMounts"]}
     assert mounts["/dev/shm"]["medium"] == "Memory"
     assert evaluate["nodeSelector"]["labels"] == {"nvidia.com/gpu.present": "true"}
@@ -160,7 +170,7 @@ GPU_CLUSTER: dict[str, Any] = {
         "timeout": 9000,
     },
 }
-STAGES = {"seed": "control", "select": "control", "update": "control", "evaluate": "evaluate"}
+STAGES = {"seed": "control", "select": "control", "update": "control", "report": "control", "evaluate": "evaluate"}
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -177,9 +187,9 @@ def test_every_pod_of_a_gpu_cluster_gets_what_the_profile_says(kind: Kind, tmp_p
         assert container["image"] == GPU_CLUSTER["images"][image]
         assert {"name": "CYCLEQD_IMAGE", "value": container["image"]} in container["env"]
         assert {"name": "CYCLEQD_BUCKET", "value": "bucket"} in container["env"]
-        assert (container["resources"]["resourceCpuLimit"], container["resources"]["resourceMemoryLimit"]) == (
-            (wanted.get("cpu", "2"), wanted.get("memory", "8G"))
-        )
+        resources, cpu = container["resources"], wanted.get("cpu", "2")
+        assert (resources["resourceCpuRequest"], resources["resourceMemoryLimit"]) == (cpu, wanted.get("memory", "8G"))
+        assert resources["resourceCpuLimit"] == ("1" if cpu == "500m" else cpu)
         assert pod["activeDeadlineSeconds"] == str(wanted.get("timeout", 600))
         assert pod["podMetadata"] == {
             "labels": {"cycleqd/image": image, **GPU_CLUSTER["labels"]},
@@ -230,7 +240,7 @@ def test_pods_that_their_service_account_identifies_need_no_secret(kind: Kind, t
 @pytest.mark.parametrize("runner", ["local", "docker", "kubeflow"])
 def test_a_loop_is_limited_on_this_machine_and_never_on_a_cluster(runner: str, tmp_path: Path) -> None:
     """Argo counts what a retry sets to Running against a limit: where that many had failed, none would ever start."""
-    write(two_tasks(runner=runner, parallelism=3), "generation", 1, tmp_path / "pipeline.yaml")
+    write(two_tasks(runner=runner, parallelism=3, fused=True), "generation", 1, tmp_path / "pipeline.yaml")
     pipeline = next(yaml.safe_load_all((tmp_path / "pipeline.yaml").read_text()))
     (loop,) = [task for task in pipeline["root"]["dag"]["tasks"].values() if "parameterIterator" in task]
     limit = loop.get("iteratorPolicy", {}).get("parallelismLimit")
@@ -239,7 +249,7 @@ def test_a_loop_is_limited_on_this_machine_and_never_on_a_cluster(runner: str, t
 
 @pytest.mark.parametrize(("kind", "first"), [("seeding", "seed"), ("finalising", "aggregate")])
 def test_scorings_wait_for_nothing_but_what_they_score(kind: Kind, first: str, tmp_path: Path) -> None:
-    write(two_tasks(runner="kubeflow", group="task", parallelism=1), kind, 1, tmp_path / "pipeline.yaml")
+    write(two_tasks(runner="kubeflow", group="task", fused=True), kind, 1, tmp_path / "pipeline.yaml")
     pipeline = next(yaml.safe_load_all((tmp_path / "pipeline.yaml").read_text()))
     tasks = pipeline["root"]["dag"]["tasks"]
     scorings = [name for name in tasks if name.startswith("evaluate-models")]
@@ -253,15 +263,15 @@ def test_scorings_wait_for_nothing_but_what_they_score(kind: Kind, first: str, t
 
 @pytest.mark.parametrize("name", golden_configs())
 def test_nothing_of_a_pipeline_needs_what_backends_were_not_seen_to_do(name: str) -> None:
-    """No exit handlers, conditions or nested loops, no artifacts: strings between tasks, one loop at most."""
+    """No exit handlers, conditions or nested loops; strings between tasks, no artifacts; one loop at most."""
     for kind in KINDS:
         pipeline, _ = compiled(name, kind)
         parts = pipeline["components"]
         assert not [part for part in parts if part.startswith(("comp-exit-handler", "comp-condition"))]
         loops = [part for part in parts if part.startswith("comp-for-loop")]
-        assert len(loops) == (kind == "generation" and not golden_configs()[name].in_span)
+        assert len(loops) == (kind == "generation" and name in LOOPED)
         for part in parts.values():
-            assert "artifacts" not in part.get("inputDefinitions", {}) | part.get("outputDefinitions", {})
+            assert "artifacts" not in part.get("inputDefinitions", {})
 
 
 def named(groups: list[dict[str, Any]], optional: bool) -> set[tuple[str, str]]:
@@ -288,6 +298,92 @@ def test_no_credential_is_in_a_definition(name: str) -> None:
 def test_the_grouping_decides_how_many_evaluations_there_are() -> None:
     counts = {
         name: sum("evaluate" in task for task in every_task(compiled(name, "seeding")[0]))
-        for name in ("task", "child", "generation")
+        for name in ("task", "child", "large", "generation")
     }
-    assert counts == {"task": 6, "child": 3, "generation": 1}
+    assert counts == {"task": 2, "child": 3, "large": 3, "generation": 1}
+
+
+STEPS = {
+    "task": ["select parents", "merge", "mutate", "evaluate one", "evaluate two", "update archives"],
+    "child": ["select parents", "merge", "mutate", ("each child", ["evaluate one, two"]), "update archives"],
+    "large": ["select parents", ("each child", ["merge and mutate", "evaluate one, two"]), "update archives"],
+    "generation": ["select parents", "merge", "mutate", "evaluate one, two", "update archives"],
+    "span": ["select parents", "merge", "mutate", "evaluate one, two", "update archives"],
+    "span-kubeflow": ["select parents", "merge", "mutate", "evaluate one", "evaluate two", "update archives"],
+}
+
+
+@pytest.mark.parametrize("name", STEPS)
+def test_the_graph_of_a_generation_reads_as_its_five_steps(name: str) -> None:
+    pipeline, _ = compiled(name, "generation")
+    assert names_of(pipeline, pipeline["root"]) == STEPS[name]
+
+
+def names_of(pipeline: dict[str, Any], part: dict[str, Any]) -> list[Any]:
+    """The names that people see, in the order in which tasks run; of a loop with those in it."""
+    tasks = part["dag"]["tasks"]
+    order = TopologicalSorter({name: sorted(tasks[name].get("dependentTasks", ())) for name in sorted(tasks)})
+    found = []
+    for name in order.static_order():
+        inner, shown = pipeline["components"][tasks[name]["componentRef"]["name"]], tasks[name]["taskInfo"]["name"]
+        found.append((shown, names_of(pipeline, inner)) if "dag" in inner else shown)
+    return found
+
+
+def test_generations_in_a_row_are_named_in_their_order() -> None:
+    pipeline, _ = compiled("llama3", "generation")
+    names = [name for name, _ in names_of(pipeline, pipeline["root"])]
+    assert names == sorted(names) and (names[0], names[-1]) == ("generation 01 of 10", "generation 10 of 10")
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("name", golden_configs())
+def test_parameters_are_short_and_everything_is_described(name: str, kind: Kind) -> None:
+    """A wall of JSON is what a person would see: it is in S3, and the parameters name it."""
+    pipeline, _ = compiled(name, kind)
+    own = {"seeding": {"config"}, "generation": {"generation", "offset"}, "finalising": {"models"}}[kind]
+    given = pipeline["root"]["inputDefinitions"]["parameters"]
+    several = golden_configs()[name].place.generations_per_run > 1
+    assert set(given) == {"evolution", "profile"} | (own - {"offset"} if several else own)
+    assert golden_configs()[name].name in pipeline["pipelineInfo"]["displayName"]
+    assert pipeline["pipelineInfo"]["description"].endswith(".")
+    assert all(parameter["description"] for parameter in given.values())
+    for task in every_task(pipeline).values():
+        inputs = pipeline["components"][task["componentRef"]["name"]]["inputDefinitions"]["parameters"]
+        assert all(parameter["description"] for parameter in inputs.values())
+
+
+SHOWN = {
+    "seed": {},
+    "basis": {},
+    "select-parents": {},
+    "merge": {"summary": "system.Markdown"},
+    "mutate": {"summary": "system.Markdown"},
+    "merge-and-mutate": {"summary": "system.Markdown"},
+    "evaluate-child": {"scores": "system.Metrics"},
+    "evaluate-models": {"scores": "system.Metrics"},
+    "update-archives": {"archives": "system.HTML", "summary": "system.Markdown"},
+    "aggregate": {"model": "system.Model"},
+    "choose-final": {"model": "system.Model"},
+    "report": {"page": "system.HTML"},
+}
+
+
+def test_each_stage_shows_what_it_did() -> None:
+    found: dict[str, dict[str, str]] = {}
+    for name in golden_configs():
+        for kind in KINDS:
+            pipeline, _ = compiled(name, kind)
+            for task in every_task(pipeline).values():
+                stage = task["componentRef"]["name"].removeprefix("comp-")
+                outputs = pipeline["components"][f"comp-{stage}"].get("outputDefinitions", {}).get("artifacts", {})
+                kinds = {name: output["artifactType"]["schemaTitle"] for name, output in outputs.items()}
+                found[re.sub(r"-\d+$", "", stage)] = kinds
+    assert found == SHOWN
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("name", golden_configs())
+def test_a_definition_is_ascii(name: str, kind: Kind) -> None:
+    """Stock Kubeflow's database stores nothing else, and answers 500."""
+    assert json.dumps([*yaml.safe_load_all((GOLDEN / f"{name}-{kind}.yaml").read_text())], ensure_ascii=False).isascii()

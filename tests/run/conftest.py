@@ -20,6 +20,7 @@ from cycleqd.cli import app
 from cycleqd.cli.session import Session, connect
 from cycleqd.run.local.services import running
 from cycleqd.search.config import load
+from cycleqd.storage import layout
 from cycleqd.storage.objects import Store
 from tests.run.processes import processes_of
 from tests.run.world import make_world
@@ -67,8 +68,9 @@ class Finished:
 
 
 def content(store: Store) -> dict[str, bytes]:
-    """What an evolution is: archives, HEAD, plans and results. Runs' records tell of time and are left out."""
-    return {key: store.get(key) for key in store.list("") if not key.endswith(("/run.json", "/mlflow.json"))}
+    """What an evolution is: archives, HEAD, plans and results. What tells of time and place is left out."""
+    own = [key for key in store.list("") if not key.startswith(layout.PARAMETERS)]
+    return {key: store.get(key) for key in own if not key.endswith(("/run.json", "/mlflow.json"))}
 
 
 @pytest.fixture

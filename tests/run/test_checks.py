@@ -83,14 +83,6 @@ def test_each_problem_is_one_sentence(place: dict[str, Any], said: str) -> None:
     assert said in problem and "\n" not in problem
 
 
-def test_a_configuration_that_is_too_large_for_a_parameter_is_refused() -> None:
-    config = cluster()
-    ids = {"search_ids": [f"sample-{n:06d}" for n in range(10000)], "test_ids": ["last"]}
-    task = config.tasks["one"].model_copy(update={"split": type(config.tasks["one"].split)(**ids)})
-    large = config.model_copy(update={"tasks": {**config.tasks, "one": task}})
-    assert any("kB as a parameter" in problem for problem in check_cluster(large))
-
-
 def test_what_is_unlikely_to_be_meant_is_a_warning() -> None:
     (tags,) = cluster_warnings(two_tasks(runner="kubeflow"))
     assert "control, weights, evaluate are named by tag" in tags

@@ -77,45 +77,47 @@ class World:
             del os.environ["KFP_RUN_ID"]
 
     def _work(self, given: dict[str, Any]) -> None:
-        name, place = given["evolution"], given["place"]
+        name, profile = given["evolution"], given["profile"]
         tasks = json.dumps(["one", "two"])
         if "config" in given:
-            self._seed(given, name, tasks, place)
+            self._seed(given, name, tasks, profile)
         elif "generation" in given:
-            self._generation(int(given["generation"]), name, tasks, place)
+            self._generation(int(given["generation"]), name, tasks, profile)
         else:
-            self._finalise(list(given["models"]), name, tasks, place)
+            self._finalise(list(given["models"]), name, tasks, profile)
 
-    def _seed(self, given: dict[str, Any], name: str, tasks: str, place: str) -> None:
+    def _seed(self, given: dict[str, Any], name: str, tasks: str, profile: str) -> None:
         from components.evaluate.stage import run as evaluate
         from components.seed.stage import run as seed
         from components.update_archives.stage import run as update
 
-        seed(given["config"], place)
-        evaluate(name, json.dumps(["base", "expert-red", "expert-blue"]), tasks, "search", place)
-        update(name, -1, place)
+        seed(name, given["config"], profile)
+        evaluate(name, json.dumps(["base", "expert-red", "expert-blue"]), tasks, "search", profile)
+        update(name, -1, profile)
 
-    def _generation(self, generation: int, name: str, tasks: str, place: str) -> None:
+    def _generation(self, generation: int, name: str, tasks: str, profile: str) -> None:
         from components import items
         from components.evaluate.stage import run as evaluate
         from components.merge.stage import run as merge
+        from components.mutate.stage import run as mutate
         from components.select_parents.stage import run as select
         from components.update_archives.stage import run as update
 
-        loop = items.for_loop(select(name, generation, place))
-        merge(name, loop, place)
-        evaluate(name, json.dumps([json.loads(item)["child"] for item in loop]), tasks, "search", place)
-        update(name, json.loads(loop[0])["generation"], place)
+        loop = items.for_loop(select(name, generation))
+        merge(name, loop, profile)
+        mutate(name, loop, profile)
+        evaluate(name, json.dumps([json.loads(item)["child"] for item in loop]), tasks, "search", profile)
+        update(name, json.loads(loop[0])["generation"], profile)
 
-    def _finalise(self, models: list[str], name: str, tasks: str, place: str) -> None:
+    def _finalise(self, models: list[str], name: str, tasks: str, profile: str) -> None:
         from components.aggregate.stage import choose
         from components.aggregate.stage import run as aggregate
         from components.evaluate.stage import run as evaluate
 
-        aggregate(name, place)
-        evaluate(name, json.dumps(models), tasks, "search", place)
+        aggregate(name, profile)
+        evaluate(name, json.dumps(models), tasks, "search", profile)
         for split in ("search", "test"):
-            evaluate(name, json.dumps(choose(name, place)), tasks, split, place)
+            evaluate(name, json.dumps(choose(name, profile)), tasks, split, profile)
 
 
 @pytest.fixture
@@ -305,7 +307,7 @@ CRON = "0 */30 * * * *"
 def test_a_schedule_is_made_once_replaced_and_removed(world: World) -> None:
     _, err = world.call("schedule", "--cron", CRON, code=2)
     assert "is not seeded yet" in err and world.backend.schedules == {}
-    world.store.put(layout.HEAD, b'{"sha256": "0", "snapshot": 0}')
+    world.store.put_json(layout.HEAD, {"edition": 0, "sha256": "0", "snapshot": 0})
     made = world.json("schedule", "--cron", CRON)
     (body,) = world.backend.schedules.values()
     assert body["trigger"] == {"cron_schedule": {"cron": CRON}} and body["mode"] == "ENABLE"

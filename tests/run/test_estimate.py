@@ -140,7 +140,7 @@ def test_pods_of_a_generation_of_three_children() -> None:
     config = two_tasks(group="generation")
     method = config.method.model_copy(update={"generations": 1, "children": 3})
     cost = cost_of(config.model_copy(update={"method": method}), SMALL)
-    assert cost.pods == 3 * 3 + 8  # docs/kubernetes.md, "What it costs"
+    assert cost.pods == 2 * 5 + 1  # docs/kubernetes.md, "What it costs"
 
 
 def test_intermediates_are_written_where_merging_is_apart() -> None:

@@ -16,7 +16,8 @@ from cycleqd.search.config import Config
 from pipelines.definitions import Kind, write
 from tests.pipelines.configs import two_tasks
 
-GENERATION = {"evolution": "golden", "generation": 4, "place": "{}"}
+COMMON = {"evolution": "golden", "profile": "local@sha256:0"}
+GENERATION = {**COMMON, "generation": 4}
 
 
 def compiled(config: Config, kind: Kind, folder: Path, count: int = 1) -> dict[str, Any]:
@@ -56,6 +57,8 @@ class Stages:
             return {"Output": [f"{number}-{child}" for child in range(self.children)]}
         if task.name == "choose-final":
             return {"Output": ["base", "final"]}
+        if task.name in ("merge", "mutate"):
+            return {"Output": task.inputs["children"]}
         return {"Output": task.inputs["item"]} if "item" in task.inputs else {}
 
     def named(self, name: str) -> list[GraphTask]:
@@ -64,24 +67,34 @@ class Stages:
 
 def test_a_generation_runs_its_loop_within_the_limit_and_collects_in_order(tmp_path: Path) -> None:
     stages = Stages()
-    Graph(compiled(two_tasks(fused=False, parallelism=2), "generation", tmp_path), stages).run(GENERATION)
+    Graph(compiled(two_tasks(fused=True, parallelism=2), "generation", tmp_path), stages).run(GENERATION)
     names = [task.name for task in stages.ended]
     assert names[0] == "select-parents" and names[-1] == "update-archives"
     items = [f"4-{child}" for child in range(5)]
-    for name in ("merge", "mutate", "evaluate-child", "evaluate-child-2"):
+    for name in ("merge-and-mutate", "evaluate-child", "evaluate-child-2"):
         assert sorted(task.inputs["item"] for task in stages.named(name)) == items
     for item in items:
         order = [task.name for task in stages.ended if task.inputs.get("item") == item]
-        assert order[:2] == ["merge", "mutate"] and sorted(order[2:]) == ["evaluate-child", "evaluate-child-2"]
+        assert order[0] == "merge-and-mutate" and sorted(order[1:]) == ["evaluate-child", "evaluate-child-2"]
     assert stages.named("update-archives")[0].inputs["children"] == items
     assert 2 <= stages.most <= 4  # two children, each on at most two benchmarks at a time
     assert {json.loads(task.inputs["tasks"])[0] for task in stages.ended if "tasks" in task.inputs} == {"one", "two"}
 
 
+def test_small_children_are_made_in_one_task_a_step_and_may_be_evaluated_apart(tmp_path: Path) -> None:
+    stages, items = Stages(3), ["4-0", "4-1", "4-2"]
+    Graph(compiled(two_tasks(group="child", parallelism=1), "generation", tmp_path), stages).run(GENERATION)
+    names = ["select-parents", "merge", "mutate", "evaluate-child", "evaluate-child", "evaluate-child"]
+    assert [task.name for task in stages.ended] == [*names, "update-archives"]
+    assert [task.inputs["item"] for task in stages.named("evaluate-child")] == items
+    for name in ("merge", "mutate", "update-archives"):
+        assert stages.named(name)[0].inputs["children"] == items
+
+
 def test_a_task_has_its_image_its_source_and_whole_numbers(tmp_path: Path) -> None:
     stages, config = Stages(1), two_tasks()
     Graph(compiled(config, "generation", tmp_path), stages).run(GENERATION)
-    for name, stage in (("select-parents", "select_parents"), ("merge", "merge"), ("evaluate-child", "evaluate")):
+    for name, stage in (("select-parents", "select_parents"), ("merge", "merge"), ("evaluate-models", "evaluate")):
         (task,) = stages.named(name)
         assert task.image == config.place.image(stage)
         assert f"from components.{stage}.stage import run" in task.command[-1]
@@ -95,7 +108,7 @@ def test_several_generations_in_a_run_follow_one_another(tmp_path: Path) -> None
     stages = Stages(2)
     config = two_tasks(generations_per_run=3, group="generation")
     Graph(compiled(config, "generation", tmp_path, 3), stages).run(GENERATION)
-    each = ["select-parents", "merge", "merge", "evaluate-models", "update-archives"]
+    each = ["select-parents", "merge", "mutate", "evaluate-models", "update-archives"]
     assert [task.name for task in stages.ended] == 3 * each
     assert [task.inputs["children"] for task in stages.named("update-archives")] == [
         [f"{number}-0", f"{number}-1"] for number in (4, 5, 6)
@@ -104,7 +117,7 @@ def test_several_generations_in_a_run_follow_one_another(tmp_path: Path) -> None
 
 def test_finalising_scores_what_was_chosen(tmp_path: Path) -> None:
     stages = Stages()
-    Graph(compiled(two_tasks(), "finalising", tmp_path), stages).run({"evolution": "golden", "place": "{}"})
+    Graph(compiled(two_tasks(), "finalising", tmp_path), stages).run(COMMON)
     chosen = [task.name for task in stages.ended].index("choose-final")
     assert {tuple(task.inputs["models"]) for task in stages.ended[chosen + 1 :]} == {("base", "final")}
     before = [task.inputs["models"] for task in stages.ended[1:chosen]]
@@ -112,17 +125,17 @@ def test_finalising_scores_what_was_chosen(tmp_path: Path) -> None:
 
 
 def test_what_depends_on_a_failure_does_not_begin(tmp_path: Path) -> None:
-    stages = Stages(failing="merge")
-    with pytest.raises(RuntimeError, match="merge fails"):
-        Graph(compiled(two_tasks(parallelism=1), "generation", tmp_path), stages).run(GENERATION)
-    assert [task.name for task in stages.begun] == ["select-parents", "merge"]
+    stages = Stages(failing="merge-and-mutate")
+    with pytest.raises(RuntimeError, match="merge-and-mutate fails"):
+        Graph(compiled(two_tasks(parallelism=1, fused=True), "generation", tmp_path), stages).run(GENERATION)
+    assert [task.name for task in stages.begun] == ["select-parents", "merge-and-mutate"]
 
 
 def test_what_runs_beside_a_failure_is_waited_for(tmp_path: Path) -> None:
     stages = Stages(failing="4-0")
     with pytest.raises(RuntimeError):
-        Graph(compiled(two_tasks(parallelism=2), "generation", tmp_path), stages).run(GENERATION)
+        Graph(compiled(two_tasks(parallelism=2, fused=True), "generation", tmp_path), stages).run(GENERATION)
     assert len(stages.begun) == len(stages.ended)
     finished = [task.name for task in stages.ended if task.inputs.get("item") == "4-1"]
-    assert sorted(finished) == ["evaluate-child", "evaluate-child-2", "merge"]
+    assert sorted(finished) == ["evaluate-child", "evaluate-child-2", "merge-and-mutate"]
     assert stages.named("update-archives") == []

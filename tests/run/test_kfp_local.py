@@ -20,6 +20,7 @@ from tests.run.conftest import Finished, content, start
 from tests.run.world import make_world
 
 BUCKET = "under-kfp"
+PAGES = {"archives", "summary"}
 ROOT = Path(__file__).parents[2]
 PROGRAM = """
 import sys
@@ -37,7 +38,7 @@ store = Store.connect(Settings.from_environment(), config.name)
 config = adopt(store, config)
 local.init(local.SubprocessRunner(use_venv=False), pipeline_root=sys.argv[2])
 for step in (Step("seeding"), Step("generation", 0, 1)):
-    build(config, step.kind, step.count)(**arguments(config, step, find_state(store)))
+    build(config, step.kind, step.count)(**arguments(config, store, step, find_state(store)))
 """
 
 
@@ -58,7 +59,7 @@ def test_in_the_span_too(tmp_path: Path) -> None:
 
 
 def same_under_kfp(path: Path, services: Mapping[str, str], expected: Mapping[str, bytes], folder: Path) -> None:
-    """Seeding and a generation by KFP's runner, in a bucket of their own: no object differs."""
+    """Seeding and a generation by KFP's runner, in a bucket of their own: no object differs, and tasks have pages."""
     own = {"CYCLEQD_BUCKET": BUCKET, "CYCLEQD_CACHE": str(folder / "cache"), "TMPDIR": str(folder)}
     own["MLFLOW_TRACKING_URI"] = f"sqlite:///{folder}/mlflow.db"  # the server has an experiment of this name
     own["PYTHONPATH"] = str(ROOT)
@@ -75,6 +76,10 @@ def same_under_kfp(path: Path, services: Mapping[str, str], expected: Mapping[st
         check=False,
     )
     assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-4000:]
+    assert "cannot be shown" not in done.stdout + done.stderr
+    pages = [file for file in (folder / "root").rglob("*") if file.name in PAGES]
+    assert {page.name for page in pages} == PAGES
+    assert any("g000000-c00" in page.read_text() for page in pages if page.name == "summary")
     made = content(Store.connect(settings, load(path).name))
     head = made.pop("HEAD.json")
     assert b'"snapshot":1' in head

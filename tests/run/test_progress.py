@@ -61,4 +61,6 @@ def test_seeding_is_seen_to_move() -> None:
     display.begins("generation-000000")
     assert shown() == "generation-000000"
     display.task("merge", "started")
+    assert shown() == "merging"
+    display.task("merge-and-mutate", "started")
     assert shown() == "merging and mutating"

@@ -205,7 +205,9 @@ def test_a_profile_holds_nothing_but_a_place(tmp_path: Path) -> None:
     with pytest.raises(InvalidInputError, match="take the line 'place:' away"):
         load(tmp_path / "evolution.yaml", tmp_path / "profile.yaml")
     (tmp_path / "profile.yaml").write_text("")
-    assert load(tmp_path / "evolution.yaml", tmp_path / "profile.yaml") == load(tmp_path / "evolution.yaml")
+    plain, under = load(tmp_path / "evolution.yaml"), load(tmp_path / "evolution.yaml", tmp_path / "profile.yaml")
+    assert under.model_dump() == plain.model_dump()
+    assert (plain.place.name, under.place.name) == ("local", "profile")
 
 
 def test_flags_beat_the_place_and_are_checked() -> None:

@@ -130,7 +130,6 @@ def test_every_stage_records_what_it_refuses(evolution: Callable[..., Evolution]
     from components.evaluate.stage import run as evaluate
     from components.merge.stage import run as merge
     from components.mutate.stage import run as mutate
-    from components.seed.stage import run as seed
     from components.select_parents.stage import run as select
     from components.update_archives.stage import run as update
 
@@ -139,14 +138,14 @@ def test_every_stage_records_what_it_refuses(evolution: Callable[..., Evolution]
     broken = json.loads(json.dumps(made.tree))
     broken["models"]["base"] = str(tmp_path / "nowhere")
     calls: dict[str, Callable[[], object]] = {
-        "seed": lambda: seed(json.dumps(broken), made.place),
-        "select-parents": lambda: select(made.store.evolution, 0, made.place),
-        "basis": lambda: basis(made.store.evolution, made.place),
-        "merge": lambda: merge(made.store.evolution, [item], made.place),
-        "mutate": lambda: mutate(made.store.evolution, [item], made.place),
-        "evaluate": lambda: evaluate(made.store.evolution, '["base"]', '["x"]', "neither", made.place),
-        "update-archives": lambda: update(made.store.evolution, 0, made.place),
-        "aggregate": lambda: aggregate(made.store.evolution, made.place),
+        "seed": lambda: made.seed(broken),
+        "select-parents": lambda: select(made.store.evolution, 0),
+        "basis": lambda: basis(made.store.evolution, made.profile),
+        "merge": lambda: merge(made.store.evolution, [item], made.profile),
+        "mutate": lambda: mutate(made.store.evolution, [item], made.profile),
+        "evaluate": lambda: evaluate(made.store.evolution, '["base"]', '["x"]', "neither", made.profile),
+        "update-archives": lambda: update(made.store.evolution, 0, made.profile),
+        "aggregate": lambda: aggregate(made.store.evolution, made.profile),
     }
     for task, call in calls.items():
         with pytest.raises(CycleQDError) as caught:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from cycleqd.storage.evolution import need_plan, parse_place
+from cycleqd.storage.evolution import need_plan
 from cycleqd.storage.models import opened
 from cycleqd.storage.settings import Settings
 from tests.evolution import Evolution
@@ -25,7 +25,7 @@ def test_base_and_experts_come_from_the_cache_and_children_when_they_are_there(
     evo.seeding()
     (item,) = evo.select(0)
     child = need_plan(evo.store, 0).children[0]
-    inputs, place = [child.base, *child.parents], parse_place(evo.place)
+    inputs, place = [child.base, *child.parents], evo.config.place
     monkeypatch.setenv("CYCLEQD_CACHE", str(tmp_path / "new"))
     evo.merge(item)
     assert cached() == {model.digest for model in inputs}

@@ -106,12 +106,13 @@ class Kubeflow:
             f"{self.where} has an experiment '{name}' that is not listed; is it archived?",
         )
 
-    def version_of(self, pipeline: str, digest: str, package: Path) -> tuple[str, str]:
-        """Ids of a pipeline and of its version; whichever is missing is made.
+    def version_of(self, pipeline: str, version: str, package: Path) -> tuple[str, str]:
+        """Ids of a pipeline and of its version; whichever is missing is made. Another commit's version of the same
+        definition is that version.
 
         Args:
             pipeline: The pipeline's name.
-            digest: The version's name: the sha256 of its package.
+            version: The version's name, which ends in a word of what the package holds.
             package: The compiled pipeline, a YAML file.
         """
         wanted = self._api.V2beta1Pipeline(name=pipeline, display_name=pipeline, namespace=self.namespace)
@@ -120,11 +121,11 @@ class Kubeflow:
             lambda: self._ask(self._pipelines.pipeline_service_create_pipeline, wanted),
             f"{self.where} has a pipeline '{pipeline}' that is not listed; look at its page",
         )
-        upload, options = self._uploads.upload_pipeline_version, {"name": digest, "pipelineid": pipeline_id}
+        upload, options = self._uploads.upload_pipeline_version, {"name": version, "pipelineid": pipeline_id}
         return pipeline_id, self._find_or_make(
-            lambda: self._version(pipeline_id, digest),
+            lambda: self._version(pipeline_id, version),
             lambda: self._ask(upload, str(package), **options),
-            f"version {digest} of pipeline '{pipeline}' was uploaded, but is not at {self.where}",
+            f"version {version} of pipeline '{pipeline}' was uploaded, but is not at {self.where}",
         )
 
     def _find_or_make(self, find: Callable[[], str | None], make: Callable[[], object], lost: str) -> str:
@@ -144,8 +145,9 @@ class Kubeflow:
 
     def _version(self, pipeline_id: str, name: str) -> str | None:
         call = self._pipelines.pipeline_service_list_pipeline_versions
-        found = self._pages(call, "pipeline_versions", pipeline_id, filter=named(name))
-        return next((str(version.pipeline_version_id) for version in found if version.display_name == name), None)
+        content, found = name.rpartition(" ")[2], self._pages(call, "pipeline_versions", pipeline_id)
+        same = (version for version in found if str(version.display_name).endswith(content))
+        return next((str(version.pipeline_version_id) for version in same), None)
 
     def get_version(self, source: tuple[str, str]) -> V2beta1PipelineVersion:
         """A pipeline's version with what it was compiled to.

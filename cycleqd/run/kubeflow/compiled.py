@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from cycleqd.errors import InvalidInputError
 from cycleqd.run.decisions import Run
 from cycleqd.run.kubeflow.client import Kubeflow
 from cycleqd.run.kubeflow.refusals import MissingError
@@ -15,6 +17,7 @@ from cycleqd.run.steps import Step, arguments, find_state
 from cycleqd.search.config import Config
 from cycleqd.storage import layout
 from cycleqd.storage.objects import Store
+from cycleqd.storage.parameters import is_name, look_up
 from pipelines.definitions import Kind
 
 if TYPE_CHECKING:
@@ -24,6 +27,8 @@ Source = tuple[str, str]
 """Ids of a pipeline and of its version."""
 _ELSEWHERE = frozenset({"runner", "services", "folder", "endpoint", "tls_ca", "retries", "parallelism", "images"})
 """Keys of the place that tell a run's tasks nothing; and its images, which are compared as they were compiled."""
+_PATHS = {"config": "", "profile": "place"}
+"""Where in a configuration the values that parameters name are."""
 _SHOWN, _LONGEST = 4, 80
 
 
@@ -79,12 +84,12 @@ class Comparison:
         if step is None or then.source is None:
             return ""
         state = find_state(self.store)
-        given = arguments(self.config, step, state)
+        given = arguments(self.config, self.store, step, state)
         if step.kind == "seeding" and state is not None:  # what it was to read is frozen
             given["config"] = then.parameters.get("config")
         now = Compiled(self.version(step.kind, step.count), given, self.config.place.service_account)
         try:
-            return changed(then, now, self.kubeflow.get_version, self.store.url(layout.SOURCES))
+            return changed(then, now, self.kubeflow.get_version, self.store)
         except MissingError:
             return "the pipeline's version was deleted"
 
@@ -100,15 +105,15 @@ def images(version: V2beta1PipelineVersion) -> dict[str, str]:
     return {label: str(one["container"]["image"]) for label, one in executors.items() if "container" in one}
 
 
-def changed(then: Compiled, now: Compiled, read: Callable[[Source], V2beta1PipelineVersion], sources: str) -> str:
+def changed(then: Compiled, now: Compiled, read: Callable[[Source], V2beta1PipelineVersion], store: Store) -> str:
     """What differs, as a part of a sentence; "" for nothing, and for a run of which nothing is known.
 
     Args:
         then: The run's.
         now: What a new run of the same step would have.
         read: Gets a version.
-        sources: URL of the folder that inputs of this machine are brought to: they are named there by a run, and here
-            by their paths.
+        store: The evolution, which holds what parameters name; inputs of this machine were brought there, and are known
+            here by their paths.
     """
     if then.source is None or now.source is None:
         return ""
@@ -118,8 +123,8 @@ def changed(then: Compiled, now: Compiled, read: Callable[[Source], V2beta1Pipel
         pairs = {(old[label], new[label]) for label in old.keys() & new.keys() if old[label] != new[label]}
         words = [f"image {before} → {after}" for before, after in sorted(pairs)]
     for name in sorted(then.parameters.keys() | now.parameters.keys()):
-        values = _parsed(then.parameters.get(name)), _parsed(now.parameters.get(name))
-        words += _differing("" if name == "config" else name, *values, sources)
+        values = _meant(store, then.parameters.get(name)), _meant(store, now.parameters.get(name))
+        words += _differing(_PATHS.get(name, name), *values, store.url(layout.SOURCES))
     if now.account and now.account != then.account:
         words.append(f"place.service_account {then.account} → {now.account}")
     if then.source != now.source and not words:
@@ -127,19 +132,19 @@ def changed(then: Compiled, now: Compiled, read: Callable[[Source], V2beta1Pipel
     return ", ".join([*words[:_SHOWN], *(["…"] if len(words) > _SHOWN else [])])
 
 
-def _parsed(value: Any) -> Any:
-    """A parameter; trees travel as JSON."""
-    try:
-        return json.loads(value) if isinstance(value, str) and value.startswith("{") else value
-    except ValueError:
-        return value
+def _meant(store: Store, value: Any) -> Any:
+    """A parameter, or what it names in S3 where that is still there."""
+    with suppress(InvalidInputError):
+        if isinstance(value, str) and is_name(value):
+            return look_up(store, value)
+    return value
 
 
 def _differing(path: str, then: Any, now: Any, sources: str) -> Iterator[str]:
-    """The keys, with both values, at which trees differ. The configuration's place is a parameter of its own."""
+    """The keys, with both values, at which trees differ."""
     if isinstance(then, dict) and isinstance(now, dict):
         for key in sorted(then.keys() | now.keys()):
-            if not (path == "place" and key in _ELSEWHERE) and (path, key) != ("", "place"):
+            if not (path == "place" and key in _ELSEWHERE):
                 yield from _differing(f"{path}.{key}".strip("."), then.get(key), now.get(key), sources)
     elif then != now and not _brought(then, now, sources):
         yield f"{path} {_shown(then)} → {_shown(now)}"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -23,7 +22,7 @@ from cycleqd.run.kubeflow.waiting import Waits
 from cycleqd.run.steps import Step, arguments, find_state
 from cycleqd.search.config import Config
 from cycleqd.storage.objects import Store
-from pipelines.definitions import Kind, write
+from pipelines.definitions import Kind, version_name, write
 
 if TYPE_CHECKING:
     from kfp_server_api import V2beta1Run
@@ -212,8 +211,8 @@ class Runs:
             with tempfile.TemporaryDirectory() as folder:
                 package = Path(folder) / "pipeline.yaml"
                 write(self.config, kind, count, package)
-                digest = hashlib.sha256(package.read_bytes()).hexdigest()
-                self._versions[kind, count] = self.kubeflow.version_of(self.full_name(kind), digest, package)
+                found = self.kubeflow.version_of(self.full_name(kind), version_name(package), package)
+            self._versions[kind, count] = found
         return self._versions[kind, count]
 
     def body(self, parameters: Mapping[str, Any]) -> dict[str, Any]:
@@ -281,7 +280,7 @@ class Steps(Runs):
         state = find_state(self.store)
         seen = self.upload() if step.kind == "seeding" and state is None else self.config
         self._experiment = self.kubeflow.experiment(self.config.name)
-        body = self.body(arguments(seen, step, state))
+        body = self.body(arguments(seen, self.store, step, state))
         return self.run(self.kubeflow.create_run(self._experiment, self.full_name(step.name), source, body))
 
     def wait(self, run: Run) -> None:

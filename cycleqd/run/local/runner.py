@@ -105,7 +105,7 @@ class LocalRunner(Runner):
 
     def start(self, step: Step) -> Run:
         """Start a run of the step, under its name."""
-        parameters = arguments(self.config, step, find_state(self.store))
+        parameters = arguments(self.config, self.store, step, find_state(self.store))
         self._note(step).unlink(missing_ok=True)
         logs = StepLogs(self.folder / step.name)
         run = Run(step.name, step.name, RUNNING, datetime.now(UTC))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from typing import Any
 
 import pytest
@@ -12,6 +11,7 @@ from cycleqd.run.decisions import Halt, Position, Replace, Retry
 from cycleqd.run.kubeflow.compiled import Compiled, changed
 from cycleqd.run.kubeflow.runs import Steps
 from cycleqd.storage.objects import Store
+from cycleqd.storage.parameters import keep
 from tests.run.kfp_backend import Backend
 from tests.run.kubeflow.golden import GENERATION, NAME, Driver, by_hand, failing
 
@@ -127,15 +127,15 @@ def test_a_version_that_was_deleted_is_a_change_and_a_run_of_unknown_origin_is_n
     assert [one.outdated for one in steps.runs([GENERATION.name]) if one.id == unknown] == [""]
 
 
-def test_inputs_that_were_brought_are_the_same_inputs_and_others_are_not() -> None:
-    """A run of seeding names the copies in S3, this machine its files. A place is a parameter of its own."""
-    sources = "s3://bucket/golden/sources"
-    then = {"models": {"base": f"{sources}/models/base", "rank": 8}, "place": {"threads": 1}, "seed": 1}
+def test_inputs_that_were_brought_are_the_same_inputs_and_others_are_not(store: Store) -> None:
+    """A run of seeding names the copies in S3, this machine its files."""
+    sources = store.url("sources")
+    then = {"models": {"base": f"{sources}/models/base", "rank": 8}, "seed": 1}
 
     def words(**models: Any) -> str:
-        now = {"models": {**then["models"], **models}, "place": {"threads": 2}, "seed": 1}  # type: ignore[dict-item]
-        old, new = ({"config": json.dumps(tree)} for tree in (then, now))
-        return changed(Compiled(("p", "v"), old, ""), Compiled(("p", "v"), new, ""), lambda source: None, sources)  # type: ignore[arg-type, return-value]
+        now = {"models": {**then["models"], **models}, "seed": 1}  # type: ignore[dict-item]
+        old, new = ({"config": keep(store, NAME, tree)} for tree in (then, now))
+        return changed(Compiled(("p", "v"), old, ""), Compiled(("p", "v"), new, ""), lambda source: None, store)  # type: ignore[arg-type, return-value]
 
     assert words(base="/home/me/base") == ""
     assert words(base="s3://bucket/corrected") == f"models.base {sources}/models/base → s3://bucket/corrected"

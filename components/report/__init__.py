@@ -1,0 +1,1 @@
+"""report: the evolution as one page, shown in Kubeflow."""
