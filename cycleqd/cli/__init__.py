@@ -136,6 +136,14 @@ def rescore(source: Source, json: Json = False) -> None:
 
 
 @command
+def extend(source: Source, json: Json = False) -> None:
+    """Take up more generations, later stop rules and new report-only tasks of the configuration after seeding."""
+    from cycleqd.cli.extend import run as start
+
+    start(source, json)
+
+
+@command
 def audit(
     source: Source,
     model: Annotated[str, typer.Argument(help="A model id, best, or the id of an MLflow run or a KFP run.")],

@@ -13,6 +13,7 @@ from rich.text import Text
 from cycleqd.cli.display import Display, cancelled, conclude
 from cycleqd.cli.output import answer, errors, plain
 from cycleqd.cli.progress import counting
+from cycleqd.cli.session import adopted
 from cycleqd.cli.source import ConfigSource
 from cycleqd.run import checks, cluster_checks, preflight
 from cycleqd.run.checks import Findings
@@ -24,7 +25,6 @@ from cycleqd.run.sources import bring
 from cycleqd.run.steps import Step, find_state
 from cycleqd.search.config import Config
 from cycleqd.storage.evolution import current
-from cycleqd.storage.frozen import adopt
 from cycleqd.storage.objects import Store
 from cycleqd.storage.settings import Settings
 
@@ -83,7 +83,7 @@ def reach(source: ConfigSource) -> Access:
     store = reach_store(config)
     preflight.check_store(store)
     preflight.check_tracking(os.environ.get("MLFLOW_TRACKING_URI"), findings)
-    config = adopt(store, config)
+    config = adopted(store, config)
     if find_state(store) is None:
         findings.warnings += checks.check_method(config)
         if not _seeds(config, kubeflow):

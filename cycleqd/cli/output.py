@@ -48,6 +48,15 @@ def say(sentence: str) -> None:
     console.print(Text(plain(sentence)))
 
 
+def warn(sentence: str) -> None:
+    """Print a warning on standard error.
+
+    Args:
+        sentence: Without a full stop.
+    """
+    errors.print(Text(f"warning: {plain(sentence)}"))
+
+
 def answer(as_json: bool, facts: Any, *sentences: str) -> None:
     """Print what a command found or did.
 

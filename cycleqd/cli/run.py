@@ -8,7 +8,7 @@ from rich.text import Text
 
 from cycleqd.cli.display import Display, conclude
 from cycleqd.cli.output import errors
-from cycleqd.cli.session import connect
+from cycleqd.cli.session import adopted, connect
 from cycleqd.cli.source import ConfigSource
 from cycleqd.errors import InvalidInputError, OutageError
 from cycleqd.run.containers.launcher import Containers
@@ -20,7 +20,6 @@ from cycleqd.run.steps import find_state
 from cycleqd.search.config import Config
 from cycleqd.search.state import State
 from cycleqd.storage.client import probe
-from cycleqd.storage.frozen import adopt
 
 OUTAGE_SECONDS = 60.0
 """Of pauses: how long a store that is away is waited for, in all; what a step has recorded by then is kept."""
@@ -46,7 +45,7 @@ def run(source: ConfigSource, as_json: bool) -> None:
     with alone(config), _launcher(config) as launcher, running(config.place) as environment:
         session = connect(config, environment)
         probe(session.store)
-        config = adopt(session.store, config)
+        config = adopted(session.store, config)
         store = session.store
         try:
             with (

@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING
 
 from cycleqd.cli.cluster import reach_runs, reach_server, reach_store, warn
 from cycleqd.cli.output import answer
+from cycleqd.cli.session import adopted
 from cycleqd.cli.source import ConfigSource
 from cycleqd.errors import CycleQDError, InvalidInputError
 from cycleqd.run import preflight
 from cycleqd.run.kubeflow.runs import Runs
 from cycleqd.run.steps import Step, arguments
 from cycleqd.storage.evolution import find_head
-from cycleqd.storage.frozen import adopt
 
 if TYPE_CHECKING:
     from kfp_server_api import V2beta1RecurringRun
@@ -47,7 +47,7 @@ def schedule(source: ConfigSource, cron: str, as_json: bool) -> None:
     except CycleQDError as error:
         findings.warnings.append(f"{error}; whether the evolution is seeded was not checked")
     else:
-        adopt(store, config)
+        adopted(store, config)
         if not seeded:
             findings.problems.append(
                 f"evolution '{config.name}' is not seeded yet, and a schedule only runs generations:"

@@ -75,7 +75,7 @@ def _check_services(
 
 
 def _check_models(config: Config, samples: Samples, store: Store | None, findings: Findings) -> Estimate | None:
-    config = checks.decide(config, store, findings)
+    given, config = config, checks.decide(config, store, findings)
     findings.problems += checks.check_server(config)
     opened = checks.check_models(config, store, findings)
     findings.problems += check_templates(opened)
@@ -85,6 +85,7 @@ def _check_models(config: Config, samples: Samples, store: Store | None, finding
         seconds, generated = measured(store), replies.generated(store, config)
         state = find_state(store)
         findings.warnings += checks.flat_tasks(state) if state else []
+        checks.check_seeded(given, store, findings)
     if not opened or (config.in_span and len(opened) <= len(config.models.experts)):
         return None
     stored = sizes(config, opened)

@@ -2,6 +2,9 @@
 
 A key that the user's file leaves out has the value that is frozen, so that a default may change. A key that the frozen
 configuration lacks did not exist then; `formats` gives it the value that was in force.
+
+Generations, stop rules and report-only tasks may be raised and added later: each such change is a sealed record, an
+extension, which names what was in force before it.
 """
 
 from __future__ import annotations
@@ -9,6 +12,7 @@ from __future__ import annotations
 import hashlib
 import json
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 from cycleqd.errors import ConflictError, IntegrityError
@@ -21,6 +25,9 @@ from cycleqd.storage import layout
 from cycleqd.storage.formats import FORMAT, decode
 from cycleqd.storage.inputs import decided
 from cycleqd.storage.objects import Store
+from cycleqd.storage.results import Record, find_record, need_result
+
+EXTENDABLE = "generations, stop rules and report-only tasks are raised and added by `cycleqd extend`"
 
 
 def frozen_bytes(config: Config) -> bytes:
@@ -33,24 +40,64 @@ def frozen_bytes(config: Config) -> bytes:
 
 
 def parse_frozen(store: Store, data: bytes) -> Config:
-    """The configuration that `frozen_bytes` wrote, with the user's own operators, which are stored beside it.
+    """The configuration that `frozen_bytes` wrote, as it was extended since, with the user's own operators, which are
+    stored beside it.
 
     Args:
         store: Objects of the evolution.
         data: Bytes of config.json.
 
     Raises:
-        IntegrityError: it is not a JSON object, or an operator's file is not the one that was frozen.
+        IntegrityError: it is not a JSON object, an operator's file is not the one that was frozen, or an extension
+            names another configuration.
         InvalidInputError: it is of a format that this version does not read.
     """
     url = store.url(layout.CONFIG)
     tree = decode(layout.CONFIG, data, url)
+    for extension in extensions(store, data):
+        changed = extension.body["inputs"]
+        tree = {
+            **tree,
+            "method": {**tree["method"], **changed["method"]},
+            "tasks": {**tree["tasks"], **changed["tasks"]},
+        }
     with tempfile.TemporaryDirectory(prefix="cycleqd-operators-") as folder:
         for value in tree["method"].values():
             if isinstance(value, dict) and is_file(str(value.get("kind"))):
                 key = value["kind"].rpartition(":")[0]
                 fetch(store, key, Path(key).stem, Path(folder))
         return configuration.parse(tree, url, plugins=Path(folder))
+
+
+def extensions(store: Store, data: bytes) -> Iterator[Record]:
+    """The changes of a frozen configuration since seeding, in their order.
+
+    Args:
+        store: Objects of the evolution.
+        data: Bytes of config.json.
+
+    Raises:
+        IntegrityError: one does not follow from those before it.
+    """
+    before = hashlib.sha256(data).hexdigest()
+    number = 1
+    while (found := find_record(store, key := layout.result(layout.extension(number)))) is not None:
+        if found.body["inputs"]["before"] != before:
+            raise IntegrityError(f"{store.url(key)} extends another configuration; it was altered: restore it")
+        yield found
+        before, number = found.sha256, number + 1
+
+
+def task_files(store: Store) -> dict[str, JSON]:
+    """What seeding and extensions recorded of the tasks' files, by the task's name: digests of data and plug-in.
+
+    Args:
+        store: Objects of the evolution.
+    """
+    found = dict(need_result(store, layout.SEED)["outputs"]["tasks"])
+    for extension in extensions(store, store.get(layout.CONFIG)):
+        found |= extension.body["outputs"]["tasks"]
+    return found
 
 
 def fetch(store: Store, key: str, sha256: str, folder: Path) -> None:
@@ -89,16 +136,25 @@ def adopt(store: Store, config: Config) -> Config:
         return decided(config, store.client)
     theirs = parse_frozen(store, found)
     whole = configuration.completed(config, theirs)
-    mine, frozen = ({key: repr(value) for key, value in flat(each.frozen()).items()} for each in (whole, theirs))
-    if list(mine.items()) != list(frozen.items()):
-        differing = sorted(key for key in mine | frozen if mine.get(key) != frozen.get(key)) or [
-            "the order of its keys"
-        ]
+    if differing := differing_keys(whole, theirs):
         raise ConflictError(
             f"evolution {store.url('')} was started with another configuration (different: {', '.join(differing)});"
-            " restore these, or give the evolution another name"
+            f" restore these, or give the evolution another name ({EXTENDABLE})"
         )
     return whole
+
+
+def differing_keys(config: Config, frozen: Config) -> list[str]:
+    """The keys, as dotted names, that decide results and are not as they were frozen.
+
+    Args:
+        config: The user's configuration, completed.
+        frozen: What is in force.
+    """
+    mine, theirs = ({key: repr(value) for key, value in flat(each.frozen()).items()} for each in (config, frozen))
+    found = sorted(key for key in mine | theirs if mine.get(key) != theirs.get(key))
+    turns = [(each.search_tasks, tuple(each.models.experts)) for each in (config, frozen)]
+    return found or ([] if turns[0] == turns[1] else ["the order of its keys"])
 
 
 def flat(tree: JSON, prefix: str = "") -> dict[str, object]:

@@ -15,6 +15,7 @@
     archives/NNNNNN-E.json                   edition E of it: the living models, scored anew by `cycleqd rescore`
     rescorings/NNNNNN-E/update/{result,run}.json   the making of that edition
     rescoring.json                           a rescoring was begun and has not ended: nothing else moves HEAD
+    extensions/NNNNNN/{result,run}.json      what `cycleqd extend` changed of the configuration later, from 1
     HEAD.json                                {snapshot, sha256, edition}
     final/{plan,mlflow}.json                 what finalising reads: kept from cleaning
     report/models.json                       ids of the models that a report names: kept from cleaning
@@ -225,6 +226,15 @@ def snapshot(number: int, edition: int = 0) -> str:
         edition: 0 for the snapshot that the update made, from 1 for those of rescorings.
     """
     return f"archives/{number:06d}-{edition}.json" if edition else f"archives/{number:06d}.json"
+
+
+def extension(number: int) -> str:
+    """The folder of the record of a change of the configuration after seeding.
+
+    Args:
+        number: Of the extension, from 1.
+    """
+    return f"extensions/{number:06d}"
 
 
 def result(folder: str) -> str:

@@ -16,7 +16,7 @@ from cycleqd.storage import layout
 from cycleqd.storage.evolution import need_head
 from cycleqd.storage.frozen import flat
 from cycleqd.storage.objects import Store
-from cycleqd.storage.results import need_result, provenance, read_result
+from cycleqd.storage.results import Record, need_result, provenance, read_result
 from cycleqd.storage.settings import Settings
 from cycleqd.tracking.tags import (
     describe,
@@ -253,6 +253,19 @@ def log_rescoring(settings: Settings, store: Store, pairs: Iterable[tuple[str, s
     tracker, key = Tracker(settings), layout.snapshot(*head.position)
     tracker.log(evolution, time=run["started"], tags=tags)
     tracker.text(evolution, key, store.get(key).decode())
+
+
+def log_extension(settings: Settings, store: Store, record: Record, what: str) -> None:
+    """Tag the evolution's run with what was changed of its configuration after seeding.
+
+    Args:
+        settings: Where MLflow is.
+        store: Objects of the evolution.
+        record: The extension's.
+        what: The same in words.
+    """
+    tags = {f"cycleqd.extension.{record.sha256[:12]}": what}
+    Tracker(settings).log(need_ids(store, layout.SEED_MLFLOW).runs[EVOLUTION], time=0, tags=tags)
 
 
 def log_final(settings: Settings, store: Store, config: Config, made: Sequence[str]) -> None:
