@@ -19,9 +19,9 @@ from pipelines.seeding import groups
 def finalising(config: Config) -> BaseComponent:
     """The finalising pipeline. Parameters: evolution, place (JSON), models (ids to score; default: all but an elite).
 
-    The models are scored on the held-out split of all tasks (report_only ones too) and on the search split of the
-    search tasks, where most results exist already. Where the final model is the better of two, the search split comes
-    first and decides.
+    The search split comes first, where most results exist already, and decides which λ of task arithmetic is the
+    baseline, and where the final model is the better of two, which. Then the held-out split of all tasks (report_only
+    ones too) is scored.
 
     Args:
         config: Tasks, experts and place of the evolution.
@@ -39,13 +39,10 @@ def finalising(config: Config) -> BaseComponent:
     def pipeline(evolution: str, place: str, models: list[str] = compared) -> None:
         built = assign(aggregate(evolution=evolution, place=place), "aggregate", where)
         scored = partial(_score, where, evolution, place)
-        if config.chosen is None:
-            scored(models, [*searched, *held_out], built)
-            return
         rivals = scored(models, searched, built)
         choice = choose_final(evolution=evolution, place=place)
         final = assign(choice, "choose_final", where).after(*rivals)
-        scored(final.output, [*searched, *held_out], final)
+        scored(final.output, held_out if config.chosen is None else [*searched, *held_out], final)
 
     return pipeline
 

@@ -179,7 +179,7 @@ def drive(source: ConfigSource, as_json: bool) -> None:
             display.progress.stop()
             errors.print(Text(_left(access, display.run, source)))
             raise
-    conclude(access.config, current(access.store)[1], source, as_json)
+    conclude(access.config, current(access.store)[1], access.store, source, as_json)
 
 
 def _left(access: Access, run: Run | None, source: ConfigSource) -> str:

@@ -10,12 +10,15 @@ from rich.text import Text
 
 from cycleqd.cli.output import answer, errors, percent, plain
 from cycleqd.cli.source import ConfigSource
+from cycleqd.report.collect import compare
+from cycleqd.report.verdicts import conclusion
 from cycleqd.run.decisions import Action, Cancel, Position, Replace, Retry, Run, Start, Wait
 from cycleqd.run.steps import Step
 from cycleqd.search import measures
 from cycleqd.search import state as states
 from cycleqd.search.config import Config
 from cycleqd.search.state import State
+from cycleqd.storage.objects import Store
 
 _DOING = {
     "seed": "staging models and data",
@@ -177,7 +180,8 @@ def _line(state: State) -> str:
     parts = [f"{task} {percent(bests[task].scores[task])}" for task in state.tasks]
     parts.append(f"average {percent(states.average(states.best_average(state).scores))}")
     cells = sum(len(archive.elites) for archive in state.archives)
-    text = f"generation {state.generation:>4}  best: {'  '.join(parts)}  elites {cells}"
+    done = f"generation {state.generation - 1:>4}" if state.generation else "seeding        "
+    text = f"{done}  best: {'  '.join(parts)}  elites {cells}"
     newest = [child for child in state.children if child.generation == state.generation - 1]
     scores = "  ".join(f"{percent(states.average(child.scores))}" for child in newest)
     return f"{text}  children: {scores}" if newest else text
@@ -204,16 +208,18 @@ def summarise(config: Config, state: State) -> dict[str, Any]:
     }
 
 
-def conclude(config: Config, state: State, source: ConfigSource, as_json: bool) -> None:
-    """Print the summary of a complete evolution, and the commands that look at it.
+def conclude(config: Config, state: State, store: Store, source: ConfigSource, as_json: bool) -> None:
+    """Print the summary of a complete evolution, whether it helped, and the commands that look at it.
 
     Args:
         config: As it was frozen.
         state: The last snapshot.
+        store: The evolution.
         source: Files and flags that make the configuration.
         as_json: Print JSON.
     """
-    summary = summarise(config, state)
+    helped = conclusion(compare(store))
+    summary = {**summarise(config, state), "conclusion": helped}
     looks = " · ".join(f"cycleqd {look} {source.flags}" for look in ("models", "lineage final", "report"))
     done = f"done: {summary['generations']} generations, {summary['evaluations']} children evaluated"
-    answer(as_json, summary, done, f"look: {looks}")
+    answer(as_json, summary, done, *([helped] if helped else []), f"look: {looks}")

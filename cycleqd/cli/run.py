@@ -63,8 +63,7 @@ def run(source: ConfigSource, as_json: bool) -> None:
         except (KeyboardInterrupt, SystemExit):
             errors.print(Text(_saved(config, find_state(store), source)))
             raise
-        state = session.state()
-    conclude(config, state, source, as_json)
+        conclude(config, session.state(), store, source, as_json)
 
 
 def _launcher(config: Config) -> Forks | Containers:

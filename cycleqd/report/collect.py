@@ -9,7 +9,7 @@ from itertools import product
 
 from cycleqd.errors import IntegrityError
 from cycleqd.progress import Bar, no_bar
-from cycleqd.report.data import Cost, ReportData, Split, Tally
+from cycleqd.report.data import Compared, Cost, ReportData, Split, Tally
 from cycleqd.search import state as states
 from cycleqd.search.config import Config
 from cycleqd.search.records import JSON
@@ -19,6 +19,7 @@ from cycleqd.storage.family import family, member
 from cycleqd.storage.objects import Store
 from cycleqd.storage.results import need_result, read_result
 from cycleqd.storage.scores import refuse_other_conditions
+from cycleqd.storage.tuned import find_tuned
 from cycleqd.weights.manifest import CORE
 
 _READERS = 16
@@ -34,18 +35,17 @@ def collect(store: Store, bar: Bar = no_bar) -> ReportData:
     Raises:
         ConflictError: seeding has not ended, or models were scored under different conditions.
     """
-    config, state = load_config(store), current(store)[1]
-    best = states.best_living(state).model.id
     plan = store.find_json(layout.FINAL_PLAN)
     recipe = final_recipe(store)
-    experts = [expert.model.id for expert in state.experts]
     with bar("reading scores and the family tree", None):
-        scored = results(store, config, ["base", *experts, *config.extracted, best, *config.combined])
+        found = compare(store)
+        best = states.best_living(found.state).model.id
         members = family(store, [best, *(name for name, _ in recipe)])
     return ReportData(
-        config=config,
-        state=state,
-        results=scored,
+        config=found.config,
+        state=found.state,
+        results=found.results,
+        tuned=found.tuned,
         recipe=recipe,
         final_snapshot=plan["snapshot"] if plan and recipe else None,
         best=best,
@@ -53,6 +53,22 @@ def collect(store: Store, bar: Bar = no_bar) -> ReportData:
         cost=cost(store, bar),
         url=store.url(""),
     )
+
+
+def compare(store: Store) -> Compared:
+    """What the models score that the final one is compared with.
+
+    Args:
+        store: Objects of the evolution.
+
+    Raises:
+        ConflictError: seeding has not ended, or models were scored under different conditions.
+    """
+    config, state, tuned = load_config(store), current(store)[1], find_tuned(store)
+    experts = [expert.model.id for expert in state.experts]
+    built = [model for model in config.combined if model == tuned or model not in config.lambdas]
+    models = ["base", *experts, *config.extracted, states.best_living(state).model.id, *built]
+    return Compared(config=config, state=state, results=results(store, config, models), tuned=tuned)
 
 
 def final_recipe(store: Store) -> tuple[tuple[str, float], ...]:
@@ -136,7 +152,7 @@ def _stage(key: str, in_span: bool) -> str:
             return "update archives"
         case [*_, "evaluations", _, _]:
             return "evaluate"
-        case ["models", model, "make"] if model in layout.COMBINED:
+        case ["models", model, "make"] if layout.is_combined(model):
             return "aggregate"
         case ["models", model, "make"]:
             return "basis" if in_span and model != "base" and not model.startswith("source-") else "copies"

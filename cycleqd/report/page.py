@@ -12,9 +12,10 @@ import yaml
 from cycleqd.report import curves, family
 from cycleqd.report.cost import duration, size
 from cycleqd.report.data import ReportData, Row, Split
-from cycleqd.report.scores import SPLITS, ratios_to_base
-from cycleqd.report.statistics import Interval, average, gain, share
+from cycleqd.report.scores import ratios_to_base
+from cycleqd.report.statistics import Interval, average, share
 from cycleqd.report.theme import percent
+from cycleqd.report.verdicts import SPLITS, verdicts
 
 _FEW = 30
 _TEMPLATE = Path(__file__).with_name("report.html.jinja")
@@ -28,14 +29,6 @@ class Picture:
     dark: str
     width: int
     height: int
-
-
-@dataclass(frozen=True)
-class Finding:
-    """One finding in a sentence. tone: "good" is better, "bad" is worse, "open" shows no difference."""
-
-    text: str
-    tone: str
 
 
 def page(data: ReportData, series: curves.Series, pictures: Mapping[str, Picture]) -> str:
@@ -90,37 +83,9 @@ def cards(data: ReportData) -> list[tuple[str, str, str]]:
     distinct = len({elite.model.id for elite in elites})
     found.append((str(distinct), "models alive in the archives", f"{len(elites)} of {cells} cells filled"))
     for name, count in curves.passed(data).items():
-        found.append(("never" if count is None else str(count), f"evaluations to pass {name}", "average, search split"))
-    return found
-
-
-def verdicts(data: ReportData) -> list[Finding]:
-    """Whether the final model is better, by an exact test, on held-out samples where there are any.
-
-    Args:
-        data: All that the report shows.
-    """
-    split: Split = "test" if data.scored("test", "final") else "search"
-    final = data.scored(split, "final")
-    if final is None:
-        return []
-    best_expert, _ = data.best_expert
-    name = best_expert.partition("-")[2] + (", full" if best_expert in data.config.extracted else "")
-    rivals = {best_expert: f"the best expert ({name})", "naive": "the naive merge"}
-    found = []
-    for model, label in rivals.items():
-        theirs = data.scored(split, model)
-        if theirs is None:
-            continue
-        difference = gain(final, theirs)
-        text = f"Final model against {label}, {SPLITS[split]}: {points(difference)}"
-        test = f"exact test, p = {difference.p:.2g}" if difference.p >= 0.001 else "exact test, p < 0.001"
-        if not difference.certain:
-            found.append(Finding(f"{text}. No difference is shown ({test}).", "open"))
-        elif difference.value > 0:
-            found.append(Finding(f"{text}. It is better ({test}).", "good"))
-        else:
-            found.append(Finding(f"{text}. It is worse ({test}).", "bad"))
+        found.append(
+            ("never" if count is None else str(count), f"evaluations to pass the {name}", "average, search split")
+        )
     return found
 
 
@@ -144,6 +109,11 @@ def notes(data: ReportData) -> list[str]:
         found.append(
             f"The final model was built from snapshot {data.final_snapshot}; the search has since gone on to "
             f"{data.state.generation}: finalise again."
+        )
+    if data.recipe and data.tuned is None:
+        found.append(
+            "Task arithmetic with tuned λ was not measured (method.baselines.task_arithmetic): whether the search was"
+            " worth more than a sweep of one coefficient is not known."
         )
     if data.recipe and data.scored("test", "final") is None:
         found.append("The final model was not scored on held-out samples: the search split's figures are optimistic.")
@@ -229,15 +199,3 @@ def interval(estimate: Interval) -> str:
         estimate: A score with its interval.
     """
     return f"{percent(estimate.low)} to {percent(estimate.high)} %"
-
-
-def points(difference: Interval) -> str:
-    """A difference in words: "+5.2 points (95 % interval +1.1 to +9.3)".
-
-    Args:
-        difference: Of two scores, with its interval.
-    """
-    value, low, high = (
-        f"{100 * x:+.1f}".replace("-", "−") for x in (difference.value, difference.low, difference.high)
-    )
-    return f"{value} points (95 % interval {low} to {high})"

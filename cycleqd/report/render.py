@@ -11,8 +11,8 @@ from cycleqd.progress import Bar, no_bar
 from cycleqd.report import cost, curves, family, heatmaps, scores
 from cycleqd.report.data import ReportData
 from cycleqd.report.page import Picture, page
-from cycleqd.report.scores import SPLITS
 from cycleqd.report.theme import DARK, LIGHT, Theme
+from cycleqd.report.verdicts import SPLITS
 
 _DENSITY = 1.65  # pictures are drawn for a page of 10.6 inches and shown on one of 1030 CSS pixels
 Draw = Callable[[Theme], bytes]

@@ -203,7 +203,7 @@ def _archived(store: Store, model: str, found: Audit) -> list[Work]:
     if number is not None:
         found.names(layout.snapshot(number), need_plan(store, number).snapshot)
     folder = layout.update(-1 if number is None else number)
-    if model in layout.COMBINED or read_result(store, folder) is None:
+    if layout.is_combined(model) or read_result(store, folder) is None:
         return []
     results = sorted(key for key in store.list(layout.RESCORINGS) if key.endswith("/result.json"))
     works = [_work(store, name) for name in (folder, *(key.removesuffix("/result.json") for key in results))]

@@ -1,4 +1,4 @@
-"""Raising generations and stop rules, and adding report-only tasks, after an evolution was seeded.
+"""Raising generations and stop rules, adding report-only tasks, and allowing flat ones, after an evolution was seeded.
 
 Nothing else can change: models that were scored, and children that were made, would mean something else. Each extension
 is a sealed record that names what was in force before it, so that the lineage tells what was decided when.
@@ -49,12 +49,17 @@ def extend(store: Store, config: Config, begin: Callable[[str], None]) -> Record
     _check(whole, added, begin)
     clock = Clock()
     tree, before = whole.frozen(), [*extensions(store, data)]
+    flat_tasks = {"allow_flat_tasks": tree["evaluation"]["allow_flat_tasks"]}
     method = {key: tree["method"][key] for key in ("generations", "stop")}
     inputs = {
         "before": before[-1].sha256 if before else need_result(store, layout.SEED)["inputs"]["config"],
         "method": method,
         "tasks": {name: tree["tasks"][name] for name in added},
-        "was": {key: frozen.frozen()["method"][key] for key in method},
+        "evaluation": flat_tasks,
+        "was": {
+            "method": {key: frozen.frozen()["method"][key] for key in method},
+            "evaluation": {"allow_flat_tasks": frozen.evaluation.allow_flat_tasks},
+        },
     }
     files = {name: copy_task(store, name, find_task(store.client, name, whole.tasks[name])) for name in added}
     folder = layout.extension(len(before) + 1)
@@ -72,8 +77,9 @@ def changes(extension: Record) -> Iterator[str]:
         extension: Its record.
     """
     inputs = extension.body["inputs"]
-    was, now = (flat(inputs[key], "method") for key in ("was", "method"))
-    for key, value in now.items():
+    now = {section: inputs[section] for section in inputs["was"]}
+    was = flat(inputs["was"])
+    for key, value in flat(now).items():
         if was.get(key) != value:
             yield f"{key} {_shown(was.get(key))} → {_shown(value)}"
     yield from (f"task '{name}' added" for name in inputs["tasks"])
@@ -86,9 +92,11 @@ def _shown(value: object) -> str:
 def _refused(whole: Config, frozen: Config, added: Sequence[str]) -> Iterator[str]:
     """Why what differs cannot change, a sentence each."""
     new = tuple(f"tasks.{name}." for name in added)
-    stops = [f"method.stop.{name}" for name in _STOPS]
+    may = ["method.generations", *(f"method.stop.{name}" for name in _STOPS)]
+    if whole.evaluation.allow_flat_tasks:
+        may.append("evaluation.allow_flat_tasks")
     for key in differing_keys(whole, frozen):
-        if key not in ("method.generations", *stops) and not key.startswith(new):
+        if key not in may and not key.startswith(new):
             yield (
                 f"{key} cannot change after seeding, as models were scored or made by it: restore it, or give the"
                 " evolution another name"

@@ -20,6 +20,7 @@ from cycleqd.storage.evolution import current, find_head
 from cycleqd.storage.frozen import extensions
 from cycleqd.storage.objects import Store
 from cycleqd.storage.results import read_result
+from cycleqd.storage.tuned import find_tuned
 from pipelines.definitions import Kind
 
 
@@ -115,7 +116,10 @@ def finalised(config: Config, store: Store, state: State) -> bool:
     made = read_result(store, layout.stage("final", "make"))
     if made is None:
         return False
-    models = compared(config, state, [part["id"] for part in made["inputs"]["models"]])
+    tuned = find_tuned(store)
+    if config.lambdas and tuned is None:
+        return False
+    models = compared(config, state, [part["id"] for part in made["inputs"]["models"]], tuned)
     wanted = {(model, task, "search") for model in models for task in config.search_tasks}
     wanted |= {(model, task, "test") for model in models for task in config.tasks}
     return all(store.exists(layout.result(layout.evaluation(*key))) for key in wanted)

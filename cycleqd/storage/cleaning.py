@@ -96,6 +96,6 @@ def _is_copied(store: Store, key: str) -> bool:
     parts = key.split("/")
     return (
         parts[0] == "models"
-        and parts[1] not in layout.COMBINED
+        and not layout.is_combined(parts[1])
         and store.exists(layout.result(layout.stage(parts[1], "make")))
     )

@@ -27,7 +27,7 @@ from cycleqd.storage.inputs import decided
 from cycleqd.storage.objects import Store
 from cycleqd.storage.results import Record, find_record, need_result
 
-EXTENDABLE = "generations, stop rules and report-only tasks are raised and added by `cycleqd extend`"
+EXTENDABLE = "`cycleqd extend` takes up more generations, later stop rules, report-only tasks and allow_flat_tasks"
 
 
 def frozen_bytes(config: Config) -> bytes:
@@ -56,11 +56,7 @@ def parse_frozen(store: Store, data: bytes) -> Config:
     tree = decode(layout.CONFIG, data, url)
     for extension in extensions(store, data):
         changed = extension.body["inputs"]
-        tree = {
-            **tree,
-            "method": {**tree["method"], **changed["method"]},
-            "tasks": {**tree["tasks"], **changed["tasks"]},
-        }
+        tree |= {section: {**tree[section], **changed[section]} for section in ("method", "tasks", "evaluation")}
     with tempfile.TemporaryDirectory(prefix="cycleqd-operators-") as folder:
         for value in tree["method"].values():
             if isinstance(value, dict) and is_file(str(value.get("kind"))):

@@ -7,7 +7,7 @@
     tasks/NAME/{data/…,plugin.py}
     operators/SHA256.py                      operators of a user's own, as the frozen configuration names them
     engines/SHA256.py                        an engine of the user's own, named in the same way
-    models/ID/…                              homes of base, expert-NAME, final and naive
+    models/ID/…                              homes of base, expert-NAME, final, naive and lambda-VALUE
     generations/NNNNNN/{plan,mlflow}.json    the plan is the claim
     generations/NNNNNN/children/ID/…         homes of children
     generations/NNNNNN/update/{result,run}.json
@@ -18,6 +18,7 @@
     extensions/NNNNNN/{result,run}.json      what `cycleqd extend` changed of the configuration later, from 1
     HEAD.json                                {snapshot, sha256, edition}
     final/{plan,mlflow}.json                 what finalising reads: kept from cleaning
+    final/tuned/{result,run}.json            which λ of task arithmetic is best on the search split
     report/models.json                       ids of the models that a report names: kept from cleaning
     runs/ID/failures/TASK-….json             why a task of that Kubeflow run failed, until it begins again
     repeats/STEP.json                        how often a step's run was repeated, by whichever driver
@@ -46,15 +47,16 @@ SEED_MLFLOW = "seed/mlflow.json"
 FINAL_PLAN = "final/plan.json"
 FINAL_MLFLOW = "final/mlflow.json"
 REPORT_MODELS = "report/models.json"
-COMBINED = ("naive", "aggregated", "final")
-"""Ids of what finalising may build: linear combinations of models."""
+TUNED = "final/tuned"
+"""The folder of the choice of task arithmetic's best λ."""
 
 BASIS = "basis"
 """Id of the basis of an evolution in the span; it is kept as models are."""
 
 _CHILD = re.compile(r"^g(\d{6})-c(\d{2,})\Z")
 _CHILDREN = re.compile(r"g\d{6}-c\d{2,}")
-_MODEL = re.compile(r"^(base|basis|naive|aggregated|final|(expert|source|adapter)-[a-z0-9._-]+)\Z")
+_MODEL = re.compile(r"^(base|basis|naive|aggregated|final|lambda-[0-9.]+|(expert|source|adapter)-[a-z0-9._-]+)\Z")
+_COMBINED = re.compile(r"^(naive|aggregated|final|lambda-[0-9.]+)\Z")
 
 
 def child_generation(model: str) -> int | None:
@@ -65,6 +67,15 @@ def child_generation(model: str) -> int | None:
     """
     match = _CHILD.match(model)
     return int(match[1]) if match else None
+
+
+def is_combined(model: str) -> bool:
+    """Whether a model is what finalising may build: a linear combination of models.
+
+    Args:
+        model: Model id.
+    """
+    return bool(_COMBINED.match(model))
 
 
 def children_in(text: str) -> list[str]:

@@ -283,6 +283,7 @@ def log_final(settings: Settings, store: Store, config: Config, made: Sequence[s
         "aggregated": "The softmax aggregate over the best elites, which is the final model, or is built beside it.",
         "final": "The final model: base + Σ β τ over the best elites, or the single model with the best average.",
     }
+    about |= {m: f"Task arithmetic with λ = {value:g} for all experts." for m, value in config.lambdas.items()}
     runs = [NewRun(model_key(m), m, about[m], model_tags(store, m, m), EVOLUTION) for m in config.combined]
     ids = tracker.create_runs(store, layout.FINAL_MLFLOW, seeded.experiment, runs, seeded)
     for model in made:

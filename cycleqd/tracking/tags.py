@@ -40,7 +40,7 @@ def ids_of(store: Store, model: str) -> Ids:
     number = layout.child_generation(model)
     if number is not None:
         return need_ids(store, layout.mlflow(number))
-    return need_ids(store, layout.FINAL_MLFLOW if model in layout.COMBINED else layout.SEED_MLFLOW)
+    return need_ids(store, layout.FINAL_MLFLOW if layout.is_combined(model) else layout.SEED_MLFLOW)
 
 
 def model_tags(store: Store, model: str, kind: str) -> dict[str, str]:

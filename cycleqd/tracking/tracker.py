@@ -86,6 +86,42 @@ class Tracker:
                 )
             return str(found.experiment_id)
 
+    def count_runs(self, store: Store) -> int:
+        """The runs of an evolution; 0 where it has no experiment here.
+
+        Args:
+            store: Objects of the evolution.
+        """
+        found = self._own_experiment(store)
+        return 0 if found is None else len(self.search(found, ""))
+
+    def forget(self, store: Store) -> None:
+        """Delete an evolution's experiment with its runs, and its registered model; its name is free again. Restorable
+        until `mlflow gc`.
+
+        Args:
+            store: Objects of the evolution.
+        """
+        from mlflow.exceptions import MlflowException
+
+        with self._reported():
+            found = self._own_experiment(store)
+            if found is None:
+                return
+            try:
+                self.client.delete_registered_model(store.evolution)
+            except MlflowException as error:
+                if error.error_code != "RESOURCE_DOES_NOT_EXIST":
+                    raise
+            self.client.rename_experiment(found, f"{store.evolution} (deleted, {found})")
+            self.client.delete_experiment(found)
+
+    def _own_experiment(self, store: Store) -> str | None:
+        with self._reported():
+            found = self.client.get_experiment_by_name(store.evolution)
+        own = found is not None and found.tags.get(_URL) == store.url("").rstrip("/")
+        return str(found.experiment_id) if own and found.lifecycle_stage == "active" else None
+
     def create_runs(self, store: Store, key: str, experiment: str, wanted: Sequence[NewRun], parents: Ids) -> Ids:
         """Create runs and store their ids, once: by a conditional write that one process wins.
 

@@ -42,8 +42,9 @@ def report(
     recipe = tuple((ref.id, beta) for ref, beta in state.final_recipe(settings, snapshot))
     world.skills["final"] = np.sum([beta * world.skills[name] for name, beta in recipe], axis=0)
     world.skills["naive"] = np.mean([world.skills[f"expert-{task}"] for task in tasks], axis=0)
+    world.skills["lambda-0.4"] = 0.4 * np.sum([world.skills[f"expert-{task}"] for task in tasks], axis=0)
     best = max(state.alive(settings, snapshot), key=lambda line: state.average(line.scores)).model.id
-    compared = ["base", *(f"expert-{task}" for task in tasks), "naive", best, "final"]
+    compared = ["base", *(f"expert-{task}" for task in tasks), "naive", "lambda-0.4", best, "final"]
     results: dict[Split, dict[str, dict[str, Tally]]] = {
         split: {
             name: {task: verdicts(f"{name}/{task}/{split}", world.scored(name).scores[task], count) for task in tasks}
@@ -68,4 +69,15 @@ def report(
         "aggregate": 1.4,
     }
     cost = Cost(len(snapshot.history) * len(tasks), 200 * 180, seconds, 156_000_000, 610_000_000, 88_000_000)
-    return ReportData(shown, snapshot, results, recipe, snapshot.generation, best, children, cost, "s3://cycleqd/tiny/")
+    return ReportData(
+        config=shown,
+        state=snapshot,
+        results=results,
+        tuned="lambda-0.4",
+        recipe=recipe,
+        final_snapshot=snapshot.generation,
+        best=best,
+        children=children,
+        cost=cost,
+        url="s3://cycleqd/tiny/",
+    )

@@ -57,6 +57,16 @@ def test_more_is_taken_up_and_recorded(extensible: Evolution) -> None:
     assert step is not None and step.name == "generation-000003"
 
 
+def test_flat_tasks_are_allowed_once_seeding_has_shown_them(evolution: Callable[..., Evolution]) -> None:
+    made = evolution(evaluation={"allow_flat_tasks": False})
+    made.seed()
+    more = changed(made, lambda tree: tree["evaluation"].update(allow_flat_tasks=True))
+    assert take_up(more, made.store) == ["evaluation.allow_flat_tasks False → True"]
+    assert load_config(made.store).evaluation.allow_flat_tasks
+    with pytest.raises(InvalidInputError, match="allow_flat_tasks cannot change"):
+        take_up(made, made.store)
+
+
 def _new_task(tree: Change, **more: Any) -> None:
     tree["tasks"] = {"late": {**tree["tasks"]["one"], **more}, **tree["tasks"]}
 
@@ -81,7 +91,7 @@ def test_a_report_only_task_is_copied_and_scored_when_finalising_again(extensibl
         (lambda tree: tree["method"].update(stop={"patience": 4}), "method.stop.patience is no limit and can only be"),
         (lambda tree: tree["method"].update(children=3), "method.children cannot change after seeding"),
         (lambda tree: tree["tasks"]["one"]["split"].update(seed=4), "tasks.one.split.seed cannot change after seeding"),
-        (lambda tree: _new_task(tree, report_only=True, data="/absent"), "task 'late': there is no /absent"),
+        (lambda tree: _new_task(tree, report_only=True, data="/absent"), "task 'late': /absent is not there"),
     ],
 )
 def test_all_else_is_refused(extensible: Evolution, change: Callable[[Change], Any], said: str) -> None:
