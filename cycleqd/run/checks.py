@@ -216,8 +216,10 @@ def _check_task(name: str, task: TaskConfig, findings: Findings) -> dict[str, in
         findings.problems += [f"task '{name}': {sentence}" for sentence in missing]
         if task.data.startswith("s3://"):
             return {}
-        if not Path(task.data).exists():
-            findings.problems.append(f"task '{name}': there is no {task.data}; correct its data in the configuration")
+        path = Path(task.data)
+        if not path.is_file() and not path.is_dir():
+            found = "is neither a file nor a folder" if path.exists() else "is not there"
+            findings.problems.append(f"task '{name}': {task.data} {found}; correct its data in the configuration")
             return {}
         try:
             samples = made.load(Path(task.data))
