@@ -13,7 +13,7 @@ from cycleqd.cli.progress import parts as progress
 from cycleqd.cli.session import connect
 from cycleqd.cli.source import ConfigSource
 from cycleqd.errors import CycleQDError, InvalidInputError
-from cycleqd.run import checks, cluster_checks, replies
+from cycleqd.run import checks, cluster_checks, machine, replies
 from cycleqd.run.checks import Findings
 from cycleqd.run.estimate import SERVER_RATE, Estimate, ServerCost, estimate, measured
 from cycleqd.run.local.services import running
@@ -47,10 +47,14 @@ def show(source: ConfigSource, as_json: bool) -> None:
     if config.place.runner == "kubeflow":
         findings.problems += cluster_checks.check_cluster(config)
         findings.warnings += cluster_checks.cluster_warnings(config)
-    with progress("checking", len(config.tasks) + 2) as begin:
+    with progress("checking", len(config.tasks) + 3) as begin:
+        here, device = machine.host(config, begin)
+        findings.problems += [need.missing for need in here if need.missing]
         samples = checks.check_tasks(config, findings, begin)
         findings.warnings += checks.split_warnings(config, samples)
         cost = _check_services(config, samples, findings, begin)
+    if cost is not None and device.kind:
+        findings.problems += filter(None, [machine.memory(config, device, cost.largest).missing])
     _print(findings, cost, samples, as_json)
     if findings.problems:
         sys.exit(InvalidInputError.exit_code)
@@ -124,6 +128,11 @@ def cost_lines(cost: Estimate) -> Iterator[str]:
         f"cost: {cost.models} models, {cost.evaluations} evaluations (a model on a task), at most {cost.engine_starts}"
         f" engine starts; stages' time: {time}; {cost.pods} pods on a cluster"
     )
+    if cost.baseline:
+        yield (
+            f"baseline: {cost.baseline} of these evaluations tune λ of task arithmetic, so that the report can say"
+            " whether the search was worth it; method.baselines.task_arithmetic: [] leaves them out"
+        )
     loaded = f"; an engine makes an adapter of {size(cost.adapter)} of it" if cost.adapter else ""
     yield (
         f"bytes: {size(cost.given)} of base and experts; beside them {size(cost.written)} written, at most"
