@@ -21,6 +21,7 @@ from cycleqd.run.decisions import FAILED, Action, Cancel, Done, Position, Retry,
 from cycleqd.run.driver import Driver, position
 from cycleqd.run.kubeflow.client import Kubeflow
 from cycleqd.run.kubeflow.runs import Follow, Runs, Steps
+from cycleqd.run.remaining import seconds_left
 from cycleqd.run.sources import bring
 from cycleqd.run.steps import Step, find_state
 from cycleqd.search.config import Config
@@ -172,7 +173,8 @@ def drive(source: ConfigSource, as_json: bool) -> None:
         as_json: Print JSON.
     """
     access = reach(source)
-    with Display(access.config, partial(find_state, access.store)) as display:
+    left = partial(seconds_left, access.config, access.store)
+    with Display(access.config, partial(find_state, access.store), left) as display:
         try:
             access.driver(display.acts, display.task, display.warns).drive()
         except (KeyboardInterrupt, SystemExit):

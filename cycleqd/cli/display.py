@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from typing import Any
 
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, SpinnerColumn, Task, TextColumn
 from rich.text import Text
 
-from cycleqd.cli.output import answer, errors, percent, plain
+from cycleqd.cli.output import answer, duration, errors, percent, plain
 from cycleqd.cli.source import ConfigSource
 from cycleqd.report.collect import compare
 from cycleqd.report.verdicts import conclusion
@@ -33,30 +34,57 @@ _DOING = {
 }
 
 
+class TimeLeft(ProgressColumn):
+    """The time left as it was last estimated, less what has passed since."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.until: float | None = None
+
+    def tell(self, seconds: float | None) -> None:
+        """Take up an estimate.
+
+        Args:
+            seconds: From now; None: unknown.
+        """
+        self.until = None if seconds is None else time.monotonic() + seconds
+
+    def render(self, task: Task) -> Text:
+        """ "about 12 min left", or that it is not known yet."""
+        if task.finished:
+            return Text("")
+        if self.until is None:
+            return Text("time left: known after the first generation")
+        return Text(f"about {duration(max(0.0, self.until - time.monotonic()))} left")
+
+
 class Display:
     """Shows what the driver does: a bar over the generations with the time left, and a line for each that ended.
 
     `run` is the run in flight on a cluster, as far as it is known.
     """
 
-    def __init__(self, config: Config, look: Callable[[], State | None]) -> None:
+    def __init__(self, config: Config, look: Callable[[], State | None], left: Callable[[State], float | None]) -> None:
         """Draw nothing yet.
 
         Args:
             config: The evolution's.
             look: Reads the current snapshot.
+            left: Estimates the seconds left from a snapshot, by what has finished.
         """
         self.config = config
-        self.look = look
+        self.look, self.left = look, left
         state = look()
         self.shown = state.generation if state else 0
+        self.time = TimeLeft()
+        self.time.tell(left(state) if state else None)
         self.progress = Progress(
             SpinnerColumn(),
             TextColumn("{task.description}"),
             BarColumn(bar_width=30),
             MofNCompleteColumn(),
-            TextColumn("generations, left:"),
-            TimeRemainingColumn(elapsed_when_finished=True),
+            TextColumn("generations,"),
+            self.time,
             console=errors,
         )
         self.bar = self.progress.add_task("starting", total=config.method.generations, completed=self.shown)
@@ -147,6 +175,7 @@ class Display:
         if state is None:
             return
         self.progress.update(self.bar, completed=state.generation)
+        self.time.tell(self.left(state))
         if step.kind == "finalising":
             self._print("final model built and scored")
         elif step.kind == "seeding" or state.generation > self.shown:

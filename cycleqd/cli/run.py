@@ -16,6 +16,7 @@ from cycleqd.run.driver import Driver, position
 from cycleqd.run.local.forks import Forks
 from cycleqd.run.local.runner import LocalRunner, alone
 from cycleqd.run.local.services import running
+from cycleqd.run.remaining import seconds_left
 from cycleqd.run.steps import find_state
 from cycleqd.search.config import Config
 from cycleqd.search.state import State
@@ -49,7 +50,7 @@ def run(source: ConfigSource, as_json: bool) -> None:
         store = session.store
         try:
             with (
-                Display(config, partial(find_state, store)) as display,
+                Display(config, partial(find_state, store), partial(seconds_left, config, store)) as display,
                 LocalRunner(config, store, session.environment, display.task, launcher) as runner,
             ):
                 Driver(
