@@ -9,7 +9,7 @@ from itertools import product
 
 from cycleqd.errors import IntegrityError
 from cycleqd.progress import Bar, no_bar
-from cycleqd.report.data import Compared, Cost, ReportData, Split, Tally
+from cycleqd.report.data import Compared, Cost, Origin, ReportData, Split, Tally
 from cycleqd.search import state as states
 from cycleqd.search.config import Config
 from cycleqd.search.records import JSON
@@ -37,6 +37,7 @@ def collect(store: Store, bar: Bar = no_bar) -> ReportData:
     """
     plan = store.find_json(layout.FINAL_PLAN)
     recipe = final_recipe(store)
+    runs = read_runs(store, bar)
     with bar("reading scores and the family tree", None):
         found = compare(store)
         best = states.best_living(found.state).model.id
@@ -50,7 +51,8 @@ def collect(store: Store, bar: Bar = no_bar) -> ReportData:
         final_snapshot=plan["snapshot"] if plan and recipe else None,
         best=best,
         children={name: one.child for name, one in members.items() if one.child},
-        cost=cost(store, bar),
+        cost=cost(store, runs, bar),
+        origin=origin(runs.values()),
         url=store.url(""),
     )
 
@@ -107,8 +109,8 @@ def results(store: Store, config: Config, models: Iterable[str]) -> Mapping[Spli
     return found
 
 
-def cost(store: Store, bar: Bar = no_bar) -> Cost:
-    """Time and bytes by the stages' records. A stage that was repeated counts once, as its record does.
+def read_runs(store: Store, bar: Bar = no_bar) -> dict[str, JSON]:
+    """What stages recorded of their work: key of run.json → its content.
 
     Args:
         store: Objects of the evolution.
@@ -117,17 +119,33 @@ def cost(store: Store, bar: Bar = no_bar) -> Cost:
     objects = store.list("")
     stage = partial(_stage, in_span=layout.result(layout.stage(layout.BASIS, "make")) in objects)
     keys = [key for key in objects if key.endswith("/run.json") and stage(key) != "copies"]
+    with bar("reading records", len(keys)) as advance, ThreadPoolExecutor(_READERS) as pool:
+        return dict(zip(keys, pool.map(_counted(store.get_json, advance), keys), strict=True))
+
+
+def _counted(read: Callable[[str], JSON], advance: Callable[[int], None]) -> Callable[[str], JSON]:
+    def one(key: str) -> JSON:
+        found = read(key)
+        advance(1)
+        return found
+
+    return one
+
+
+def cost(store: Store, runs: Mapping[str, JSON], bar: Bar = no_bar) -> Cost:
+    """Time and bytes by the stages' records. A stage that was repeated counts once, as its record does.
+
+    Args:
+        store: Objects of the evolution.
+        runs: As `read_runs` returns them.
+        bar: Shows how far reading is.
+    """
+    objects = store.list("")
+    stage = partial(_stage, in_span=layout.result(layout.stage(layout.BASIS, "make")) in objects)
     ends = tuple(layout.result(f"/{name}") for name in ("merge", "mutate", "make"))
     made = [key.removesuffix("/result.json") for key in objects if key.endswith(ends)]
-    with bar("reading records", len(keys) + len(made)) as advance, ThreadPoolExecutor(_READERS) as pool:
-
-        def read(how: Callable[[str], JSON], key: str) -> JSON:
-            found = how(key)
-            advance(1)
-            return found
-
-        runs = dict(zip(keys, pool.map(partial(read, store.get_json), keys), strict=True))
-        bodies = list(pool.map(partial(read, partial(need_result, store)), made))
+    with bar("reading how models were made", len(made)) as advance, ThreadPoolExecutor(_READERS) as pool:
+        bodies = list(pool.map(_counted(partial(need_result, store), advance), made))
     seconds: dict[str, float] = {}
     for key, run in runs.items():
         seconds[stage(key)] = seconds.get(stage(key), 0.0) + (run["finished"] - run["started"]) / 1000
@@ -141,6 +159,35 @@ def cost(store: Store, bar: Bar = no_bar) -> Cost:
         read=_read(bodies),
         stored=sum(objects.values()),
     )
+
+
+def origin(runs: Iterable[JSON]) -> Origin:
+    """When, by what and where.
+
+    Args:
+        runs: What stages recorded.
+    """
+    known = list(runs)
+    libraries = {f"{name} {version}" for run in known for name, version in run.get("libraries", {}).items()}
+    return Origin(
+        began=min(run["started"] for run in known),
+        ended=max(run["finished"] for run in known),
+        versions=_distinct(run.get("code_version") for run in known),
+        libraries=tuple(sorted(libraries)),
+        machines=_distinct(_machine(run) for run in known),
+        images=_distinct(run.get("image") for run in known),
+    )
+
+
+def _distinct(found: Iterable[str | None]) -> tuple[str, ...]:
+    return tuple(sorted({one for one in found if one}))
+
+
+def _machine(run: JSON) -> str:
+    """A processor, its instruction sets, and the device where it is not the processor."""
+    sets = ", ".join(run.get("instruction_sets", ()))
+    device = "" if run.get("device", "cpu") == "cpu" else f" with {run['device']}"
+    return f"{run.get('cpu', '')}{f' ({sets})' if sets else ''}{device}"
 
 
 def _stage(key: str, in_span: bool) -> str:

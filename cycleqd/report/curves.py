@@ -72,7 +72,7 @@ def curves(data: ReportData, series: Series, theme: Theme) -> bytes:
         theme: Colours.
     """
     with drawing(theme):
-        made = figure(10.6, 5.5)
+        made = figure(10.6, 6.8)
         panels = made.subplots(2, 3).flat
         _averages(next(panels), data, series, theme)
         titles = {
@@ -93,7 +93,7 @@ def curves(data: ReportData, series: Series, theme: Theme) -> bytes:
                 percent_axis(panel, "y")
             panel.grid(axis="y")
             if len(names) > 1:
-                panel.legend(loc="best")
+                _legend(panel)
         for panel in made.axes:
             panel.set_xlabel("generations done")
             panel.margins(x=0.01)
@@ -116,7 +116,12 @@ def _averages(panel: Axes, data: ReportData, series: Series, theme: Theme) -> No
         panel.axhline(mark, color=theme.muted, linewidth=1.2, linestyle=(0, dashes), label=label)
     panel.set_title("Best average, %")
     percent_axis(panel, "y")
-    panel.legend(loc="best")
+    _legend(panel)
+
+
+def _legend(panel: Axes) -> None:
+    """Below the panel, where it hides no line."""
+    panel.legend(loc="upper center", bbox_to_anchor=(0.5, -0.2), ncols=2, borderaxespad=0.0)
 
 
 def fronts(data: ReportData, theme: Theme) -> bytes:

@@ -55,6 +55,22 @@ class Cost:
 
 
 @dataclass(frozen=True)
+class Origin:
+    """When, by what and where the evolution was computed, as its stages recorded it.
+
+    began, ended: milliseconds since the epoch. versions: of this code; libraries: with their versions; machines: their
+    processors with the instruction sets that matter, and devices; images: of tasks in containers.
+    """
+
+    began: int
+    ended: int
+    versions: tuple[str, ...]
+    libraries: tuple[str, ...]
+    machines: tuple[str, ...]
+    images: tuple[str, ...]
+
+
+@dataclass(frozen=True)
 class Row:
     """A model that the report compares: its id, what a reader calls it, and its part in the story."""
 
@@ -116,6 +132,7 @@ class ReportData(Compared):
     best: str
     children: Mapping[str, Child]
     cost: Cost
+    origin: Origin
     url: str
 
     @property

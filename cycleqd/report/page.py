@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,13 +32,14 @@ class Picture:
     height: int
 
 
-def page(data: ReportData, series: curves.Series, pictures: Mapping[str, Picture]) -> str:
+def page(data: ReportData, series: curves.Series, pictures: Mapping[str, Picture], command: str = "") -> str:
     """The HTML page.
 
     Args:
         data: All that the report shows.
         series: Measures over generations.
         pictures: By name.
+        command: With which the evolution is run again; "" leaves it out.
     """
     environment = jinja2.Environment(
         autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=jinja2.StrictUndefined
@@ -60,6 +62,7 @@ def page(data: ReportData, series: curves.Series, pictures: Mapping[str, Picture
         measures=[(name, f"{values[0]:.4g}", f"{values[-1]:.4g}") for name, values in series.items()
                   if name != "generation"],
         costs=costs(data),
+        origins=list(origins(data, command)),
         settings=yaml.safe_dump(data.config.frozen(), sort_keys=False, allow_unicode=True),
     )  # fmt: skip
 
@@ -190,6 +193,25 @@ def costs(data: ReportData) -> Iterator[tuple[str, str]]:
     yield "checkpoints written", size(cost.written)
     yield "checkpoints read to make others", size(cost.read)
     yield "in the bucket now", size(cost.stored)
+
+
+def origins(data: ReportData, command: str) -> Iterator[tuple[str, str]]:
+    """When, by what and where the evolution was computed.
+
+    Args:
+        data: All that the report shows.
+        command: With which it is run again.
+    """
+    origin = data.origin
+    began, ended = (datetime.datetime.fromtimestamp(ms / 1000, datetime.UTC) for ms in (origin.began, origin.ended))
+    yield "first and last stage", f"{began:%Y-%m-%d %H:%M} to {ended:%Y-%m-%d %H:%M} UTC"
+    yield "cycleqd", ", ".join(origin.versions)
+    yield "libraries", ", ".join(origin.libraries)
+    yield "processors", "; ".join(origin.machines)
+    if origin.images:
+        yield "images", ", ".join(origin.images)
+    if command:
+        yield "run again by", command
 
 
 def interval(estimate: Interval) -> str:

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from cycleqd.report.data import Cost, ReportData, Split, Tally
+from cycleqd.report.data import Cost, Origin, ReportData, Split, Tally
 from cycleqd.search import state
 from cycleqd.search.records import Child
 from tests.search.world import TASKS, World, config
@@ -79,5 +79,13 @@ def report(
         best=best,
         children=children,
         cost=cost,
+        origin=Origin(
+            began=1_700_000_000_000,
+            ended=1_700_003_600_000,
+            versions=("0.2.0",),
+            libraries=("numpy 2.4.0", "torch 2.13.0"),
+            machines=("x86_64 (avx2, avx512f) with cuda",),
+            images=("registry.example/cycleqd/evaluate@sha256:00",),
+        ),
         url="s3://cycleqd/tiny/",
     )

@@ -152,6 +152,19 @@ def test_an_evolution_that_was_only_seeded_has_a_report() -> None:
     assert "not finalised yet" in text and "0 generations" in text
 
 
+def test_it_says_when_by_what_and_where(data: ReportData, tmp_path: Path) -> None:
+    text = Seen(render.write(data, tmp_path, command="cycleqd run -c mine.yaml").read_text()).text
+    for said in (
+        "2023-11-14 22:13 to 2023-11-14 23:13 UTC",
+        "0.2.0",
+        "torch 2.13.0",
+        "x86_64 (avx2, avx512f) with cuda",
+        "cycleqd/evaluate@sha256:00",
+        "cycleqd run -c mine.yaml",
+    ):
+        assert said in text
+
+
 def test_names_cannot_break_the_page(data: ReportData) -> None:
     assert "<script" not in text_of(replace(data, url="s3://bucket/<script>alert(1)</script>"))
 
