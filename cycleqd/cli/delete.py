@@ -37,30 +37,35 @@ def run(source: ConfigSource, name: str, sure: bool, as_json: bool) -> None:
     """
     config = source.load()
     config = config.model_copy(update={"name": name})
-    with session(source, tracking=True) as opened, alone(config):
+    with session(source, tracking=True) as opened:
         store = Store(opened.store.client, opened.store.bucket, name)
         if not store.exists(layout.CONFIG):
             raise InvalidInputError(f"there is no evolution '{name}' in s3://{store.bucket}; `cycleqd list` lists them")
-        runs = Runs(config, Kubeflow(config.place)) if config.place.runner == "kubeflow" else None
-        tracker, objects = Tracker(opened.settings), store.list("")
-        known = runs.all() if runs else []
-        if live := [run.name for run, _ in known if run.live]:
-            raise ConflictError(f"{', '.join(live)} of '{name}' is in flight: `cycleqd cancel` ends it")
-        facts = {
-            "evolution": name,
-            "objects": len(objects),
-            "bytes": sum(objects.values()),
-            "mlflow_runs": tracker.count_runs(store),
-            "kubeflow_runs": len(known),
-        }
-        said = _said(store, facts)
-        if not sure:
-            _ask(said)
-        if runs:
-            _leave_cluster(runs)
-        tracker.forget(store)
-        remove(store)
+        with alone(config):
+            runs = Runs(config, Kubeflow(config.place)) if config.place.runner == "kubeflow" else None
+            facts = _facts(store, Tracker(opened.settings), runs)
+            said = _said(store, facts)
+            if not sure:
+                _ask(said)
+            if runs:
+                _leave_cluster(runs)
+            Tracker(opened.settings).forget(store)
+            remove(store)
     answer(as_json, facts, f"deleted: {said}")
+
+
+def _facts(store: Store, tracker: Tracker, runs: Runs | None) -> dict[str, Any]:
+    """What deleting frees. Raises ConflictError where a run is in flight."""
+    objects, known = store.list(""), runs.all() if runs else []
+    if live := [run.name for run, _ in known if run.live]:
+        raise ConflictError(f"{', '.join(live)} of '{store.evolution}' is in flight: `cycleqd cancel` ends it")
+    return {
+        "evolution": store.evolution,
+        "objects": len(objects),
+        "bytes": sum(objects.values()),
+        "mlflow_runs": tracker.count_runs(store),
+        "kubeflow_runs": len(known),
+    }
 
 
 def _said(store: Store, facts: dict[str, Any]) -> str:
