@@ -70,8 +70,8 @@ def test_the_best_lambda_on_the_search_split_is_scored_held_out(searched: Evolut
     ("values", "said"),
     [
         ([0.1] * 2, "values of λ must differ"),
-        ([i / 10 for i in range(1, 14)], "at most 12 items"),
-        ([-0.5], "greater than or equal to 0.001"),
+        ([i / 10 for i in range(1, 14)], "must be at most 12 entries"),
+        ([-0.5], r"must be at least 0\.001"),
     ],
 )
 def test_other_values_are_refused(evolution: Callable[..., Evolution], values: list[float], said: str) -> None:
