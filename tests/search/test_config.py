@@ -108,6 +108,9 @@ def test_search_tasks_leave_out_those_that_are_only_reported() -> None:
         ({"place": {"evaluate": {"tolerations": [{"value": "a/b"}]}}}, "tolerations.0.value: .*'a/b' is not"),
         ({"place": {"evaluate": {"tolerations": [{"kind": "x"}]}}}, "place.evaluate.tolerations.0.kind: there is no"),
         ({"place": {"image": "cycleqd/{stage}:1"}}, "place.image: there is no such setting"),
+        ({"method": {"baselines": {"task_arithmetic": [0.1, 0.1]}}}, "values of λ must differ"),
+        ({"method": {"baselines": {"task_arithmetic": [n / 10 for n in range(1, 14)]}}}, "must be at most 12 entries"),
+        ({"method": {"baselines": {"task_arithmetic": [-1]}}}, r"task_arithmetic.0: must be at least 0\.001, not -1"),
         ({"name": "No Spaces"}, "name: must be lower-case letters and digits"),
     ],
 )
