@@ -131,17 +131,16 @@ def _wanted(error: ErrorDetails) -> str | None:
 def _settings(kind: type[BaseModel], key: Key, tree: Any) -> Sequence[str]:
     """The settings of the section at a key; none where it is no section of ours."""
     section: type[BaseModel] | None = kind
+    named: type[BaseModel] | None = None  # of sections by a user's own names, where the next part of the key is one
     for part in key:
         tree = tree[part]
-        if section is not None:
-            names = {field.alias or name: field.annotation for name, field in section.model_fields.items()}
-            if part not in names:
-                return ()
-            section, of_many = _section(names[part], tree)
-            if of_many:
-                section, waiting = None, section
-        else:
-            section = waiting
+        if section is None:
+            section, named = named, None
+            continue
+        annotations = {field.alias or name: field.annotation for name, field in section.model_fields.items()}
+        section, many = _section(annotations.get(str(part)), tree)
+        if many:
+            section, named = None, section
     return () if section is None else [field.alias or name for name, field in section.model_fields.items()]
 
 

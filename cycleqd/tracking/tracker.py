@@ -119,8 +119,9 @@ class Tracker:
     def _own_experiment(self, store: Store) -> str | None:
         with self._reported():
             found = self.client.get_experiment_by_name(store.evolution)
-        own = found is not None and found.tags.get(_URL) == store.url("").rstrip("/")
-        return str(found.experiment_id) if own and found.lifecycle_stage == "active" else None
+        if found is None or found.lifecycle_stage != "active" or found.tags.get(_URL) != store.url("").rstrip("/"):
+            return None
+        return str(found.experiment_id)
 
     def create_runs(self, store: Store, key: str, experiment: str, wanted: Sequence[NewRun], parents: Ids) -> Ids:
         """Create runs and store their ids, once: by a conditional write that one process wins.
