@@ -75,8 +75,9 @@ def _figures(store: Store, config: Config, state: State) -> dict[str, Any]:
         if (built := scores_of(store, config, model, split)) is not None
     }
     averages = {f"{model}/{split} average": states.average(scores) for (model, split), scores in found.items()}
-    for split in ("search", "test") if (tuned := find_tuned(store)) else ():
-        if (built := scores_of(store, config, tuned, split)) is not None:
+    tuned = find_tuned(store)
+    for split in ("search", "test"):
+        if tuned is not None and (built := scores_of(store, config, tuned, split)) is not None:
             averages[f"task_arithmetic/{split} average"] = states.average(built.scores)
     measured = measures.measure(state, naive=found.get(("naive", "search")))
     return {"generations": state.generation, **measured, **averages}
