@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
+import difflib
 import hashlib
 import importlib
 import importlib.util
 import inspect
 import pkgutil
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from importlib.machinery import SourceFileLoader
 from pathlib import Path
 from types import ModuleType
 from typing import Any, ClassVar, Protocol, TypeVar
 
 from cycleqd.errors import InvalidInputError
+from cycleqd.outside import read_file
 
 
 class Named(Protocol):
@@ -27,6 +29,7 @@ class Named(Protocol):
 T = TypeVar("T", bound=Named)
 
 _PLUGIN = "cycleqd_plugin_"
+_SOURCE_BYTES = 16 << 20
 
 
 class _SourceOnly(SourceFileLoader):
@@ -55,8 +58,8 @@ def load_class(reference: str, base: type[T], root: Path = Path()) -> type[T]:
         return _own_class(reference, base)
     if not place or not name.isidentifier():
         raise InvalidInputError(
-            f"there is no {what} '{reference}'; there are {', '.join(own)}, or give 'package.module:Class' or"
-            " 'path/to/file.py:Class'"
+            f"there is no {what} '{reference}'{meant(reference, own)}; there are {', '.join(own)}, or give"
+            " 'package.module:Class' or 'path/to/file.py:Class'"
         )
     try:
         module = _from_file(root / place) if place.endswith(".py") else importlib.import_module(place)
@@ -81,6 +84,17 @@ def own_names(own_modules: str) -> list[str]:
     package, _, inner = own_modules.partition(".{}")
     modules = pkgutil.iter_modules(importlib.import_module(package).__path__)
     return sorted(module.name for module in modules if module.ispkg == bool(inner))
+
+
+def meant(name: str, names: Iterable[str]) -> str:
+    """What may have been meant, as " (did you mean 'svd'?)"; nothing where no name is like what was written.
+
+    Args:
+        name: As it was written.
+        names: Those that there are.
+    """
+    close = difflib.get_close_matches(name, list(names), n=1, cutoff=0.6)
+    return f" (did you mean '{close[0]}'?)" if close else ""
 
 
 def is_file(reference: str) -> bool:
@@ -112,7 +126,7 @@ def _own_class(name: str, base: type[T]) -> type[T]:
 
 
 def _from_file(path: Path) -> ModuleType:
-    name = f"{_PLUGIN}{hashlib.sha256(path.read_bytes()).hexdigest()}"
+    name = f"{_PLUGIN}{hashlib.sha256(read_file(path, _SOURCE_BYTES)).hexdigest()}"
     spec = importlib.util.spec_from_loader(name, _SourceOnly(name, str(path)))
     assert spec is not None and spec.loader is not None  # a loader was given
     module = importlib.util.module_from_spec(spec)

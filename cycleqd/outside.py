@@ -5,12 +5,13 @@ Names stand in manifests, records and listings of S3; texts are configurations, 
 
 from __future__ import annotations
 
+import errno
 import gzip
 import json
 from pathlib import Path
 from typing import IO, Any
 
-from cycleqd.errors import IntegrityError
+from cycleqd.errors import CycleQDError, IntegrityError, InvalidInputError
 
 JSON_BYTES = 64 << 20
 """Most bytes of a JSON text: the largest tokenizers have 40 million, a snapshot of 100,000 children 20 million."""
@@ -121,6 +122,29 @@ def parse_yaml(text: bytes) -> Any:
         loader.dispose()
 
 
+def yaml_lines(text: bytes) -> dict[tuple[str | int, ...], int]:
+    """The line of each key of a YAML text, from 1, by the keys that lead to it; nothing of a text that is not YAML.
+
+    Args:
+        text: One that `parse_yaml` has read.
+    """
+    import yaml
+
+    found: dict[tuple[str | int, ...], int] = {}
+    waiting: list[tuple[tuple[str | int, ...], Any]] = [((), yaml.compose(text, yaml.SafeLoader))]
+    while waiting:
+        key, node = waiting.pop()
+        if isinstance(node, yaml.MappingNode):
+            for name, value in node.value:
+                found[(*key, name.value)] = name.start_mark.line + 1
+                waiting.append(((*key, name.value), value))
+        elif isinstance(node, yaml.SequenceNode):
+            for index, value in enumerate(node.value):
+                found[(*key, index)] = value.start_mark.line + 1
+                waiting.append(((*key, index), value))
+    return found
+
+
 def _parts(node: Any) -> list[Any]:
     """The lists and mappings that a YAML list or mapping holds."""
     if isinstance(node.value, str):
@@ -149,6 +173,24 @@ def read_file(path: Path, most: int = DATA_BYTES) -> bytes:
     if len(data) > most:
         raise ValueError(f"it has more than {most:,} bytes")
     return data
+
+
+def told(error: OSError | MemoryError) -> CycleQDError:
+    """What the operating system refused, as a sentence: of a file or a disk, nothing of it is a mistake of ours.
+
+    Args:
+        error: As it was raised.
+    """
+    if isinstance(error, MemoryError):
+        return CycleQDError("memory is used up; end other programs, or use a machine with more")
+    file = error.filename2 or error.filename
+    where = f"{file}: " if file is not None else ""
+    reason = error.strerror or str(error) or type(error).__name__
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return CycleQDError(f"{where}{reason}; free some space, or name a folder on another disk")
+    if file is not None:
+        return InvalidInputError(f"{where}{reason}; name another file or folder, or change who may use it")
+    return CycleQDError(f"the operating system refused: {reason}")
 
 
 def unpack(packed: Path | IO[bytes], most: int = DATA_BYTES) -> bytes:

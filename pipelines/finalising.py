@@ -22,9 +22,9 @@ SPLITS = {"search": "search split", "test": "held out"}
 def finalising(config: Config) -> BaseComponent:
     """The finalising pipeline. Parameters: evolution, profile, models (ids to score; default: all but an elite).
 
-    The models are scored on the held-out split of all tasks (report_only ones too) and on the search split of the
-    search tasks, where most results exist already. Where the final model is the better of two, the search split comes
-    first and decides. On Kubeflow the report is shown at the end; elsewhere `cycleqd report` writes it.
+    The search split comes first, where most results exist already, and decides which λ of task arithmetic is the
+    baseline, and where the final model is the better of two, which. Then the held-out split of all tasks (report_only
+    ones too) is scored. On Kubeflow the report is shown at the end; elsewhere `cycleqd report` writes it.
 
     Args:
         config: Tasks, experts and place of the evolution.
@@ -50,17 +50,15 @@ def finalising(config: Config) -> BaseComponent:
         Args:
             evolution: Name of the evolution.
             profile: The profile that this runs under, by name and sha256.
-            models: Ids of the models to score, beside the final one where that is chosen here.
+            models: Ids of the models to score on the search split.
         """
         built = assign(aggregate(evolution=evolution, profile=profile), "aggregate", where)
         scored = partial(_score, where, evolution, profile)
-        if config.chosen is None:
-            scores = scored(models, [*searched, *held_out], built)
-        else:
-            rivals = scored(models, searched, built, "rivals, ")
-            choice = choose_final(evolution=evolution, profile=profile)
-            final = assign(choice, "choose_final", where).after(*rivals)
-            scores = scored(final.outputs["Output"], [*searched, *held_out], final)
+        rivals = scored(models, searched, built, "rivals, ")
+        choice = choose_final(evolution=evolution, profile=profile)
+        final = assign(choice, "choose_final", where).after(*rivals)
+        splits = held_out if config.chosen is None else [*searched, *held_out]
+        scores = scored(final.outputs["Output"], splits, final)
         if where.runner == "kubeflow":
             assign(report(evolution=evolution), "report", where).after(*scores)
 

@@ -44,7 +44,12 @@ class Evolution:
             },
             "tasks": {t: _task(tasks, t, index) for index, t in enumerate(TASKS)},
             "evaluation": {"engine": "transformers", "dtype": "float32", "allow_flat_tasks": True, "threads": 1},
-            "method": {"generations": 4, "grid": {"bins": 4}, "crossover": {"sigma": 0.3}},
+            "method": {
+                "generations": 4,
+                "grid": {"bins": 4},
+                "crossover": {"sigma": 0.3},
+                "baselines": {"task_arithmetic": []},
+            },
             "place": {"threads": 1, "workers": 1, "device": "cpu", "cache_size": "10MB", "fused": True},
         }
         return cls(configuration.parse(_merged(tree, changes), "test"))

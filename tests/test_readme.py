@@ -44,8 +44,8 @@ class Parrot(Scripted):
 
 
 def test_the_worked_example_is_the_file_and_scores(tmp_path: Path) -> None:
-    assert block("python") in (ROOT / "examples/tiny/copying.py").read_text()
-    (tmp_path / "copying.py").write_bytes((ROOT / "examples/tiny/copying.py").read_bytes())
+    assert (ROOT / "examples/tiny/copying.py").read_text().endswith(block("python"))
+    (tmp_path / "copying.py").write_text(block("python"))
     (tmp_path / "words.txt").write_text("one\ntwo three\nfour five\none six\n")
     task = load_task("copying.py:Copying", tmp_path)({}, Workspace(tmp_path))
     with task:
@@ -73,6 +73,19 @@ def test_the_guide_from_adapters_to_an_adapter_has_ten_commands_at_most(
     result = CliRunner().invoke(app, shlex.split(init)[1:])
     assert result.exit_code == 0, result.stderr
     assert load(tmp_path / "mine.yaml").search_tasks == ("code", "db", "os")
+
+
+def test_the_commands_of_the_readme_are_complete() -> None:
+    """Every one parses as it is written, and finds `cycleqd` and a configuration by what is written before it."""
+    blocks = [text.replace("\\\n", " ") for text in re.findall(r"```sh\n(.*?)```", README, re.DOTALL)]
+    for line in (line for text in blocks for line in text.splitlines() if line.startswith("cycleqd ")):
+        _, name, *arguments = shlex.split(line, comments=True)
+        COMMANDS[name].make_context(name, arguments)
+    (tour,) = [text for text in blocks if "cycleqd status" in text]
+    activate, setting, *_ = tour.splitlines()
+    assert activate == ". .venv/bin/activate"
+    config = re.fullmatch(r"export CYCLEQD_CONFIG=(\S+) +#.*", setting)
+    assert config is not None and load(ROOT / config[1]).name == "tiny"
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)

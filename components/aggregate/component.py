@@ -7,7 +7,7 @@ from cycleqd.search.place import Place
 
 @dsl.component(base_image=Place().image("aggregate"), install_kfp_package=False)
 def aggregate(evolution: str, profile: str, model: dsl.Output[dsl.Model]) -> None:
-    """Merge the archives' best elites into the aggregate, and the experts into the naive merge beside it.
+    """Merge the archives' best elites into the aggregate, and the experts into the baselines beside it.
 
     Args:
         evolution: Name of the evolution.
@@ -23,7 +23,7 @@ def aggregate(evolution: str, profile: str, model: dsl.Output[dsl.Model]) -> Non
 
 @dsl.component(base_image=Place().image("choose_final"), install_kfp_package=False)
 def choose_final(evolution: str, profile: str, model: dsl.Output[dsl.Model]) -> list[str]:
-    """Make the better of the aggregate and the best single model the final one.
+    """Choose task arithmetic's best factor, and of aggregate and best single model the better one as the final model.
 
     Args:
         evolution: Name of the evolution.

@@ -1,8 +1,9 @@
-"""aggregate: θ_base + Σ β_k τ_k from HEAD's best elites (paper section 3.4), the naive merge, and the final model.
+"""aggregate: θ_base + Σ β_k τ_k from HEAD's best elites (paper section 3.4), the final model, and what it is compared
+with: the experts' naive merge, and task arithmetic with several λ.
 
-Where the final model is either the aggregate or the best single model, it is chosen once the aggregate has been scored
-on the search split. Free unless HEAD has moved and its best elites are others. What
-is read is named in final/plan.json and so kept from cleaning.
+Once these have been scored on the search split the best λ is chosen, and the final model, where it is either the
+aggregate or the best single model. Free unless HEAD has moved and its best elites are others. What is read is named in
+final/plan.json and so kept from cleaning.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ from cycleqd.storage.parameters import load_place
 from cycleqd.storage.results import Clock, once
 from cycleqd.storage.scores import scored_models
 from cycleqd.storage.settings import Settings
+from cycleqd.storage.tuned import tune
 from cycleqd.tracking import unlogged
 
 METHOD_VERSION = 1
@@ -60,7 +62,8 @@ def run(evolution: str, profile: str) -> None:
 
 
 def choose(evolution: str, profile: str) -> list[str]:
-    """Build the final model from what scores better on the search split; the ids of the models to compare it with.
+    """Choose the best λ by the search split, and the final model where there is a choice, which is then built; the ids
+    of the models to score on held-out samples.
 
     Args:
         evolution: Name of the evolution.
@@ -68,7 +71,7 @@ def choose(evolution: str, profile: str) -> list[str]:
 
     Raises:
         ConflictError: the search has gone on since the aggregate was built.
-        IntegrityError: the aggregate has no scores.
+        IntegrityError: what is chosen from has no scores.
     """
     settings = Settings.from_environment()
     store = Store.connect(settings, evolution)
@@ -78,12 +81,16 @@ def choose(evolution: str, profile: str) -> list[str]:
         claimed = store.get_json(layout.FINAL_PLAN)
         if claimed["sha256"] != head.sha256:
             raise ConflictError(f"HEAD of {store.url('')} has moved since the aggregate was built; finalise again")
-        aggregated = scored_models(store, config, ["aggregated"])[0][0]
-        chosen = states.final_recipe(config, state, aggregated.scores)
-        build(store, config, where, "final", chosen)
-        clean_cores(store, config, claimed, where.pins)
-        unlogged.catch_up(settings, store, config, [layout.stage("final", "make")])
-        return compared(config, state, [ref.id for ref, _ in chosen])
+        tuned = tune(store, config)
+        if config.chosen is None:
+            chosen, own = states.final_recipe(config, state), []
+        else:
+            aggregated = scored_models(store, config, ["aggregated"])[0][0]
+            chosen, own = states.final_recipe(config, state, aggregated.scores), [layout.stage("final", "make")]
+            build(store, config, where, "final", chosen)
+            clean_cores(store, config, claimed, where.pins)
+        unlogged.catch_up(settings, store, config, own)
+        return compared(config, state, [ref.id for ref, _ in chosen], tuned)
 
 
 def claim(store: Store, config: Config) -> tuple[JSON, State]:
@@ -118,11 +125,12 @@ def recipe(store: Store, config: Config, state: State, model: str) -> Recipe:
         store: Objects of the evolution.
         config: Decides how the models are combined.
         state: HEAD's state.
-        model: "naive", "aggregated" or "final".
+        model: "naive", "aggregated", "final", or the id of a λ.
     """
-    if model == "naive":
+    if model == "naive" or model in config.lambdas:
         experts = [model_ref(store, f"expert-{name}") for name in config.models.experts]
-        return [(expert, 1 / len(experts)) for expert in experts]
+        coefficient = config.lambdas.get(model, 1 / len(experts))
+        return [(expert, coefficient) for expert in experts]
     return config.method.final.aggregate(state) if model == "aggregated" else states.final_recipe(config, state)
 
 
@@ -163,8 +171,13 @@ def give_up_leftovers(store: Store, claimed: JSON) -> None:
         store: Objects of the evolution.
         claimed: The claim that this run wrote, as JSON.
     """
-    folders = tuple(f"{layout.home(model)}/" for model in layout.COMBINED)
-    uploads = [(key, upload) for key, upload in store.uploads() if key.startswith(folders)]
+    uploads = [(key, upload) for key, upload in store.uploads() if _is_combined(key)]
     if store.get_json(layout.FINAL_PLAN) == claimed:
         for key, upload in uploads:
             store.abort_upload(key, upload)
+
+
+def _is_combined(key: str) -> bool:
+    """Whether a key is of a combined model."""
+    home, _, rest = key.partition("/")
+    return home == "models" and layout.is_combined(rest.partition("/")[0])

@@ -45,6 +45,14 @@ def validate(source: Anywhere, json: Json = False) -> None:
 
 
 @command
+def doctor(source: Source, json: Json = False) -> None:
+    """What this machine lacks for the configuration: engine, device, programs, folders; and what to install."""
+    from cycleqd.cli.doctor import show
+
+    show(source, json)
+
+
+@command
 def run(
     source: Source,
     runner: Annotated[str | None, typer.Option(help="local or docker, in place of place.runner.")] = None,
@@ -139,6 +147,35 @@ def rescore(source: Source, json: Json = False) -> None:
 def repair(source: Source, json: Json = False) -> None:
     """Log to MLflow whatever is recorded in S3, and end the runs there that nothing works on."""
     from cycleqd.cli.repair import run as start
+
+    start(source, json)
+
+
+@command
+def list_(source: Source, json: Json = False) -> None:
+    """The evolutions of the configuration's bucket: how far they are, and their size."""
+    from cycleqd.cli.list import show
+
+    show(source, json)
+
+
+@command
+def delete(
+    source: Source,
+    evolution: Annotated[str, typer.Argument(help="Its name in the configuration's bucket.")],
+    yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
+    json: Json = False,
+) -> None:
+    """Delete an evolution from S3, MLflow and Kubeflow; says what that frees, and asks once."""
+    from cycleqd.cli.delete import run as start
+
+    start(source, evolution, yes, json)
+
+
+@command
+def extend(source: Source, json: Json = False) -> None:
+    """Take up more generations, later stop rules and new report-only tasks of the configuration after seeding."""
+    from cycleqd.cli.extend import run as start
 
     start(source, json)
 

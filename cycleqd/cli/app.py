@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import functools
 import inspect
 import os
@@ -56,7 +57,8 @@ def command(function: Callable[..., None]) -> Callable[..., None]:
     A parameter `Annotated[…, factory]` is made by calling the factory, whose parameters become options of the command.
 
     Args:
-        function: The command: its name, docstring and parameters are those of the command line.
+        function: The command: its name, docstring and parameters are those of the command line. A "_" after a name that
+            Python uses is left out.
     """
     shown: list[inspect.Parameter] = []
     factories: dict[str, tuple[Callable[..., object], list[str]]] = {}
@@ -75,23 +77,35 @@ def command(function: Callable[..., None]) -> Callable[..., None]:
         for name, (factory, needed) in factories.items():
             given[name] = factory(**{option: given.pop(option) for option in needed})
         try:
-            function(**given)
-        except CycleQDError as error:
-            if os.environ.get("CYCLEQD_DEBUG"):
-                raise
-            from cycleqd.cli.output import plain
-
-            print(f"cycleqd: {plain(str(error))}", file=sys.stderr)
-            sys.exit(error.exit_code)
+            try:
+                function(**given)
+            finally:
+                sys.stdout.flush()
+        except BrokenPipeError:  # the reader of our output has seen enough
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         except KeyboardInterrupt:
             print("cycleqd: interrupted", file=sys.stderr)
             sys.exit(INTERRUPTED)
-        except BrokenPipeError:  # the reader of our output has ended
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        except (CycleQDError, OSError, MemoryError) as error:
+            if os.environ.get("CYCLEQD_DEBUG"):
+                raise
+            _fail(error)
 
     reported.__dict__["__signature__"] = inspect.Signature(shown)
     reported.__annotations__ = {one.name: one.annotation for one in shown}
-    return app.command()(reported)
+    return app.command(name=function.__name__.rstrip("_"))(reported)
+
+
+def _fail(error: CycleQDError | OSError | MemoryError) -> NoReturn:
+    """Say in a sentence what went wrong, and exit with its code."""
+    from cycleqd.cli.output import plain
+    from cycleqd.outside import told
+
+    known = error if isinstance(error, CycleQDError) else told(error)
+    print(f"cycleqd: {plain(str(known))}", file=sys.stderr)
+    if isinstance(error, OSError) and error.errno == errno.ENOSPC:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # what is left of the output has no room either
+    sys.exit(known.exit_code)
 
 
 def _parameters(function: Callable[..., object]) -> list[inspect.Parameter]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from itertools import combinations
 from typing import Any
 
@@ -17,7 +17,8 @@ from cycleqd.search.state import State
 from cycleqd.storage.evolution import load_state
 
 Plane = Mapping[tuple[int, int], float]
-_WIDTH = 4
+_MARGIN = " " * 7
+_DECIMALS = 6
 
 
 def show(source: ConfigSource, generation: int | None, as_json: bool) -> None:
@@ -71,19 +72,33 @@ def _draw(archive: Archive) -> None:
 
 
 def _draw_plane(archive: Archive, across: int, up: int | None) -> None:
+    """The plane, in as many pieces side by side as the terminal is too narrow for."""
     grid, cells = archive.grid, _plane(archive, across, up)
     best = max(cells.values(), default=0.0)
-    rows = range(grid.shape[up] - 1, -1, -1) if up is not None else (0,)
-    for row in rows:
-        edge = f"{percent(grid.axes[up].edges[row + 1]):>6} " if up is not None else " " * 7
-        text = Text(edge, style="dim")
-        for column in range(grid.shape[across]):
-            text.append(*_cell(cells.get((column, row)), best))
-        console.print(text)
-    edges = grid.axes[across].edges
-    console.print(Text(" " * 7 + "".join(f"{percent(edge):>{_WIDTH}.4}" for edge in edges[1:]), style="dim"))
+    labels = _labels(grid.axes[across].edges[1:])
+    width = 1 + max(map(len, [*labels, "100"]))
+    fitting = max(1, (console.width - len(_MARGIN)) // width)
+    for first in range(0, len(labels), fitting):
+        columns = range(first, min(first + fitting, len(labels)))
+        for row in range(grid.shape[up] - 1, -1, -1) if up is not None else (0,):
+            edge = f"{percent(grid.axes[up].edges[row + 1]):>6} " if up is not None else _MARGIN
+            text = Text(edge, style="dim")
+            for column in columns:
+                text.append(*_cell(cells.get((column, row)), best, width))
+            console.print(text)
+        edges = "".join(f"{labels[column]:>{width}}" for column in columns)
+        console.print(Text(_MARGIN + edges, style="dim"))
     upwards = f"; upwards: {grid.tasks[up]}" if up is not None else ""
-    say(f"       across: {grid.tasks[across]}{upwards} (upper edges)")
+    say(f"{_MARGIN}across: {grid.tasks[across]}{upwards} (upper edges)")
+
+
+def _labels(edges: Sequence[float]) -> list[str]:
+    """Edges in per cent, with as many decimals as tell them apart; edges of a flat axis are equal."""
+    for decimals in range(_DECIMALS):
+        labels = [f"{100 * edge:.{decimals}f}" for edge in edges]
+        if len(set(labels)) == len(set(edges)):
+            break
+    return labels
 
 
 def _plane(archive: Archive, across: int, up: int | None) -> Plane:
@@ -95,8 +110,8 @@ def _plane(archive: Archive, across: int, up: int | None) -> Plane:
     return found
 
 
-def _cell(quality: float | None, best: float) -> tuple[str, str]:
+def _cell(quality: float | None, best: float, width: int) -> tuple[str, str]:
     """A cell's text and style: the best one stands out."""
     if quality is None:
-        return f"{'·':>{_WIDTH}}", "dim"
-    return f"{100 * quality:>{_WIDTH}.0f}", "bold green" if quality >= best else "green"
+        return f"{'·':>{width}}", "dim"
+    return f"{100 * quality:>{width}.0f}", "bold green" if quality >= best else "green"

@@ -17,6 +17,7 @@ from cycleqd.cli.source import ConfigSource
 from cycleqd.errors import IntegrityError, InvalidInputError
 from cycleqd.run.audit import Audit, Link, Work, compare_tracking, resolve, trace, verify
 from cycleqd.storage import layout
+from cycleqd.storage.frozen import changes
 from cycleqd.storage.objects import Store
 from cycleqd.tracking.tracker import Tracker
 
@@ -66,6 +67,7 @@ def _to_json(store: Store, models: list[str], found: Audit) -> dict[str, Any]:
         "chain": [_link_json(link) for link in found.links],
         "collected": [link.model for link in found.links if not link.stored],
         "objects": found.objects,
+        "extensions": [list(changes(extension)) for extension in found.extensions],
         "problems": found.problems,
     }
 
@@ -77,6 +79,9 @@ def _link_json(link: Link) -> dict[str, Any]:
 
 def _print(store: Store, found: Audit) -> None:
     say(f"configuration {store.url(layout.CONFIG)}, sha256 {found.objects[layout.CONFIG]}")
+    for number, extension in enumerate(found.extensions, start=1):
+        what = "; ".join(changes(extension))
+        say(f"extension {number}: {what}; record {_short(extension.sha256)}")
     for key, sha256 in found.objects.items():
         for folder, what in (("operators/", "operator"), ("engines/", "engine")):
             if key.startswith(folder):

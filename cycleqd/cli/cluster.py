@@ -13,6 +13,7 @@ from rich.text import Text
 from cycleqd.cli.display import Display, cancelled, conclude, replaced
 from cycleqd.cli.output import answer, errors, plain
 from cycleqd.cli.progress import counting
+from cycleqd.cli.session import adopted
 from cycleqd.cli.source import ConfigSource
 from cycleqd.errors import CycleQDError, UnavailableError
 from cycleqd.run import checks, cluster_checks, preflight, tracked
@@ -21,11 +22,11 @@ from cycleqd.run.decisions import FAILED, Action, Cancel, Done, Position, Replac
 from cycleqd.run.driver import Driver, position
 from cycleqd.run.kubeflow.client import Kubeflow
 from cycleqd.run.kubeflow.runs import Follow, Runs, Steps
+from cycleqd.run.remaining import seconds_left
 from cycleqd.run.sources import bring
 from cycleqd.run.steps import Step, find_state
 from cycleqd.search.config import Config
 from cycleqd.storage.evolution import current
-from cycleqd.storage.frozen import adopt
 from cycleqd.storage.objects import Store
 from cycleqd.storage.settings import Settings
 from cycleqd.tracking import ending
@@ -88,7 +89,7 @@ def reach(source: ConfigSource, fresh: bool) -> Access:
     store = reach_store(config)
     preflight.check_store(store)
     preflight.check_tracking(os.environ.get("MLFLOW_TRACKING_URI"), findings)
-    config = adopt(store, config)
+    config = adopted(store, config)
     if find_state(store) is None:
         findings.warnings += checks.check_method(config)
         if fresh or not _seeds(config, kubeflow):
@@ -194,7 +195,8 @@ def drive(source: ConfigSource, fresh: bool, as_json: bool) -> None:
         UnavailableError: Kubeflow or S3 do not answer; or all is done, but MLflow was away and lacks some.
     """
     access = reach(source, fresh)
-    with Display(access.config, partial(find_state, access.store)) as display:
+    left = partial(seconds_left, access.config, access.store)
+    with Display(access.config, partial(find_state, access.store), left) as display:
         try:
             access.driver(display.acts, display.task, display.warns, fresh).drive()
         except (KeyboardInterrupt, SystemExit):
@@ -207,7 +209,7 @@ def drive(source: ConfigSource, fresh: bool, as_json: bool) -> None:
             tracked.stopped(_tracking(access.config), access.store, ending.FAILED)
             raise
     trouble = tracked.finish(_tracking(access.config), access.store)
-    conclude(access.config, current(access.store)[1], source, as_json)
+    conclude(access.config, current(access.store)[1], access.store, source, as_json)
     if trouble is not None:
         raise trouble
 

@@ -18,8 +18,19 @@ from cycleqd.search.state import State
 from cycleqd.storage import layout
 from cycleqd.storage.evolution import load_config
 from cycleqd.storage.objects import Store
+from cycleqd.storage.tuned import find_tuned
 
-_FRACTIONS = ("best", "best_average", "worst_of_best", "coverage", "diversity", *layout.COMBINED)
+_FRACTIONS = (
+    "best",
+    "best_average",
+    "worst_of_best",
+    "coverage",
+    "diversity",
+    "naive",
+    "aggregated",
+    "final",
+    "task_arithmetic",
+)
 
 
 def show(source: ConfigSource, names: list[str], as_json: bool) -> None:
@@ -59,11 +70,15 @@ def _method(config: Config) -> dict[str, Any]:
 def _figures(store: Store, config: Config, state: State) -> dict[str, Any]:
     found = {
         (model, split): built.scores
-        for model in config.combined
+        for model in (m for m in config.combined if m not in config.lambdas)
         for split in ("search", "test")
         if (built := scores_of(store, config, model, split)) is not None
     }
     averages = {f"{model}/{split} average": states.average(scores) for (model, split), scores in found.items()}
+    tuned = find_tuned(store)
+    for split in ("search", "test"):
+        if tuned is not None and (built := scores_of(store, config, tuned, split)) is not None:
+            averages[f"task_arithmetic/{split} average"] = states.average(built.scores)
     measured = measures.measure(state, naive=found.get(("naive", "search")))
     return {"generations": state.generation, **measured, **averages}
 

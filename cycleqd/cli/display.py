@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from typing import Any
 
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, SpinnerColumn, Task, TextColumn
 from rich.text import Text
 
-from cycleqd.cli.output import answer, errors, percent, plain
+from cycleqd.cli.output import answer, duration, errors, percent, plain
 from cycleqd.cli.source import ConfigSource
+from cycleqd.report.collect import compare
+from cycleqd.report.verdicts import conclusion
 from cycleqd.run.decisions import FAILED, Action, Cancel, Position, Replace, Retry, Run, Start, Wait
 from cycleqd.run.driver import FRESH
 from cycleqd.run.steps import Step
@@ -17,6 +20,7 @@ from cycleqd.search import measures
 from cycleqd.search import state as states
 from cycleqd.search.config import Config
 from cycleqd.search.state import State
+from cycleqd.storage.objects import Store
 
 _DOING = {
     "seed": "staging models and data",
@@ -34,30 +38,57 @@ _DOING = {
 }
 
 
+class TimeLeft(ProgressColumn):
+    """The time left as it was last estimated, less what has passed since."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.until: float | None = None
+
+    def tell(self, seconds: float | None) -> None:
+        """Take up an estimate.
+
+        Args:
+            seconds: From now; None: unknown.
+        """
+        self.until = None if seconds is None else time.monotonic() + seconds
+
+    def render(self, task: Task) -> Text:
+        """ "about 12 min left", or that it is not known yet."""
+        if task.finished:
+            return Text("")
+        if self.until is None:
+            return Text("time left: known after the first generation")
+        return Text(f"about {duration(max(0.0, self.until - time.monotonic()))} left")
+
+
 class Display:
     """Shows what the driver does: a bar over the generations with the time left, and a line for each that ended.
 
     `run` is the run in flight on a cluster, as far as it is known.
     """
 
-    def __init__(self, config: Config, look: Callable[[], State | None]) -> None:
+    def __init__(self, config: Config, look: Callable[[], State | None], left: Callable[[State], float | None]) -> None:
         """Draw nothing yet.
 
         Args:
             config: The evolution's.
             look: Reads the current snapshot.
+            left: Estimates the seconds left from a snapshot, by what has finished.
         """
         self.config = config
-        self.look = look
+        self.look, self.left = look, left
         state = look()
         self.shown = state.generation if state else 0
+        self.time = TimeLeft()
+        self.time.tell(left(state) if state else None)
         self.progress = Progress(
             SpinnerColumn(),
             TextColumn("{task.description}"),
             BarColumn(bar_width=30),
             MofNCompleteColumn(),
-            TextColumn("generations, left:"),
-            TimeRemainingColumn(elapsed_when_finished=True),
+            TextColumn("generations,"),
+            self.time,
             console=errors,
         )
         self.bar = self.progress.add_task("starting", total=config.method.generations, completed=self.shown)
@@ -146,6 +177,7 @@ class Display:
         if state is None:
             return
         self.progress.update(self.bar, completed=state.generation)
+        self.time.tell(self.left(state))
         if step.kind == "finalising":
             self._print("final model built and scored")
         elif step.kind == "seeding" or state.generation > self.shown:
@@ -194,7 +226,8 @@ def _line(state: State) -> str:
     parts = [f"{task} {percent(bests[task].scores[task])}" for task in state.tasks]
     parts.append(f"average {percent(states.average(states.best_average(state).scores))}")
     cells = sum(len(archive.elites) for archive in state.archives)
-    text = f"generation {state.generation:>4}  best: {'  '.join(parts)}  elites {cells}"
+    done = f"generation {state.generation - 1:>4}" if state.generation else "seeding        "
+    text = f"{done}  best: {'  '.join(parts)}  elites {cells}"
     newest = [child for child in state.children if child.generation == state.generation - 1]
     scores = "  ".join(f"{percent(states.average(child.scores))}" for child in newest)
     return f"{text}  children: {scores}" if newest else text
@@ -221,16 +254,18 @@ def summarise(config: Config, state: State) -> dict[str, Any]:
     }
 
 
-def conclude(config: Config, state: State, source: ConfigSource, as_json: bool) -> None:
-    """Print the summary of a complete evolution, and the commands that look at it.
+def conclude(config: Config, state: State, store: Store, source: ConfigSource, as_json: bool) -> None:
+    """Print the summary of a complete evolution, whether it helped, and the commands that look at it.
 
     Args:
         config: As it was frozen.
         state: The last snapshot.
+        store: The evolution.
         source: Files and flags that make the configuration.
         as_json: Print JSON.
     """
-    summary = summarise(config, state)
+    helped = conclusion(compare(store))
+    summary = {**summarise(config, state), "conclusion": helped}
     looks = " · ".join(f"cycleqd {look} {source.flags}" for look in ("models", "lineage final", "report"))
     done = f"done: {summary['generations']} generations, {summary['evaluations']} children evaluated"
-    answer(as_json, summary, done, f"look: {looks}")
+    answer(as_json, summary, done, *([helped] if helped else []), f"look: {looks}")

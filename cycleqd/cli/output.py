@@ -13,7 +13,17 @@ from rich.table import Table
 from rich.text import Text
 
 _WIDE = 250  # without a terminal nothing is cut
-console = Console(highlight=False, width=None if sys.stdout.isatty() else _WIDE)
+
+
+class _Console(Console):
+    """A console whose reader may end: `| head` is no failure."""
+
+    def on_broken_pipe(self) -> None:
+        """Leave what becomes of it to the command's own end."""
+        raise BrokenPipeError
+
+
+console = _Console(highlight=False, width=None if sys.stdout.isatty() else _WIDE)
 errors = Console(stderr=True, highlight=False, width=None if sys.stderr.isatty() else _WIDE)
 
 _CONTROL = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069]")
@@ -46,6 +56,15 @@ def say(sentence: str) -> None:
         sentence: Without markup.
     """
     console.print(Text(plain(sentence)))
+
+
+def warn(sentence: str) -> None:
+    """Print a warning on standard error.
+
+    Args:
+        sentence: Without a full stop.
+    """
+    errors.print(Text(f"warning: {plain(sentence)}"))
 
 
 def answer(as_json: bool, facts: Any, *sentences: str) -> None:

@@ -22,5 +22,6 @@ def write(source: ConfigSource, folder: Path, as_json: bool) -> None:
 
     with session(source) as opened:
         opened.state()
-        page = run(opened.store, folder, counting)
+        go = "drive" if opened.config.place.runner == "kubeflow" else "run"
+        page = run(opened.store, folder, counting, f"cycleqd {go} {source.flags}")
     answer(as_json, {"page": str(page)}, f"the report is {page}")

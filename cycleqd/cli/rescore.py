@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from cycleqd.cli.output import answer
-from cycleqd.cli.session import session
+from cycleqd.cli.session import adopted, session
 from cycleqd.cli.source import ConfigSource
 from cycleqd.run import rescore
 from cycleqd.run.local.runner import alone
@@ -18,6 +18,7 @@ def run(source: ConfigSource, as_json: bool) -> None:
     """
     config = source.load()
     with alone(config), session(source, tracking=True) as opened:
+        adopted(opened.store, config)
         changed = rescore.rescore(opened.settings, opened.store, opened.seeded())
         state = opened.state()
     tasks = sorted({task for _, task in changed})

@@ -8,7 +8,7 @@ from rich.text import Text
 
 from cycleqd.cli.display import Display, conclude
 from cycleqd.cli.output import errors
-from cycleqd.cli.session import connect
+from cycleqd.cli.session import adopted, connect
 from cycleqd.cli.source import ConfigSource
 from cycleqd.errors import InvalidInputError, OutageError
 from cycleqd.run import tracked
@@ -17,11 +17,11 @@ from cycleqd.run.driver import Driver, position
 from cycleqd.run.local.forks import Forks
 from cycleqd.run.local.runner import LocalRunner, alone
 from cycleqd.run.local.services import running
+from cycleqd.run.remaining import seconds_left
 from cycleqd.run.steps import find_state
 from cycleqd.search.config import Config
 from cycleqd.search.state import State
 from cycleqd.storage.client import probe
-from cycleqd.storage.frozen import adopt
 
 OUTAGE_SECONDS = 60.0
 """Of pauses: how long a store that is away is waited for, in all; what a step has recorded by then is kept."""
@@ -47,12 +47,12 @@ def run(source: ConfigSource, as_json: bool) -> None:
     with alone(config), _launcher(config) as launcher, running(config.place) as environment:
         session = connect(config, environment)
         probe(session.store)
-        config = adopt(session.store, config)
+        config = adopted(session.store, config)
         store = session.store
         try:
             with (
                 tracked.told(session.settings, store),
-                Display(config, partial(find_state, store)) as display,
+                Display(config, partial(find_state, store), partial(seconds_left, config, store)) as display,
                 LocalRunner(config, store, session.environment, display.task, launcher) as runner,
             ):
                 Driver(
@@ -67,7 +67,7 @@ def run(source: ConfigSource, as_json: bool) -> None:
             errors.print(Text(_saved(config, find_state(store), source)))
             raise
         state, trouble = session.state(), tracked.finish(session.settings, store)
-    conclude(config, state, source, as_json)
+        conclude(config, state, store, source, as_json)
     if trouble is not None:
         raise trouble
 

@@ -12,6 +12,7 @@ from rich.text import Text
 
 from cycleqd.cli.cluster import reach_runs, reach_server, reach_store, warn
 from cycleqd.cli.output import answer, errors
+from cycleqd.cli.session import adopted
 from cycleqd.cli.source import ConfigSource
 from cycleqd.errors import InvalidInputError
 from cycleqd.run import preflight
@@ -20,7 +21,6 @@ from cycleqd.run.kubeflow.runs import Runs
 from cycleqd.run.kubeflow.schedules import retire
 from cycleqd.run.steps import Step, arguments
 from cycleqd.storage.evolution import find_head
-from cycleqd.storage.frozen import adopt
 from cycleqd.storage.objects import Store
 
 if TYPE_CHECKING:
@@ -52,7 +52,7 @@ def schedule(source: ConfigSource, cron: str, as_json: bool) -> None:
             f"evolution '{config.name}' is not seeded yet, and a schedule only runs generations:"
             f" cycleqd submit {source.flags}"
         )
-    config = adopt(store, config)
+    config = adopted(store, config)
     warn(findings)
     preflight.refuse(findings)
     cron = " ".join(fields)

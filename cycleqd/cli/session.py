@@ -7,6 +7,7 @@ import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from cycleqd.cli.output import warn
 from cycleqd.cli.source import ConfigSource
 from cycleqd.errors import ConflictError, InvalidInputError
 from cycleqd.run.local.services import running
@@ -14,7 +15,9 @@ from cycleqd.search import state as states
 from cycleqd.search.config import Config
 from cycleqd.search.state import State
 from cycleqd.storage import layout
+from cycleqd.storage.differences import differences
 from cycleqd.storage.evolution import current, find_head, load_config
+from cycleqd.storage.frozen import adopt
 from cycleqd.storage.objects import Store
 from cycleqd.storage.settings import Settings
 
@@ -60,6 +63,22 @@ class Session:
                 f"evolution '{self.config.name}' has no model '{name}'; `cycleqd models` lists them"
             )
         return name
+
+
+def adopted(store: Store, config: Config) -> Config:
+    """The configuration with what is frozen for all that it leaves out; says what else differs from what was seeded.
+
+    Args:
+        store: The evolution.
+        config: The file's.
+
+    Raises:
+        ConflictError: It sets keys to other values than the frozen ones.
+    """
+    whole = adopt(store, config)
+    for sentence in differences(store, config, whole):
+        warn(sentence)
+    return whole
 
 
 @contextlib.contextmanager

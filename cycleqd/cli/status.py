@@ -45,7 +45,8 @@ def _tell(config: Config, facts: dict[str, Any], source: ConfigSource) -> None:
         say("not seeded yet; next: seeding" if not facts["started"] else "seeding is in flight")
         return
     done = "complete" if facts["next"] is None else f"next: {facts['next']}"
-    say(f"generation {facts['generations']} of {config.method.generations}, {facts['evaluations']} children; {done}")
+    of = f"{facts['generations']} of {config.method.generations} generations done"
+    say(f"{of}, {facts['evaluations']} children; {done}")
     if facts["stopped"]:
         say(f"the search is over: {facts['stopped']}")
     rows = [[task, percent(best["score"]), best["model"]] for task, best in facts["best_per_task"].items()]

@@ -13,7 +13,7 @@ from cycleqd.cli.progress import parts as progress
 from cycleqd.cli.session import connect
 from cycleqd.cli.source import ConfigSource
 from cycleqd.errors import CycleQDError, InvalidInputError
-from cycleqd.run import checks, cluster_checks, preflight, replies
+from cycleqd.run import checks, cluster_checks, machine, preflight, replies
 from cycleqd.run.checks import Findings
 from cycleqd.run.estimate import SERVER_RATE, Estimate, ServerCost, estimate, measured
 from cycleqd.run.kubeflow.client import Kubeflow
@@ -47,10 +47,14 @@ def show(source: ConfigSource, as_json: bool) -> None:
     findings.warnings += checks.check_method(config)
     if config.place.runner == "kubeflow":
         _check_cluster(config, findings)
-    with progress("checking", len(config.tasks) + 2) as begin:
+    with progress("checking", len(config.tasks) + 3) as begin:
+        here, device = machine.host(config, begin)
+        findings.problems += [need.missing for need in here if need.missing]
         samples = checks.check_tasks(config, findings, begin)
         findings.warnings += checks.split_warnings(config, samples)
         cost = _check_services(config, samples, findings, begin)
+    if cost is not None and device.kind:
+        findings.problems += filter(None, [machine.memory(config, device, cost.largest).missing])
     _print(findings, cost, samples, as_json)
     if findings.problems:
         sys.exit(InvalidInputError.exit_code)
@@ -89,7 +93,7 @@ def _check_services(
 
 
 def _check_models(config: Config, samples: Samples, store: Store | None, findings: Findings) -> Estimate | None:
-    config = checks.decide(config, store, findings)
+    given, config = config, checks.decide(config, store, findings)
     findings.problems += checks.check_server(config)
     opened = checks.check_models(config, store, findings)
     known, chats = set(findings.problems), [task.chat for task in config.tasks.values()]
@@ -100,6 +104,7 @@ def _check_models(config: Config, samples: Samples, store: Store | None, finding
         seconds, generated = measured(store), replies.generated(store, config)
         state = find_state(store)
         findings.warnings += checks.flat_tasks(state) if state else []
+        checks.check_seeded(given, store, findings)
     if not opened or (config.in_span and len(opened) <= len(config.models.experts)):
         return None
     stored = sizes(config, opened)
@@ -138,6 +143,11 @@ def cost_lines(cost: Estimate) -> Iterator[str]:
         f"cost: {cost.models} models, {cost.evaluations} evaluations (a model on a task), at most {cost.engine_starts}"
         f" engine starts; stages' time: {time}; {cost.pods} pods on a cluster"
     )
+    if cost.baseline:
+        yield (
+            f"baseline: {cost.baseline} of these evaluations tune λ of task arithmetic, so that the report can say"
+            " whether the search was worth it; method.baselines.task_arithmetic: [] leaves them out"
+        )
     loaded = f"; an engine makes an adapter of {size(cost.adapter)} of it" if cost.adapter else ""
     yield (
         f"bytes: {size(cost.given)} of base and experts; beside them {size(cost.written)} written, at most"

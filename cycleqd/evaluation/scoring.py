@@ -31,10 +31,10 @@ from cycleqd.storage.adapters import adapter_folders
 from cycleqd.storage.cache import CheckpointCache
 from cycleqd.storage.cores import load_core
 from cycleqd.storage.evolution import manifest, size_in_bytes
-from cycleqd.storage.frozen import fetch
+from cycleqd.storage.frozen import fetch, task_files
 from cycleqd.storage.models import source
 from cycleqd.storage.objects import Store
-from cycleqd.storage.results import Clock, find_result, need_result
+from cycleqd.storage.results import Clock, find_result
 from cycleqd.storage.settings import Settings
 from cycleqd.weights.local import LocalSink
 from cycleqd.weights.manifest import Manifest
@@ -81,7 +81,7 @@ def evaluate_all(
         split: Which of the samples.
         anew: Also replace records of another method version (see `due`).
     """
-    seeded = need_result(store, layout.SEED)["outputs"]["tasks"]
+    seeded = task_files(store)
     manifests = {model: manifest(store, model) for model in models}
     settings.scratch.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix="evaluate-", dir=settings.scratch) as folder:

@@ -9,7 +9,7 @@ from itertools import product
 
 from cycleqd.errors import IntegrityError
 from cycleqd.progress import Bar, no_bar
-from cycleqd.report.data import Cost, ReportData, Split, Tally
+from cycleqd.report.data import Compared, Cost, Origin, ReportData, Split, Tally
 from cycleqd.search import state as states
 from cycleqd.search.config import Config
 from cycleqd.search.records import JSON
@@ -19,6 +19,7 @@ from cycleqd.storage.family import family, member
 from cycleqd.storage.objects import Store
 from cycleqd.storage.results import need_result, read_result
 from cycleqd.storage.scores import refuse_other_conditions
+from cycleqd.storage.tuned import find_tuned
 from cycleqd.weights.manifest import CORE
 
 _READERS = 16
@@ -34,25 +35,42 @@ def collect(store: Store, bar: Bar = no_bar) -> ReportData:
     Raises:
         ConflictError: seeding has not ended, or models were scored under different conditions.
     """
-    config, state = load_config(store), current(store)[1]
-    best = states.best_living(state).model.id
     plan = store.find_json(layout.FINAL_PLAN)
     recipe = final_recipe(store)
-    experts = [expert.model.id for expert in state.experts]
+    runs = read_runs(store, bar)
     with bar("reading scores and the family tree", None):
-        scored = results(store, config, ["base", *experts, *config.extracted, best, *config.combined])
+        found = compare(store)
+        best = states.best_living(found.state).model.id
         members = family(store, [best, *(name for name, _ in recipe)])
     return ReportData(
-        config=config,
-        state=state,
-        results=scored,
+        config=found.config,
+        state=found.state,
+        results=found.results,
+        tuned=found.tuned,
         recipe=recipe,
         final_snapshot=plan["snapshot"] if plan and recipe else None,
         best=best,
         children={name: one.child for name, one in members.items() if one.child},
-        cost=cost(store, bar),
+        cost=cost(store, runs, bar),
+        origin=origin(runs.values()),
         url=store.url(""),
     )
+
+
+def compare(store: Store) -> Compared:
+    """What the models score that the final one is compared with.
+
+    Args:
+        store: Objects of the evolution.
+
+    Raises:
+        ConflictError: seeding has not ended, or models were scored under different conditions.
+    """
+    config, state, tuned = load_config(store), current(store)[1], find_tuned(store)
+    experts = [expert.model.id for expert in state.experts]
+    built = [model for model in config.combined if model == tuned or model not in config.lambdas]
+    models = ["base", *experts, *config.extracted, states.best_living(state).model.id, *built]
+    return Compared(config=config, state=state, results=results(store, config, models), tuned=tuned)
 
 
 def final_recipe(store: Store) -> tuple[tuple[str, float], ...]:
@@ -91,8 +109,8 @@ def results(store: Store, config: Config, models: Iterable[str]) -> Mapping[Spli
     return found
 
 
-def cost(store: Store, bar: Bar = no_bar) -> Cost:
-    """Time and bytes by the stages' records. A stage that was repeated counts once, as its record does.
+def read_runs(store: Store, bar: Bar = no_bar) -> dict[str, JSON]:
+    """What stages recorded of their work: key of run.json → its content.
 
     Args:
         store: Objects of the evolution.
@@ -101,17 +119,33 @@ def cost(store: Store, bar: Bar = no_bar) -> Cost:
     objects = store.list("")
     stage = partial(_stage, in_span=layout.result(layout.stage(layout.BASIS, "make")) in objects)
     keys = [key for key in objects if key.endswith("/run.json") and stage(key) != "copies"]
+    with bar("reading records", len(keys)) as advance, ThreadPoolExecutor(_READERS) as pool:
+        return dict(zip(keys, pool.map(_counted(store.get_json, advance), keys), strict=True))
+
+
+def _counted(read: Callable[[str], JSON], advance: Callable[[int], None]) -> Callable[[str], JSON]:
+    def one(key: str) -> JSON:
+        found = read(key)
+        advance(1)
+        return found
+
+    return one
+
+
+def cost(store: Store, runs: Mapping[str, JSON], bar: Bar = no_bar) -> Cost:
+    """Time and bytes by the stages' records. A stage that was repeated counts once, as its record does.
+
+    Args:
+        store: Objects of the evolution.
+        runs: As `read_runs` returns them.
+        bar: Shows how far reading is.
+    """
+    objects = store.list("")
+    stage = partial(_stage, in_span=layout.result(layout.stage(layout.BASIS, "make")) in objects)
     ends = tuple(layout.result(f"/{name}") for name in ("merge", "mutate", "make"))
     made = [key.removesuffix("/result.json") for key in objects if key.endswith(ends)]
-    with bar("reading records", len(keys) + len(made)) as advance, ThreadPoolExecutor(_READERS) as pool:
-
-        def read(how: Callable[[str], JSON], key: str) -> JSON:
-            found = how(key)
-            advance(1)
-            return found
-
-        runs = dict(zip(keys, pool.map(partial(read, store.get_json), keys), strict=True))
-        bodies = list(pool.map(partial(read, partial(need_result, store)), made))
+    with bar("reading how models were made", len(made)) as advance, ThreadPoolExecutor(_READERS) as pool:
+        bodies = list(pool.map(_counted(partial(need_result, store), advance), made))
     seconds: dict[str, float] = {}
     for key, run in runs.items():
         seconds[stage(key)] = seconds.get(stage(key), 0.0) + (run["finished"] - run["started"]) / 1000
@@ -127,6 +161,35 @@ def cost(store: Store, bar: Bar = no_bar) -> Cost:
     )
 
 
+def origin(runs: Iterable[JSON]) -> Origin:
+    """When, by what and where.
+
+    Args:
+        runs: What stages recorded.
+    """
+    known = list(runs)
+    libraries = {f"{name} {version}" for run in known for name, version in run.get("libraries", {}).items()}
+    return Origin(
+        began=min(run["started"] for run in known),
+        ended=max(run["finished"] for run in known),
+        versions=_distinct(run.get("code_version") for run in known),
+        libraries=tuple(sorted(libraries)),
+        machines=_distinct(_machine(run) for run in known),
+        images=_distinct(run.get("image") for run in known),
+    )
+
+
+def _distinct(found: Iterable[str | None]) -> tuple[str, ...]:
+    return tuple(sorted({one for one in found if one}))
+
+
+def _machine(run: JSON) -> str:
+    """A processor, its instruction sets, and the device where it is not the processor."""
+    sets = ", ".join(run.get("instruction_sets", ()))
+    device = "" if run.get("device", "cpu") == "cpu" else f" with {run['device']}"
+    return f"{run.get('cpu', '')}{f' ({sets})' if sets else ''}{device}"
+
+
 def _stage(key: str, in_span: bool) -> str:
     """The stage that wrote a run.json, from its key; "copies" are parts of seeding's own record."""
     match key.split("/")[:-1]:
@@ -138,7 +201,7 @@ def _stage(key: str, in_span: bool) -> str:
             return "update archives"
         case [*_, "evaluations", _, _]:
             return "evaluate"
-        case ["models", model, "make"] if model in layout.COMBINED:
+        case ["models", model, "make"] if layout.is_combined(model):
             return "aggregate"
         case ["models", model, "make"]:
             return "basis" if in_span and model != "base" and not model.startswith("source-") else "copies"

@@ -37,24 +37,30 @@ def measured(data: ReportData) -> Series:
     return series | {name: [found[name] for _, found in points] for name in sorted(names)}
 
 
-def naive_average(data: ReportData) -> float | None:
-    """The naive merge's average on the search split; None when it was not evaluated.
-
-    Args:
-        data: Its results.
-    """
-    tallies = data.scored("search", "naive")
-    return None if tallies is None else average({task: tally.score for task, tally in tallies.items()})
-
-
-def passed(data: ReportData) -> dict[str, int | None]:
-    """Children evaluated until the best average passed the best expert's and the naive merge's; None: never.
+def rivals(data: ReportData) -> dict[str, float]:
+    """What the search has to beat, with its average on the search split; what was not evaluated is absent.
 
     Args:
         data: Its state and results.
     """
-    rivals = {"the best expert": data.best_expert[1], "the naive merge": naive_average(data)}
-    return {name: evaluations_to_pass(data.state, mark) for name, mark in rivals.items() if mark is not None}
+    found = {"best expert": data.best_expert[1], "naive merge": _average(data, "naive")}
+    if data.tuned is not None:
+        found["tuned λ"] = _average(data, data.tuned)
+    return {name: mark for name, mark in found.items() if mark is not None}
+
+
+def _average(data: ReportData, model: str) -> float | None:
+    tallies = data.scored("search", model)
+    return None if tallies is None else average({task: tally.score for task, tally in tallies.items()})
+
+
+def passed(data: ReportData) -> dict[str, int | None]:
+    """Children evaluated until the best average passed each rival's; None: never.
+
+    Args:
+        data: Its state and results.
+    """
+    return {name: evaluations_to_pass(data.state, mark) for name, mark in rivals(data).items()}
 
 
 def curves(data: ReportData, series: Series, theme: Theme) -> bytes:
@@ -66,7 +72,7 @@ def curves(data: ReportData, series: Series, theme: Theme) -> bytes:
         theme: Colours.
     """
     with drawing(theme):
-        made = figure(10.6, 5.5)
+        made = figure(10.6, 6.8)
         panels = made.subplots(2, 3).flat
         _averages(next(panels), data, series, theme)
         titles = {
@@ -87,9 +93,9 @@ def curves(data: ReportData, series: Series, theme: Theme) -> bytes:
                 percent_axis(panel, "y")
             panel.grid(axis="y")
             if len(names) > 1:
-                panel.legend(loc="best")
+                _legend(panel)
         for panel in made.axes:
-            panel.set_xlabel("generation")
+            panel.set_xlabel("generations done")
             panel.margins(x=0.01)
             panel.xaxis.set_major_locator(MaxNLocator(integer=True))
         return png(made)
@@ -101,20 +107,21 @@ def _cycled(hues: Iterable[str], count: int) -> list[str]:
 
 
 def _averages(panel: Axes, data: ReportData, series: Series, theme: Theme) -> None:
-    """The best average and its model's worst task, against the best expert and the naive merge."""
+    """The best average and its model's worst task, against what the search has to beat."""
     x = series["generation"]
     panel.step(x, series["best_average"], where="post", color=theme.accent, linewidth=2.4, label="best average")
     panel.step(x, series["worst_of_best"], where="post", color=theme.accent, linewidth=1.2, alpha=0.6,
                label="its worst task")  # fmt: skip
-    for mark, label, dashes in (
-        (data.best_expert[1], "best expert", (4, 2)),
-        (naive_average(data), "naive merge", (1.5, 2)),
-    ):
-        if mark is not None:
-            panel.axhline(mark, color=theme.muted, linewidth=1.2, linestyle=(0, dashes), label=label)
+    for (label, mark), dashes in zip(rivals(data).items(), ((4, 2), (1.5, 2), (6, 2, 1.5, 2)), strict=False):
+        panel.axhline(mark, color=theme.muted, linewidth=1.2, linestyle=(0, dashes), label=label)
     panel.set_title("Best average, %")
     percent_axis(panel, "y")
-    panel.legend(loc="best")
+    _legend(panel)
+
+
+def _legend(panel: Axes) -> None:
+    """Below the panel, where it hides no line."""
+    panel.legend(loc="upper center", bbox_to_anchor=(0.5, -0.2), ncols=2, borderaxespad=0.0)
 
 
 def fronts(data: ReportData, theme: Theme) -> bytes:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,9 +13,10 @@ import yaml
 from cycleqd.report import curves, family
 from cycleqd.report.cost import duration, size
 from cycleqd.report.data import ReportData, Row, Split
-from cycleqd.report.scores import SPLITS, ratios_to_base
-from cycleqd.report.statistics import Interval, average, gain, share
+from cycleqd.report.scores import ratios_to_base
+from cycleqd.report.statistics import Interval, average, share
 from cycleqd.report.theme import percent
+from cycleqd.report.verdicts import SPLITS, verdicts
 
 _FEW = 30
 _TEMPLATE = Path(__file__).with_name("report.html.jinja")
@@ -30,21 +32,14 @@ class Picture:
     height: int
 
 
-@dataclass(frozen=True)
-class Finding:
-    """One finding in a sentence. tone: "good" is better, "bad" is worse, "open" shows no difference."""
-
-    text: str
-    tone: str
-
-
-def page(data: ReportData, series: curves.Series, pictures: Mapping[str, Picture]) -> str:
+def page(data: ReportData, series: curves.Series, pictures: Mapping[str, Picture], command: str = "") -> str:
     """The HTML page.
 
     Args:
         data: All that the report shows.
         series: Measures over generations.
         pictures: By name.
+        command: With which the evolution is run again; "" leaves it out.
     """
     environment = jinja2.Environment(
         autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=jinja2.StrictUndefined
@@ -67,6 +62,7 @@ def page(data: ReportData, series: curves.Series, pictures: Mapping[str, Picture
         measures=[(name, f"{values[0]:.4g}", f"{values[-1]:.4g}") for name, values in series.items()
                   if name != "generation"],
         costs=costs(data),
+        origins=list(origins(data, command)),
         settings=yaml.safe_dump(data.config.frozen(), sort_keys=False, allow_unicode=True),
     )  # fmt: skip
 
@@ -90,37 +86,9 @@ def cards(data: ReportData) -> list[tuple[str, str, str]]:
     distinct = len({elite.model.id for elite in elites})
     found.append((str(distinct), "models alive in the archives", f"{len(elites)} of {cells} cells filled"))
     for name, count in curves.passed(data).items():
-        found.append(("never" if count is None else str(count), f"evaluations to pass {name}", "average, search split"))
-    return found
-
-
-def verdicts(data: ReportData) -> list[Finding]:
-    """Whether the final model is better, by an exact test, on held-out samples where there are any.
-
-    Args:
-        data: All that the report shows.
-    """
-    split: Split = "test" if data.scored("test", "final") else "search"
-    final = data.scored(split, "final")
-    if final is None:
-        return []
-    best_expert, _ = data.best_expert
-    name = best_expert.partition("-")[2] + (", full" if best_expert in data.config.extracted else "")
-    rivals = {best_expert: f"the best expert ({name})", "naive": "the naive merge"}
-    found = []
-    for model, label in rivals.items():
-        theirs = data.scored(split, model)
-        if theirs is None:
-            continue
-        difference = gain(final, theirs)
-        text = f"Final model against {label}, {SPLITS[split]}: {points(difference)}"
-        test = f"exact test, p = {difference.p:.2g}" if difference.p >= 0.001 else "exact test, p < 0.001"
-        if not difference.certain:
-            found.append(Finding(f"{text}. No difference is shown ({test}).", "open"))
-        elif difference.value > 0:
-            found.append(Finding(f"{text}. It is better ({test}).", "good"))
-        else:
-            found.append(Finding(f"{text}. It is worse ({test}).", "bad"))
+        found.append(
+            ("never" if count is None else str(count), f"evaluations to pass the {name}", "average, search split")
+        )
     return found
 
 
@@ -144,6 +112,11 @@ def notes(data: ReportData) -> list[str]:
         found.append(
             f"The final model was built from snapshot {data.final_snapshot}; the search has since gone on to "
             f"{data.state.generation}: finalise again."
+        )
+    if data.recipe and data.tuned is None:
+        found.append(
+            "Task arithmetic with tuned λ was not measured (method.baselines.task_arithmetic): whether the search was"
+            " worth more than a sweep of one coefficient is not known."
         )
     if data.recipe and data.scored("test", "final") is None:
         found.append("The final model was not scored on held-out samples: the search split's figures are optimistic.")
@@ -222,6 +195,25 @@ def costs(data: ReportData) -> Iterator[tuple[str, str]]:
     yield "in the bucket now", size(cost.stored)
 
 
+def origins(data: ReportData, command: str) -> Iterator[tuple[str, str]]:
+    """When, by what and where the evolution was computed.
+
+    Args:
+        data: All that the report shows.
+        command: With which it is run again.
+    """
+    origin = data.origin
+    began, ended = (datetime.datetime.fromtimestamp(ms / 1000, datetime.UTC) for ms in (origin.began, origin.ended))
+    yield "first and last stage", f"{began:%Y-%m-%d %H:%M} to {ended:%Y-%m-%d %H:%M} UTC"
+    yield "cycleqd", ", ".join(origin.versions)
+    yield "libraries", ", ".join(origin.libraries)
+    yield "processors", "; ".join(origin.machines)
+    if origin.images:
+        yield "images", ", ".join(origin.images)
+    if command:
+        yield "run again by", command
+
+
 def interval(estimate: Interval) -> str:
     """An interval in words: "41.2 to 53.9 %".
 
@@ -229,15 +221,3 @@ def interval(estimate: Interval) -> str:
         estimate: A score with its interval.
     """
     return f"{percent(estimate.low)} to {percent(estimate.high)} %"
-
-
-def points(difference: Interval) -> str:
-    """A difference in words: "+5.2 points (95 % interval +1.1 to +9.3)".
-
-    Args:
-        difference: Of two scores, with its interval.
-    """
-    value, low, high = (
-        f"{100 * x:+.1f}".replace("-", "−") for x in (difference.value, difference.low, difference.high)
-    )
-    return f"{value} points (95 % interval {low} to {high})"

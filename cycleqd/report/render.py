@@ -11,14 +11,14 @@ from cycleqd.progress import Bar, no_bar
 from cycleqd.report import cost, curves, family, heatmaps, scores
 from cycleqd.report.data import ReportData
 from cycleqd.report.page import Picture, page
-from cycleqd.report.scores import SPLITS
 from cycleqd.report.theme import DARK, LIGHT, Theme
+from cycleqd.report.verdicts import SPLITS
 
 _DENSITY = 1.65  # pictures are drawn for a page of 10.6 inches and shown on one of 1030 CSS pixels
 Draw = Callable[[Theme], bytes]
 
 
-def write(data: ReportData, folder: Path, bar: Bar = no_bar) -> Path:
+def write(data: ReportData, folder: Path, bar: Bar = no_bar, command: str = "") -> Path:
     """Write report.html and its pictures (light, one PNG each); returns the page's path.
 
     Equal data give equal bytes with equal libraries. The page comes last, by a rename: a report is whole or absent.
@@ -27,6 +27,7 @@ def write(data: ReportData, folder: Path, bar: Bar = no_bar) -> Path:
         data: All that the report shows.
         folder: Made when missing.
         bar: Shows how far drawing is.
+        command: With which the evolution is run again; "" leaves it out.
     """
     folder.mkdir(parents=True, exist_ok=True)
     series = curves.measured(data)
@@ -38,7 +39,7 @@ def write(data: ReportData, folder: Path, bar: Bar = no_bar) -> Path:
             pictures[name] = Picture(_uri(light), _uri(draw(DARK)), *_size(light))
             advance(1)
     part = folder / "report.html.part"
-    part.write_text(page(data, series, pictures), encoding="utf-8")
+    part.write_text(page(data, series, pictures, command), encoding="utf-8")
     return part.rename(folder / "report.html")
 
 

@@ -6,9 +6,6 @@ from cycleqd.report.data import ReportData, Row, Split
 from cycleqd.report.statistics import Interval, average, ratio, share
 from cycleqd.report.theme import Theme, drawing, figure, percent_axis, png
 
-SPLITS: dict[Split, str] = {"test": "held-out test split", "search": "split the search used"}
-
-
 _EVOLVED = ("best", "aggregated", "final")
 
 
@@ -80,7 +77,7 @@ def short(row: Row) -> str:
     Args:
         row: A model that the report compares.
     """
-    names = {"naive": "naive merge", "best": "best single", "aggregated": "softmax aggregate"}
+    names = {"naive": "naive merge", "best": "best single", "aggregated": "softmax aggregate", "tuned": "tuned λ"}
     return {**names, "final": row.label.split(",")[0]}.get(row.kind, row.label)
 
 

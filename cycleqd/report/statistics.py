@@ -43,6 +43,14 @@ class Gain(Interval):
         return self.p < _LEVEL
 
 
+@dataclass(frozen=True)
+class Worst(Interval):
+    """A difference of two models' lowest scores. `ours`, `theirs`: the task of each, and its score there."""
+
+    ours: tuple[str, float]
+    theirs: tuple[str, float]
+
+
 def share(tally: Tally) -> Interval:
     """A score with Wilson's interval (1927), which stays in [0, 1] and is sound at 0 and 1.
 
@@ -116,6 +124,29 @@ def gain(ours: Mapping[str, Tally], theirs: Mapping[str, Tally]) -> Gain:
     return Gain(found.value, found.low, found.high, exact_p(ours, theirs))
 
 
+def worst_gain(ours: Mapping[str, Tally], theirs: Mapping[str, Tally]) -> Worst:
+    """How much a model's lowest score over tasks is above another's; paired bootstrap over the samples of each task.
+
+    Args:
+        ours: Verdicts by task of the model in question.
+        theirs: Verdicts by task, on the same samples, of the model that it is compared with.
+    """
+    rng = np.random.Generator(np.random.PCG64(0))
+    draws = [_paired(rng, mine, theirs[task]) for task, mine in ours.items()]
+    mine, its = (np.min([pair[side] for pair in draws], axis=0) for side in (0, 1))
+    lowest = [min(((task, found[task].score) for task in ours), key=lambda pair: pair[1]) for found in (ours, theirs)]
+    found = _estimate(lowest[0][1] - lowest[1][1], mine - its)
+    return Worst(found.value, found.low, found.high, *lowest)
+
+
+def _paired(rng: np.random.Generator, ours: Tally, theirs: Tally) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Scores of both models in each draw of the samples."""
+    pairs = list(zip(ours.verdicts, theirs.verdicts, strict=True))
+    counts = [pairs.count(pair) for pair in (("1", "1"), ("1", "0"), ("0", "1"), ("0", "0"))]
+    both, mine, its, _ = rng.multinomial(len(pairs), [count / len(pairs) for count in counts], _DRAWS).T
+    return (both + mine) / len(pairs), (both + its) / len(pairs)
+
+
 def ratio(ours: Tally, base: Tally) -> Interval:
     """Our score over the base's; paired bootstrap, percentiles.
 
@@ -125,12 +156,9 @@ def ratio(ours: Tally, base: Tally) -> Interval:
         ours: Verdicts of the model in question.
         base: Verdicts of the base on the same samples, of which it passed at least one.
     """
-    rng = np.random.Generator(np.random.PCG64(0))
-    pairs = list(zip(ours.verdicts, base.verdicts, strict=True))
-    counts = [pairs.count(pair) for pair in (("1", "1"), ("1", "0"), ("0", "1"), ("0", "0"))]
-    both, mine, its, _ = rng.multinomial(len(pairs), [count / len(pairs) for count in counts], _DRAWS).T
-    valid = both + its > 0
-    return _estimate(ours.score / base.score, (both + mine)[valid] / (both + its)[valid])
+    mine, its = _paired(np.random.Generator(np.random.PCG64(0)), ours, base)
+    valid = its > 0
+    return _estimate(ours.score / base.score, mine[valid] / its[valid])
 
 
 def _estimate(value: float, draws: NDArray[np.float64]) -> Interval:

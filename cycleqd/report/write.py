@@ -11,7 +11,7 @@ from cycleqd.storage import layout
 from cycleqd.storage.objects import Store
 
 
-def run(store: Store, folder: Path, bar: Bar = no_bar) -> Path:
+def run(store: Store, folder: Path, bar: Bar = no_bar, command: str = "") -> Path:
     """Write the report of the evolution as it is now; returns the page's path. May be repeated at any time.
 
     The models that the report names are kept from cleaning from now on.
@@ -20,6 +20,7 @@ def run(store: Store, folder: Path, bar: Bar = no_bar) -> Path:
         store: Objects of the evolution.
         folder: Where the page and its pictures are written.
         bar: Shows how far the work is.
+        command: With which the evolution is run again; "" where there is none to name.
 
     Raises:
         ConflictError: seeding has not ended.
@@ -27,4 +28,4 @@ def run(store: Store, folder: Path, bar: Bar = no_bar) -> Path:
     data = collect(store, bar)
     named = {row.id for row in data.rows} | {name for name, _ in data.recipe} | {data.best}
     store.put_json(layout.REPORT_MODELS, {"models": sorted(named)})
-    return write(data, folder, bar)
+    return write(data, folder, bar, command)

@@ -19,8 +19,9 @@ from cycleqd.storage import layout
 from cycleqd.storage.cleaning import needed
 from cycleqd.storage.evolution import core_key, current, find_child, manifest, manifest_from, need_plan
 from cycleqd.storage.family import Family, family
+from cycleqd.storage.frozen import extensions, task_files
 from cycleqd.storage.objects import Store
-from cycleqd.storage.results import need_record, need_result, read_result
+from cycleqd.storage.results import Record, need_record, need_result, read_result
 from cycleqd.tracking.tags import ids_of, model_key
 from cycleqd.tracking.tracker import Tracker
 
@@ -88,11 +89,14 @@ class Link:
 
 @dataclass
 class Audit:
-    """The chain; `objects`: key → the sha256 that a record names; problems are sentences."""
+    """The chain; `objects`: key → the sha256 that a record names; problems are sentences. `extensions`: records of what
+    was changed of the configuration after seeding.
+    """
 
     links: list[Link] = field(default_factory=list)
     objects: dict[str, str] = field(default_factory=dict)
     problems: list[str] = field(default_factory=list)
+    extensions: list[Record] = field(default_factory=list)
 
     def names(self, key: str, sha256: str) -> None:
         """Note that a record names an object's sha256; two must name the same.
@@ -143,9 +147,10 @@ def trace(store: Store, config: Config, models: Sequence[str], pins: Iterable[st
         IntegrityError: A record is missing or its seal is broken.
     """
     members = family(store, [*models, "base", *_seeded_beside(store, config)])
-    found, seed = Audit(), need_result(store, layout.SEED)
+    found, seed = Audit(extensions=list(extensions(store, store.get(layout.CONFIG)))), need_result(store, layout.SEED)
     found.names(layout.CONFIG, seed["inputs"]["config"])
-    for task, files in seed["outputs"]["tasks"].items():
+    seeded = {**seed["outputs"], "tasks": task_files(store)}
+    for task, files in seeded["tasks"].items():
         for name, file in files["data"]["files"].items():
             found.names(f"{layout.task(task)}/data/{name}", file["sha256"])
         if files["plugin"] is not None:
@@ -158,7 +163,7 @@ def trace(store: Store, config: Config, models: Sequence[str], pins: Iterable[st
         past = (layout.child_generation(model) or 0) < head.snapshot
         collectable = layout.child_generation(model) is not None and past and model not in kept
         found.links.append(_link(store, model, members, collectable, found))
-        found.problems += _contradictions(store, found.links[-1], seed["outputs"])
+        found.problems += _contradictions(store, found.links[-1], seeded)
     return found
 
 
@@ -203,7 +208,7 @@ def _archived(store: Store, model: str, found: Audit) -> list[Work]:
     if number is not None:
         found.names(layout.snapshot(number), need_plan(store, number).snapshot)
     folder = layout.update(-1 if number is None else number)
-    if model in layout.COMBINED or read_result(store, folder) is None:
+    if layout.is_combined(model) or read_result(store, folder) is None:
         return []
     results = sorted(key for key in store.list(layout.RESCORINGS) if key.endswith("/result.json"))
     works = [_work(store, name) for name in (folder, *(key.removesuffix("/result.json") for key in results))]

@@ -22,6 +22,7 @@ from cycleqd.search.config import Config, TaskConfig
 from cycleqd.search.grid import is_flat
 from cycleqd.search.operators.crossover import SpanCrossover
 from cycleqd.search.state import State
+from cycleqd.storage import layout
 from cycleqd.storage.evolution import size_in_bytes
 from cycleqd.storage.objects import Store
 from cycleqd.storage.settings import Settings
@@ -82,6 +83,24 @@ def decide(config: Config, store: Store | None, findings: Findings) -> Config:
     except CycleQDError as error:
         findings.collect(error)
         return config
+
+
+def check_seeded(config: Config, store: Store, findings: Findings) -> None:
+    """What differs from what the evolution was seeded with, if it was.
+
+    Args:
+        config: As the user wrote it.
+        store: The evolution.
+        findings: Problems and warnings are added to it.
+    """
+    from cycleqd.storage.differences import differences
+    from cycleqd.storage.frozen import adopt
+
+    try:
+        if store.exists(layout.CONFIG):
+            findings.warnings += differences(store, config, adopt(store, config))
+    except CycleQDError as error:
+        findings.collect(error)
 
 
 def check_models(config: Config, store: Store | None, findings: Findings) -> dict[str, Checkpoint | LoraAdapter]:
@@ -205,8 +224,10 @@ def _check_task(name: str, task: TaskConfig, findings: Findings) -> dict[str, in
         findings.problems += [f"task '{name}': {sentence}" for sentence in missing]
         if task.data.startswith("s3://"):
             return {}
-        if not Path(task.data).exists():
-            findings.problems.append(f"task '{name}': there is no {task.data}; correct its data in the configuration")
+        path = Path(task.data)
+        if not path.is_file() and not path.is_dir():
+            found = "is neither a file nor a folder" if path.exists() else "is not there"
+            findings.problems.append(f"task '{name}': {task.data} {found}; correct its data in the configuration")
             return {}
         try:
             samples = made.load(Path(task.data))

@@ -28,7 +28,7 @@ from cycleqd.run.decisions import (
     Wait,
     decide,
 )
-from cycleqd.run.steps import Step, find_state, next_step, previous_step
+from cycleqd.run.steps import Step, finalising_step, find_state, next_step, previous_step
 from cycleqd.search.config import Config
 from cycleqd.storage.objects import Store
 
@@ -122,7 +122,7 @@ def position(config: Config, store: Store) -> Position:
     """
     state = find_state(store)
     due = next_step(config, store, state)
-    return Position(due, Step("finalising") if due is None else previous_step(config, state))
+    return Position(due, finalising_step(store) if due is None else previous_step(config, state))
 
 
 @dataclass

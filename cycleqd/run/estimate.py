@@ -51,11 +51,13 @@ class Estimate:
     Attributes:
         models: That are scored: base, experts (also as they came, where adapters are extracted) and children.
         evaluations: Of a model on a task and a split.
+        baseline: Those of them that tune λ of task arithmetic, for comparison.
         engine_starts: At most; none where all has a score. With a server its own is the only one.
         seconds: All stages' time added up; None until a first one was measured.
         replies: Tokens and hours of generating; None where the samples are not known.
         pods: On a cluster.
         given: Bytes of base and experts.
+        largest: Of the largest of them.
         child: Bytes of one child's checkpoint or core.
         adapter: Bytes that an engine loads of a child in the span; else 0.
         swapped: Bytes of the full checkpoint that it loads in place of an adapter where `models.keep_dense`; else 0.
@@ -67,11 +69,13 @@ class Estimate:
 
     models: int
     evaluations: int
+    baseline: int
     engine_starts: int
     seconds: float | None
     replies: Replies | None
     pods: int
     given: int
+    largest: int
     child: int
     adapter: int
     swapped: int
@@ -100,7 +104,9 @@ def estimate(
     experts, tasks, search = len(config.models.experts), len(config.tasks), len(config.search_tasks)
     children, combined, full = planned_children(config), len(config.combined), len(config.extracted)
     searched = 1 + experts + full + children + combined
-    held_out = 1 + experts + full + combined + (config.method.final.makes == "aggregate")  # which is not the best elite
+    tried = len(config.lambdas)
+    compared = combined - max(tried - 1, 0)  # of all λ the best one
+    held_out = 1 + experts + full + compared + (config.method.final.makes == "aggregate")  # which is not the best elite
     evaluations = searched * search + held_out * tasks
     total = None
     if {"make", "evaluate"} <= set(seconds):
@@ -113,11 +119,13 @@ def estimate(
     return Estimate(
         models=1 + experts + full + children,
         evaluations=evaluations,
+        baseline=tried * search + (tasks if tried else 0),
         engine_starts=_engine_starts(config, children),
         seconds=total,
         replies=replies(config, samples, searched, held_out, generated),
         pods=_pods(config, children),
         given=stored.given,
+        largest=stored.largest,
         child=stored.child,
         adapter=stored.adapter,
         swapped=stored.swapped,

@@ -133,7 +133,7 @@ def _make(
     progress: Callable[[int], None],
 ) -> Manifest:
     number = layout.child_generation(name)
-    if number is None and name not in layout.COMBINED:
+    if number is None and not layout.is_combined(name):
         raise InvalidInputError(f"'{name}' was not made by this evolution but given to it; `cycleqd export` copies it")
     child = None if number is None else find_child(store, name, number)
     inputs = need_result(store, layout.stage(name, "make"))["inputs"] if child is None else {}

@@ -13,8 +13,10 @@ from typing import Any
 from cycleqd.search import state as states
 from cycleqd.search.config import Config
 from cycleqd.search.state import State
+from cycleqd.storage import layout
 from cycleqd.storage.evolution import current, find_head
 from cycleqd.storage.finalising import compared, finalised, seeded_models
+from cycleqd.storage.frozen import extensions
 from cycleqd.storage.objects import Store
 from cycleqd.storage.parameters import keep, keep_place
 from pipelines.definitions import Kind
@@ -24,7 +26,9 @@ _GENERATIONS = re.compile(r"generations?-(\d+)(?:-(\d+))?")
 
 @dataclass(frozen=True)
 class Step:
-    """One pipeline run. `first` and `count` are the generations that it covers, 0 and 0 for the other kinds."""
+    """One pipeline run. `first` and `count` are the generations that it covers, 0 and 0 for the other kinds; of
+    finalising, `first` is how often the evolution was extended before.
+    """
 
     kind: Kind
     first: int = 0
@@ -32,9 +36,11 @@ class Step:
 
     @property
     def name(self) -> str:
-        """The name its runs go by: seeding, generation-000003, generations-000003-000006, finalising."""
+        """The name its runs go by: seeding, generation-000003, generations-000003-000006, finalising; after the first
+        extension finalising-000001, as its run is another one.
+        """
         if self.kind != "generation":
-            return self.kind
+            return f"{self.kind}-{self.first:06d}" if self.first else self.kind
         last = self.first + self.count - 1
         return f"generation-{self.first:06d}" if self.count == 1 else f"generations-{self.first:06d}-{last:06d}"
 
@@ -75,7 +81,16 @@ def next_step(config: Config, store: Store, state: State | None) -> Step | None:
         return Step("seeding")
     if states.should_stop(config, state) is None:
         return generation_step(config, state.generation)
-    return None if finalised(config, store, state) else Step("finalising")
+    return None if finalised(config, store, state) else finalising_step(store)
+
+
+def finalising_step(store: Store) -> Step:
+    """The run that builds and scores the final model, once more after each extension.
+
+    Args:
+        store: The evolution.
+    """
+    return Step("finalising", len([*extensions(store, store.get(layout.CONFIG))]))
 
 
 def generation_step(config: Config, generation: int) -> Step:

@@ -14,7 +14,7 @@ from pydantic import BaseModel, Field, ValidationError, model_validator
 
 from cycleqd.errors import InvalidInputError
 from cycleqd.loading import is_file
-from cycleqd.outside import YAML_BYTES, parse_yaml, read_file
+from cycleqd.outside import YAML_BYTES, parse_yaml, read_file, yaml_lines
 from cycleqd.search.algorithms import algorithm
 from cycleqd.search.engine_args import ReplyArgs
 from cycleqd.search.experts import Models
@@ -22,6 +22,10 @@ from cycleqd.search.fields import Fraction, Location, Name, Plugin, Section, sto
 from cycleqd.search.method import Method
 from cycleqd.search.operators import Operator
 from cycleqd.search.place import Place
+from cycleqd.search.refusals import sentences
+
+LAMBDA = "lambda-"
+"""How the ids of task arithmetic begin; λ follows."""
 
 S = TypeVar("S", bound=Section)
 M = TypeVar("M", bound=BaseModel)
@@ -204,7 +208,13 @@ class Config(Section):
     @property
     def combined(self) -> tuple[str, ...]:
         """Ids of the models that finalising builds. The aggregate is the final model, or is built beside it."""
-        return ("naive", "final") if self.method.final.makes == "aggregate" else ("naive", "aggregated", "final")
+        made = ("naive", "final") if self.method.final.makes == "aggregate" else ("naive", "aggregated", "final")
+        return (*made, *self.lambdas)
+
+    @property
+    def lambdas(self) -> dict[str, float]:
+        """The task arithmetic that the final model is compared with: id of the model → λ."""
+        return {f"{LAMBDA}{value:g}": value for value in self.method.baselines.task_arithmetic}
 
     @property
     def chosen(self) -> str | None:
@@ -271,18 +281,19 @@ def load(path: Path, profile: Path | None = None) -> Config:
     Raises:
         InvalidInputError: a file cannot be read or is not valid; one sentence a problem.
     """
-    tree = _read(path)
+    tree, text = _read(path)
     if isinstance(tree, dict):
         tree.setdefault("place", {})  # so that the default folder, too, is relative to the file
-    config = parse(tree, str(path), path.absolute().parent)
+    config = _validated(Config, tree, str(path), path.absolute().parent, text=text)
     if profile is None:
         return config
-    keys = _read(profile) or {}
+    keys, text = _read(profile)
+    keys = keys or {}
     if isinstance(keys, dict) and set(keys) == {"place"}:
         raise InvalidInputError(
             f"{profile}: a profile holds the keys of `place` themselves; take the line 'place:' away"
         )
-    over = _validated(Place, keys, str(profile), profile.absolute().parent)
+    over = _validated(Place, keys, str(profile), profile.absolute().parent, text=text)
     return config.model_copy(update={"place": _overlaid(config.place, over).named(profile.stem)})
 
 
@@ -345,18 +356,23 @@ def _laid(under: Any, over: Any) -> Any:
     return over
 
 
-def _read(path: Path) -> Any:
+def _read(path: Path) -> tuple[Any, bytes]:
+    """A file's value and its text."""
     try:
-        return parse_yaml(read_file(path, YAML_BYTES))
+        text = read_file(path, YAML_BYTES)
+        return parse_yaml(text), text
     except OSError as error:
         raise InvalidInputError(f"{path}: cannot be read ({error.strerror}); give the path of a config file") from error
+    except yaml.reader.ReaderError as error:
+        raise InvalidInputError(f"{path}: {error.reason} at byte {error.position}; save the file as UTF-8") from error
     except (yaml.YAMLError, ValueError) as error:
         raise InvalidInputError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from error
 
 
-def _validated(kind: type[S], tree: Any, where: str, folder: Path | None, plugins: Path | None = None) -> S:
+def _validated(
+    kind: type[S], tree: Any, where: str, folder: Path | None, plugins: Path | None = None, text: bytes = b""
+) -> S:
     try:
         return kind.model_validate(tree, context={"folder": folder, "plugins": plugins})
     except ValidationError as error:
-        lines = [f"{where}: {'.'.join(map(str, e['loc'])) or 'config'}: {e['msg']}" for e in error.errors()]
-        raise InvalidInputError("\n".join(lines)) from error
+        raise InvalidInputError("\n".join(sentences(error, kind, tree, where, yaml_lines(text)))) from error

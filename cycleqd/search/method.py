@@ -17,7 +17,7 @@ from pydantic import (
 )
 
 from cycleqd.errors import InvalidInputError
-from cycleqd.loading import load_class, own_names
+from cycleqd.loading import load_class, meant, own_names
 from cycleqd.search.algorithms import Algorithm
 from cycleqd.search.fields import Fraction, Name, Section, absolute_plugin
 from cycleqd.search.operators import Operator
@@ -30,8 +30,8 @@ from cycleqd.search.operators.selection import Selection
 
 def _known_algorithm(name: str) -> str:
     """Refuse an algorithm that there is no module of."""
-    if name not in own_names(Algorithm.own_modules):
-        raise ValueError(f"there is no algorithm '{name}'; there are {', '.join(own_names(Algorithm.own_modules))}")
+    if name not in (names := own_names(Algorithm.own_modules)):
+        raise ValueError(f"there is no algorithm '{name}'{meant(name, names)}; there are {', '.join(names)}")
     return name
 
 
@@ -103,6 +103,23 @@ class StopConfig(Section):
     """Generations without a better best average; empty: none."""
 
 
+class Baselines(Section):
+    """What the final model is compared with, beside base, experts and their naive merge. No search knows of it."""
+
+    task_arithmetic: tuple[Annotated[float, Field(ge=0.001, le=10)], ...] = Field(
+        default=(0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0), max_length=12
+    )
+    """Values of λ of task arithmetic, θ_base + λ Σ τ over all experts, twelve at most. When the search is over each is
+    scored on the search split, and the best one on the held-out samples, too. An empty list: not measured."""
+
+    @field_validator("task_arithmetic")
+    @classmethod
+    def _distinct(cls, values: tuple[float, ...]) -> tuple[float, ...]:
+        if len({f"{value:g}" for value in values}) < len(values):
+            raise ValueError(f"values of λ must differ in their first six digits, unlike {list(values)}")
+        return values
+
+
 class Method(Section):
     """What is computed: the algorithm, its operators, and settings of single algorithms."""
 
@@ -133,6 +150,8 @@ class Method(Section):
     """`lexicase` keeps models whose score is within this of the best."""
     final: FinalRule = _default()
     """Which model is the final one."""
+    baselines: Baselines = Baselines()
+    """What the final model is compared with."""
     stop: StopConfig = StopConfig()
     """When to stop early."""
 

@@ -150,8 +150,9 @@ def seeded(config: Config, base: Scored, experts: Sequence[Scored], ties: Ties =
     for task in tasks:
         if not config.evaluation.allow_flat_tasks and not any(expert.scores[task] for expert in checked):
             raise InvalidInputError(
-                f"task '{task}': every expert scores 0, so it cannot guide the search; check the task and its expert, "
-                "mark it report_only, or set evaluation.allow_flat_tasks"
+                f"task '{task}': every expert scores 0, so it cannot guide the search; check the task and its expert,"
+                " and start anew under another name, with the task report_only perhaps; or set"
+                " evaluation.allow_flat_tasks: true and go on by `cycleqd extend`"
             )
     return algorithm(config).tell(empty(config, base, checked, ties), checked)
 

@@ -38,7 +38,7 @@ def clean(store: Store, config: Config, pins: Iterable[str] = ()) -> None:
     store.delete(garbage)
     dead = {layout.core(line.model.digest) for line in state.children if line.model.id not in kept}
     # no others: a finalising writes cores that no record names yet
-    _delete_cores(store, dead.intersection(cores), kept, state)
+    _delete_cores(store, config, dead.intersection(cores), kept, state)
     store.delete_prefix(layout.SOURCES)
     for key, upload in list(store.uploads()):
         if _is_copied(store, key) or _is_past(key, head.snapshot) or key.startswith(f"{layout.SOURCES}/"):
@@ -60,10 +60,10 @@ def clean_cores(store: Store, config: Config, claimed: JSON, pins: Iterable[str]
     if not cores or store.get_json(layout.FINAL_PLAN) != claimed:
         return
     head, state = current(store)
-    _delete_cores(store, cores, needed(store, config, head.snapshot, state) | set(pins), state)
+    _delete_cores(store, config, cores, needed(store, config, head.snapshot, state) | set(pins), state)
 
 
-def _delete_cores(store: Store, cores: Iterable[str], kept: set[str], state: State) -> None:
+def _delete_cores(store: Store, config: Config, cores: Iterable[str], kept: set[str], state: State) -> None:
     """Delete those cores that are of no expert, combined, kept or planned model: equal models share one.
 
     A planned child that is not made may turn out to be equal to any: then a later cleaning deletes them. Plans are
@@ -71,6 +71,7 @@ def _delete_cores(store: Store, cores: Iterable[str], kept: set[str], state: Sta
 
     Args:
         store: Objects of the evolution.
+        config: Names the combined models.
         cores: Keys.
         kept: Ids of models.
         state: HEAD's state.
@@ -82,7 +83,7 @@ def _delete_cores(store: Store, cores: Iterable[str], kept: set[str], state: Sta
     kept = kept | {expert.model.id for expert in state.experts}
     garbage -= {layout.core(known[model]) for model in kept & known.keys()}
     children = [model for model in kept - known.keys() if layout.child_generation(model) is not None]
-    for model in (*layout.COMBINED, *children):
+    for model in (*config.combined, *children):
         found = find_manifest(store, model)
         if found is not None:
             garbage.discard(layout.core(found.digest))
@@ -155,6 +156,6 @@ def _is_copied(store: Store, key: str) -> bool:
     parts = key.split("/")
     return (
         parts[0] == "models"
-        and parts[1] not in layout.COMBINED
+        and not layout.is_combined(parts[1])
         and store.exists(layout.result(layout.stage(parts[1], "make")))
     )

@@ -57,7 +57,7 @@ def member(store: Store, model: str) -> Member:
     if number is not None:
         child = find_child(store, model, number)
         return Member(child.shares, child)
-    if model in layout.COMBINED:
+    if layout.is_combined(model):
         inputs = need_result(store, layout.stage(model, "make"))["inputs"]
         models = (part["id"] for part in inputs["models"])
         return Member(tuple(zip(models, inputs["coefficients"], strict=True)))

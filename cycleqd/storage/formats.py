@@ -14,7 +14,7 @@ from cycleqd.outside import parse_json
 from cycleqd.search.records import JSON, canonical
 from cycleqd.storage import layout
 
-FORMAT = 3
+FORMAT = 4
 """What is written now. cycleqd 0.1 wrote no number."""
 
 Step = Callable[[str, JSON], JSON]
@@ -48,7 +48,14 @@ def _best_is_what_was_kept(key: str, value: JSON) -> JSON:
     return {**value, "best": {"id": name, "digest": sha256}, "ties": "first"}
 
 
-_STEPS: Sequence[Step] = (_models_are_dense, _best_is_what_was_kept)
+def _no_tuned_baseline(key: str, value: JSON) -> JSON:
+    """3 → 4: no λ of task arithmetic was tuned for comparison."""
+    if key == layout.CONFIG:
+        return {**value, "method": {**value["method"], "baselines": {"task_arithmetic": []}}}
+    return value
+
+
+_STEPS: Sequence[Step] = (_models_are_dense, _best_is_what_was_kept, _no_tuned_baseline)
 """Step i leads from format i + 1 to i + 2."""
 
 

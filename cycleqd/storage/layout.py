@@ -7,7 +7,7 @@
     tasks/NAME/{data/…,plugin.py}
     operators/SHA256.py                      operators of a user's own, as the frozen configuration names them
     engines/SHA256.py                        an engine of the user's own, named in the same way
-    models/ID/…                              homes of base, expert-NAME, final and naive
+    models/ID/…                              homes of base, expert-NAME, final, naive and lambda-VALUE
     cores/DIGEST.safetensors                 the models of an evolution in the span, each content once
     generations/NNNNNN/{plan,run,mlflow}.json    the plan is the claim
     generations/NNNNNN/children/ID/…         homes of children
@@ -16,8 +16,10 @@
     archives/NNNNNN-E.json                   edition E of it: the living models, scored anew by `cycleqd rescore`
     rescorings/NNNNNN-E/update/{result,run}.json   the making of that edition
     rescoring.json                           a rescoring was begun and has not ended: nothing else moves HEAD
+    extensions/NNNNNN/{result,run}.json      what `cycleqd extend` changed of the configuration later, from 1
     HEAD.json                                {snapshot, sha256, edition}
     final/{plan,mlflow}.json                 what finalising reads: kept from cleaning
+    final/tuned/{result,run}.json            which λ of task arithmetic is best on the search split
     report/models.json                       ids of the models that a report names: kept from cleaning
     unlogged/FOLDER.json                     the record of that folder is not in MLflow yet
     runs/ID/failures/TASK-….json             why a task of that Kubeflow run failed, until it begins again
@@ -53,15 +55,17 @@ REPORT_MODELS = "report/models.json"
 CORES = "cores"
 UNLOGGED = "unlogged"
 PARAMETERS = "parameters"
-COMBINED = ("naive", "aggregated", "final")
-"""Ids of what finalising may build: linear combinations of models."""
+EXTENSIONS = "extensions"
+TUNED = "final/tuned"
+"""The folder of the choice of task arithmetic's best λ."""
 
 BASIS = "basis"
 """Id of the basis of an evolution in the span; it is kept as models are."""
 
 _CHILD = re.compile(r"^g(\d{6})-c(\d{2,})\Z")
 _CHILDREN = re.compile(r"g\d{6}-c\d{2,}")
-_MODEL = re.compile(r"^(base|basis|naive|aggregated|final|(expert|source|adapter)-[a-z0-9._-]+)\Z")
+_MODEL = re.compile(r"^(base|basis|naive|aggregated|final|lambda-[0-9.]+|(expert|source|adapter)-[a-z0-9._-]+)\Z")
+_COMBINED = re.compile(r"^(naive|aggregated|final|lambda-[0-9.]+)\Z")
 
 
 def child_generation(model: str) -> int | None:
@@ -72,6 +76,15 @@ def child_generation(model: str) -> int | None:
     """
     match = _CHILD.match(model)
     return int(match[1]) if match else None
+
+
+def is_combined(model: str) -> bool:
+    """Whether a model is what finalising may build: a linear combination of models.
+
+    Args:
+        model: Model id.
+    """
+    return bool(_COMBINED.match(model))
 
 
 def children_in(text: str) -> list[str]:
@@ -234,7 +247,7 @@ def mlflow_of(model: str) -> str:
     number = child_generation(model)
     if number is not None:
         return mlflow(number)
-    return FINAL_MLFLOW if model in COMBINED else SEED_MLFLOW
+    return FINAL_MLFLOW if is_combined(model) else SEED_MLFLOW
 
 
 def update(number: int) -> str:
@@ -264,6 +277,15 @@ def snapshot(number: int, edition: int = 0) -> str:
         edition: 0 for the snapshot that the update made, from 1 for those of rescorings.
     """
     return f"archives/{number:06d}-{edition}.json" if edition else f"archives/{number:06d}.json"
+
+
+def extension(number: int) -> str:
+    """The folder of the record of a change of the configuration after seeding.
+
+    Args:
+        number: Of the extension, from 1.
+    """
+    return f"{EXTENSIONS}/{number:06d}"
 
 
 def result(folder: str) -> str:

@@ -187,13 +187,20 @@ def parts(opened: Checkpoint | LoraAdapter) -> dict[str, int]:
     """
     weights = {tensor.file for tensor in opened.tensors.values()} if isinstance(opened, Checkpoint) else {WEIGHTS}
     found = {
-        name: size
-        for name, size in sorted(opened.source.files().items())
-        if name in weights or name.endswith(_COMPANIONS) or name.startswith(_NOTICES)
+        name: size for name, size in sorted(opened.source.files().items()) if name in weights or is_companion(name)
     }
     if odd := [name for name in found if not is_name(name)]:
         raise InvalidInputError(f"{opened.source.location} holds {odd[0]!r}, which is no file's name; rename it")
     return found
+
+
+def is_companion(name: str) -> bool:
+    """Whether a file of a model's folder belongs to it beside its weights: configuration, tokenizer, code, licence.
+
+    Args:
+        name: The file's.
+    """
+    return name.endswith(_COMPANIONS) or name.startswith(_NOTICES)
 
 
 def _pieces(source: Source, name: str, size: int) -> Iterator[Buffer]:
@@ -258,7 +265,7 @@ def fetch_operators(client: S3Client, tree: JSON, folder: Path) -> JSON:
             return plugin
         ((path, where),) = _find_plugin(client, what, module).items()
         copy = inside(folder, f"{what.rpartition('.')[2]}.py")
-        copy.write_bytes(_content(path, where))
+        copy.write_bytes(content(path, where))
         return f"{copy}:{name}"
 
     method, evaluation = dict(tree.get("method", {})), dict(tree.get("evaluation", {}))
@@ -278,7 +285,7 @@ def copy_operators(store: Store, config: Config) -> None:
         config: The configuration that is being seeded.
     """
     for key, file in config.own_files.items():
-        store.put(key, _content(file, Path(file)))
+        store.put(key, content(file, Path(file)))
 
 
 def _remote(client: S3Client, what: str, url: str, basename: str) -> dict[str, Path | S3Source]:
@@ -312,12 +319,21 @@ def copy_task(store: Store, name: str, staged: Staged) -> JSON:
 
 def _copy(store: Store, key: str, path: str, where: Path | S3Source) -> JSON:
     """Copy the file of this path, which `where` is or holds; task data are small enough to be read whole."""
-    content = _content(path, where)
-    store.put(key, content)
-    return {"size": len(content), "sha256": hashlib.sha256(content).hexdigest()}
+    data = content(path, where)
+    store.put(key, data)
+    return {"size": len(data), "sha256": hashlib.sha256(data).hexdigest()}
 
 
-def _content(path: str, where: Path | S3Source) -> bytes:
+def content(path: str, where: Path | S3Source) -> bytes:
+    """The bytes of a task's file or of a plug-in, which are small enough to be read whole.
+
+    Args:
+        path: Ends in the file's name.
+        where: The file, or the folder in S3 that holds it.
+
+    Raises:
+        InvalidInputError: it is too large.
+    """
     name = path.rsplit("/", 1)[-1]
     try:
         if isinstance(where, Path):

@@ -14,10 +14,11 @@ from cycleqd.search.measures import measure
 from cycleqd.search.records import JSON
 from cycleqd.storage import layout
 from cycleqd.storage.evolution import load_state, need_head, need_plan
-from cycleqd.storage.frozen import flat
+from cycleqd.storage.frozen import changes, flat
 from cycleqd.storage.objects import Store
-from cycleqd.storage.results import need_result, read_result
+from cycleqd.storage.results import need_record, need_result, read_result
 from cycleqd.storage.settings import Settings
+from cycleqd.storage.tuned import find_tuned
 from cycleqd.tracking.models import find_model, link_model, put_out, register
 from cycleqd.tracking.runs import Runs, selection
 from cycleqd.tracking.scores import summary
@@ -62,6 +63,10 @@ class Logbook:
                 self._update(number)
             case [layout.RESCORINGS, _, "update"]:
                 self._snapshot()
+            case [layout.EXTENSIONS, _]:
+                self._extension(folder)
+            case _ if folder == layout.TUNED:
+                self.tracker.log(self.runs.evolution, time=0, tags={"cycleqd.tuned": str(find_tuned(self.store))})
             case [*_, model, "evaluations", task, split]:
                 self._evaluation(model, task, split)
             case [_, model, "make"] if self.runs.model(model) is None:
@@ -93,6 +98,12 @@ class Logbook:
         data = {name: task["data"]["digest"] for name, task in tasks.items()}
         used = [dataset(name, self.store.url(f"{layout.task(name)}/data"), sha256, {}) for name, sha256 in data.items()]
         self.tracker.data(evolution, used, "evaluation")
+
+    def _extension(self, folder: str) -> None:
+        """What was changed of the configuration after seeding, in words on the evolution's run."""
+        record, run = need_record(self.store, folder), self.store.get_json(layout.run(folder))
+        tags = {f"cycleqd.extension.{record.sha256[:12]}": "; ".join(changes(record))}
+        self.tracker.log(self.runs.evolution, time=run["started"], tags=tags)
 
     def _generation(self, number: int) -> None:
         """A generation's run and its children's, with their whole lineage."""
@@ -129,7 +140,7 @@ class Logbook:
             metrics["bytes"], tags = made["size"], tags | checkpoint_tags(self.store, model, made)
         if "adapter" in body["inputs"]:
             tags["cycleqd.digest.adapter"] = body["inputs"]["adapter"]["digest"]
-        if model in layout.COMBINED:
+        if layout.is_combined(model):
             tags |= combined_tags(body["inputs"])
         self.tracker.log(run_id, time=run["started"], metrics=metrics, tags=tags)
         if made is not None:
@@ -141,7 +152,7 @@ class Logbook:
             if model == "final":
                 self._register(linked, body)
                 put_out(self.tracker, self.runs.evolution, linked)
-        if model in layout.COMBINED:
+        if layout.is_combined(model):
             self.end(model)
 
     def _register(self, linked: str, body: JSON) -> None:
@@ -203,7 +214,7 @@ class Logbook:
         found = {task: read_result(self.store, layout.evaluation(model, task, split)) for task in self.config.tasks}
         used = [self._dataset(task, body, split) for task, body in found.items() if body is not None]
         self.tracker.data(run, used, split)
-        if model in layout.COMBINED or self.store.exists(layout.result(_offer(model))):
+        if layout.is_combined(model) or self.store.exists(layout.result(_offer(model))):
             self.end(model)
 
     def _dataset(self, task: str, body: JSON, split: str) -> Dataset:
@@ -217,7 +228,7 @@ class Logbook:
         Args:
             model: Id of one that was offered to the archives, or is a combined one.
         """
-        folders = [*layout.makers(model), *([] if model in layout.COMBINED else [_offer(model)])]
+        folders = [*layout.makers(model), *([] if layout.is_combined(model) else [_offer(model)])]
         folders += [layout.evaluation(model, task, split) for task in self.config.tasks for split in ("search", "test")]
         runs = [run for run in map(self.store.find_json, map(layout.run, folders)) if run is not None]
         moment: int = max(run["finished"] for run in runs)

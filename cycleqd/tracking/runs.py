@@ -23,6 +23,7 @@ _COMBINED = {
     "aggregated": "The softmax aggregate over the best elites, which is the final model, or is built beside it.",
     "final": "The final model: base + Σ β τ over the best elites, or the single model with the best average.",
 }
+_TUNED = "Task arithmetic with λ = {:g} for all experts."
 
 
 class Runs:
@@ -135,8 +136,9 @@ class Runs:
         """The combined models, whether or not they were built yet."""
         found = [self.store.find_json(layout.run(layout.stage(model, "make"))) for model in self.config.combined]
         started = min(run["started"] for run in found if run is not None)
+        about = _COMBINED | {model: _TUNED.format(value) for model, value in self.config.lambdas.items()}
         return [
-            NewRun(model_key(m), m, _COMBINED[m], started, model_tags(self.store, m, m), EVOLUTION)
+            NewRun(model_key(m), m, about[m], started, model_tags(self.store, m, m), EVOLUTION)
             for m in self.config.combined
         ]
 

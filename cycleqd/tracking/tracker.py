@@ -111,6 +111,43 @@ class Tracker:
             for name, value in tags.items():
                 self.client.set_experiment_tag(experiment, name, value)
 
+    def count_runs(self, store: Store) -> int:
+        """The runs of an evolution; 0 where it has no experiment here.
+
+        Args:
+            store: Objects of the evolution.
+        """
+        found = self._own_experiment(store)
+        return 0 if found is None else len(self.search(found, ""))
+
+    def forget(self, store: Store) -> None:
+        """Delete an evolution's experiment with its runs, and its registered model; its name is free again. Restorable
+        until `mlflow gc`.
+
+        Args:
+            store: Objects of the evolution.
+        """
+        from mlflow.exceptions import MlflowException
+
+        with self.reported():
+            found = self._own_experiment(store)
+            if found is None:
+                return
+            try:
+                self.client.delete_registered_model(store.evolution)
+            except MlflowException as error:
+                if error.error_code != "RESOURCE_DOES_NOT_EXIST":
+                    raise
+            self.client.rename_experiment(found, f"{store.evolution} (deleted, {found})")
+            self.client.delete_experiment(found)
+
+    def _own_experiment(self, store: Store) -> str | None:
+        with self.reported():
+            found = self.client.get_experiment_by_name(store.evolution)
+        if found is None or found.lifecycle_stage != "active" or found.tags.get(_URL) != store.url("").rstrip("/"):
+            return None
+        return str(found.experiment_id)
+
     def create_runs(self, store: Store, key: str, experiment: str, wanted: Sequence[NewRun], parents: Ids) -> Ids:
         """Create runs and store their ids, once: by a conditional write that one process wins.
 

@@ -66,7 +66,7 @@ def test_run_on_a_cluster_names_the_command_for_it(tmp_path: Path) -> None:
     assert result.exit_code == 2
     assert f"`cycleqd drive -c {LLAMA3} --profile {profile}`" in result.stderr
     result = CliRunner().invoke(app, ["run", "-c", str(LLAMA3), "--runner", "moon"])
-    assert result.exit_code == 2 and "runner: Input should be 'local'" in result.stderr
+    assert result.exit_code == 2 and "runner: must be 'local', 'docker' or 'kubeflow', not 'moon'" in result.stderr
 
 
 def test_debug_shows_the_traceback(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

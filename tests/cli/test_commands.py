@@ -53,7 +53,7 @@ def test_archive_shows_every_elite(call: Call, text: Call, finished: Finished) -
 
 def test_models_are_sorted(call: Call) -> None:
     rows = call("models", "--sort", "two", "--limit", "0")
-    children, built = {"g000000-c00", "g000001-c00"}, {"naive", "aggregated", "final"}
+    children, built = {"g000000-c00", "g000001-c00"}, {"naive", "aggregated", "final", "lambda-0.3", "lambda-0.6"}
     assert {"base", "expert-red", "expert-blue", *children, *built} == {row["id"] for row in rows}
     scores = [row["scores"]["two"] for row in rows]
     assert scores == sorted(scores, reverse=True)

@@ -37,6 +37,7 @@ def searching(made: Evolution, layers: int) -> Evolution:
         "grid": {"bins": 4},
         "crossover": {"kind": "combination", "own": "layers", "layers": layers},
         "mutation": {"kind": "none"},
+        "baselines": {"task_arithmetic": []},
     }
     return Evolution(parse({**made.tree, "method": method}, "test"))
 

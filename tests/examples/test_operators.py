@@ -84,8 +84,8 @@ def test_the_examples_configuration_is_valid_and_what_is_wrong_with_an_operator_
     tree = config().model_dump(mode="json", by_alias=True)
     shutil.copy(OWN / "dropout.py", tmp_path)
     for mutation, message in (
-        ({"kind": "dropout.py:Dropout", "rate": 1.0}, "method.mutation.rate: Input should be less than 1"),
-        ({"kind": "dropout.py:Dropout", "sigma": 1.0}, "method.mutation.sigma: Extra inputs"),
+        ({"kind": "dropout.py:Dropout", "rate": 1.0}, "method.mutation.rate: must be less than 1"),
+        ({"kind": "dropout.py:Dropout", "sigma": 1.0}, "method.mutation.sigma: there is no such setting"),
         (
             {"kind": "dropout.py:Droput"},
             "method.mutation: .*'Droput' in .* is not a subclass of cycleqd.plugins.Mutation",

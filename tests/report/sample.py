@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from cycleqd.report.data import Cost, ReportData, Split, Tally
+from cycleqd.report.data import Cost, Origin, ReportData, Split, Tally
 from cycleqd.search import state
 from cycleqd.search.records import Child
 from tests.search.world import TASKS, World, config
@@ -42,8 +42,9 @@ def report(
     recipe = tuple((ref.id, beta) for ref, beta in state.final_recipe(settings, snapshot))
     world.skills["final"] = np.sum([beta * world.skills[name] for name, beta in recipe], axis=0)
     world.skills["naive"] = np.mean([world.skills[f"expert-{task}"] for task in tasks], axis=0)
+    world.skills["lambda-0.4"] = 0.4 * np.sum([world.skills[f"expert-{task}"] for task in tasks], axis=0)
     best = max(state.alive(settings, snapshot), key=lambda line: state.average(line.scores)).model.id
-    compared = ["base", *(f"expert-{task}" for task in tasks), "naive", best, "final"]
+    compared = ["base", *(f"expert-{task}" for task in tasks), "naive", "lambda-0.4", best, "final"]
     results: dict[Split, dict[str, dict[str, Tally]]] = {
         split: {
             name: {task: verdicts(f"{name}/{task}/{split}", world.scored(name).scores[task], count) for task in tasks}
@@ -68,4 +69,23 @@ def report(
         "aggregate": 1.4,
     }
     cost = Cost(len(snapshot.history) * len(tasks), 200 * 180, seconds, 156_000_000, 610_000_000, 88_000_000)
-    return ReportData(shown, snapshot, results, recipe, snapshot.generation, best, children, cost, "s3://cycleqd/tiny/")
+    return ReportData(
+        config=shown,
+        state=snapshot,
+        results=results,
+        tuned="lambda-0.4",
+        recipe=recipe,
+        final_snapshot=snapshot.generation,
+        best=best,
+        children=children,
+        cost=cost,
+        origin=Origin(
+            began=1_700_000_000_000,
+            ended=1_700_003_600_000,
+            versions=("0.2.0",),
+            libraries=("numpy 2.4.0", "torch 2.13.0"),
+            machines=("x86_64 (avx2, avx512f) with cuda",),
+            images=("registry.example/cycleqd/evaluate@sha256:00",),
+        ),
+        url="s3://cycleqd/tiny/",
+    )

@@ -12,6 +12,7 @@ import pytest
 from cycleqd.report import curves, page, render
 from cycleqd.report.data import ReportData, Tally
 from cycleqd.report.theme import LIGHT
+from cycleqd.report.verdicts import comparisons, conclusion
 from tests.report.sample import report
 
 
@@ -81,7 +82,7 @@ def with_final(data: ReportData, verdicts: dict[str, str], pairs: int = 60) -> R
     """The data with other test results: naive merge and experts at half, the final model as given."""
     half = {task: Tally("10" * pairs) for task in data.tasks}
     final = {task: Tally(bits) for task, bits in verdicts.items()}
-    rivals = dict.fromkeys(("base", "naive", *(e.model.id for e in data.state.experts)), half)
+    rivals = dict.fromkeys(("base", "naive", "lambda-0.4", *(e.model.id for e in data.state.experts)), half)
     return replace(data, results={**data.results, "test": {**rivals, "final": final}})
 
 
@@ -94,10 +95,31 @@ def with_final(data: ReportData, verdicts: dict[str, str], pairs: int = 60) -> R
     ],
 )
 def test_it_says_whether_gains_exceed_the_error_bars(data: ReportData, bits: str, tone: str, sentence: str) -> None:
-    found = page.verdicts(with_final(data, dict.fromkeys(data.tasks, bits)))
-    assert [verdict.tone for verdict in found] == [tone, tone]
+    given = with_final(data, dict.fromkeys(data.tasks, bits))
+    found = page.verdicts(given)
+    assert [verdict.tone for verdict in found] == [tone] * 3
     assert all(sentence in verdict.text for verdict in found)
-    assert "naive merge" in found[1].text and "best expert" in found[0].text
+    rivals = ("the best expert (", "the naive merge", "task arithmetic with tuned λ (0.4)")
+    assert all(rival in verdict.text for verdict, rival in zip(found, rivals, strict=True))
+    said = conclusion(given) or ""
+    start = {"good": "The search helped", "open": "It is not shown that the search helped", "bad": "The search did not"}
+    assert said.startswith(start[tone]) and all(said.count(rival) == 2 for rival in rivals)
+
+
+def test_the_worst_task_is_each_models_own(data: ReportData) -> None:
+    code, *others = data.tasks
+    given = with_final(data, {code: "1000" * 30, **dict.fromkeys(others, "1111" * 30)})
+    against = next(iter(comparisons(given)))
+    assert against.average.value > 0 and against.worst.ours == (code, 0.25) and against.worst.theirs == (code, 0.5)
+    assert against.worst.low < against.worst.value == -0.25 < against.worst.high < 0
+    assert "Worst task: −25.0 points" in page.verdicts(given)[0].text
+
+
+def test_a_baseline_that_was_switched_off_is_said(data: ReportData) -> None:
+    off = replace(data, tuned=None)
+    assert any("tuned λ was not measured" in note for note in page.notes(off))
+    assert (conclusion(off) or "").endswith("task arithmetic with tuned λ was not measured")
+    assert "lambda-0.4" in {row.id for row in data.rows} and "lambda-0.4" not in {row.id for row in off.rows}
 
 
 def test_notes_warn_of_what_weakens_the_figures(data: ReportData) -> None:
@@ -128,6 +150,19 @@ def test_an_evolution_that_was_only_seeded_has_a_report() -> None:
     assert all(draw(LIGHT) for draw in render.drawings(bare, curves.measured(bare)).values())
     text = Seen(text_of(bare)).text
     assert "not finalised yet" in text and "0 generations" in text
+
+
+def test_it_says_when_by_what_and_where(data: ReportData, tmp_path: Path) -> None:
+    text = Seen(render.write(data, tmp_path, command="cycleqd run -c mine.yaml").read_text()).text
+    for said in (
+        "2023-11-14 22:13 to 2023-11-14 23:13 UTC",
+        "0.2.0",
+        "torch 2.13.0",
+        "x86_64 (avx2, avx512f) with cuda",
+        "cycleqd/evaluate@sha256:00",
+        "cycleqd run -c mine.yaml",
+    ):
+        assert said in text
 
 
 def test_names_cannot_break_the_page(data: ReportData) -> None:

@@ -12,7 +12,7 @@ from typer.testing import CliRunner
 
 from cycleqd.cli import app
 from cycleqd.errors import InvalidInputError
-from cycleqd.run.checks import Findings, check_cache, check_method, check_models, check_server
+from cycleqd.run.checks import Findings, check_cache, check_method, check_models, check_server, check_tasks
 from cycleqd.run.cluster_checks import check_cluster, cluster_warnings, quantity
 from cycleqd.run.serving import flags
 from cycleqd.search.config import Config
@@ -34,6 +34,16 @@ def test_a_good_place_has_no_problems_and_no_warnings() -> None:
     gpu = {"gpu": 1, "shared_memory": "16Gi", "memory": "48G"}
     place = {"evaluate": gpu, "service_account": "runs", "endpoint": "https://kfp.example", "pull_secrets": ["a.b"]}
     assert [*check_cluster(cluster(**place)), *cluster_warnings(cluster(**place))] == []
+
+
+def test_data_that_never_end_are_refused_before_they_are_read() -> None:
+    plugin = Path(__file__).parents[1] / "data" / "letters.py"
+    task = two_tasks().tasks["one"].model_copy(update={"class_": f"{plugin}:Letters", "data": "/dev/zero"})
+    findings = Findings()
+    check_tasks(two_tasks().model_copy(update={"tasks": {"one": task}}), findings, lambda part: None)
+    assert findings.problems == [
+        "task 'one': /dev/zero is neither a file nor a folder; correct its data in the configuration"
+    ]
 
 
 def test_a_server_needs_an_address() -> None:

@@ -171,7 +171,7 @@ def test_from_a_laptop_to_the_final_model(world: World) -> None:
     assert names(world) == ["seeding", "generation-000000", "finalising"]
     assert world.store.list(layout.SOURCES) == {}, "what was brought is gone once HEAD is there"
     config = load(world.config)
-    assert compared(config, current(world.store)[1], None)[-1] == "aggregated"
+    assert compared(config, current(world.store)[1], None)[-3:] == ["aggregated", "lambda-0.3", "lambda-0.6"]
     assert world.store.exists(layout.result(layout.evaluation("final", "two", "test")))
     before = world.backend.posts()
     assert "is complete" in world.call("submit")[0]

@@ -27,12 +27,13 @@ def test_the_published_setting() -> None:
     assert cells(config) == {"mbpp": 225, "db": 225, "os": 225}
     cost = cost_of(config, Sizes(given=64 * GB, largest=16 * GB, seeded=0, child=16 * GB))
     assert cost.models == 1204
-    assert cost.evaluations == (1 + 3 + 1200 + 2) * 3 + (1 + 3 + 2 + 1) * 3
+    assert cost.evaluations == (1 + 3 + 1200 + 2 + 10) * 3 + (1 + 3 + 2 + 1 + 1) * 3
+    assert cost.baseline == 10 * 3 + 3  # each λ searched, the best one held out
     assert cost.engine_starts == 4 + 1200 + 2  # a model, a child, and finalising on both splits
     assert cost.seconds is None and cost.replies is None
     assert cost.given == 64 * GB
-    assert cost.written == (1200 + 2) * 16 * GB
-    assert cost.kept == (675 + 2) * 16 * GB
+    assert cost.written == (1200 + 12) * 16 * GB
+    assert cost.kept == (675 + 12) * 16 * GB
     tasks = 1200 * (2 + 1 + 1)  # select, update, merge, one evaluation of all tasks: a driver and a pod each
     assert cost.pods == 2 * tasks + 120 + 3 * 1200  # drivers of 120 runs of ten; of generations, loops, children
     assert list(check_method(config)) == []
@@ -49,14 +50,14 @@ def test_the_published_setting_in_the_span() -> None:
     cost = estimate(config, stored, {}, samples, {})
     children = 16 * 1200
     assert cost.models == 1 + 3 + 3 + children  # the full experts, too
-    assert cost.evaluations == (7 + children + 2) * 3 + (7 + 2 + 1) * 3
+    assert cost.evaluations == (7 + children + 12) * 3 + (7 + 3 + 1) * 3
     assert cost.engine_starts == 1 + 1200 + 2
     assert cost.pods == 1200 * 2 * 5 + 120 + 1200  # no loop
-    assert cost.written == 4 * GB + (3 + 2 * children + 2) * 33_000_000
-    assert cost.kept == 4 * GB + (3 + 675 + 2) * 33_000_000
+    assert cost.written == 4 * GB + (3 + 2 * children + 12) * 33_000_000
+    assert cost.kept == 4 * GB + (3 + 675 + 12) * 33_000_000
     assert cost.replies is not None
     a_model = 189 * 200 + 170 * 250 + 55 * 400
-    assert cost.replies.tokens == (7 + children + 2) * a_model + 10 * (189 * 200 + 171 * 250 + 55 * 400)
+    assert cost.replies.tokens == (7 + children + 12) * a_model + 11 * (189 * 200 + 171 * 250 + 55 * 400)
     assert cost.replies.hours == cost.replies.tokens / 5000 / 3600
     assert cost.replies.assumed == ("mbpp", "db", "os") and not cost.replies.rate_measured
 
@@ -68,9 +69,9 @@ def test_dense_swaps_are_priced() -> None:
     cost = cost_of(config, stored)
     children = 16 * 1200
     assert cost.swapped == 16 * GB
-    assert cost.swaps == (3 + children + 2) + (3 + 2 + 1)  # a split each: experts, children, what finalising makes
-    assert cost.written == 4 * GB + (3 + 2 * children + 2) * 33_000_000 + 16 * GB  # the final model's checkpoint, too
-    assert cost.kept == 4 * GB + (3 + 675 + 2) * 33_000_000 + 16 * GB
+    assert cost.swaps == (3 + children + 12) + (3 + 3 + 1)  # a split each: experts, children, what finalising makes
+    assert cost.written == 4 * GB + (3 + 2 * children + 12) * 33_000_000 + 16 * GB  # the final model's checkpoint, too
+    assert cost.kept == 4 * GB + (3 + 675 + 12) * 33_000_000 + 16 * GB
     assert cost.engine_starts == 1 + 1200 + 2
     (said,) = [line for line in cost_lines(cost) if "dense swaps" in line]
     assert said.startswith(
@@ -89,7 +90,7 @@ def test_a_server_starts_once_and_makes_each_adapter() -> None:
     )
     cost = cost_of(served, stored)
     assert cost.engine_starts == 1
-    adapters = (3 + 16 * 1200 + 2) + (3 + 2 + 1)  # experts, children and combined; held out the best elite, too
+    adapters = (3 + 16 * 1200 + 12) + (3 + 3 + 1)  # experts, children and combined; held out the best elite, too
     assert cost.served == ServerCost(adapters, 252 / 180, 252_000_000, 16, 370_000_000, GB // 2)
     (line,) = [line for line in cost_lines(cost) if line.startswith("server: ")]
     assert (
@@ -97,7 +98,7 @@ def test_a_server_starts_once_and_makes_each_adapter() -> None:
     )
     assert "252.0 MB of its disk; 16 share a batch, each in 370.0 MB of the GPU's memory" in line
     assert cost_of(in_span(served, rank=None, children=2), stored).served == ServerCost(
-        3 + 2 * 1200 + 2 + 6, 252 / 180, 252_000_000, 3, 370_000_000, GB // 2
+        3 + 2 * 1200 + 12 + 7, 252 / 180, 252_000_000, 3, 370_000_000, GB // 2
     )
 
 
@@ -150,7 +151,7 @@ def test_intermediates_are_written_where_merging_is_apart() -> None:
 
 def test_measured_seconds_give_the_time() -> None:
     cost = cost_of(two_tasks(), SMALL, {"make": 2.0, "evaluate": 3.0})
-    evaluations = (1 + 2 + 1200 + 3) * 2 + (1 + 2 + 3) * 3
+    evaluations = (1 + 2 + 1200 + 3 + 10) * 2 + (1 + 2 + 3 + 1) * 3
     assert cost.evaluations == evaluations
     assert cost.seconds == 1200 * 2.0 + evaluations * 3.0
 

@@ -9,6 +9,11 @@ from rich.console import Console
 
 from cycleqd.cli import progress
 from cycleqd.cli.display import Display
+from cycleqd.run.estimate import measured
+from cycleqd.run.remaining import generations_left, seconds_left
+from cycleqd.storage import layout
+from cycleqd.storage.evolution import current
+from tests.evolution import Evolution
 from tests.pipelines.configs import two_tasks
 
 
@@ -38,7 +43,7 @@ def test_bars_are_for_terminals(terminal: bool, monkeypatch: pytest.MonkeyPatch)
 
 
 def test_seeding_is_seen_to_move() -> None:
-    display = Display(two_tasks(), lambda: None)
+    display = Display(two_tasks(), lambda: None, lambda state: None)
 
     def shown() -> str:
         return display.progress.tasks[0].description
@@ -64,3 +69,40 @@ def test_seeding_is_seen_to_move() -> None:
     assert shown() == "merging"
     display.task("merge-and-mutate", "started")
     assert shown() == "merging and mutating"
+
+
+def test_the_time_left_is_what_was_estimated_less_what_has_passed(monkeypatch: pytest.MonkeyPatch) -> None:
+    display, now = Display(two_tasks(), lambda: None, lambda state: None), [100.0]
+    monkeypatch.setattr("cycleqd.cli.display.time.monotonic", lambda: now[0])
+
+    def shown() -> str:
+        return display.time.render(display.progress.tasks[0]).plain
+
+    assert shown() == "time left: known after the first generation"
+    display.time.tell(600.0)
+    now[0] += 200
+    assert shown() == "about 6 min 40 s left"
+    now[0] += 900
+    assert shown() == "about 0 s left"
+
+
+def test_the_time_left_is_by_finished_stages(grown: Evolution) -> None:
+    """Generations by whole ones, whose children took 2, 3 and 10 s; finalising by its evaluations and merges."""
+    store, config = grown.store, grown.config
+    state = current(store)[1]
+    more = config.model_copy(update={"method": config.method.model_copy(update={"generations": 7})})
+    assert generations_left(more, state) == 4
+    kept: dict[str, bytes] = {}
+    try:
+        for number, seconds in enumerate((2, 3, 10)):
+            for key in (key for key in store.list(layout.generation(number)) if key.endswith("/run.json")):
+                kept[key] = store.get(key)
+                moved = {"started": 10_000, "finished": 10_000 + 1000 * seconds}
+                store.put_json(key, {**store.get_json(key), **moved})
+        each = measured(store)
+        assert each["make"] == 3.0, "the median over all children"
+        finalising = 3 * each["make"] + (3 * 3 + (4 + 3 + 1) * 3) * each["evaluate"]
+        assert seconds_left(more, store, state) == 4 * 3 + finalising
+    finally:
+        for key, data in kept.items():
+            store.put(key, data)

@@ -58,7 +58,12 @@ def make_world(folder: Path, **changes: Any) -> Path:
             for wrong, name in enumerate(("one", "two"))
         },
         "evaluation": {"engine": "transformers", "dtype": "float32", "threads": 1},
-        "method": {"generations": 2, "children": 1, "grid": {"bins": 4}},
+        "method": {
+            "generations": 2,
+            "children": 1,
+            "grid": {"bins": 4},
+            "baselines": {"task_arithmetic": [0.3, 0.6]},
+        },
         "place": {"services": "embedded", "folder": "state", "group": "generation", "threads": 1, "workers": 1},
     }
     for section, values in changes.items():

@@ -76,18 +76,21 @@ def test_search_tasks_leave_out_those_that_are_only_reported() -> None:
 @pytest.mark.parametrize(
     ("sections", "message"),
     [
-        ({"colour": 1}, "colour: Extra inputs"),
-        ({"method": {"alpha": 1}}, "method.alpha: Extra inputs"),
+        ({"colour": 1}, "colour: there is no such setting"),
+        ({"method": {"alpha": 1}}, "method.alpha: there is no such setting"),
         ({"method": {"parents": {"alpha_low": 0.9}}}, r"alpha_low 0.9 exceeds alpha_high 0.8"),
-        ({"method": {"crossover": {"mu": 0}}}, "method.crossover.mu: .*greater than 0"),
-        ({"method": {"crossover": {"min_total": 2}}}, "method.crossover.min_total: .*less than 2"),
+        ({"method": {"crossover": {"mu": 0}}}, "method.crossover.mu: must be more than 0, not 0"),
+        ({"method": {"crossover": {"min_total": 2}}}, "method.crossover.min_total: must be less than 2"),
         ({"method": {"grid": {"bins": 0}}}, "bins must be at least 1"),
         ({"method": {"grid": {"bins": {"code": 3}}}}, r"method.grid.bins must name exactly .*'db'"),
         ({"method": {"grid": {"bounds": {"code": [0.5, 0.2], "db": [0, 1]}}}}, r"'code' are \[0.5, 0.2\]"),
-        ({"method": {"grid": {"bounds": {"code": [0, 2], "db": [0, 1]}}}}, "less than or equal to 1"),
+        (
+            {"method": {"grid": {"bounds": {"code": [0, 2], "db": [0, 1]}}}},
+            r"method.grid.bounds.code.1: must be at most 1, not 2",
+        ),
         ({"method": {"focus": {"fixed": "math"}}}, "method.focus.fixed is 'math'"),
         ({"method": {"focus": {}}}, "method.focus"),
-        ({"tasks": {"code": TREE["tasks"]["code"]}}, "tasks: Dictionary should have at least 2"),
+        ({"tasks": {"code": TREE["tasks"]["code"]}}, "tasks: must be at least 2 entries"),
         ({"place": {"weights": {"cpu": "two"}}}, "place.weights.cpu: .*'two' is not a Kubernetes quantity.*\"500m\""),
         ({"place": {"control": {"memory": "8 GB"}}}, "place.control.memory: .*'8 GB' is not a Kubernetes quantity"),
         ({"place": {"evaluate": {"shared_memory": "16GiB"}}}, "place.evaluate.shared_memory: .*'16GiB'"),
@@ -103,8 +106,6 @@ def test_search_tasks_leave_out_those_that_are_only_reported() -> None:
         ({"place": {"evaluate": {"node_selector": {"/c": "d"}}}}, "node_selector.*'/c' is not a Kubernetes label;"),
         ({"place": {"evaluate": {"tolerations": [{"key": "x" * 64}]}}}, "tolerations.0.key: .* is not .* label;"),
         ({"place": {"evaluate": {"tolerations": [{"value": "a/b"}]}}}, "tolerations.0.value: .*'a/b' is not"),
-        ({"place": {"evaluate": {"tolerations": [{"kind": "x"}]}}}, "place.evaluate.tolerations.0.kind: Extra"),
-        ({"place": {"image": "cycleqd/{stage}:1"}}, "place.image: Extra inputs"),
         ({"place": {"engine_args": {"kv_cache_dtype": "fp8"}}}, "it is evaluation.engine_args.kv_cache_dtype"),
         (
             {"evaluation": {"engine": "vllm", "engine_args": {"max_num_seqs": 8}}},
@@ -114,9 +115,14 @@ def test_search_tasks_leave_out_those_that_are_only_reported() -> None:
         ({"place": {"engine_args": {"tensor_parallel_size": 2}}}, "it is the GPUs of a pod, place.evaluate.gpu"),
         ({"evaluation": {"engine_args": {"quantization": "fp8"}}}, "weights are compared with the checkpoint's"),
         ({"place": {"engine_args": {"trust_remote_code": True}}}, "can be given here: gpu_memory_utilization, "),
-        ({"place": {"engine_args": {"gpu_memory_utilization": 2}}}, "less than or equal to 1"),
+        ({"place": {"engine_args": {"gpu_memory_utilization": 2}}}, "must be at most 1, not 2"),
         ({"evaluation": {"engine_args": {"kv_cache_dtype": "fp8"}}}, "the engine is auto: make it vllm or server"),
-        ({"name": "No Spaces"}, "name: String should match"),
+        ({"place": {"evaluate": {"tolerations": [{"kind": "x"}]}}}, "place.evaluate.tolerations.0.kind: there is no"),
+        ({"place": {"image": "cycleqd/{stage}:1"}}, "place.image: there is no such setting"),
+        ({"method": {"baselines": {"task_arithmetic": [0.1, 0.1]}}}, "values of λ must differ"),
+        ({"method": {"baselines": {"task_arithmetic": [n / 10 for n in range(1, 14)]}}}, "must be at most 12 entries"),
+        ({"method": {"baselines": {"task_arithmetic": [-1]}}}, r"task_arithmetic.0: must be at least 0\.001, not -1"),
+        ({"name": "No Spaces"}, "name: must be lower-case letters and digits"),
     ],
 )
 def test_problems_are_named(sections: dict[str, Any], message: str) -> None:
@@ -200,7 +206,7 @@ def test_a_profile_holds_nothing_but_a_place(tmp_path: Path) -> None:
         load(tmp_path / "evolution.yaml", tmp_path / "profile.yaml")
     lines = str(caught.value).splitlines()
     assert [line.split(": ")[1] for line in lines] == ["evaluate.cpu", "seed"]
-    assert all(line.startswith(f"{tmp_path / 'profile.yaml'}: ") for line in lines)
+    assert [line.split(": ")[0] for line in lines] == [f"{tmp_path / 'profile.yaml'}:{line}" for line in (2, 3)]
     (tmp_path / "profile.yaml").write_text("place: {parallelism: 3}")
     with pytest.raises(InvalidInputError, match="take the line 'place:' away"):
         load(tmp_path / "evolution.yaml", tmp_path / "profile.yaml")
@@ -215,3 +221,57 @@ def test_flags_beat_the_place_and_are_checked() -> None:
     assert (config.place.runner, config.place.namespace, config.place.bucket) == ("docker", "team", "cycleqd")
     with pytest.raises(InvalidInputError, match=r"the command line: runner: .*'local', 'docker' or 'kubeflow'"):
         placed(config, runner="moon")
+
+
+def test_a_problem_names_its_line_and_what_was_meant(tmp_path: Path) -> None:
+    text = """name: here
+models: {base: b, experts: {a: {path: a, task: one}, b: {path: b, task: two, rnak: 8}}}
+tasks:
+  one: {class: code, data: x}
+  two:
+    class: code
+    split: {share: half}
+method:
+  generatons: 7
+  mutation:
+    kind: svd
+    wmax: 0.5
+  focus: cylic
+place: {runner: lokal}
+"""
+    path = tmp_path / "evolution.yaml"
+    path.write_text(text)
+    with pytest.raises(InvalidInputError) as refused:
+        load(path)
+    assert str(refused.value).replace(str(path), "F").splitlines() == [
+        "F:2: models.experts.b.rnak: there is no such setting (did you mean 'rank'?)",
+        "F:5: tasks.two.data: is missing; add it",
+        "F:7: tasks.two.split.share: must be a number, not 'half'",
+        "F:13: method.focus: must be 'cyclic', 'all' or 'fixed' or a section of 'key: value', not 'cylic'"
+        " (did you mean 'cyclic'?)",
+        "F:12: method.mutation.wmax: there is no such setting (did you mean 'w_max'?)",
+        "F:9: method.generatons: there is no such setting (did you mean 'generations'?)",
+        "F:14: place.runner: must be 'local', 'docker' or 'kubeflow', not 'lokal' (did you mean 'local'?)",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("name: größe\n".encode("latin-1"), "save the file as UTF-8"),
+        (b"a: " + b"[" * 5000, "nested more than 100 levels deep"),
+        (b"name: [", "not valid YAML"),
+        (b"", "must be a section"),
+    ],
+)
+def test_a_file_that_is_none_is_one_sentence(tmp_path: Path, text: bytes, said: str) -> None:
+    path = tmp_path / "evolution.yaml"
+    path.write_bytes(text)
+    with pytest.raises(InvalidInputError, match=said) as refused:
+        load(path)
+    assert len(str(refused.value).splitlines()) == 1 and str(path) in str(refused.value)
+
+
+def test_a_device_that_never_ends_is_refused() -> None:
+    with pytest.raises(InvalidInputError, match=r"/dev/zero: .*more than"):
+        load(Path("/dev/zero"))
