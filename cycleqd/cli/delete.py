@@ -17,6 +17,7 @@ from cycleqd.run.local.runner import alone
 from cycleqd.storage import layout
 from cycleqd.storage.bucket import remove
 from cycleqd.storage.objects import Store
+from cycleqd.tracking.deleting import count_runs, forget
 from cycleqd.tracking.tracker import Tracker
 
 _QUESTION = "Delete all of this?"
@@ -49,7 +50,7 @@ def run(source: ConfigSource, name: str, sure: bool, as_json: bool) -> None:
                 _ask(said)
             if runs:
                 _leave_cluster(runs)
-            Tracker(opened.settings).forget(store)
+            forget(Tracker(opened.settings), store)
             remove(store)
     answer(as_json, facts, f"deleted: {said}")
 
@@ -63,7 +64,7 @@ def _facts(store: Store, tracker: Tracker, runs: Runs | None) -> dict[str, Any]:
         "evolution": store.evolution,
         "objects": len(objects),
         "bytes": sum(objects.values()),
-        "mlflow_runs": tracker.count_runs(store),
+        "mlflow_runs": count_runs(tracker, store),
         "kubeflow_runs": len(known),
     }
 

@@ -12,6 +12,18 @@ from cycleqd.cli.source import ConfigSource
 Json = Annotated[bool, typer.Option("--json", help="Print data as JSON.")]
 Model = Annotated[str, typer.Argument(help="A model id: base, expert-NAME, g000012-c00, final, naive; or best.")]
 RunName = Annotated[str, typer.Argument(metavar="RUN", help="A run's id, or its step: generation-000003.")]
+Base = Annotated[str, typer.Option(help="The base model: a Hugging Face folder, an s3:// prefix or hf://ORG/NAME.")]
+Experts = Annotated[
+    list[str],
+    typer.Option(metavar="NAME=PATH:TASK", help="An expert and the task it was fine-tuned for; once for each."),
+]
+Tasks = Annotated[
+    list[str],
+    typer.Option(
+        metavar="NAME=DATA[,CLASS]",
+        help="A task and its data; once for each. code, db and os are built in; others need file.py:Class.",
+    ),
+]
 ConfigFile = Annotated[
     Path, typer.Option("--config", "-c", envvar="CYCLEQD_CONFIG", help="The evolution's configuration file.")
 ]

@@ -12,7 +12,7 @@ from typing import Literal
 
 from cycleqd.errors import InvalidInputError
 from cycleqd.evaluation.task import Sample
-from cycleqd.search.config import SplitConfig
+from cycleqd.search.tasks import SplitConfig
 
 
 def choose(samples: Sequence[Sample], split: SplitConfig, part: Literal["search", "test"]) -> list[Sample]:

@@ -18,10 +18,11 @@ from cycleqd.evaluation.engines import load_engine
 from cycleqd.evaluation.task import load_task
 from cycleqd.run.estimate import cells, planned_children
 from cycleqd.search.algorithms import algorithm
-from cycleqd.search.config import Config, TaskConfig
+from cycleqd.search.config import Config
 from cycleqd.search.grid import is_flat
 from cycleqd.search.operators.crossover import SpanCrossover
 from cycleqd.search.state import State
+from cycleqd.search.tasks import TaskConfig
 from cycleqd.storage import layout
 from cycleqd.storage.evolution import size_in_bytes
 from cycleqd.storage.objects import Store

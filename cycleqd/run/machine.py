@@ -13,8 +13,9 @@ from pathlib import Path
 from cycleqd.errors import CycleQDError, InvalidInputError
 from cycleqd.evaluation.engines import load_engine
 from cycleqd.evaluation.task import Workspace, load_task
-from cycleqd.search.config import Config, TaskConfig
+from cycleqd.search.config import Config
 from cycleqd.search.place import Place
+from cycleqd.search.tasks import TaskConfig
 
 _PACKAGES = {"transformers": "torch, transformers", "vllm": "vllm", "auto": "torch"}
 _INSTALL = {

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from cycleqd.errors import InvalidInputError
 from cycleqd.outside import inside
-from cycleqd.search.config import ChatConfig
+from cycleqd.search.tasks import ChatConfig
 from cycleqd.storage.staging import parts
 from cycleqd.weights.checkpoint import Checkpoint
 from cycleqd.weights.compatibility import completing, default_problems

@@ -17,7 +17,7 @@ from pathlib import Path
 
 from cycleqd.errors import REFUSALS, CycleQDError, IntegrityError
 from cycleqd.search.records import digest
-from cycleqd.storage import layout
+from cycleqd.storage import layout, run_layout
 from cycleqd.storage.last_lines import kept
 from cycleqd.storage.objects import Store
 from cycleqd.storage.results import provenance
@@ -83,7 +83,7 @@ def recorded(store: Store, task: str, *given: str) -> Iterator[None]:
 @contextlib.contextmanager
 def _in_folder_of(run: str, store: Store, task: str, given: tuple[str, ...]) -> Iterator[None]:
     name = f"{task}-{digest(list(given))[:12]}"
-    failure, lines = layout.failure(run, name), layout.last_lines(run, name)
+    failure, lines = run_layout.failure(run, name), run_layout.last_lines(run, name)
     store.delete([failure, lines])
     try:
         with kept(store, lines, task, given):
@@ -122,7 +122,7 @@ def find_failure(store: Store, run: str) -> Failure | None:
         IntegrityError: an object of the run's folder is not the record of a failure.
     """
     found = []
-    for key in store.list(layout.failures(run)):
+    for key in store.list(run_layout.failures(run)):
         value = store.find_json(key)
         if value is None:  # its task has just begun again
             continue

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 
 from cycleqd.errors import CycleQDError, IntegrityError
-from cycleqd.storage import layout
+from cycleqd.storage import layout, run_layout
 from cycleqd.storage.objects import Store
 from cycleqd.storage.results import provenance
 from cycleqd.storage.settings import CREDENTIALS
@@ -135,7 +135,7 @@ def find_lines(store: Store, run: str) -> list[LastLines]:
         IntegrityError: an object of the run's folder is no such record.
     """
     found = []
-    for key in store.list(layout.last_lines_of(run)):
+    for key in store.list(run_layout.last_lines_of(run)):
         value = store.find_json(key)
         if value is None:  # its task has just begun again
             continue

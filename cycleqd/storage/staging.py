@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING
 from cycleqd.errors import InvalidInputError
 from cycleqd.loading import is_file
 from cycleqd.outside import DATA_BYTES, inside, is_name, read_file
-from cycleqd.search.config import Config, TaskConfig
+from cycleqd.search.config import Config
 from cycleqd.search.records import JSON, digest
+from cycleqd.search.tasks import TaskConfig
 from cycleqd.storage import layout
 from cycleqd.storage.checkpoints import S3Source
 from cycleqd.storage.inputs import find_source

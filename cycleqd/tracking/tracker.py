@@ -29,13 +29,15 @@ KEY = "cycleqd.key"
 NOTE = "mlflow.note.content"
 """Tag: the description that MLflow's pages show, in Markdown."""
 
-_URL = "cycleqd.url"
+URL = "cycleqd.url"
+"""Tag of an experiment: where the evolution's objects are."""
+
 _PARENT = "mlflow.parentRunId"
 _KIND = {"mlflow.experimentKind": "custom_model_development"}  # the pages open on runs, not on traces
 _DEFAULTS = {
     "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
     "GIT_PYTHON_REFRESH": "quiet",
-    "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
+    "MLFLOW_SUPPRESS_PRINTINGURL_TO_STDOUT": "true",
     # What is not logged now is logged later: a task that holds a GPU waits half a minute for a server, not four.
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "4",
     "MLFLOW_HTTP_REQUEST_TIMEOUT": "30",
@@ -87,16 +89,16 @@ class Tracker:
             found = self.client.get_experiment_by_name(store.evolution)
             if found is None:
                 try:
-                    tags = {_URL: url, NOTE: description, **_KIND}
+                    tags = {URL: url, NOTE: description, **_KIND}
                     return str(self.client.create_experiment(store.evolution, tags=tags))
                 except MlflowException as error:
                     found = self.client.get_experiment_by_name(store.evolution)  # another process was faster
                     if found is None:
                         raise error
-            if found.lifecycle_stage != "active" or found.tags.get(_URL) != url:
+            if found.lifecycle_stage != "active" or found.tags.get(URL) != url:
                 raise ConflictError(
                     f"MLflow experiment '{store.evolution}' at {self.uri} is deleted or belongs to"
-                    f" {found.tags.get(_URL, 'something else')}, not to {url}; rename the evolution or the experiment"
+                    f" {found.tags.get(URL, 'something else')}, not to {url}; rename the evolution or the experiment"
                 )
             return str(found.experiment_id)
 
@@ -110,43 +112,6 @@ class Tracker:
         with self.reported():
             for name, value in tags.items():
                 self.client.set_experiment_tag(experiment, name, value)
-
-    def count_runs(self, store: Store) -> int:
-        """The runs of an evolution; 0 where it has no experiment here.
-
-        Args:
-            store: Objects of the evolution.
-        """
-        found = self._own_experiment(store)
-        return 0 if found is None else len(self.search(found, ""))
-
-    def forget(self, store: Store) -> None:
-        """Delete an evolution's experiment with its runs, and its registered model; its name is free again. Restorable
-        until `mlflow gc`.
-
-        Args:
-            store: Objects of the evolution.
-        """
-        from mlflow.exceptions import MlflowException
-
-        with self.reported():
-            found = self._own_experiment(store)
-            if found is None:
-                return
-            try:
-                self.client.delete_registered_model(store.evolution)
-            except MlflowException as error:
-                if error.error_code != "RESOURCE_DOES_NOT_EXIST":
-                    raise
-            self.client.rename_experiment(found, f"{store.evolution} (deleted, {found})")
-            self.client.delete_experiment(found)
-
-    def _own_experiment(self, store: Store) -> str | None:
-        with self.reported():
-            found = self.client.get_experiment_by_name(store.evolution)
-        if found is None or found.lifecycle_stage != "active" or found.tags.get(_URL) != store.url("").rstrip("/"):
-            return None
-        return str(found.experiment_id)
 
     def create_runs(self, store: Store, key: str, experiment: str, wanted: Sequence[NewRun], parents: Ids) -> Ids:
         """Create runs and store their ids, once: by a conditional write that one process wins.

@@ -21,7 +21,7 @@ from cycleqd.evaluation.engines import Engine, Sampling
 from cycleqd.evaluation.evaluator import Evaluation, evaluate
 from cycleqd.evaluation.splits import choose
 from cycleqd.evaluation.task import Workspace, load_task
-from cycleqd.search.config import SplitConfig
+from cycleqd.search.tasks import SplitConfig
 
 BENCHMARKS = "cycleqd.evaluation.benchmarks"
 TASKS = {

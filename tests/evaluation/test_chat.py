@@ -16,7 +16,7 @@ from cycleqd.evaluation.evaluator import evaluate_jobs
 from cycleqd.evaluation.jobs import Job, SampleRecord
 from cycleqd.evaluation.reasoning import THINK
 from cycleqd.evaluation.task import Episode, Message, Outcome, Sample, Task, Verdict, Workspace
-from cycleqd.search.config import ChatConfig
+from cycleqd.search.tasks import ChatConfig
 from tests.scripted import Scripted
 
 SAMPLING = Sampling(max_tokens=8)

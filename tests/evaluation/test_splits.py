@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from cycleqd.errors import InvalidInputError
 from cycleqd.evaluation.splits import choose
 from cycleqd.evaluation.task import Sample
-from cycleqd.search.config import SplitConfig
+from cycleqd.search.tasks import SplitConfig
 
 
 def samples(ids: list[str]) -> list[Sample]:

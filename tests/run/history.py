@@ -15,7 +15,7 @@ from cycleqd.errors import EvaluationError, UnavailableError
 from cycleqd.run.decisions import Position, Run
 from cycleqd.run.kubeflow.repeats import Ledger
 from cycleqd.run.steps import Step
-from cycleqd.storage import layout
+from cycleqd.storage import run_layout
 from cycleqd.storage.failures import Failure
 
 SEEDING, FINALISING = Step("seeding"), Step("finalising")
@@ -82,14 +82,14 @@ class World:
     def fail(self, one: Run) -> None:
         kind = EvaluationError if self.chance.random() < self.refuses else UnavailableError
         record = Failure("evaluate", (), kind.__name__, kind.exit_code, "it would not", one.id, "pod", 0)
-        self.objects[layout.failure(one.id, "evaluate-1")] = (json.dumps(asdict(record)).encode(), "")
+        self.objects[run_layout.failure(one.id, "evaluate-1")] = (json.dumps(asdict(record)).encode(), "")
         self.set(one, "FAILED")
 
     def again(self, one: Run) -> None:
         """Kubeflow's retry: only what has failed can be, and it may hang. Its task supersedes its record."""
         if self.of(one).state == "FAILED":
             self.set(one, "RUNNING")
-            self.objects.pop(layout.failure(one.id, "evaluate-1"), None)
+            self.objects.pop(run_layout.failure(one.id, "evaluate-1"), None)
             if self.trouble and self.chance.random() < self.hangs:
                 self.hanging.add(one.id)
 

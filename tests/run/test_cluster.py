@@ -24,7 +24,7 @@ from cycleqd.run import decisions
 from cycleqd.run.kubeflow import runs as cluster
 from cycleqd.run.steps import find_state
 from cycleqd.search.config import load
-from cycleqd.storage import layout
+from cycleqd.storage import layout, run_layout
 from cycleqd.storage.evolution import current
 from cycleqd.storage.failures import recorded
 from cycleqd.storage.finalising import compared
@@ -254,7 +254,7 @@ def test_drive_repeats_a_run_that_fails_and_stops_at_what_a_stage_refuses(
     assert world.json("retry", "seeding")["run"] == run["run_id"]
     while world.backend.poll(run)["state"] != "SUCCEEDED":
         pass
-    failures = world.store.list(layout.failures(run["run_id"]))
+    failures = world.store.list(run_layout.failures(run["run_id"]))
     assert failures == {}, "the seed task has superseded its record"
     assert world.json("submit")["step"] == "generation-000000"
     assert next(iter(world.backend.runs)) == run["run_id"] and len(world.backend.runs) == 2

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from cycleqd.errors import ConflictError, CycleQDError, EvaluationError, UnavailableError
 from cycleqd.run.decisions import Action, Cancel, Done, Retry, Run, Start, Wait
 from cycleqd.run.driver import Driver
-from cycleqd.storage import layout
+from cycleqd.storage import run_layout
 from tests.run.history import FINALISING, SEEDING, T0, Hands, Killed, World
 
 RETRIES = 2
@@ -158,7 +158,7 @@ def test_what_somebody_else_retried_during_the_pause_is_left_alone() -> None:
 
     with pytest.raises(ConflictError, match="was cancelled"):
         driving(world, sleep=pause).drive()
-    assert world.repeated.total() == 0 and layout.repeats("seeding") not in world.objects
+    assert world.repeated.total() == 0 and run_layout.repeats("seeding") not in world.objects
 
 
 def test_a_run_that_is_cancelled_under_a_drivers_eyes_stops_it() -> None:
@@ -172,7 +172,7 @@ def test_a_run_that_hangs_gives_way_to_a_new_one_that_has_what_it_had_left() -> 
     """A driver retries it, it hangs, and the driver that replaces it dies before it starts another."""
     world = Calm()
     world.fail(world.made[0])
-    world.objects.pop(layout.failure(world.made[0].id, "evaluate-1"))
+    world.objects.pop(run_layout.failure(world.made[0].id, "evaluate-1"))
     world.hangs, world.trouble = 1.0, 1
     first = driving(world)
     first.act(first.next()[0])

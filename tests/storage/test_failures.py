@@ -10,7 +10,7 @@ import pytest
 
 from cycleqd import errors
 from cycleqd.errors import CycleQDError, EvaluationError, InvalidInputError, UnavailableError
-from cycleqd.storage import layout
+from cycleqd.storage import run_layout
 from cycleqd.storage.failures import find_failure, recorded
 from cycleqd.storage.objects import Store
 from tests.evolution import Evolution
@@ -90,7 +90,7 @@ def test_a_task_that_begins_again_supersedes_its_own_record_only(store: Store, p
         assert now is not None and now.sentence == "two"
     with recorded(store, "merge", "b"):
         pass
-    assert find_failure(store, pod) is None and store.list(layout.failures(pod)) == {}
+    assert find_failure(store, pod) is None and store.list(run_layout.failures(pod)) == {}
 
 
 def test_another_run_knows_nothing_of_it(store: Store, pod: str, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -118,7 +118,7 @@ def test_where_s3_fails_the_error_itself_goes_on(store: Store, pod: str) -> None
 
 
 def test_what_is_no_record_is_said(store: Store, pod: str) -> None:
-    store.put(layout.failure(pod, "merge-1"), b'{"format": 1, "task": "merge"}')
+    store.put(run_layout.failure(pod, "merge-1"), b'{"format": 1, "task": "merge"}')
     with pytest.raises(errors.IntegrityError, match=r"merge-1\.json is not the record of a failure"):
         find_failure(store, pod)
 
@@ -153,4 +153,4 @@ def test_every_stage_records_what_it_refuses(evolution: Callable[..., Evolution]
         found = find_failure(made.store, pod)
         assert found is not None and found.refusal, task
         assert (found.task, found.sentence, found.kind) == (task, str(caught.value), type(caught.value).__name__)
-        made.store.delete_prefix(layout.failures(pod))
+        made.store.delete_prefix(run_layout.failures(pod))

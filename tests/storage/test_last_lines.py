@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from cycleqd.errors import IntegrityError, InvalidInputError
-from cycleqd.storage import layout
+from cycleqd.storage import run_layout
 from cycleqd.storage.failures import recorded
 from cycleqd.storage.last_lines import BYTES, LINES, LastLines, find_lines
 from cycleqd.storage.objects import Store
@@ -98,7 +98,7 @@ def test_a_process_that_stays_behind_delays_nothing_for_long_and_may_go_on_writi
 
 
 def test_what_is_no_record_is_said_and_other_runs_are_left_out(store: Store, pod: str) -> None:
-    store.put(layout.last_lines("run-10", "merge-1"), b'{"format": 1, "task": "merge"}')
+    store.put(run_layout.last_lines("run-10", "merge-1"), b'{"format": 1, "task": "merge"}')
     assert find_lines(store, pod) == []
     with pytest.raises(IntegrityError, match=r"merge-1\.json holds no last lines"):
         find_lines(store, "run-10")

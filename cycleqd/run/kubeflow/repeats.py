@@ -12,7 +12,7 @@ from dataclasses import asdict, dataclass, replace
 
 from cycleqd.errors import IntegrityError
 from cycleqd.run.decisions import CANCELING, FAILED, Run
-from cycleqd.storage import layout
+from cycleqd.storage import run_layout
 from cycleqd.storage.failures import find_failure
 from cycleqd.storage.formats import decode, encode
 from cycleqd.storage.objects import Store
@@ -96,11 +96,11 @@ class Ledger:
         return after == record or self._write(run.name, after)
 
     def _write(self, step: str, record: Repeats) -> bool:
-        key, etag, data = layout.repeats(step), self._read[step][1], encode(asdict(record))
+        key, etag, data = run_layout.repeats(step), self._read[step][1], encode(asdict(record))
         return self.store.replace(key, data, etag) if etag else self.store.create(key, data)
 
     def _find(self, step: str) -> tuple[Repeats, str]:
-        key = layout.repeats(step)
+        key = run_layout.repeats(step)
         found = self.store.find_with_etag(key)
         if found is None:
             return Repeats(), ""

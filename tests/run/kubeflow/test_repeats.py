@@ -10,7 +10,7 @@ import pytest
 from cycleqd.errors import ConflictError, EvaluationError, IntegrityError, UnavailableError
 from cycleqd.run.decisions import Replace, Retry
 from cycleqd.run.kubeflow import runs as cluster
-from cycleqd.storage import layout
+from cycleqd.storage import run_layout
 from cycleqd.storage.failures import find_failure
 from cycleqd.storage.objects import Store
 from tests.run.kfp_backend import Backend
@@ -56,7 +56,7 @@ def test_a_driver_that_died_between_counting_and_calling_costs_nothing(backend: 
     (again,) = Driver(backend, store).steps.runs([GENERATION.name])
     assert again.claimed and again.retries == 0
     assert len(Driver(backend, store).drive()) == 1
-    assert store.get_json(layout.repeats(GENERATION.name))["count"] == 1
+    assert store.get_json(run_layout.repeats(GENERATION.name))["count"] == 1
 
 
 def test_only_the_faster_of_two_drivers_retries(backend: Backend, store: Store) -> None:
@@ -83,7 +83,7 @@ def test_a_refusal_stops_the_driver_and_one_of_an_earlier_run_does_not(backend: 
 
 def test_a_record_that_was_altered_is_said(backend: Backend, store: Store) -> None:
     backend.add_run(NAME, "FAILED")
-    store.put(layout.repeats(GENERATION.name), b'{"format": 1, "often": 7}')
+    store.put(run_layout.repeats(GENERATION.name), b'{"format": 1, "often": 7}')
     with pytest.raises(IntegrityError, match=r"generation-000003\.json is no record of a step's repetitions"):
         Driver(backend, store).drive()
 
