@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from cycleqd.cli import cluster_commands, commands  # noqa: F401 (help lists commands in this order)
+from cycleqd.cli import commands, on_cluster  # noqa: F401 (help lists the commands in this order)
 from cycleqd.cli.app import app
 
 __all__ = ["app", "main"]
