@@ -50,7 +50,7 @@ def link_model(
     with tracker.reported():
         if not _logged(tracker, experiment, name, digest):
             marked = {**tags, DIGEST: digest}
-            tracker.client.create_logged_model(experiment, name, run, marked, model_type=kind)
+            tracker.client.create_logged_model(experiment, _name(name), run, marked, model_type=kind)
         first, *others = _logged(tracker, experiment, name, digest)
         for other in others:
             tracker.client.delete_logged_model(other.model_id)
@@ -60,10 +60,16 @@ def link_model(
         return str(first.model_id)
 
 
+def _name(model: str) -> str:
+    """A model id as MLflow takes it: "lambda-0_3"."""
+    return model.replace(".", "_")
+
+
 def _logged(tracker: Tracker, experiment: str, name: str, digest: str) -> list[LoggedModel]:
     """The logged models of a checkpoint, the oldest first."""
+    wanted = f"name = '{_name(name)}' AND tags.`{DIGEST}` = '{digest}'"
     with tracker.reported():
-        found = tracker.client.search_logged_models([experiment], f"name = '{name}' AND tags.`{DIGEST}` = '{digest}'")
+        found = tracker.client.search_logged_models([experiment], wanted)
     return sorted(found, key=lambda model: (model.creation_timestamp, model.model_id))
 
 

@@ -84,7 +84,7 @@ def test_a_file_that_exists_is_kept(tmp_path: Path) -> None:
         ([*MODELS, *TASKS, "--task", "db=a\nb"], "cannot be printed"),
         ([*MODELS, *TASKS, "--task", "db=tables.jsonl"], "task 'db' has no expert"),
         ([*MODELS, *TASKS[:2]], "at least 2"),
-        ([*MODELS, *TASKS, "--name", "Two Words"], "name: String should match"),
+        ([*MODELS, *TASKS, "--name", "Two Words"], "name: must be lower-case letters"),
     ],
 )
 def test_wrong_input_is_named_and_nothing_is_written(tmp_path: Path, arguments: list[str], said: str) -> None:
