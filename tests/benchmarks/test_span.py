@@ -17,12 +17,12 @@ def test_the_estimate_is_the_one_that_the_page_shows(capsys: pytest.CaptureFixtu
     printed, page = capsys.readouterr().out, PAGE.read_text()
     for said, shown in (
         ("64.2 GB of base and experts", "64.2 GB"),
-        ("19.3 TB written, at most 10.9 TB kept (16.1 GB a child)", "| 10.9 TB |"),
-        ("83.5 GB written, at most 26.5 GB kept (33.0 MB a child; an engine makes an adapter of 1.0 GB", "| 26.5 GB |"),
-        ("1.3 TB written, at most 26.5 GB kept", "| 1.3 TB |"),
-        ("124.7 million tokens", "125 million"),
-        ("one GPU 6.9 hours at 5,000 tokens/s (assumed)", "| 6.9 |"),
-        ("one GPU 109.2 hours", "| 109 |"),
+        ("19.5 TB written, at most 11.0 TB kept (16.1 GB a child)", "| 11.0 TB |"),
+        ("83.8 GB written, at most 26.8 GB kept (33.0 MB a child; an engine makes an adapter of 1.0 GB", "| 26.8 GB |"),
+        ("1.3 TB written, at most 26.8 GB kept", "| 1.3 TB |"),
+        ("125.8 million tokens", "126 million"),
+        ("one GPU 7.0 hours at 5,000 tokens/s (assumed)", "| 7.0 |"),
+        ("one GPU 109.3 hours", "| 109 |"),
         ("at most 78 engine starts", "| 78 |"),
         ("13320 pods", "| 13,320 |"),
         ("833 pods", "| 833 |"),
