@@ -11,6 +11,7 @@ from typer.testing import CliRunner
 
 from cycleqd.cli import app
 from cycleqd.storage.objects import Store
+from cycleqd.tracking.deleting import count_runs
 from cycleqd.tracking.tracker import Ids, NewRun, Tracker
 from tests.run.conftest import Finished
 
@@ -62,7 +63,7 @@ def test_deleting_says_what_it_frees_and_asks(call: Call, finished: Finished, tw
     }
     assert not twin.list("") and [row["evolution"] for row in call("list")] == ["world"]
     tracker = Tracker(finished.session.settings)
-    assert tracker.count_runs(twin) == 0
+    assert count_runs(tracker, twin) == 0
     again = tracker.experiment(twin, "the name is free again")
     assert tracker.search(again, "") == []
     gone = CliRunner().invoke(app, arguments)

@@ -11,11 +11,10 @@ import pytest
 
 from cycleqd.errors import IntegrityError
 from cycleqd.evaluation.records import read_transcripts
+from cycleqd.storage import layout
 from cycleqd.storage.evolution import current, load_config, load_state, need_head, need_plan
 from cycleqd.storage.objects import Store
 from tests.evolution import Evolution
-
-WEIGHTS = "models/expert-a/checkpoint/model.safetensors"
 
 
 def flipped(data: bytes) -> bytes:
@@ -43,11 +42,21 @@ def elite_child(evolution: Evolution) -> str:
     return next(key.split("/")[3] for key in keys if "/checkpoint/" in key)
 
 
+def unscored_weights(evolution: Evolution) -> str:
+    """The weights of a child whose checkpoint is kept and that has no score on held-out samples."""
+    keys = evolution.store.list("generations")
+    scored = {key.split("/")[3] for key in keys if "/test/" in key}
+    kept = (key for key in keys if "/checkpoint/" in key and key.endswith(".safetensors"))
+    return next(key for key in kept if key.split("/")[3] not in scored)
+
+
 @pytest.mark.parametrize("how", [flipped, truncated])
 def test_a_damaged_checkpoint_is_never_scored(grown: Evolution, how: Callable[[bytes], bytes]) -> None:
-    with damaged(grown.store, WEIGHTS, how), pytest.raises(IntegrityError, match=r"expert-a/checkpoint/model\.safe"):
-        grown.evaluate(["expert-a"], "test")
-    assert not [key for key in grown.store.list("models/expert-a/evaluations") if "/test/" in key]
+    weights = unscored_weights(grown)
+    child = weights.split("/")[3]
+    with damaged(grown.store, weights, how), pytest.raises(IntegrityError, match=rf"{child}/checkpoint/model"):
+        grown.evaluate([child], "test")
+    assert not [key for key in grown.store.list(f"{layout.home(child)}/evaluations") if "/test/" in key]
 
 
 @pytest.mark.parametrize("how", [flipped, truncated])

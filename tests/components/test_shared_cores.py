@@ -95,7 +95,7 @@ def unpinned(_pinned: tuple[dict[str, str], Evolution], tmp_path: Path, monkeypa
 def needed_cores(made: Evolution, pins: tuple[str, ...] = ()) -> set[str]:
     """What must be under cores/, and nothing else, while no generation is in flight."""
     head, state = current(made.store)
-    models = {*needed(made.store, made.config, head.snapshot, state), *pins, *layout.COMBINED}
+    models = {*needed(made.store, made.config, head.snapshot, state), *pins, *made.config.combined}
     models |= {expert.model.id for expert in state.experts}
     found = (find_manifest(made.store, model) for model in models)
     return {layout.core(each.digest) for each in found if each is not None and each.is_core}
