@@ -11,7 +11,7 @@ import yaml
 
 from cycleqd.cli import app
 from cycleqd.run.cluster_checks import check_cluster
-from cycleqd.search.config import Config, load
+from cycleqd.search.config import Config, load, placed
 from pipelines.definitions import Kind, write
 from pipelines.placement import LABEL
 from tests.evaluation.benchmarks.test_os_data import NEED_PROCESSES, NEED_USERS
@@ -23,10 +23,10 @@ SECRET_KEYS = {"AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"}
 
 
 def shipped(objects: Objects, folder: Path) -> Config:
-    """The configuration as the driver reads it: from the ConfigMap's files."""
+    """The configuration as the driver reads it, from the ConfigMap's files; here the base's size is not to be seen."""
     for name, text in named(objects, "ConfigMap", "cycleqd-evolution")["data"].items():
         (folder / name).write_text(text)
-    return load(folder / "cycleqd.yaml", folder / "profile.yaml")
+    return placed(load(folder / "cycleqd.yaml", folder / "profile.yaml"), fused=False)
 
 
 def compiled(config: Config, kind: Kind, path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
