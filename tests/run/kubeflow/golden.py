@@ -82,7 +82,7 @@ def failing(errors: list[CycleQDError | None], store: Store) -> Callable[[dict[s
 
 def earlier_release(backend: Backend, folder: Path, *states: str) -> dict[str, Any]:
     """A run whose definition limits its loop to two iterations at a time."""
-    write(two_tasks(parallelism=2), "generation", 1, folder / "old.yaml")
+    write(two_tasks(parallelism=2, fused=True), "generation", 1, folder / "old.yaml")
     spec = next(yaml.safe_load_all((folder / "old.yaml").read_text()))
     names = {"pipeline_version_id": "version-old", "pipeline_id": "old", "name": "old", "display_name": "old"}
     backend.versions["version-old"] = {**names, "pipeline_spec": spec}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 
 import pytest
@@ -35,8 +36,9 @@ def test_pipelines_and_versions_are_uploaded_once(backend: Backend, steps: Steps
     assert [one["name"] for one in backend.pipelines.values()] == ["golden-generation"]
     (version,) = backend.versions.values()
     compiled = version["pipeline_spec"]["pipeline_spec"]
-    assert len(version["name"]) == 64 and compiled["pipelineInfo"]["name"] == "cycleqd-generation"
-    other = two_tasks(runner="kubeflow", fused=False)
+    assert re.fullmatch(r"\d+\.\d+\.\d+(\+[0-9a-f]+(-dirty)?)? [0-9a-f]{12}", version["name"])
+    assert compiled["pipelineInfo"]["name"] == "cycleqd-generation"
+    other = two_tasks(runner="kubeflow", fused=True)
     Steps(other, Kubeflow(other.place), steps.store, lambda: other).start(GENERATION)
     assert len(backend.versions) == 2 and len(backend.pipelines) == 1
     references = [run["pipeline_version_reference"]["pipeline_version_id"] for run in backend.runs.values()]
