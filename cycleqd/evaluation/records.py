@@ -13,14 +13,18 @@ from cycleqd.evaluation.staged import Split, StagedTask
 from cycleqd.outside import unpack
 from cycleqd.search.config import Config, EvaluationConfig
 from cycleqd.search.records import JSON, digest
+from cycleqd.search.tasks import ChatConfig
 from cycleqd.storage import layout
 from cycleqd.storage.evolution import find_head
 from cycleqd.storage.formats import decode, encode
 from cycleqd.storage.objects import Store
 from cycleqd.storage.results import Clock, find_result, matches, need_result, read_result, write_result
 
-METHOD_VERSION = 2
+METHOD_VERSION = 1
 """Raise when scores may change for the same replies and verdicts; a task has a version of its own."""
+
+_AS_THEY_ARE = ChatConfig(reasoning=())
+"""Conversations as the task has them, and whole replies: once there was no other way."""
 
 NAME = "evaluate"
 TRANSCRIPTS = "samples.jsonl.gz"
@@ -45,10 +49,10 @@ def inputs_of(config: Config, model: str, task: StagedTask, split: Split) -> JSO
         "settings": frozen["settings"],
         "samples": frozen["split"],
         "sampling": frozen["generation"],
-        "chat": frozen["chat"],
         "data": task.files["data"]["digest"],
         "plugin": task.files["plugin"] and task.files["plugin"]["sha256"],
         "evaluation": _arithmetic(config.evaluation),
+        **({"chat": frozen["chat"]} if task.config.chat != _AS_THEY_ARE else {}),
     }
 
 

@@ -48,14 +48,15 @@ def _best_is_what_was_kept(key: str, value: JSON) -> JSON:
     return {**value, "best": {"id": name, "digest": sha256}, "ties": "first"}
 
 
-def _no_tuned_baseline(key: str, value: JSON) -> JSON:
-    """3 → 4: no λ of task arithmetic was tuned for comparison."""
-    if key == layout.CONFIG:
-        return {**value, "method": {**value["method"], "baselines": {"task_arithmetic": []}}}
-    return value
+def _nothing_is_tuned_or_taken_off(key: str, value: JSON) -> JSON:
+    """3 → 4: no λ of task arithmetic was tuned for comparison, and replies were judged as they are."""
+    if key != layout.CONFIG:
+        return value
+    tasks = {name: {**task, "chat": {"reasoning": []}} for name, task in value["tasks"].items()}
+    return {**value, "method": {**value["method"], "baselines": {"task_arithmetic": []}}, "tasks": tasks}
 
 
-_STEPS: Sequence[Step] = (_models_are_dense, _best_is_what_was_kept, _no_tuned_baseline)
+_STEPS: Sequence[Step] = (_models_are_dense, _best_is_what_was_kept, _nothing_is_tuned_or_taken_off)
 """Step i leads from format i + 1 to i + 2."""
 
 

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from cycleqd.errors import InvalidInputError
+from cycleqd.errors import InvalidInputError, UnavailableError
 from cycleqd.search.config import Config
 from cycleqd.storage.checkpoints import S3Source
 from cycleqd.storage.hub import HUB, snapshot
@@ -84,7 +84,7 @@ def sized(config: Config, client: S3Client | None) -> Config:
     """
     try:
         return with_fused(config, find_source(client, config.models.base).files())
-    except InvalidInputError:  # said where models are checked
+    except (InvalidInputError, UnavailableError):  # said where models are checked
         return config
 
 

@@ -14,6 +14,7 @@ from typer.testing import CliRunner
 
 from cycleqd.cli import app
 from cycleqd.run.audit import resolve, trace, verify
+from cycleqd.search.config import load
 from cycleqd.storage import layout
 from cycleqd.storage.evolution import current, manifest
 from cycleqd.storage.objects import Store
@@ -104,7 +105,7 @@ def test_mlflow_leads_to_a_model_and_a_kfp_run_to_all_that_it_made(call: Call, f
     tags = MlflowClient(finished.session.settings.tracking).get_run(own[generation_key(1)]).data.tags
     assert (tags["cycleqd.kfp_run"], tags["cycleqd.kfp_pod"]) == (POD["KFP_RUN_ID"], POD["KFP_POD_NAME"])
     assert call("audit", POD["KFP_RUN_ID"])["models"] == sorted(
-        ["base", "expert-blue", "expert-red", "g000000-c00", "g000001-c00", "naive", "aggregated", "final"]
+        ["base", "expert-blue", "expert-red", "g000000-c00", "g000001-c00", *load(finished.path).combined]
     )
     code, _, said = refused(finished, "00000000-0000-0000-0000-000000000000")
     assert code == 2 and "cycleqd models" in said and len(said.splitlines()) == 1

@@ -129,10 +129,11 @@ def test_steps_lead_from_the_format_of_an_object_to_the_present_one(
 
 
 def test_an_evolution_of_format_1_has_full_checkpoints() -> None:
-    written = b'{"format": 1, "method": {"children": 2}, "models": {"base": "b"}, "name": "old"}'
+    written = b'{"format": 1, "method": {"children": 2}, "models": {"base": "b"}, "tasks": {"t": {}}, "name": "old"}'
     assert formats.decode(layout.CONFIG, written, "s3://x") == {
         "method": {"children": 2, "baselines": {"task_arithmetic": []}},
         "models": {"base": "b", "weights": "dense"},
+        "tasks": {"t": {"chat": {"reasoning": []}}},
         "name": "old",
     }
     assert formats.decode("HEAD.json", b'{"format": 1, "snapshot": 3}', "s3://x") == {"snapshot": 3}
