@@ -38,7 +38,7 @@ def test_pins_reports_and_plans_in_flight_keep_models(evolution: Callable[..., E
     evo = evolution()
     evo.seeding()
     evo.store.put_json("report/models.json", {"models": ["g000007-c00"]})
-    evo.store.put_json("final/plan.json", {"models": ["g000008-c00"]})
+    evo.store.put_json("final/plan.json", {"models": ["g000008-c00"], "sha256": "of another snapshot"})
     evo.select()
     for child in ("g000007-c00", "g000008-c00", "g000009-c00"):
         evo.store.put(f"generations/000000/children/{child}/checkpoint/x", b"x")

@@ -19,7 +19,7 @@ def test_reads_back_what_was_written(store: Store) -> None:
     store.put("a/b", b"bytes")
     store.put_json("a/c", {"b": 1, "a": [None, 0.1]})
     assert store.get("a/b") == b"bytes"
-    assert store.get("a/c") == b'{"a":[null,0.1],"b":1,"format":3}'
+    assert store.get("a/c") == b'{"a":[null,0.1],"b":1,"format":4}'
     assert store.get_json("a/c") == {"b": 1, "a": [None, 0.1]}
     assert store.exists("a/b") and not store.exists("a")
     assert store.find("a") is None and store.find_json("a/d") is None
