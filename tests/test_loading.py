@@ -99,7 +99,7 @@ def test_two_files_of_one_name_and_a_changed_file_are_told_apart(tmp_path: Path)
     ("reference", "message"),
     [
         ("plugin.py", "there is no task 'plugin.py'; there are code, db, os, or give"),
-        ("dbs", "there is no task 'dbs'; there are code, db, os, or give"),
+        ("dbs", "there is no task 'dbs' .did you mean 'db'.+; there are code, db, os, or give"),
         ("unfinished.py:Half", "'Half' in 'unfinished.py' lacks load, start, verdict, which every task has"),
         ("missing.py:Echo", "'missing.py:Echo' cannot be imported .FileNotFoundError"),
         ("no.such.module:Echo", "cannot be imported .ModuleNotFoundError"),

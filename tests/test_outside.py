@@ -137,7 +137,7 @@ def test_a_header_whose_shapes_are_no_shapes_is_refused(shape: str) -> None:
         (b"a: " + b"[" * 5000, "nested more than 100 levels"),
         (LAUGHS, "aliases stand for too much"),
         (b"a: " + b"x" * (1 << 20), "has more than 1,048,576 bytes"),
-        (b"name: \xff\xfe\xfa", "not valid YAML"),
+        (b"name: \xff\xfe\xfa", "save the file as UTF-8"),
     ],
 )
 def test_a_configuration_is_bounded(tmp_path: Path, text: bytes, found: str) -> None:

@@ -54,7 +54,11 @@ class TimeLeft(ProgressColumn):
         self.until = None if seconds is None else time.monotonic() + seconds
 
     def render(self, task: Task) -> Text:
-        """ "about 12 min left", or that it is not known yet."""
+        """ "about 12 min left", or that it is not known yet.
+
+        Args:
+            task: The bar's.
+        """
         if task.finished:
             return Text("")
         if self.until is None:

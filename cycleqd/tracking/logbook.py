@@ -20,7 +20,7 @@ from cycleqd.storage.results import need_record, need_result, read_result
 from cycleqd.storage.settings import Settings
 from cycleqd.storage.tuned import find_tuned
 from cycleqd.tracking.models import find_model, link_model, put_out, register
-from cycleqd.tracking.runs import Runs, selection
+from cycleqd.tracking.runs import TrackedRuns, selection
 from cycleqd.tracking.scores import summary
 from cycleqd.tracking.tags import checkpoint_tags, combined_tags, dataset, lineage_params, where_tags
 from cycleqd.tracking.tracker import Tracker
@@ -41,7 +41,7 @@ class Logbook:
             config: The frozen configuration.
         """
         self.store, self.config, self.tracker = store, config, Tracker(settings)
-        self.runs = Runs(self.tracker, store, config)
+        self.runs = TrackedRuns(self.tracker, store, config)
         self._models: dict[tuple[str, str], str | None] = {}
         self._whole: set[tuple[str, str]] = set()
 

@@ -26,7 +26,7 @@ _COMBINED = {
 _TUNED = "Task arithmetic with λ = {:g} for all experts."
 
 
-class Runs:
+class TrackedRuns:
     """The ids of an evolution's runs."""
 
     def __init__(self, tracker: Tracker, store: Store, config: Config) -> None:

@@ -164,7 +164,9 @@ def test_gpus_that_cannot_divide_a_models_heads_are_a_problem(
     tiny_models: Path, gpus: int, engine: str, refused: bool
 ) -> None:
     config, findings = two_tasks(evaluate={"gpu": gpus}), Findings()
-    models = config.models.model_copy(update={"base": str(tiny_models / "base"), "experts": {}})
+    base = str(tiny_models / "base")
+    experts = {name: one.model_copy(update={"path": base}) for name, one in config.models.experts.items()}
+    models = config.models.model_copy(update={"base": base, "experts": experts})
     evaluation = config.evaluation.model_copy(update={"engine": engine})
     check_models(config.model_copy(update={"models": models, "evaluation": evaluation}), None, findings)
     said = [problem for problem in findings.problems if "attention heads" in problem]

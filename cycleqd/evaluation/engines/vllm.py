@@ -21,7 +21,7 @@ from cycleqd.errors import EvaluationError, UnavailableError
 from cycleqd.evaluation.engines import Adapter, Completion, Engine, EngineSettings, Progress, Request, Sampling
 from cycleqd.evaluation.engines.common.adapter import AdapterFolder
 from cycleqd.evaluation.engines.common.checkpoint import ModelFolder
-from cycleqd.evaluation.engines.common.compiled import Compiled
+from cycleqd.evaluation.engines.common.compiled import CompileCache
 from cycleqd.evaluation.engines.common.watched import Alive, environment, watched
 
 T = TypeVar("T")
@@ -55,7 +55,7 @@ class VllmEngine(Engine):
         self._checkpoint: ModelFolder | None = None
         self._digest: str | None = None
         self._processes: list[Any] = []
-        self._compiled = Compiled()
+        self._compiled = CompileCache()
 
     @property
     def reproducible(self) -> bool:

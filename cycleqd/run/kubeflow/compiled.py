@@ -52,7 +52,7 @@ class Compiled:
         return cls(source, dict((given.parameters if given else None) or {}), str(run.service_account or ""))
 
 
-class Comparison:
+class Changes:
     """What has changed since runs of an evolution were compiled; it is looked for once a run."""
 
     def __init__(
@@ -69,7 +69,7 @@ class Comparison:
         self.config, self.store, self.kubeflow, self.version = config, store, kubeflow, version
         self._found: dict[str, str] = {}
 
-    def changes(self, run: Run) -> str:
+    def of(self, run: Run) -> str:
         """What differs, as a part of a sentence; "" for nothing, and for a run of which nothing is known.
 
         Args:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from cycleqd.errors import ConflictError, InvalidInputError, UnavailableError
 from cycleqd.run.decisions import CANCELED, CANCELING, ENDED, FAILED, Run
 from cycleqd.run.kubeflow.client import Kubeflow
-from cycleqd.run.kubeflow.compiled import Comparison
+from cycleqd.run.kubeflow.compiled import Changes
 from cycleqd.run.kubeflow.liveness import Liveness
 from cycleqd.run.kubeflow.refusals import MissingError
 from cycleqd.run.kubeflow.repeats import Ledger
@@ -250,11 +250,15 @@ class Steps(Runs):
         self.liveness = Liveness(kubeflow, config.place, warned)
         self.waits = Waits(config.place)
         self._stuck: set[str] = set()
-        self.comparison = Comparison(config, store, kubeflow, self.version)
+        self.changes = Changes(config, store, kubeflow, self.version)
         self._corrected: set[str] = set()
 
     def runs(self, names: Iterable[str]) -> list[Run]:
-        """As Runs does, with what is recorded of them, and whether one is cancelled, stuck or outdated."""
+        """As Runs does, with what is recorded of them, and whether one is cancelled, stuck or outdated.
+
+        Args:
+            names: Of steps.
+        """
         steps = sorted(names)
         found = [self._judged(run) for run in super().runs(steps)]
         return [run for run in found if run.scheduled] + self.ledger.with_repeats(
@@ -268,7 +272,7 @@ class Steps(Runs):
             return run
         if self.liveness.terminated(run.id):
             return replace(run, state=CANCELED)
-        return replace(run, outdated=self.comparison.changes(run))
+        return replace(run, outdated=self.changes.of(run))
 
     def start(self, step: Step) -> Run:
         """Start a run of the step.
@@ -316,7 +320,11 @@ class Steps(Runs):
                 return
 
     def retry(self, run: Run) -> None:
-        """As Runs does, if this driver is the one that repeats it."""
+        """As Runs does, if this driver is the one that repeats it.
+
+        Args:
+            run: A failed one.
+        """
         if self.ledger.claim(run):
             super().retry(run)
 

@@ -13,7 +13,7 @@ from pathlib import Path
 FOLDER = "CYCLEQD_COMPILED"
 
 
-class Compiled:
+class CompileCache:
     """The folder, as far as this process gets it; it is free again when the process ends, however it ends."""
 
     def __init__(self) -> None:
