@@ -10,8 +10,8 @@ from typing import Literal
 from cycleqd.evaluation.splits import choose
 from cycleqd.evaluation.task import Sample, Task, Workspace, load_task
 from cycleqd.outside import inside
-from cycleqd.search import config as configuration
 from cycleqd.search.records import JSON
+from cycleqd.search.tasks import TaskConfig
 from cycleqd.storage import layout
 from cycleqd.storage.frozen import fetch
 from cycleqd.storage.objects import Store
@@ -27,12 +27,12 @@ class StagedTask:
     """
 
     name: str
-    config: configuration.TaskConfig
+    config: TaskConfig
     files: JSON
     kind: type[Task]
 
     @classmethod
-    def load(cls, store: Store, name: str, config: configuration.TaskConfig, files: JSON, scratch: Path) -> StagedTask:
+    def load(cls, store: Store, name: str, config: TaskConfig, files: JSON, scratch: Path) -> StagedTask:
         """Load the task's class, from the evolution's copy where it is a plug-in.
 
         Args:

@@ -249,9 +249,8 @@ class Steps(Runs):
         self.ledger = Ledger(store)
         self.liveness = Liveness(kubeflow, config.place, warned)
         self.waits = Waits(config.place)
-        self._stuck: set[str] = set()
         self.changes = Changes(config, store, kubeflow, self.version)
-        self._corrected: set[str] = set()
+        self._stuck, self._corrected = set[str](), set[str]()
 
     def runs(self, names: Iterable[str]) -> list[Run]:
         """As Runs does, with what is recorded of them, and whether one is cancelled, stuck or outdated.
@@ -259,8 +258,7 @@ class Steps(Runs):
         Args:
             names: Of steps.
         """
-        steps = sorted(names)
-        found = [self._judged(run) for run in super().runs(steps)]
+        found = [self._judged(run) for run in super().runs(sorted(names))]
         return [run for run in found if run.scheduled] + self.ledger.with_repeats(
             run for run in found if not run.scheduled
         )
