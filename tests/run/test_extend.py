@@ -12,12 +12,12 @@ import pytest
 
 from cycleqd.errors import ConflictError, IntegrityError, InvalidInputError
 from cycleqd.run.audit import trace, verify
-from cycleqd.run.extend import changes, extend
+from cycleqd.run.extend import extend
 from cycleqd.run.steps import find_state, next_step
 from cycleqd.search.config import parse
 from cycleqd.storage import layout
 from cycleqd.storage.evolution import load_config
-from cycleqd.storage.frozen import adopt, task_files
+from cycleqd.storage.frozen import adopt, changes, task_files
 from cycleqd.storage.objects import Store
 from tests.evolution import Evolution
 

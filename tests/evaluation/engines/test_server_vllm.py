@@ -36,7 +36,7 @@ from cycleqd.storage.client import connect_client
 from cycleqd.storage.cores import load_core, save_core
 from cycleqd.storage.evolution import manifest, model_ref
 from cycleqd.storage.settings import Settings
-from cycleqd.tracking import logbook
+from cycleqd.tracking import unlogged
 from tests.evaluation.engines.test_engines import QUESTIONS, want
 from tests.evolution import EXPERTS, Evolution, write_adapters
 
@@ -97,8 +97,7 @@ def world(make_model: MakeModel, tmp_path_factory: pytest.TempPathFactory, tiny_
     adapters = write_adapters(folder / "models", folder / "adapters")
     place = Place(services="embedded", folder=str(folder / "services"))
     with pytest.MonkeyPatch.context() as patch, running(place, tracking=False) as services:
-        for log in ("log_seed", "log_basis", "log_evaluations"):
-            patch.setattr(logbook, log, lambda *given: None)
+        patch.setattr(unlogged, "catch_up", lambda *given: None)
         bucket = f"test-{secrets.token_hex(8)}"
         own = {"CYCLEQD_BUCKET": bucket, "CYCLEQD_CACHE": str(folder / "cache"), "CYCLEQD_SCRATCH": str(folder)}
         for name, value in {**services, **own, "CYCLEQD_SERVER_KEY": KEY}.items():
