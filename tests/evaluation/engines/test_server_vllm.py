@@ -200,7 +200,7 @@ def test_another_base_is_refused_in_one_sentence(engine: ServerEngine, make_mode
 @pytest.mark.parametrize(
     ("origin", "digest", "sentence"),
     [
-        ("served/expert-a", "0" * 64, r"cores/0000.*\.safetensors is not there: it was cleaned up"),
+        ("served/expert-a", "0" * 64, "is not there: it was cleaned up"),
         ("served/g000000-c99", "0" * 64, "is not there"),
         ("other/expert-a", "0" * 64, "is not there"),
         ("../expert-a", "0" * 64, "names no adapter; names are EVOLUTION/MODEL/DIGEST"),
