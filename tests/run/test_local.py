@@ -50,6 +50,9 @@ class Empty:
     def find_with_etag(self, key):
         return None
 
+    def create(self, key, data):
+        return True
+
 config, step = two_tasks(folder={folder!r}), Step("seeding")
 with Forks() as forks, LocalRunner(config, Empty(), {{}}, print, forks) as runner:
     runner.wait(runner.start(step))
