@@ -119,8 +119,8 @@ IMPORTS = {
 def test_what_answers_import_is_there(task: CodeTask, name: str) -> None:
     lines = IMPORTS[name].replace("\n", "\n    ")
     code = f"def one(x):\n    {lines}\n    return 1"
-    # The official limit is wall time: on a busy machine it may take a second try.
-    assert any(evalplus.verdict(SAMPLES["one"].record, code, "base") for _ in range(3))
+    if "threads" not in name:  # the official code forks this process, whose memory counts against its limit
+        assert evalplus.verdict(SAMPLES["one"].record, code, "base")
     assert judged(task, "one", code).passed
 
 
