@@ -11,7 +11,11 @@ import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Protocol
+from types import ModuleType
+from typing import TYPE_CHECKING, Any, Protocol
+
+if TYPE_CHECKING:
+    from cycleqd.storage.objects import Store
 
 
 class Artifact(Protocol):
@@ -32,10 +36,8 @@ def scores(metrics: Artifact | None, evolution: str, models: str, tasks: str, sp
         split: "search" or "test".
     """
     if metrics is not None:
-        with _shown("scores"):
-            from cycleqd.report import brief
-
-            metrics.metadata |= brief.scores(_store(evolution), json.loads(models), json.loads(tasks), split)
+        with _shown("scores", evolution) as (brief, store):
+            metrics.metadata |= brief.scores(store, json.loads(models), json.loads(tasks), split)
 
 
 def making(summary: Artifact | None, evolution: str, children: Sequence[str]) -> None:
@@ -47,11 +49,9 @@ def making(summary: Artifact | None, evolution: str, children: Sequence[str]) ->
         children: Loop items, one a child.
     """
     if summary is not None:
-        with _shown("children"):
-            from cycleqd.report import brief
-
+        with _shown("children", evolution) as (brief, store):
             names = [json.loads(item)["child"] for item in children]
-            _write(summary, brief.making(_store(evolution), names))
+            _write(summary, brief.making(store, names))
 
 
 def update(archives: Artifact | None, summary: Artifact | None, evolution: str, generation: int) -> None:
@@ -64,15 +64,11 @@ def update(archives: Artifact | None, summary: Artifact | None, evolution: str, 
         generation: The generation, from 0; -1 is seeding.
     """
     if summary is not None:
-        with _shown("summary"):
-            from cycleqd.report import brief
-
-            _write(summary, brief.generation(_store(evolution), generation))
+        with _shown("summary", evolution) as (brief, store):
+            _write(summary, brief.generation(store, generation))
     if archives is not None:
-        with _shown("archives"):
-            from cycleqd.report import brief
-
-            _write(archives, brief.archives(_store(evolution), generation))
+        with _shown("archives", evolution) as (brief, store):
+            _write(archives, brief.archives(store, generation))
 
 
 def model(shown: Artifact | None, evolution: str, chosen: bool = False) -> None:
@@ -84,10 +80,8 @@ def model(shown: Artifact | None, evolution: str, chosen: bool = False) -> None:
         chosen: Whether the final model was chosen, where that is done.
     """
     if shown is not None:
-        with _shown("model"):
-            from cycleqd.report import brief
-
-            facts = brief.model(_store(evolution), chosen)
+        with _shown("model", evolution) as (brief, store):
+            facts = brief.model(store, chosen)
             shown.metadata |= facts
             _write(shown, json.dumps(facts, indent=1))
 
@@ -100,17 +94,8 @@ def report(page: Artifact | None, evolution: str) -> None:
         evolution: Name of the evolution.
     """
     if page is not None:
-        with _shown("report"):
-            from cycleqd.report import brief
-
-            _write(page, brief.report(_store(evolution)))
-
-
-def _store(evolution: str) -> Any:
-    from cycleqd.storage.objects import Store
-    from cycleqd.storage.settings import Settings
-
-    return Store.connect(Settings.from_environment(), evolution)
+        with _shown("report", evolution) as (brief, store):
+            _write(page, brief.report(store))
 
 
 def _write(artifact: Artifact, text: str) -> None:
@@ -118,8 +103,13 @@ def _write(artifact: Artifact, text: str) -> None:
 
 
 @contextmanager
-def _shown(what: str) -> Iterator[None]:
+def _shown(what: str, evolution: str) -> Iterator[tuple[ModuleType, Store]]:
+    """What is shown is told by `brief`, from the evolution's records."""
     try:
-        yield
+        from cycleqd.report import brief
+        from cycleqd.storage.objects import Store
+        from cycleqd.storage.settings import Settings
+
+        yield brief, Store.connect(Settings.from_environment(), evolution)
     except Exception as error:
         print(f"warning: the {what} cannot be shown in Kubeflow: {type(error).__name__}: {error}", file=sys.stderr)

@@ -1,5 +1,7 @@
 """generation: select parents, merge, mutate, evaluate, update archives."""
 
+from typing import Any
+
 from kfp import dsl
 from kfp.dsl.base_component import BaseComponent
 
@@ -25,7 +27,7 @@ def generation(config: Config, count: int | None = None) -> BaseComponent:
         config: Tasks and place of the evolution.
         count: How many generations; None: `place.generations_per_run`.
     """
-    one = _of_large_children(config) if config.fused else _of_small_children(config)
+    one = _single(config)
     count = config.place.generations_per_run if count is None else count
     if count == 1:
         return one
@@ -66,81 +68,66 @@ def _steps(config: Config) -> str:
 # limit: Argo counts the iterations that a retry sets to Running against it, and starts none when that many had failed.
 
 
-def _of_small_children(config: Config) -> BaseComponent:
+def _single(config: Config) -> BaseComponent:
+    """One generation."""
+    where, of_children = config.place, _large_children if config.fused else _small_children
+
+    @dsl.pipeline(
+        name="cycleqd-generation",
+        display_name=f"{config.name}: generation",
+        description=f"A generation of {config.name}: {_steps(config)}.",
+    )
+    def pipeline(evolution: str, generation: int, profile: str, offset: int = 0) -> None:
+        """See the description.
+
+        Args:
+            evolution: Name of the evolution.
+            generation: The generation's number; -1: the next after HEAD.
+            profile: The profile that this runs under, by name and sha256.
+            offset: What is added to the number, where several generations are one run.
+        """
+        selection = select_parents(evolution=evolution, generation=generation, offset=offset)
+        selected = assign(selection, "select_parents", where).output
+        of_children(config, evolution, profile, selected)
+
+    return pipeline
+
+
+def _small_children(config: Config, evolution: Any, profile: Any, selected: Any) -> None:
     """All children are made by one task a step; where each is evaluated by a task of its own, that is a loop."""
-    where = config.place
-    parts, apart = groups(config, config.search_tasks), config.evaluated_apart
-
-    @dsl.pipeline(
-        name="cycleqd-generation",
-        display_name=f"{config.name}: generation",
-        description=f"A generation of {config.name}: {_steps(config)}.",
-    )
-    def pipeline(evolution: str, generation: int, profile: str, offset: int = 0) -> None:
-        """See the description.
-
-        Args:
-            evolution: Name of the evolution.
-            generation: The generation's number; -1: the next after HEAD.
-            profile: The profile that this runs under, by name and sha256.
-            offset: What is added to the number, where several generations are one run.
-        """
-        selection = select_parents(evolution=evolution, generation=generation, offset=offset)
-        selected = assign(selection, "select_parents", where).output
-        merging = assign(merge(evolution=evolution, children=selected, profile=profile), "merge", where)
-        mutation = mutate(evolution=evolution, children=merging.outputs["Output"], profile=profile)
-        children = assign(mutation, "mutate", where).outputs["Output"]
-        scores = []
-        if apart:
-            with dsl.ParallelFor(children, name=LOOP, parallelism=_limit(config)) as item:
-                score = evaluate_child(evolution=evolution, item=item, tasks=parts[0], split="search", profile=profile)
-                assign(score, "evaluate", where, evaluating(parts[0]))
-            children = dsl.Collected(score.outputs["Output"])
-        for tasks in [] if apart else parts:
-            score = evaluate_models(evolution=evolution, models=children, tasks=tasks, split="search", profile=profile)
-            scores.append(assign(score, "evaluate", where, evaluating(tasks)))
-        update = update_archives(evolution=evolution, children=children, profile=profile)
-        assign(update, "update_archives", where).after(*scores)
-
-    return pipeline
+    where, parts, apart = config.place, groups(config, config.search_tasks), config.evaluated_apart
+    merging = assign(merge(evolution=evolution, children=selected, profile=profile), "merge", where)
+    mutation = mutate(evolution=evolution, children=merging.outputs["Output"], profile=profile)
+    children = assign(mutation, "mutate", where).outputs["Output"]
+    scores = []
+    if apart:
+        with dsl.ParallelFor(children, name=LOOP, parallelism=_limit(config)) as item:
+            score = evaluate_child(evolution=evolution, item=item, tasks=parts[0], split="search", profile=profile)
+            assign(score, "evaluate", where, evaluating(parts[0]))
+        children = dsl.Collected(score.outputs["Output"])
+    for tasks in [] if apart else parts:
+        score = evaluate_models(evolution=evolution, models=children, tasks=tasks, split="search", profile=profile)
+        scores.append(assign(score, "evaluate", where, evaluating(tasks)))
+    update = update_archives(evolution=evolution, children=children, profile=profile)
+    assign(update, "update_archives", where).after(*scores)
 
 
-def _of_large_children(config: Config) -> BaseComponent:
+def _large_children(config: Config, evolution: Any, profile: Any, selected: Any) -> None:
     """Each child is merged and mutated by a task of its own, without an intermediate that is written and read again."""
-    where = config.place
-    parts, together = groups(config, config.search_tasks), not config.evaluated_apart
-
-    @dsl.pipeline(
-        name="cycleqd-generation",
-        display_name=f"{config.name}: generation",
-        description=f"A generation of {config.name}: {_steps(config)}.",
-    )
-    def pipeline(evolution: str, generation: int, profile: str, offset: int = 0) -> None:
-        """See the description.
-
-        Args:
-            evolution: Name of the evolution.
-            generation: The generation's number; -1: the next after HEAD.
-            profile: The profile that this runs under, by name and sha256.
-            offset: What is added to the number, where several generations are one run.
-        """
-        selection = select_parents(evolution=evolution, generation=generation, offset=offset)
-        selected = assign(selection, "select_parents", where).output
-        with dsl.ParallelFor(selected, name=LOOP, parallelism=_limit(config)) as item:
-            making = merge_and_mutate(evolution=evolution, item=item, profile=profile)
-            last = assign(making, "merge_and_mutate", where)
-            for tasks in [] if together else parts:
-                last = evaluate_child(evolution=evolution, item=item, tasks=tasks, split="search", profile=profile)
-                assign(last, "evaluate", where, evaluating(tasks)).after(making)
-        children = dsl.Collected(last.outputs["Output"])
-        update = update_archives(evolution=evolution, children=children, profile=profile)
-        assign(update, "update_archives", where)
-        if together:
-            tasks = parts[0]
-            score = evaluate_models(evolution=evolution, models=children, tasks=tasks, split="search", profile=profile)
-            update.after(assign(score, "evaluate", where, evaluating(tasks)))
-
-    return pipeline
+    where, parts, together = config.place, groups(config, config.search_tasks), not config.evaluated_apart
+    with dsl.ParallelFor(selected, name=LOOP, parallelism=_limit(config)) as item:
+        making = merge_and_mutate(evolution=evolution, item=item, profile=profile)
+        last = assign(making, "merge_and_mutate", where)
+        for tasks in [] if together else parts:
+            last = evaluate_child(evolution=evolution, item=item, tasks=tasks, split="search", profile=profile)
+            assign(last, "evaluate", where, evaluating(tasks)).after(making)
+    children = dsl.Collected(last.outputs["Output"])
+    update = update_archives(evolution=evolution, children=children, profile=profile)
+    assign(update, "update_archives", where)
+    if together:
+        tasks = parts[0]
+        score = evaluate_models(evolution=evolution, models=children, tasks=tasks, split="search", profile=profile)
+        update.after(assign(score, "evaluate", where, evaluating(tasks)))
 
 
 def _limit(config: Config) -> int | None:

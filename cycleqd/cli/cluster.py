@@ -11,7 +11,7 @@ from typing import Any
 from rich.text import Text
 
 from cycleqd.cli.display import Display, cancelled, conclude, replaced
-from cycleqd.cli.output import answer, errors, plain
+from cycleqd.cli.output import answer, errors, warn
 from cycleqd.cli.progress import counting
 from cycleqd.cli.session import adopted
 from cycleqd.cli.source import ConfigSource
@@ -94,7 +94,7 @@ def reach(source: ConfigSource, fresh: bool) -> Access:
         findings.warnings += checks.check_method(config)
         if fresh or not _seeds(config, kubeflow):
             preflight.check_inputs(config, store, findings)
-    warn(findings)
+    warn_all(findings)
     preflight.refuse(findings)
     return Access(config, kubeflow, store)
 
@@ -141,14 +141,14 @@ def _tracking(config: Config) -> Settings | None:
     return _settings(config) if os.environ.get("MLFLOW_TRACKING_URI") else None
 
 
-def warn(findings: Findings) -> None:
+def warn_all(findings: Findings) -> None:
     """Print the findings' warnings on stderr.
 
     Args:
         findings: Only their warnings count.
     """
     for sentence in findings.warnings:
-        errors.print(Text(f"warning: {plain(sentence)}"))
+        warn(sentence)
 
 
 def submit(source: ConfigSource, fresh: bool, as_json: bool) -> None:

@@ -5,10 +5,8 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterable, Sequence
 
-from rich.text import Text
-
 from cycleqd.cli.cluster import reach_runs, reach_store
-from cycleqd.cli.output import errors, plain, print_json, say
+from cycleqd.cli.output import plain, print_json, say, warn
 from cycleqd.cli.source import ConfigSource
 from cycleqd.errors import CycleQDError, InvalidInputError
 from cycleqd.run.decisions import FAILED, Run
@@ -76,7 +74,7 @@ def _find(source: ConfigSource, name: str, everything: bool) -> tuple[str, list[
         if not kept:
             raise
         pods = []
-        _warn(f"{error}; only what tasks kept in S3 is shown")
+        warn(f"{error}; only what tasks kept in S3 is shown")
     found = merged(pods, kept, everything)
     why = _why(run, failure, found)
     if not found:
@@ -94,7 +92,7 @@ def _recorded(config: Config, run: Run) -> tuple[Sequence[LastLines], Failure | 
         store = reach_store(config)
         return find_lines(store, run.id), find_failure(store, run.id)
     except CycleQDError as error:
-        _warn(f"{error}; only what pods still hold is shown")
+        warn(f"{error}; only what pods still hold is shown")
         return [], None
 
 
@@ -108,10 +106,6 @@ def _why(run: Run, failure: Failure | None, found: Iterable[TaskLog]) -> str:
     ends = [f"{log.task} {log.child}".strip() + f" ended with {log.ended}" for log in found if log.ended]
     said = f"Kubeflow says: {run.reason}" if run.reason else "Kubeflow does not say why"
     return f"{head}no task recorded why, so one was killed or did not begin; {'; '.join(ends) or said}"
-
-
-def _warn(sentence: str) -> None:
-    errors.print(Text(f"warning: {plain(sentence)}"))
 
 
 def _tasks(logs: Iterable[TaskLog]) -> str:

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from cycleqd.cli.export import refuse_filled
-from cycleqd.cli.output import answer, errors
+from cycleqd.cli.output import answer, warn
 from cycleqd.cli.progress import counting
 from cycleqd.cli.session import session
 from cycleqd.cli.source import ConfigSource
@@ -38,7 +38,7 @@ def replay(source: ConfigSource, model: str, folder: Path | None, as_json: bool)
         names = to_rebuild(opened.store, name, members)
         other = difference(opened.store, name)
         if other:
-            errors.print(f"warning: bytes may differ: {other}", markup=False)
+            warn(f"bytes may differ: {other}")
         with counting(f"rebuilding {name}", weights_size(opened.store, names)) as advance:
             built = rebuild(opened.store, opened.seeded(), names, scratch, advance)
         recorded = manifest(opened.store, name)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from rich.text import Text
 
-from cycleqd.cli.cluster import reach_runs, reach_server, reach_store, warn
+from cycleqd.cli.cluster import reach_runs, reach_server, reach_store, warn_all
 from cycleqd.cli.output import answer, errors
 from cycleqd.cli.session import adopted
 from cycleqd.cli.source import ConfigSource
@@ -53,7 +53,7 @@ def schedule(source: ConfigSource, cron: str, as_json: bool) -> None:
             f" cycleqd submit {source.flags}"
         )
     config = adopted(store, config)
-    warn(findings)
+    warn_all(findings)
     preflight.refuse(findings)
     cron = " ".join(fields)
     made, schedule_id = _apply(Runs(config, kubeflow), store, cron, source)

@@ -15,7 +15,7 @@ from cycleqd.search import operators
 from cycleqd.search import state as states
 from cycleqd.search.records import JSON, Child, average
 from cycleqd.storage import layout
-from cycleqd.storage.evolution import find_child, load_config, load_state, need_plan
+from cycleqd.storage.evolution import checkpoint_url, find_child, load_config, load_state, manifest_from, need_plan
 from cycleqd.storage.objects import Store
 from cycleqd.storage.results import need_result
 
@@ -132,11 +132,12 @@ def model(store: Store, chosen: bool) -> dict[str, str]:
     body = need_result(store, layout.stage(name, "make"))
     parts, outputs = body["inputs"]["models"], body["outputs"]
     form = next((form for form in ("full", "adapter") if form in outputs), "checkpoint")
-    folder = {"full": layout.full, "adapter": layout.adapter, "checkpoint": layout.checkpoint}[form]
+    exported = {"full": layout.full, "adapter": layout.adapter}.get(form)
+    own = checkpoint_url(store, name, manifest_from(outputs["checkpoint"]))
     return {
         "model": name,
         "evolution": store.evolution,
-        "address": store.url(folder(name)),
+        "address": store.url(exported(name)) if exported else own,
         "sha256": outputs[form]["digest"],
         "parents": ", ".join(part["id"] for part in parts),
         "coefficients": ", ".join(f"{beta:.4g}" for beta in body["inputs"]["coefficients"]),

@@ -278,6 +278,18 @@ def core_key(store: Store, model: ModelRef) -> str:
     return next((key for key in keys if store.exists(key)), keys[0])
 
 
+def checkpoint_url(store: Store, model: str, recorded: Manifest) -> str:
+    """URL of a model's checkpoint: a folder, in the span the one file of its core.
+
+    Args:
+        store: Objects of the evolution.
+        model: Model id.
+        recorded: Its files.
+    """
+    own = core_key(store, ModelRef(model, recorded.digest)) if recorded.is_core else layout.checkpoint(model)
+    return store.url(own)
+
+
 def planned_child(store: Store, item: str) -> Child:
     """The planned child that a loop item names.
 

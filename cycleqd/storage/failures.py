@@ -15,10 +15,10 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from cycleqd.errors import REFUSALS, CycleQDError, IntegrityError
+from cycleqd.errors import REFUSALS, CycleQDError
 from cycleqd.search.records import digest
 from cycleqd.storage import layout, run_layout
-from cycleqd.storage.last_lines import kept
+from cycleqd.storage.last_lines import kept, told
 from cycleqd.storage.objects import Store
 from cycleqd.storage.results import provenance
 
@@ -121,13 +121,5 @@ def find_failure(store: Store, run: str) -> Failure | None:
     Raises:
         IntegrityError: an object of the run's folder is not the record of a failure.
     """
-    found = []
-    for key in store.list(run_layout.failures(run)):
-        value = store.find_json(key)
-        if value is None:  # its task has just begun again
-            continue
-        try:
-            found.append(Failure(**{**value, "models": tuple(value["models"])}))
-        except (TypeError, KeyError) as error:
-            raise IntegrityError(f"{store.url(key)} is not the record of a failure ({error!r}); delete it") from error
+    found = told(store, run_layout.failures(run), Failure, "is not the record of a failure")
     return max(found, key=lambda failure: (failure.refusal, failure.at), default=None)

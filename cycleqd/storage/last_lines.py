@@ -8,14 +8,17 @@ import sys
 import threading
 import time
 import traceback
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
+from typing import TypeVar
 
 from cycleqd.errors import CycleQDError, IntegrityError
 from cycleqd.storage import layout, run_layout
 from cycleqd.storage.objects import Store
 from cycleqd.storage.results import provenance
 from cycleqd.storage.settings import CREDENTIALS
+
+T = TypeVar("T")
 
 LINES, BYTES = 200, 64 << 10
 """At most so much of a task is kept."""
@@ -134,13 +137,29 @@ def find_lines(store: Store, run: str) -> list[LastLines]:
     Raises:
         IntegrityError: an object of the run's folder is no such record.
     """
+    found = told(store, run_layout.last_lines_of(run), LastLines, "holds no last lines of a task")
+    return sorted(found, key=lambda lines: (lines.started, lines.kfp_pod))
+
+
+def told(store: Store, folder: str, kind: Callable[..., T], wrong: str) -> list[T]:
+    """What tasks of a run have told there.
+
+    Args:
+        store: Objects of the evolution.
+        folder: Folder of the records.
+        kind: Makes one of a record's fields, of which `models` is a tuple.
+        wrong: What is said of an object that is none.
+
+    Raises:
+        IntegrityError: an object of the folder is no such record.
+    """
     found = []
-    for key in store.list(run_layout.last_lines_of(run)):
+    for key in store.list(folder):
         value = store.find_json(key)
         if value is None:  # its task has just begun again
             continue
         try:
-            found.append(LastLines(**{**value, "models": tuple(value["models"])}))
+            found.append(kind(**{**value, "models": tuple(value["models"])}))
         except (TypeError, KeyError) as error:
-            raise IntegrityError(f"{store.url(key)} holds no last lines of a task ({error!r}); delete it") from error
-    return sorted(found, key=lambda lines: (lines.started, lines.kfp_pod))
+            raise IntegrityError(f"{store.url(key)} {wrong} ({error!r}); delete it") from error
+    return found

@@ -64,8 +64,8 @@ BASIS = "basis"
 
 _CHILD = re.compile(r"^g(\d{6})-c(\d{2,})\Z")
 _CHILDREN = re.compile(r"g\d{6}-c\d{2,}")
-_MODEL = re.compile(r"^(base|basis|naive|aggregated|final|lambda-[0-9.]+|(expert|source|adapter)-[a-z0-9._-]+)\Z")
 _COMBINED = re.compile(r"^(naive|aggregated|final|lambda-[0-9.]+)\Z")
+_OTHERS = re.compile(r"^(base|basis|(expert|source|adapter)-[a-z0-9._-]+)\Z")
 
 
 def child_generation(model: str) -> int | None:
@@ -108,7 +108,7 @@ def home(model: str) -> str:
     number = child_generation(model)
     if number is not None:
         return f"{generation(number)}/children/{model}"
-    if not _MODEL.match(model):
+    if not (is_combined(model) or _OTHERS.match(model)):
         raise InvalidInputError(
             f"'{model}' is not a model id; they look like base, expert-NAME, g000012-c00, naive, aggregated or final"
         )

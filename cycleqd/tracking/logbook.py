@@ -135,9 +135,10 @@ class Logbook:
         body, run = self._done(layout.stage(model, stage))
         made, run_id = body["outputs"].get("checkpoint"), self._run(model)
         metrics = {f"seconds/{stage}/{part}": value for part, value in run["seconds"].items()}
-        tags: dict[str, object] = {**where_tags(run)}
+        where = {} if made is None else checkpoint_tags(self.store, model, made)
+        tags: dict[str, object] = {**where_tags(run), **where}
         if made is not None:
-            metrics["bytes"], tags = made["size"], tags | checkpoint_tags(self.store, model, made)
+            metrics["bytes"] = made["size"]
         if "adapter" in body["inputs"]:
             tags["cycleqd.digest.adapter"] = body["inputs"]["adapter"]["digest"]
         if layout.is_combined(model):
@@ -145,8 +146,7 @@ class Logbook:
         self.tracker.log(run_id, time=run["started"], metrics=metrics, tags=tags)
         if made is not None:
             kind = "child" if layout.child_generation(model) is not None else model.partition("-")[0]
-            links = {"cycleqd.model": model, "cycleqd.checkpoint": self.store.url(layout.checkpoint(model))}
-            links |= checkpoint_tags(self.store, model, made)
+            links = {"cycleqd.model": model, **where}
             linked = link_model(self.tracker, self.runs.experiment, run_id, model, made["digest"], links, kind)
             self._models[model, made["digest"]] = linked
             if model == "final":

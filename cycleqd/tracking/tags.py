@@ -7,9 +7,9 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from cycleqd.search import operators
-from cycleqd.search.records import JSON, Child, ModelRef
+from cycleqd.search.records import JSON, Child
 from cycleqd.storage import layout
-from cycleqd.storage.evolution import core_key, manifest_from
+from cycleqd.storage.evolution import checkpoint_url, manifest_from
 from cycleqd.storage.frozen import flat
 from cycleqd.storage.objects import Store
 from cycleqd.tracking.tracker import Ids, load_ids
@@ -120,17 +120,15 @@ def describe(child: Child) -> str:
 
 
 def checkpoint_tags(store: Store, model: str, made: JSON) -> dict[str, str]:
-    """The tags that hold a model's digest, and where it is in the span, which depends on the digest.
+    """The tags that hold a model's digest, and where it is: in the span that depends on the digest.
 
     Args:
         store: Objects of the evolution.
         model: Model id.
         made: What a record says of the files.
     """
-    tags = {"cycleqd.digest": str(made["digest"])}
-    if manifest_from(made).is_core:
-        tags["cycleqd.checkpoint"] = store.url(core_key(store, ModelRef(model, made["digest"])))
-    return tags
+    recorded = manifest_from(made)
+    return {"cycleqd.digest": recorded.digest, "cycleqd.checkpoint": checkpoint_url(store, model, recorded)}
 
 
 def where_tags(run: Mapping[str, str], evaluation: str = "") -> dict[str, str]:

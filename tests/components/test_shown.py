@@ -91,7 +91,7 @@ def test_what_cannot_be_shown_is_a_warning_and_fails_nothing(
 
 
 def test_where_nobody_looks_nothing_is_read(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(shown, "_store", None)
+    monkeypatch.setattr(shown, "_shown", None)
     shown.scores(None, "x", "[]", "[]", "search")
     shown.making(None, "x", [])
     shown.update(None, None, "x", 0)

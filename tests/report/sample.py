@@ -15,6 +15,22 @@ from cycleqd.search.records import Child
 from tests.search.world import TASKS, World, config
 
 SAMPLES: dict[Split, int] = {"search": 200, "test": 240}
+SECONDS = {
+    "seed": 4.2,
+    "select parents": 3.1,
+    "merge": 41.0,
+    "evaluate": 310.5,
+    "update archives": 9.7,
+    "aggregate": 1.4,
+}
+ORIGIN = Origin(
+    began=1_700_000_000_000,
+    ended=1_700_003_600_000,
+    versions=("0.2.0",),
+    libraries=("numpy 2.4.0", "torch 2.13.0"),
+    machines=("x86_64 (avx2, avx512f) with cuda",),
+    images=("registry.example/cycleqd/evaluate@sha256:00",),
+)
 
 
 def verdicts(key: str, score: float, count: int) -> Tally:
@@ -23,6 +39,24 @@ def verdicts(key: str, score: float, count: int) -> Tally:
     difficulty = np.random.default_rng(zlib.crc32(task.encode())).permutation(np.linspace(0.0, 1.0, count))
     noise = np.random.default_rng(zlib.crc32(key.encode())).normal(0, 0.12, count)
     return Tally("".join("01"[bool(d + n < score)] for d, n in zip(difficulty, noise, strict=True)))
+
+
+def judged(
+    world: World, models: Sequence[str], tasks: Sequence[str], watched: Mapping[str, float]
+) -> dict[Split, dict[str, dict[str, Tally]]]:
+    """Verdicts of both splits by model and task; of watched tasks on held-out samples, for what they are scored for."""
+    results: dict[Split, dict[str, dict[str, Tally]]] = {
+        split: {
+            name: {task: verdicts(f"{name}/{task}/{split}", world.scored(name).scores[task], count) for task in tasks}
+            for name in models
+        }
+        for split, count in SAMPLES.items()
+    }
+    for task, ratio in watched.items():
+        for name in ("base", *(f"expert-{t}" for t in tasks), "final"):
+            factor = 1.0 if name == "base" else ratio if name == "final" else ratio - 0.15
+            results["test"][name][task] = verdicts(f"{name}/{task}/test", 0.5 * factor, 300)
+    return results
 
 
 def report(
@@ -45,30 +79,12 @@ def report(
     world.skills["lambda-0.4"] = 0.4 * np.sum([world.skills[f"expert-{task}"] for task in tasks], axis=0)
     best = max(state.alive(settings, snapshot), key=lambda line: state.average(line.scores)).model.id
     compared = ["base", *(f"expert-{task}" for task in tasks), "naive", "lambda-0.4", best, "final"]
-    results: dict[Split, dict[str, dict[str, Tally]]] = {
-        split: {
-            name: {task: verdicts(f"{name}/{task}/{split}", world.scored(name).scores[task], count) for task in tasks}
-            for name in compared
-        }
-        for split, count in SAMPLES.items()
-    }
-    for task, ratio in (watched or {}).items():
-        for name in ("base", *(f"expert-{t}" for t in tasks), "final"):
-            factor = 1.0 if name == "base" else ratio if name == "final" else ratio - 0.15
-            results["test"][name][task] = verdicts(f"{name}/{task}/test", 0.5 * factor, 300)
+    results = judged(world, compared, tasks, watched or {})
     shown = settings
     if watched:
         extra = {task: settings.tasks[tasks[0]].model_copy(update={"report_only": True}) for task in watched}
         shown = settings.model_copy(update={"tasks": {**settings.tasks, **extra}})
-    seconds = {
-        "seed": 4.2,
-        "select parents": 3.1,
-        "merge": 41.0,
-        "evaluate": 310.5,
-        "update archives": 9.7,
-        "aggregate": 1.4,
-    }
-    cost = Cost(len(snapshot.history) * len(tasks), 200 * 180, seconds, 156_000_000, 610_000_000, 88_000_000)
+    cost = Cost(len(snapshot.history) * len(tasks), 200 * 180, SECONDS, 156_000_000, 610_000_000, 88_000_000)
     return ReportData(
         config=shown,
         state=snapshot,
@@ -79,13 +95,6 @@ def report(
         best=best,
         children=children,
         cost=cost,
-        origin=Origin(
-            began=1_700_000_000_000,
-            ended=1_700_003_600_000,
-            versions=("0.2.0",),
-            libraries=("numpy 2.4.0", "torch 2.13.0"),
-            machines=("x86_64 (avx2, avx512f) with cuda",),
-            images=("registry.example/cycleqd/evaluate@sha256:00",),
-        ),
+        origin=ORIGIN,
         url="s3://cycleqd/tiny/",
     )

@@ -297,6 +297,13 @@ def serving(
         server.server_close()
 
 
+def leading_to(url: str, folder: Path) -> dict[str, str]:
+    """Variables that lead commands to both APIs of a server; the kubeconfig is written to the folder."""
+    file = folder / "kubeconfig"
+    file.write_text(kubeconfig(url))
+    return {"KF_PIPELINES_ENDPOINT": url, "KUBECONFIG": str(file)}
+
+
 @contextlib.contextmanager
 def encrypted(backend: Backend, folder: Path) -> Iterator[tuple[str, Path]]:
     """The URL of a server with TLS, and the certificate that vouches for it."""

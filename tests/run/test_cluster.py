@@ -34,7 +34,7 @@ from cycleqd.storage.parameters import look_up
 from cycleqd.storage.settings import Settings
 from tests.run.conftest import start
 from tests.run.kfp_backend import Backend
-from tests.run.kfp_server import kubeconfig, serving
+from tests.run.kfp_server import leading_to, serving
 from tests.run.world import make_world
 
 PLACE = {"runner": "kubeflow", "services": "external", "group": "generation", "threads": 1, "workers": 1}
@@ -137,8 +137,7 @@ def world(
         config_maps={"cycleqd-settings": {"AWS_ENDPOINT_URL": "x", "MLFLOW_TRACKING_URI": "y"}},
     )
     with serving(backend) as url:
-        (tmp_path / "kubeconfig").write_text(kubeconfig(url))
-        variables = {**environment, "KF_PIPELINES_ENDPOINT": url, "KUBECONFIG": str(tmp_path / "kubeconfig")}
+        variables = {**environment, **leading_to(url, tmp_path)}
         store = Store.connect(Settings.from_environment(environment), tree["name"])
         made = World(path, backend, store, variables)
         backend.ends = made.work

@@ -16,7 +16,7 @@ from cycleqd.run.kubeflow.client import Kubeflow
 from cycleqd.run.kubeflow.runs import Steps
 from cycleqd.storage.objects import Store
 from tests.pipelines.configs import LLAMA3, two_tasks
-from tests.run.kfp_server import Backend, kubeconfig, serving
+from tests.run.kfp_server import Backend, leading_to, serving
 
 NAME = "golden-generation-000003"
 NO_GPU = "0/1 nodes are available: 1 Insufficient nvidia.com/gpu. preemption: 0/1 nodes are available."
@@ -37,9 +37,8 @@ def run(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[tuple[Backe
     monkeypatch.setattr(waiting, "LOOK_SECONDS", 0.0)
     state = Backend()
     with serving(state) as url:
-        monkeypatch.setenv("KF_PIPELINES_ENDPOINT", url)
-        (tmp_path / "kubeconfig").write_text(kubeconfig(url))
-        monkeypatch.setenv("KUBECONFIG", str(tmp_path / "kubeconfig"))
+        for name, value in leading_to(url, tmp_path).items():
+            monkeypatch.setenv(name, value)
         yield state, state.add_run(NAME, *["RUNNING"] * 6, "SUCCEEDED")
 
 

@@ -14,7 +14,7 @@ from cycleqd.run.kubeflow.runs import Steps
 from cycleqd.storage.objects import Store
 from tests.pipelines.configs import two_tasks
 from tests.run.kfp_backend import Backend
-from tests.run.kfp_server import kubeconfig, serving
+from tests.run.kfp_server import leading_to, serving
 
 _VARIABLES = ("KF_PIPELINES_ENDPOINT", "KF_PIPELINES_TOKEN", "KF_PIPELINES_SA_TOKEN_PATH", "KF_PIPELINES_UI_ENDPOINT")
 
@@ -30,9 +30,8 @@ def backend(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Backend
     monkeypatch.setattr(decisions, "FIRST_PAUSE", 0.0)
     state = Backend()
     with serving(state) as url:
-        monkeypatch.setenv("KF_PIPELINES_ENDPOINT", url)
-        (tmp_path / "kubeconfig").write_text(kubeconfig(url))
-        monkeypatch.setenv("KUBECONFIG", str(tmp_path / "kubeconfig"))
+        for name, value in leading_to(url, tmp_path).items():
+            monkeypatch.setenv(name, value)
         yield state
 
 
